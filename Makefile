@@ -1,0 +1,101 @@
+# temper's build. `make help` lists the targets; builds land in build/<kind>/.
+# Sources are found by folder, so a new file needs no line here.
+
+KIND    ?= cpu
+CC      ?= gcc
+BUILD   := build/$(KIND)
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if $(CI),-Werror)
+OPT     ?= -O2 -g
+# -ffp-contract=off: a fused multiply-add happens where the source says fma, nowhere else.
+CFLAGS  := -std=gnu17 $(OPT) $(WARN) -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden -fPIC -pthread -MMD -MP
+PACKAGES := yaml-0.1 jansson libpcre2-8 libutf8proc libcrypto
+PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
+CPPFLAGS := -Iinclude -Isrc -D_GNU_SOURCE $(PKG_CFLAGS)
+LDLIBS  := $(PKG_LIBS) -lm -ldl -pthread
+
+ifeq ($(KIND),asan)
+CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DTM_SANITIZE
+LDFLAGS += -fsanitize=address,undefined
+endif
+ifeq ($(KIND),tsan)
+CFLAGS += -fsanitize=thread -DTM_SANITIZE
+LDFLAGS += -fsanitize=thread
+endif
+
+# CPU kernels: every file of src/device/cpu is compiled once per instruction set, except cpu.c.
+ARCH    := $(shell uname -m)
+ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR
+ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64
+ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
+ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)
+
+KERNELS := $(filter-out src/device/cpu/cpu.c,$(wildcard src/device/cpu/*.c))
+SOURCES := $(filter-out src/cli/%,$(filter-out $(KERNELS),$(wildcard src/*/*.c src/device/cpu/cpu.c)))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) \
+           $(foreach isa,$(ISAS),$(patsubst src/device/cpu/%.c,$(BUILD)/kernels/$(isa)/%.o,$(KERNELS)))
+CLI     := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
+LIB     := $(BUILD)/libtemper.a
+TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c tests/grad/test_*.c tests/fault/test_*.c tests/golden/test_*.c tests/resume/test_*.c))
+BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
+
+.PHONY: all help test check asan tsan bench fuzz dist install demo clean layers cuda unit
+.SECONDARY:
+all: $(BUILD)/temper ## the program and the library
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(BUILD)/temper: $(CLI) $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $(CLI) $(LIB) $(LDLIBS)
+
+$(LIB): $(OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+
+define KERNEL_RULE
+$(BUILD)/kernels/$(1)/%.o: src/device/cpu/%.c
+	@mkdir -p $$(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) -c -o $$@ $$<
+endef
+$(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
+
+# Fault tests replace malloc and the file calls by ones that fail on command.
+WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap
+$(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+unit: $(TESTS) $(BUILD)/temper
+	@tests/run $(BUILD)
+
+test: layers unit ## every test that needs no GPU, no network and no Python
+
+asan: ## unit and fault tests under AddressSanitizer and UBSan
+	$(MAKE) KIND=asan OPT="-O1 -g" unit
+
+tsan: ## unit tests under ThreadSanitizer
+	$(MAKE) KIND=tsan OPT="-O1 -g" unit
+
+layers: ## no include climbs the table of ARCHITECTURE.md
+	@tools/check_layers
+
+demo: $(BUILD)/temper ## fine-tunes the shipped model and shows what it learned and kept
+	$(BUILD)/temper demo
+
+bench: $(BENCHES) ## rates of this machine, beside the peers'
+
+clean: ## removes build/
+	rm -rf build
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

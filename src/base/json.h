@@ -1,0 +1,28 @@
+/* JSON in and out: jansson behind temper's errors. */
+#ifndef TM_BASE_JSON_H
+#define TM_BASE_JSON_H
+
+#include "base/buf.h"
+
+#include <jansson.h>
+
+/* Limits against hostile files: bytes of a JSON text, depth is jansson's own (2048). */
+enum { TM_JSON_MAX_BYTES = 512 << 20 };
+
+/* Parses text; duplicate keys are refused. name (a path) and the line go into the message. */
+tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t **out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_read(const char *path, json_t **out, tm_error *err) TM_MUST_CHECK;
+
+/* Values of an object by key. A missing or null key gives the default; a wrong type is an error that
+ * names file and key. Strings are borrowed from the object. */
+tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback, const char **out, tm_error *err) TM_MUST_CHECK;
+
+/* Writing without building a tree: numbers in the shortest form that reads back to the same double
+ * (so files are the same bytes everywhere); text is escaped, non-ASCII stays UTF-8. */
+void tm_json_put_string(tm_buf *buf, const char *text);
+void tm_json_put_number(tm_buf *buf, double value); /* NaN and infinities become null */
+
+#endif

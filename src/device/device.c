@@ -1,0 +1,68 @@
+/* What all devices share: byte counters and arenas. See device.h. */
+#include "device/device.h"
+
+#include <assert.h>
+#include <inttypes.h>
+
+tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err)
+{
+    TM_TRY(d->calls->alloc(d, bytes, out, err));
+    d->used_bytes += bytes;
+    if (d->used_bytes > d->peak_bytes)
+        d->peak_bytes = d->used_bytes;
+    return TM_OK;
+}
+
+void tm_device_release(tm_device *d, void *address, int64_t bytes)
+{
+    if (!address)
+        return;
+    d->used_bytes -= bytes;
+    d->calls->release(d, address);
+}
+
+void tm_device_destroy(tm_device *d)
+{
+    if (d)
+        d->calls->destroy(d);
+}
+
+tm_status tm_arena_init(tm_arena *arena, tm_device *d, const char *name, int64_t bytes, tm_error *err)
+{
+    *arena = (tm_arena){.device = d, .name = name, .limit = bytes, .counting = d->calls->alloc == NULL};
+    if (arena->counting) { /* an address that is never looked through, far from NULL */
+        arena->base = (char *)(uintptr_t)TM_ALIGN;
+        return TM_OK;
+    }
+    void *base = NULL;
+    if (bytes)
+        TM_TRY(tm_device_alloc(d, bytes, &base, err));
+    arena->base = base;
+    return TM_OK;
+}
+
+void tm_arena_deinit(tm_arena *arena)
+{
+    if (arena->device && !arena->counting)
+        tm_device_release(arena->device, arena->base, arena->limit);
+    *arena = (tm_arena){0};
+}
+
+void *tm_arena_take(tm_arena *arena, int64_t bytes)
+{
+    int64_t start = arena->used;
+    int64_t end = start + (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN;
+    if (!arena->counting && end > arena->limit) {
+        assert(!"arena overrun: the plan and the run disagree");
+        return NULL;
+    }
+    arena->used = end;
+    if (end > arena->peak)
+        arena->peak = end;
+    return arena->base + start;
+}
+
+tm_tensor tm_arena_tensor(tm_arena *arena, tm_dtype dtype, int64_t rows, int64_t cols)
+{
+    return tm_tensor_make(tm_arena_take(arena, tm_dtype_bytes(dtype, rows * cols)), dtype, rows, cols);
+}

@@ -1,0 +1,94 @@
+/* The device line: memory and ops of one computing device behind a table of functions.
+ *
+ * Invariants:
+ *  1. Code above this line never looks through a device address and never knows which device it is.
+ *  2. Nothing is allocated inside a step: memory comes from arenas sized before the run by building
+ *     the same run on the counting device, which allocates nothing and counts everything.
+ *  3. The bits of a result depend on the tensors, the layout's examples and positions and the step
+ *     parameters; never on threads, instruction set, other replicas or how examples were packed. */
+#ifndef TM_DEVICE_DEVICE_H
+#define TM_DEVICE_DEVICE_H
+
+#include "base/status.h"
+#include "device/tensor.h"
+
+typedef struct tm_device tm_device;
+
+typedef enum tm_activation { TM_ACT_SILU, TM_ACT_GELU_TANH, TM_ACT_GELU } tm_activation;
+
+typedef struct tm_attention {
+    int32_t heads, kv_heads, head_size;
+    float scale;   /* on the scores */
+    int32_t window; /* 0 = none */
+    float softcap;  /* 0 = none */
+} tm_attention;
+
+typedef struct tm_ops {
+#define TM_OP(name, params) void (*name) params;
+#include "device/ops.def"
+#undef TM_OP
+} tm_ops;
+
+/* Memory and life of a device; addresses are the device's own. */
+typedef struct tm_device_calls {
+    tm_status (*alloc)(tm_device *d, int64_t bytes, void **out, tm_error *err);
+    void (*release)(tm_device *d, void *address);
+    void (*upload)(tm_device *d, void *dst, const void *src, int64_t bytes);
+    void (*download)(tm_device *d, void *dst, const void *src, int64_t bytes); /* waits */
+    void (*copy)(tm_device *d, void *dst, const void *src, int64_t bytes);     /* on the device */
+    void (*zero)(tm_device *d, void *dst, int64_t bytes);
+    /* Waits for everything and reports the first error since the last sync. */
+    tm_status (*sync)(tm_device *d, tm_error *err);
+    void (*destroy)(tm_device *d);
+} tm_device_calls;
+
+struct tm_device {
+    const tm_ops *ops;
+    const tm_device_calls *calls;
+    const char *name;  /* "cpu", "cuda", "counting" */
+    const char *detail; /* "avx512, 2 threads", "NVIDIA H200", ... */
+    tm_dtype real;     /* F32; F64 on the device that checks gradients */
+    int64_t used_bytes, peak_bytes; /* what alloc has handed out */
+};
+
+/* Runs an op: TM_RUN(device, rmsnorm_forward, rows, x, ...). */
+#define TM_RUN(device, op, ...) ((device)->ops->op((device), __VA_ARGS__))
+
+tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err) TM_MUST_CHECK;
+void tm_device_release(tm_device *d, void *address, int64_t bytes);
+void tm_device_destroy(tm_device *d);
+
+/* --- Devices --- */
+
+/* Which kernels: the widest the processor has, or one forced (tests; TEMPER_ISA). */
+typedef enum tm_isa { TM_ISA_AUTO, TM_ISA_SCALAR, TM_ISA_AVX2, TM_ISA_AVX512, TM_ISA_F64 } tm_isa;
+
+/* threads 0 = all. TM_ISA_F64 computes everything in double: the reference of gradient checks. */
+tm_status tm_cpu_device_create(int threads, tm_isa isa, tm_device **out, tm_error *err) TM_MUST_CHECK;
+
+/* Allocates nothing, computes nothing, counts every byte. real as the device it stands for. */
+tm_status tm_counting_device_create(tm_dtype real, tm_device **out, tm_error *err) TM_MUST_CHECK;
+
+/* --- Arenas --- */
+
+/* A stack of aligned blocks inside one allocation. With `limit` 0 on the counting device it grows
+ * without bound and only counts. */
+typedef struct tm_arena {
+    tm_device *device;
+    const char *name;
+    char *base;
+    int64_t limit, used, peak;
+    bool counting;
+} tm_arena;
+
+enum { TM_ALIGN = 256 };
+
+tm_status tm_arena_init(tm_arena *arena, tm_device *d, const char *name, int64_t bytes, tm_error *err) TM_MUST_CHECK;
+void tm_arena_deinit(tm_arena *arena);
+/* NULL only by a programmer's mistake (asserted): arenas are sized by the plan. */
+void *tm_arena_take(tm_arena *arena, int64_t bytes);
+tm_tensor tm_arena_tensor(tm_arena *arena, tm_dtype dtype, int64_t rows, int64_t cols);
+static inline int64_t tm_arena_mark(const tm_arena *arena) { return arena->used; }
+static inline void tm_arena_reset(tm_arena *arena, int64_t mark) { arena->used = mark; }
+
+#endif

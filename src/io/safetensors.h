@@ -1,0 +1,43 @@
+/* The safetensors format: reading by mapping, writing byte-exactly. Every rule of the specification
+ * is checked before a tensor is handed out. docs/formats/safetensors.md has the limits. */
+#ifndef TM_IO_SAFETENSORS_H
+#define TM_IO_SAFETENSORS_H
+
+#include "base/dtype.h"
+#include "base/status.h"
+
+enum { TM_ST_MAX_DIMS = 8 };
+
+typedef struct tm_st_tensor {
+    const char *name;
+    tm_dtype dtype;
+    int32_t ndim;
+    int64_t shape[TM_ST_MAX_DIMS];
+    int64_t count; /* elements */
+    int64_t bytes;
+    const void *data; /* mapped when reading (may be unaligned); the caller's when writing */
+} tm_st_tensor;
+
+typedef struct tm_safetensors tm_safetensors;
+
+/* One file. */
+tm_status tm_safetensors_open(const char *path, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
+/* The weights of a model folder as one table: model.safetensors, or the shards that
+ * model.safetensors.index.json names (each tensor in the shard that the index says, none missing,
+ * none twice). */
+tm_status tm_safetensors_open_model(const char *dir, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
+void tm_safetensors_close(tm_safetensors *st);
+
+/* Tensors in ascending order of name (bytes). */
+int64_t tm_safetensors_count(const tm_safetensors *st);
+const tm_st_tensor *tm_safetensors_at(const tm_safetensors *st, int64_t i);
+const tm_st_tensor *tm_safetensors_find(const tm_safetensors *st, const char *name); /* NULL: none */
+const char *tm_safetensors_metadata(const tm_safetensors *st, const char *key);      /* NULL: none */
+
+/* Writes atomically (aside, synced, renamed), tensors sorted by name, header as the reference
+ * implementation writes it (compact JSON, padded with spaces to 8 bytes). metadata: key, value, ...,
+ * NULL; or NULL. */
+tm_status tm_safetensors_write(const char *path, const tm_st_tensor *tensors, int64_t count,
+                               const char *const *metadata, tm_error *err) TM_MUST_CHECK;
+
+#endif

@@ -1,0 +1,57 @@
+/* Tokenizers: text to ids and back, equal to Hugging Face `tokenizers` for what is supported.
+ * docs/formats/tokenizer.md says which kinds are. A tokenizer is immutable after opening and may be
+ * used by many threads, each with its own tm_tokens scratch. */
+#ifndef TM_TEXT_TOKENIZER_H
+#define TM_TEXT_TOKENIZER_H
+
+#include "base/buf.h"
+#include "base/hash.h"
+
+typedef struct tm_tokenizer tm_tokenizer;
+
+typedef struct tm_ids {
+    int32_t *id; /* owned */
+    size_t count, capacity;
+} tm_ids;
+void tm_ids_deinit(tm_ids *ids);
+
+/* A folder with tokenizer.json (and tokenizer_config.json, generation_config.json when there), or a
+ * tokenizer.json itself. */
+tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
+void tm_tokenizer_close(tm_tokenizer *tok);
+
+/* Per-thread working memory and caches; never shared between threads. */
+typedef struct tm_tokens tm_tokens;
+tm_status tm_tokens_create(const tm_tokenizer *tok, tm_tokens **out, tm_error *err) TM_MUST_CHECK;
+void tm_tokens_destroy(tm_tokens *scratch);
+
+/* Appends the ids of text (UTF-8; invalid bytes become U+FFFD as Python's "replace"). add_special:
+ * what the post-processor adds (BOS, EOS). Special tokens written in the text are recognised. */
+tm_status tm_tokenizer_encode(const tm_tokenizer *tok, tm_tokens *scratch, const char *text, size_t size,
+                              bool add_special, tm_ids *ids, tm_error *err) TM_MUST_CHECK;
+
+/* Appends the text of ids. skip_special leaves out special tokens. An id outside the vocabulary is
+ * an error. Incomplete UTF-8 becomes U+FFFD. */
+tm_status tm_tokenizer_decode(const tm_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special,
+                              tm_buf *text, tm_error *err) TM_MUST_CHECK;
+
+/* Streaming decode: feeds one id, appends to text whatever has become complete characters (never a
+ * part of one); flush at the end appends the rest. */
+typedef struct tm_decode_stream {
+    tm_ids pending;
+    size_t printed; /* bytes of pending's text already given */
+    bool started;
+} tm_decode_stream;
+tm_status tm_decode_stream_push(tm_decode_stream *s, const tm_tokenizer *tok, int32_t id, tm_buf *text, tm_error *err) TM_MUST_CHECK;
+tm_status tm_decode_stream_flush(tm_decode_stream *s, const tm_tokenizer *tok, tm_buf *text, tm_error *err) TM_MUST_CHECK;
+void tm_decode_stream_deinit(tm_decode_stream *s);
+
+int32_t tm_tokenizer_vocab_size(const tm_tokenizer *tok); /* highest id + 1 */
+int32_t tm_tokenizer_bos(const tm_tokenizer *tok);        /* -1: none */
+int32_t tm_tokenizer_eos(const tm_tokenizer *tok);        /* -1: none */
+int32_t tm_tokenizer_find(const tm_tokenizer *tok, const char *token); /* -1: none */
+const char *tm_tokenizer_token(const tm_tokenizer *tok, int32_t id);   /* NULL: none; as in the file */
+bool tm_tokenizer_is_special(const tm_tokenizer *tok, int32_t id);
+const tm_sha256 *tm_tokenizer_hash(const tm_tokenizer *tok); /* of tokenizer.json */
+
+#endif

@@ -2,17 +2,13 @@
 #ifndef TM_IO_ADAPTER_H
 #define TM_IO_ADAPTER_H
 
+#include "base/names.h"
 #include "io/safetensors.h"
 
 typedef struct tm_pattern { /* one entry of rank_pattern or alpha_pattern */
     char *key;
     double value;
 } tm_pattern;
-
-typedef struct tm_names {
-    char **item;
-    int64_t count;
-} tm_names;
 
 typedef struct tm_adapter_config {
     char *base_model; /* base_model_name_or_path; may be NULL */
@@ -37,8 +33,5 @@ tm_status tm_adapter_config_read(const char *dir, tm_adapter_config *out, tm_err
 /* Writes what contract.md lists: the fixed keys, and others only where they are not the default. */
 tm_status tm_adapter_config_write(const char *dir, const tm_adapter_config *config, tm_error *err) TM_MUST_CHECK;
 void tm_adapter_config_deinit(tm_adapter_config *config);
-
-tm_status tm_names_add(tm_names *names, const char *name, tm_error *err) TM_MUST_CHECK;
-void tm_names_deinit(tm_names *names);
 
 #endif

@@ -26,6 +26,7 @@ V16_LIBM(log, log(x.v[i]))
 V16_LIBM(tanh, tanh(x.v[i]))
 V16_LIBM(erf, erf(x.v[i]))
 V16_LIBM(sigmoid, 1 / (1 + exp(-x.v[i])))
+V16_LIBM(exp_rest, expm1(x.v[i]) - x.v[i])
 #undef V16_LIBM
 
 #else
@@ -39,18 +40,24 @@ V16_FN v16 v16_poly(v16 x, const float *c, int n)
     return y;
 }
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n (1 + r + r^2 q(r)). 2^n is applied in two factors,
- * so that results reach up to infinity and down to the denormals with one rounding. */
-V16_FN v16 v16_exp(v16 x)
+/* (e^x - 1 - x) / x^2 for |x| <= ln 2 / 2. */
+V16_FN v16 v16_exp_tail(v16 x)
 {
     static const float q[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558aep-5f, 0x1.123988p-7f, 0x1.6a4f88p-10f};
+    return v16_poly(x, q, 5);
+}
+V16_FN v16 v16_exp_rest(v16 x) { return v16_mul(v16_mul(x, x), v16_exp_tail(x)); }
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n (1 + r + r^2 tail(r)). 2^n is applied in two factors, so
+ * that results reach up to infinity and down to the denormals with one rounding. */
+V16_FN v16 v16_exp(v16 x)
+{
     x = v16_max(v16_set1(-104.0f), x); /* this order keeps not-a-number */
     x = v16_min(v16_set1(89.0f), x);
     v16 n = v16_round(v16_mul(x, v16_set1(0x1.715476p+0f)));
     v16 r = v16_fma(n, v16_set1(-0x1.62e4p-1f), x); /* exact: n has 8 bits, the constant 15 */
     r = v16_fma(n, v16_set1(-0x1.7f7d1cp-20f), r);
-    v16 y = v16_fma(v16_mul(r, r), v16_poly(r, q, 5), r);
-    y = v16_add(y, v16_set1(1));
+    v16 y = v16_add(v16_fma(v16_mul(r, r), v16_exp_tail(r), r), v16_set1(1));
     v16 half = v16_round(v16_mul(n, v16_set1(0.5f)));
     return v16_mul(v16_mul(y, v16_pow2(half)), v16_pow2(v16_sub(n, half)));
 }

@@ -19,12 +19,30 @@ void tm_map_close(tm_map *map);
  * there, whole. */
 tm_status tm_file_write(const char *path, const void *data, size_t size, tm_error *err) TM_MUST_CHECK;
 
+/* The same for content that comes in pieces. open, put any number of times, then commit (the file is
+ * there, whole) or discard (nothing happened); discard after commit, or of a zeroed one, does nothing.
+ * The aside is `.NAME.partial` in the same folder, locked, so that one left by a killed process is
+ * reused and two writers of one path do not mix: the second gets TM_LOCKED. */
+typedef struct tm_file_out {
+    bool open;
+    int fd;
+    char *path, *aside;
+} tm_file_out;
+tm_status tm_file_out_open(const char *path, tm_file_out *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_file_out_put(tm_file_out *out, const void *data, size_t size, tm_error *err) TM_MUST_CHECK;
+tm_status tm_file_out_commit(tm_file_out *out, tm_error *err) TM_MUST_CHECK;
+void tm_file_out_discard(tm_file_out *out);
+
 bool tm_path_exists(const char *path);
 bool tm_path_is_dir(const char *path);
 /* a/b; free with free(). NULL with err filled when memory runs out. */
 char *tm_path_join(const char *a, const char *b, tm_error *err);
 tm_status tm_dir_create(const char *path, tm_error *err) TM_MUST_CHECK;  /* with parents; existing is fine */
 tm_status tm_dir_remove(const char *path, tm_error *err) TM_MUST_CHECK;  /* with contents; missing is fine */
+/* Renames a file or folder (a folder over an empty or absent one) and makes the new name durable. */
+tm_status tm_path_move(const char *from, const char *to, tm_error *err) TM_MUST_CHECK;
+/* Flushes a file or folder that was written by other means. */
+tm_status tm_path_sync(const char *path, tm_error *err) TM_MUST_CHECK;
 tm_status tm_dir_sync(const char *path, tm_error *err) TM_MUST_CHECK;
 /* Names in a folder, sorted by bytes, without . and ..; free with tm_names_free. */
 tm_status tm_dir_list(const char *path, char ***names, size_t *count, tm_error *err) TM_MUST_CHECK;

@@ -59,7 +59,7 @@ static void interval_text(const char *allowed, tm_buf *out)
         tm_buf_text(out, " or a percentage");
 }
 
-/* "a|b=x|c" as "a, b, c"; the first name of each only. */
+/* "a|b=x|c:#" as "a, b, c:N"; the first name of each only. */
 static void choices_text(const char *allowed, tm_buf *out)
 {
     const char *at = allowed, *word;
@@ -67,7 +67,10 @@ static void choices_text(const char *allowed, tm_buf *out)
     for (bool first = true; tm_next_word(&at, "|", &word, &size); first = false) {
         const char *equal = memchr(word, '=', size);
         tm_buf_text(out, first ? "" : ", ");
-        tm_buf_add(out, word, equal ? (size_t)(equal - word) : size);
+        size_t n = equal ? (size_t)(equal - word) : size;
+        bool number = word[n - 1] == '#', any = word[n - 1] == '*';
+        tm_buf_add(out, word, n - (number || any));
+        tm_buf_text(out, number ? "N" : any ? "..." : "");
     }
 }
 

@@ -40,7 +40,7 @@ enum { TM_FORMAT_AUTO, TM_FORMAT_TEXT, TM_FORMAT_COMPLETION, TM_FORMAT_TOKENS };
 enum { TM_LOSS_AUTO, TM_LOSS_ALL, TM_LOSS_COMPLETION };
 enum { TM_METRIC_LOSS, TM_METRIC_ACCURACY, TM_METRIC_EXACT, TM_METRIC_KL };
 
-#define TM_OPT_FIELD(field, key, type, fallback, choices, aliases, help) TM_OPT_C_##type field;
+#define TM_OPT_FIELD(field, key, type, fallback, allowed, aliases, help) TM_OPT_C_##type field;
 
 typedef struct tm_data_entry {
     int line; /* in the recipe */

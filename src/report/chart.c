@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEFT = 58, RIGHT = 16, TOP = 14, BOTTOM = 40, MAX_TICKS = 16, MAX_POINTS = 600 };
+enum { LEFT = 58, RIGHT = 16, TOP = 28, BOTTOM = 38, MAX_TICKS = 16, MAX_POINTS = 600 };
 
 /* A scale from values to pixels. */
 typedef struct axis {
@@ -77,11 +77,11 @@ static void put_tick(tm_buf *out, const axis *a, double value, bool percent)
         value *= 100;
     if (fabs(value) < gap * 1e-6)
         value = 0;
-    double size = fabs(value);
-    if (size > 0 && (size < 1e-3 || size >= 1e6)) {
+    double size = fabs(value), most = fmax(fabs(a->low), fabs(a->high)) * (percent ? 100 : 1);
+    if (size > 0 && (most < 1e-2 || size < 1e-4 || size >= 1e6)) { /* one notation an axis */
         int power = (int)floor(log10(size) + 1e-9);
         tm_buf_printf(out, "%.3ge%d", value / pow(10, power), power);
-    } else if (gap > 0)
+    } else if (gap > 0 && value != 0)
         tm_buf_printf(out, "%.*f", gap >= 1 ? 0 : (int)ceil(-log10(gap) - 1e-9), value);
     else
         tm_buf_printf(out, "%g", value);
@@ -202,7 +202,7 @@ static void draw_frame(canvas *v)
     tm_buf_printf(out, "<line class=\"axis\" x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT, right, bottom, bottom);
     tm_buf_printf(out, "<text class=\"label end\" x=\"%.1f\" y=\"%.1f\">", right, c->height - 5);
     html_text(out, c->x_label);
-    tm_buf_printf(out, "</text><text class=\"label\" x=\"%d\" y=\"%.1f\">", 2, c->height - 5);
+    tm_buf_printf(out, "</text><text class=\"label\" x=\"%d\" y=\"%d\">", 2, TOP - 15);
     html_text(out, c->y_label);
     tm_buf_printf(out, "%s</text>\n", v->y.log ? " (log scale)" : "");
 }
@@ -280,9 +280,11 @@ static void draw_dots(canvas *v, const chart_series *s, const size_t *keep, size
         bool first = i == 0, last = i + 1 == n, path = s->look == CHART_PATH;
         tm_buf_printf(v->out, "<circle class=\"dot %s\" cx=\"%.1f\" cy=\"%.1f\" r=\"%s\"", s->color, axis_at(&v->x, p->x),
                       axis_at(&v->y, p->y), path && (first || last) ? "6" : path ? "4" : "3");
-        if (path) /* from straw to blue, as steel is tempered */
-            tm_buf_printf(v->out, " style=\"fill:color-mix(in oklab,var(--t1),var(--t0) %.0f%%)\"",
-                          n > 1 ? 100.0 - 100.0 * (double)i / (double)(n - 1) : 0.0);
+        if (path) { /* from straw over purple to blue, as steel is tempered */
+            double at = n > 1 ? 200.0 * (double)i / (double)(n - 1) : 200;
+            tm_buf_printf(v->out, " style=\"fill:color-mix(in oklab,var(--t%d) %.0f%%,var(--t%d))\"", at < 100 ? 1 : 2,
+                          at < 100 ? at : at - 100, at < 100 ? 0 : 1);
+        }
         if (p->label) {
             tm_buf_text(v->out, "><title>");
             html_text(v->out, p->label);

@@ -7,10 +7,10 @@
 
 static const char STYLE[] =
     ":root{color-scheme:light dark;--bg:#f6f5f2;--card:#fff;--ink:#1d2127;--soft:#5c6570;--pale:#8b939c;--rule:#e4e2dc;"
-    "--c1:#2a5c9e;--c2:#b5651d;--c3:#7a3e86;--c4:#23806b;--c5:#a83a4c;--c6:#6b7280;--t0:#d9a520;--t1:#2a5c9e;"
+    "--c1:#2a5c9e;--c2:#b5651d;--c3:#7a3e86;--c4:#23806b;--c5:#a83a4c;--c6:#6b7280;--t0:#dda41c;--t1:#8c3f72;--t2:#2a5c9e;"
     "--good:#1d7a4f;--good-bg:#e3f3ea;--bad:#b42a33;--bad-bg:#fbe6e7;--warn:#8a6100;--warn-bg:#fbf1d7}\n"
     "@media(prefers-color-scheme:dark){:root{--bg:#101317;--card:#181c22;--ink:#e6e8eb;--soft:#a3abb5;--pale:#757e89;"
-    "--rule:#2a3038;--c1:#6ea8ee;--c2:#e79a52;--c3:#c58ad2;--c4:#5cc2a6;--c5:#ee7e8d;--c6:#9aa3ae;--t0:#e8c15a;--t1:#6ea8ee;"
+    "--rule:#2a3038;--c1:#6ea8ee;--c2:#e79a52;--c3:#c58ad2;--c4:#5cc2a6;--c5:#ee7e8d;--c6:#9aa3ae;--t0:#f0cb62;--t1:#c470a4;--t2:#6ea8ee;"
     "--good:#62cf98;--good-bg:#173326;--bad:#ff8a8f;--bad-bg:#3d1c20;--warn:#e9c46a;--warn-bg:#352c15}}\n"
     "*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"
     "\"Segoe UI\",Roboto,\"Noto Sans\",\"Liberation Sans\",sans-serif;-webkit-font-smoothing:antialiased}\n"
@@ -51,7 +51,9 @@ static const char STYLE[] =
     "vertical-align:top}tr:first-child>*{border-top:0}th{font-weight:500;white-space:nowrap}td.help{color:var(--pale)}"
     "code,.mono{font:12.5px/1.5 ui-monospace,\"SF Mono\",Menlo,Consolas,\"DejaVu Sans Mono\",\"Liberation Mono\",monospace;overflow-wrap:anywhere}"
     "td.mono{min-width:7em}@media(max-width:760px){td.help{display:none}}"
-    "details>summary{cursor:pointer;font-size:17px;font-weight:700;list-style-position:outside}details[open]>summary{margin-bottom:10px}"
+    "details>summary{cursor:pointer;font-size:17px;font-weight:700;list-style:none}summary::-webkit-details-marker{display:none}"
+    "summary::after{content:\"+\";float:right;color:var(--pale);font-weight:400;font-size:20px;line-height:1}details[open]>summary::after{content:\"–\"}"
+    "details>p{margin:2px 0 10px}"
     "footer{color:var(--pale);font-size:13px;margin-top:26px}\n"
     "#tip{position:absolute;pointer-events:none;background:var(--ink);color:var(--bg);border-radius:8px;padding:7px 11px;font-size:12.5px;"
     "line-height:1.5;opacity:0;transition:opacity .08s;white-space:nowrap;font-variant-numeric:tabular-nums;z-index:9;left:0;top:0}"

@@ -191,7 +191,9 @@ static void put_sentence(page *p)
     else if (breaches)
         tm_buf_printf(p->out, "<b>%zu of %zu old skills lost more than the budget allows.</b>", breaches, probes);
     else if (budgets == probes)
-        tm_buf_printf(p->out, probes == 1 ? "The old skill stayed within its budget." : "All %zu old skills stayed within their budgets.", probes);
+        tm_buf_printf(p->out, probes == 1   ? "The old skill stayed within its budget."
+                              : probes == 2 ? "Both old skills stayed within their budgets."
+                                            : "All %zu old skills stayed within their budgets.", probes);
     else
         tm_buf_printf(p->out, "%zu of %zu old skills have a budget; none was exceeded.", budgets, probes);
     if (!strcmp(run_text(run->json, "status"), "rolled_back"))
@@ -229,12 +231,12 @@ static void put_eval_card(page *p, const run_eval *eval)
         tm_buf_printf(p->out, " · perplexity %.4g → %.4g", exp(eval->first), exp(eval->last));
     }
     if (eval->probe && eval->metric != RUN_kl && !isnan(worse)) {
-        put(p, " · ");
+        put(p, "<br>");
         put_percent(p, fabs(worse), false);
         put(p, worse > 0 ? " worse" : " better");
     }
     if (eval->probe && !isnan(budget)) {
-        put(p, " · budget ");
+        put(p, eval->metric == RUN_kl ? "<br>budget " : " · budget ");
         if (eval->metric == RUN_kl)
             tm_buf_printf(p->out, "%.4g", budget);
         else

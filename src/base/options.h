@@ -70,6 +70,7 @@ typedef struct tm_recipe {
     int64_t eval_count;
     tm_eval_entry *probes; /* keep.monitor.probes */
     int64_t probe_count;
+    tm_names given;        /* canonical keys that the recipe or the arguments set */
     tm_names aliases_used; /* "learning_rate -> train.lr" */
 } tm_recipe;
 

@@ -151,7 +151,7 @@ static inline void fault_begin(void) { json_set_alloc_funcs(fault_json_malloc, f
 typedef tm_status (*fault_fn)(tm_error *err);
 typedef void (*fault_check)(void);
 
-static inline void fault_sweep_kind(const char *name, fault_kind kind, bool lasting, bool json, fault_fn operation, fault_check check)
+static inline void fault_sweep_kind(const char *name, fault_kind kind, bool lasting, fault_fn operation, fault_check check)
 {
     enum { ENDLESS = 100000 };
     long failed = 0;
@@ -164,7 +164,7 @@ static inline void fault_sweep_kind(const char *name, fault_kind kind, bool last
         tm_status st = operation(&err);
         fault.kind = FAULT_NONE;
         failed += st != TM_OK;
-        bool right_kind = st == TM_OK || st == TM_IO || (kind == FAULT_ALLOC && (st == TM_NO_MEMORY || (json && st == TM_INPUT)));
+        bool right_kind = st == TM_OK || st == TM_IO || (st == TM_NO_MEMORY && kind == FAULT_ALLOC);
         if (n > ENDLESS || !right_kind || (st != TM_OK && (err.status != st || !err.message[0])))
             fail_msg("%s: failure %ld of kind %d: status %d, \"%s\"", name, n, (int)kind, (int)st, err.message);
         if (check)
@@ -178,15 +178,14 @@ static inline void fault_sweep_kind(const char *name, fault_kind kind, bool last
 
 #define FAULT_CALLS 1    /* the operation makes file calls */
 #define FAULT_ALLOCS 2   /* it allocates */
-#define FAULT_JSON 4     /* it parses JSON: jansson calls some of its own failed allocations syntax errors */
 
 static inline void fault_sweep(const char *name, int what, fault_fn operation, fault_check check)
 {
     for (int lasting = 0; lasting < 2; lasting++) {
         if (what & FAULT_ALLOCS)
-            fault_sweep_kind(name, FAULT_ALLOC, lasting, what & FAULT_JSON, operation, check);
+            fault_sweep_kind(name, FAULT_ALLOC, lasting, operation, check);
         if (what & FAULT_CALLS)
-            fault_sweep_kind(name, FAULT_CALL, lasting, false, operation, check);
+            fault_sweep_kind(name, FAULT_CALL, lasting, operation, check);
     }
     tm_error err = {0};
     fault.kind = FAULT_NUISANCE;

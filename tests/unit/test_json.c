@@ -42,7 +42,7 @@ static void parsing(void **state)
     refuses("\"\\ud800\"", "t.json");
     refuses("\"\\u0000\"", "t.json");
     refuses("{\"\\u0000\": 1}", "t.json");
-    refuses("[99999999999999999999]", "t.json:1: not valid JSON: too big integer");
+    refuses("[99999999999999999999]", "t.json:1: not valid JSON: too big an integer");
     refuses("[1e999]", "t.json");
     refuses("[NaN]", "t.json");
     char deep[100001];

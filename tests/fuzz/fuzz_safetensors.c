@@ -27,6 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if ((uint64_t)covered >= size)
         abort();
+    (void)sum;
     (void)tm_safetensors_metadata(st, "format");
     tm_safetensors_close(st);
     return 0;

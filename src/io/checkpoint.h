@@ -15,7 +15,8 @@ tm_status tm_checkpoint_begin(const char *run_dir, int64_t step, char **folder, 
 tm_status tm_checkpoint_commit(const char *run_dir, int64_t step, tm_error *err) TM_MUST_CHECK;
 /* The newest checkpoint whose manifest holds, at most at step max_step (-1: any); step -1 and folder
  * NULL when there is none. Half-made folders of dead processes are removed. */
-tm_status tm_checkpoint_latest(const char *run_dir, int64_t max_step, int64_t *step, char **folder, tm_error *err) TM_MUST_CHECK;
+tm_status tm_checkpoint_latest(const char *run_dir, int64_t max_step, int64_t *step, char **folder,
+                               tm_error *err) TM_MUST_CHECK;
 /* Removes all but the newest `keep` and the one of step `best` (-1: none). */
 tm_status tm_checkpoint_prune(const char *run_dir, int64_t keep, int64_t best, tm_error *err) TM_MUST_CHECK;
 

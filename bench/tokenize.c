@@ -10,10 +10,11 @@
 #include <string.h>
 #include <time.h>
 
+/* CPU time: on a shared machine the wall clock measures the neighbours. */
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 

@@ -304,7 +304,7 @@ static tm_status take_written(void *context, const char *text, size_t size, bool
     if (id >= 0)
         return push_ids(e->ids, &id, 1, err);
     TM_TRY(tm_normalizer_run(&e->tok->normalizer, &e->scratch->memory, &e->scratch->normal[0], &e->scratch->normal[1], &text,
-                             &size, err));
+                             &size, &first, err));
     tm_stretches run = {&e->tok->added, &e->tok->added.normal, take_normal, e};
     return tm_added_split(&run, text, size, first, err);
 }

@@ -127,8 +127,9 @@ static tm_status build_tries(tm_added *added, const tm_vocab *vocab, const tm_no
         const tm_added_token *token = &added->token[i];
         const char *text = vocab->text.data + vocab->start[token->id];
         size_t size = vocab->length[token->id];
+        bool first = true;
         if (token->normalized)
-            st = tm_normalizer_run(n, memory, &a, &b, &text, &size, err);
+            st = tm_normalizer_run(n, memory, &a, &b, &text, &size, &first, err);
         if (st == TM_OK)
             st = trie_put(token->normalized ? &added->normal : &added->written, text, size, (int32_t)i, err);
     }
@@ -197,7 +198,10 @@ tm_status tm_added_split(const tm_stretches *run, const char *text, size_t size,
             stop += len;
         if (done < start)
             TM_TRY(run->take(run->context, text + done, start - done, first && done == 0, -1, err));
-        TM_TRY(run->take(run->context, text, 0, false, token->id, err));
+        if (start < done) /* a token before has taken its place as white space */
+            start = token->left ? done : start;
+        if (start < stop)
+            TM_TRY(run->take(run->context, text, 0, false, token->id, err));
         done = stop;
     }
     if (done >= size)

@@ -274,7 +274,7 @@ static tm_status parse_settings(bpe *m, const tm_vocab *vocab, const json_t *jso
 static tm_status index_characters(bpe *m, const tm_vocab *vocab, tm_error *err)
 {
     for (int32_t id = 0; id < vocab->ids; id++) {
-        const char *text = vocab->start[id] == UINT32_MAX ? NULL : vocab->text.data + vocab->start[id];
+        const char *text = vocab->flags[id] & TM_TOKEN_MODEL ? vocab->text.data + vocab->start[id] : NULL;
         size_t len;
         if (!text || !vocab->length[id])
             continue;
@@ -357,7 +357,7 @@ static tm_status index_words(bpe *m, const tm_vocab *vocab, tm_error *err)
     tm_buf word = {0};
     tm_status st = TM_OK;
     for (int32_t id = 0; st == TM_OK && id < vocab->ids; id++) {
-        const char *text = vocab->start[id] == UINT32_MAX ? NULL : vocab->text.data + vocab->start[id];
+        const char *text = vocab->flags[id] & TM_TOKEN_MODEL ? vocab->text.data + vocab->start[id] : NULL;
         int byte = -1;
         tm_buf_clear(&word);
         for (size_t i = 0, len; text && i < vocab->length[id]; i += len) {
@@ -672,15 +672,16 @@ static tm_status bpe_encode(const void *model, const tm_vocab *vocab, void *memo
         return encode_cached(m, vocab, s, piece, size, ids, err);
     size_t start = 0, len;
     uint32_t x = 0;
-    bool known = false; /* x is a token, so no unknown one waits for its neighbours */
+    bool x_known = false; /* so no unknown token waits for its neighbours; and x does not vanish */
     for (size_t i = 0; i < size; i += len) {
         uint32_t y = tm_utf8_at(piece + i, &len);
-        if (known && !is_joined(m, x, y)) {
+        bool y_known = m->all_bytes || char_symbol(m, y) >= 0;
+        if (x_known && y_known && !is_joined(m, x, y)) {
             TM_TRY(encode_cached(m, vocab, s, piece + start, i - start, ids, err));
             start = i;
         }
         x = y;
-        known = m->all_bytes || char_symbol(m, y) >= 0;
+        x_known = y_known;
     }
     return encode_cached(m, vocab, s, piece + start, size - start, ids, err);
 }

@@ -331,22 +331,6 @@ typedef struct post_target {
     const tm_vocab *vocab;
 } post_target;
 
-/* What a further processor adds stands outside of what is there. */
-static tm_status wrap(tm_post *post, const tm_ids *before, const tm_ids *after, tm_error *err)
-{
-    TM_TRY(tm_ids_room(&post->before, before->count, err));
-    TM_TRY(tm_ids_room(&post->after, after->count, err));
-    if (post->before.count)
-        memmove(post->before.id + before->count, post->before.id, post->before.count * sizeof *post->before.id);
-    if (before->count)
-        memcpy(post->before.id, before->id, before->count * sizeof *before->id);
-    if (after->count)
-        memcpy(post->after.id + post->after.count, after->id, after->count * sizeof *after->id);
-    post->before.count += before->count;
-    post->after.count += after->count;
-    return TM_OK;
-}
-
 static tm_status parse_template(const post_target *target, const json_t *json, const char *name, tm_ids side[2], tm_error *err)
 {
     const json_t *single = json_object_get(json, "single"), *tokens = json_object_get(json, "special_tokens");
@@ -390,8 +374,13 @@ static tm_status parse_post(void *context, const json_t *json, const char *name,
         st = tm_fail(err, TM_UNSUPPORTED, "%s: a post-processor of type \"%.60s\", expected TemplateProcessing, ByteLevel, "
                      "RobertaProcessing, BertProcessing or Sequence", name, type);
     }
-    if (st == TM_OK)
-        st = wrap(target->post, &side[0], &side[1], err);
+    if (st == TM_OK && (target->post->before.count || target->post->after.count))
+        st = tm_fail(err, TM_UNSUPPORTED, "%s: a second post-processor that adds tokens", name);
+    if (st == TM_OK) {
+        target->post->before = side[0];
+        target->post->after = side[1];
+        return TM_OK;
+    }
     tm_ids_deinit(&side[0]);
     tm_ids_deinit(&side[1]);
     return st;

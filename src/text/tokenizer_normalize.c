@@ -77,10 +77,10 @@ void tm_normalizer_deinit(tm_normalizer *n)
 /* ---- running ---- */
 
 static tm_status replace(const tm_norm *step, tm_match_memory *memory, const char *text, size_t size, tm_buf *out,
-                         bool *changed, tm_error *err)
+                         bool *changed, bool *first, tm_error *err)
 {
     tm_find find;
-    size_t done = 0, start = 0, end = 0;
+    size_t done = 0, start = 0, end = 0, len;
     bool found = false;
     *changed = false;
     tm_find_start(&find, &step->finder, text, size);
@@ -89,6 +89,8 @@ static tm_status replace(const tm_norm *step, tm_match_memory *memory, const cha
         if (!found)
             break;
         *changed = true;
+        if (start == 0 && end > 0 && (!step->content.size || (tm_utf8_at(text, &len), len < end)))
+            *first = false;
         tm_buf_add(out, text + done, start - done);
         tm_buf_add(out, tm_buf_str(&step->content), step->content.size);
         done = end;
@@ -110,8 +112,9 @@ static void strip(const tm_norm *step, const char **text, size_t *size)
 }
 
 static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const char **text, size_t *size, tm_buf *out,
-                          bool *changed, tm_error *err)
+                          bool *changed, bool *first, tm_error *err)
 {
+    const char *start = *text;
     *changed = false;
     switch (step->kind) {
     case TM_NORM_FORM:
@@ -130,19 +133,22 @@ static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const ch
             tm_buf_add(out, *text, *size);
         }
         return tm_buf_check(out, err);
-    case TM_NORM_REPLACE: return replace(step, memory, *text, *size, out, changed, err);
-    case TM_NORM_STRIP: strip(step, text, size); return TM_OK;
+    case TM_NORM_REPLACE: return replace(step, memory, *text, *size, out, changed, first, err);
+    case TM_NORM_STRIP:
+        strip(step, text, size);
+        *first &= *text == start;
+        return TM_OK;
     }
     return TM_OK;
 }
 
 tm_status tm_normalizer_run(const tm_normalizer *n, tm_match_memory *memory, tm_buf *a, tm_buf *b, const char **text, size_t *size,
-                            tm_error *err)
+                            bool *first, tm_error *err)
 {
     for (size_t i = 0; i < n->count; i++) {
         bool changed;
         tm_buf_clear(a);
-        TM_TRY(run_step(&n->step[i], memory, text, size, a, &changed, err));
+        TM_TRY(run_step(&n->step[i], memory, text, size, a, &changed, first, err));
         if (!changed)
             continue;
         *text = tm_buf_str(a);

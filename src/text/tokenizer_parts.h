@@ -112,9 +112,10 @@ typedef struct tm_normalizer {
 
 tm_status tm_normalizer_parse(tm_normalizer *n, const json_t *json, const char *name, tm_error *err) TM_MUST_CHECK;
 void tm_normalizer_deinit(tm_normalizer *n);
-/* *text, *size become the normalised text: the input itself when nothing changed, else a or b. */
+/* *text, *size become the normalised text: the input itself when nothing changed, else a or b. *first
+ * stays true when its first character came out of the input's first. */
 tm_status tm_normalizer_run(const tm_normalizer *n, tm_match_memory *memory, tm_buf *a, tm_buf *b, const char **text, size_t *size,
-                            tm_error *err) TM_MUST_CHECK;
+                            bool *first, tm_error *err) TM_MUST_CHECK;
 
 /* --- Pre-tokeniser (tokenizer_split.c) --- */
 

@@ -125,7 +125,7 @@ void tm_pool_run(tm_pool *p, void (*fn)(void *context, int64_t task, int thread)
     pthread_mutex_unlock(&p->mutex);
 }
 
-static int allowed_processors(void)
+int tm_pool_processors(void)
 {
     cpu_set_t set;
     int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -134,7 +134,7 @@ static int allowed_processors(void)
 
 tm_status tm_pool_create(int threads, tm_pool **out, tm_error *err)
 {
-    int processors = allowed_processors();
+    int processors = tm_pool_processors();
     if (threads <= 0)
         threads = processors;
     tm_pool *p = NULL;

@@ -110,6 +110,10 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
                              "timing_bytes", (json_int_t)at.timing, "trail_bytes", (json_int_t)at.trail, "best_metric", pack_best(t->best_metric),
                              "best_step", (json_int_t)t->best_step, "bad_evals", (json_int_t)t->bad_evals,
                              "best_checkpoint_metric", pack_best(t->best_checkpoint_metric), "evals", evals);
+    json_t *warnings = json_array();
+    for (int64_t i = 0; i < t->warnings.count; i++)
+        json_array_append_new(warnings, json_string(t->warnings.item[i]));
+    json_object_set_new(json, "warnings", warnings);
     if (json)
         json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
     char *text = json ? json_dumps(json, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
@@ -134,7 +138,11 @@ static tm_status read_state(tm_trainer *t, int32_t r, const char *path, tm_run_p
     TM_GO(tm_json_get_number(json, path, "seconds", 0, &t->seconds, err));
     t->best_metric = unpack_best(json_object_get(json, "best_metric"));
     t->best_checkpoint_metric = unpack_best(json_object_get(json, "best_checkpoint_metric"));
-    const json_t *evals = json_object_get(json, "evals");
+    const json_t *evals = json_object_get(json, "evals"), *warnings = json_object_get(json, "warnings");
+    for (size_t i = 0; r == 0 && i < json_array_size(warnings); i++) {
+        const char *text = json_string_value(json_array_get(warnings, i));
+        TM_GO(tm_trainer_warn(t, err, "%s", text ? text : ""));
+    }
     for (int64_t i = 0; i < t->run->eval_count; i++) {
         tm_eval_set *set = &t->run->evals[i];
         const json_t *entry = json_array_get(evals, (size_t)i);

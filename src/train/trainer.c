@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 
 tm_seeds tm_seeds_of(const tm_recipe *recipe)
@@ -143,6 +144,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->params);
     free(t->result);
     free(t->items);
+    tm_names_deinit(&t->warnings);
     tm_batch_destroy(&t->batch);
     tm_tuning_deinit(&t->tuning);
     tm_model_destroy(&t->model);
@@ -162,41 +164,46 @@ tm_status tm_trainer_add_hook(tm_trainer *t, const tm_hook *hook, tm_error *err)
     return TM_OK;
 }
 
+tm_status tm_trainer_warn(tm_trainer *t, tm_error *err, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return tm_names_contain(&t->warnings, text) ? TM_OK : tm_names_add(&t->warnings, text, err);
+}
+
 /* --- Starting --- */
 
-/* Runs fn over an evaluation set's micro-batches. */
-static tm_status remember_teacher(tm_trainer *t, tm_eval_set *set)
+/* Hidden states of the base at every target of a set, example by example. */
+static void remember_teacher(tm_trainer *t, tm_eval_set *set)
 {
     int64_t done = 0;
-    for (int64_t i = 0; i < set->examples;) {
-        int64_t n = 0, tokens = 0;
-        tm_batch_item item[1];
-        (void)n, (void)tokens;
-        const tm_example *e = tm_dataset_at(set->data, i++);
-        item[0] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .index = 0, .scale = 1};
-        tm_batch_fill(&t->batch, item, 1);
+    for (int64_t i = 0; i < set->examples; i++) {
+        const tm_example *e = tm_dataset_at(set->data, i);
+        tm_batch_item item = {.ids = e->ids, .weight = e->weight, .n = e->n, .scale = 1};
+        tm_batch_fill(&t->batch, &item, 1);
         tm_model_forward(&t->model, &t->batch);
         tm_model_gather_hidden(&t->model, &t->batch, tm_tensor_rows(set->teacher, done, t->batch.targets));
         done += t->batch.targets;
     }
-    return TM_OK;
 }
 
-static tm_status remember_base(tm_trainer *t)
+static void remember_base(tm_trainer *t)
 {
     if (!t->has_teacher)
-        return TM_OK;
+        return;
     t->model.linear.base_only = true;
     t->model.linear.step = NULL;
     for (int64_t i = 0; i < t->run->eval_count; i++)
         if (t->run->evals[i].teacher.data)
-            TM_TRY(remember_teacher(t, &t->run->evals[i]));
+            remember_teacher(t, &t->run->evals[i]);
     t->model.linear.base_only = false;
     if (t->teacher_head.data) {
         const tm_param *head = t->model.head.weight->added ? t->model.embed : t->model.head.weight;
         TM_RUN(t->device, cast, head->value, t->teacher_head);
     }
-    return TM_OK;
 }
 
 tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
@@ -213,7 +220,7 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
         if (p->v.data)
             TM_RUN(t->device, fill, p->v, 0);
     }
-    TM_TRY(remember_base(t));
+    remember_base(t);
     for (int32_t r = 0; r < run->replicas && t->tuning.method->start; r++)
         TM_TRY(t->tuning.method->start(&t->tuning, r, run->seeds[r].init, err));
     for (int64_t i = 0; i < t->hook_count; i++)
@@ -494,7 +501,9 @@ bool tm_eval_due(const tm_trainer *t, int64_t step)
 {
     if (step == 0 || step == t->run->steps)
         return true;
-    int64_t every = t->recipe->eval_every;
+    int64_t every = t->recipe->eval_every, probes = t->recipe->monitor_every;
+    if (t->recipe->probe_count && probes != TM_AUTO_INT && probes > 0 && step % probes == 0)
+        return true;
     if (every != TM_AUTO_INT)
         return every > 0 && step % every == 0;
     /* About 20 a run; dense in the first 150 steps, where most damage falls. */

@@ -84,6 +84,7 @@ typedef struct tm_trainer {
     double best_checkpoint_metric;
     tm_verdict verdict;
     bool stopped_early;
+    tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds, flops_per_token, peak_flops;
     tm_batch_item *items;      /* scratch */
@@ -97,6 +98,9 @@ void tm_trainer_destroy(tm_trainer *trainer);
 
 /* Adds a hook (before tm_trainer_start); the trainer owns its state. */
 tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error *err) TM_MUST_CHECK;
+
+/* Adds a warning, unless it was said before. */
+tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, ...) TM_PRINTF(3, 4) TM_MUST_CHECK;
 
 /* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders
  * if there is one. */

@@ -90,9 +90,9 @@ V16_FN v16 v16_tanh(v16 x)
 {
     static const float p[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f, -0x1.750ce4p-8f};
     v16 t = v16_abs(x), one = v16_set1(1), z = v16_mul(x, x);
-    v16 small = v16_fma(v16_mul(x, z), v16_poly(z, p, 5), x);
+    v16 small = v16_fma(v16_mul(t, z), v16_poly(z, p, 5), t);
     v16 big = v16_sub(one, v16_div(v16_set1(2), v16_add(v16_exp(v16_add(t, t)), one)));
-    return v16_select(v16_lt(t, v16_set1(0.625f)), small, v16_copysign(big, x));
+    return v16_copysign(v16_select(v16_lt(t, v16_set1(0.625f)), small, big), x);
 }
 
 /* Small |x|: x + x p(x^2); otherwise 1 - exp(q(|x|)), q a fit of log erfc; 1 from |x| = 4 on. */
@@ -103,16 +103,16 @@ V16_FN v16 v16_erf(v16 x)
     static const float q[] = {-0x1.61a684p-12f, -0x1.208a04p+0f, -0x1.46b762p-1f, -0x1.a66b14p-4f,
                               0x1.65f7a2p-6f, -0x1.82b07ep-9f, 0x1.87648cp-13f};
     v16 t = v16_abs(x), z = v16_mul(x, x);
-    v16 small = v16_fma(x, v16_poly(z, p, 7), x);
+    v16 small = v16_fma(t, v16_poly(z, p, 7), t);
     v16 far = v16_min(v16_set1(4), t);
     v16 big = v16_sub(v16_set1(1), v16_exp(v16_poly(far, q, 7)));
-    return v16_select(v16_lt(t, v16_set1(1)), small, v16_copysign(big, x));
+    return v16_copysign(v16_select(v16_lt(t, v16_set1(1)), small, big), x);
 }
 
 V16_FN v16 v16_sigmoid(v16 x)
 {
-    v16 one = v16_set1(1);
-    return v16_div(one, v16_add(one, v16_exp(v16_neg(x))));
+    v16 one = v16_set1(1), e = v16_exp(v16_neg(v16_abs(x))); /* <= 1: the small side keeps its digits */
+    return v16_div(v16_select(v16_lt(x, v16_zero()), e, one), v16_add(one, e));
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 enum { LEFT = 58, RIGHT = 16, TOP = 28, BOTTOM = 38, MAX_TICKS = 16, MAX_POINTS = 600 };
+static const double HUGE_SIZE = 1e30;
 
 /* A scale from values to pixels. */
 typedef struct axis {
@@ -37,7 +38,8 @@ static void axis_ticks(axis *a, int wanted, bool whole)
     if (a->log && a->high / a->low > 20) {
         static const double LEADS[] = {1, 2, 5};
         bool dense = a->high / a->low < 2000;
-        for (double power = pow(10, floor(log10(a->low))); power <= a->high; power *= 10)
+        double stride = pow(10, ceil(log10(a->high / a->low) / 8));
+        for (double power = pow(10, floor(log10(a->low))); power <= a->high; power *= stride)
             for (int i = 0; i < (dense ? 3 : 1); i++) {
                 double value = power * LEADS[i];
                 if (value >= a->low * 0.999 && value <= a->high * 1.001 && a->ticks < MAX_TICKS)
@@ -57,7 +59,7 @@ static void axis_ticks(axis *a, int wanted, bool whole)
 /* Range of values, padded so that lines do not lie on the frame. */
 static void axis_fit(axis *a, double low, double high, bool may_log)
 {
-    a->log = may_log && low > 0 && high / low > 3;
+    a->log = may_log && low > 1 / HUGE_SIZE && high / low > 3;
     if (a->log) {
         double pad = pow(high / low, 0.05);
         a->low = low / pad;
@@ -142,7 +144,8 @@ typedef struct canvas {
     axis x, y;
 } canvas;
 
-static bool drawable(const chart_point *p) { return isfinite(p->x) && isfinite(p->y); }
+/* False for NaN too. Beyond HUGE_SIZE the arithmetic of scales would overflow. */
+static bool drawable(const chart_point *p) { return fabs(p->x) < HUGE_SIZE && fabs(p->y) < HUGE_SIZE; }
 
 static bool fit(canvas *v)
 {
@@ -160,7 +163,7 @@ static bool fit(canvas *v)
         }
     if (x0 > x1)
         return false;
-    if (isfinite(c->limit)) {
+    if (fabs(c->limit) < HUGE_SIZE) {
         y0 = fmin(y0, c->limit);
         y1 = fmax(y1, c->limit);
     }
@@ -210,7 +213,7 @@ static void draw_frame(canvas *v)
 static void draw_limit(canvas *v)
 {
     const chart *c = v->c;
-    if (!isfinite(c->limit))
+    if (!(fabs(c->limit) < HUGE_SIZE))
         return;
     double y = axis_at(&v->y, c->limit), right = c->width - RIGHT, bottom = c->height - BOTTOM;
     bool above = c->limit_side != 0 && (c->limit_side > 0) == (v->y.length < 0); /* on the page */

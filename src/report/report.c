@@ -75,15 +75,16 @@ static void put_card(page *p, const char *title, const char *text)
     tm_buf_printf(p->out, "<section class=\"card\"><h2>%s</h2><p class=\"soft small\">%s</p>\n", title, text);
 }
 
+static const char *metric_word(run_metric metric)
+{
+    static const char *const WORDS[RUN_METRIC_COUNT] = {"loss", "perplexity", "token accuracy", "exact match", "KL to the base"};
+    return WORDS[metric];
+}
+
+/* With the unit. */
 static const char *metric_words(run_metric metric)
 {
-    switch (metric) {
-    case RUN_ppl: return "perplexity";
-    case RUN_accuracy: return "token accuracy";
-    case RUN_exact: return "exact match";
-    case RUN_kl: return "KL to the base, nats";
-    default: return "loss, nats a token";
-    }
+    return metric == RUN_loss ? "loss, nats a token" : metric == RUN_kl ? "KL to the base, nats" : metric_word(metric);
 }
 
 /* --- Verdict --- */
@@ -178,7 +179,7 @@ static void put_sentence(page *p)
     if (p->skill && !isnan(p->skill->first) && !isnan(p->skill->last)) {
         double worse = run_eval_worsening(p->skill, p->skill->last);
         put(p, worse < 0 ? "The new skill got better: " : worse > 0 ? "The new skill got worse: " : "The new skill did not change: ");
-        put(p, metric_words(p->skill->metric));
+        put(p, metric_word(p->skill->metric));
         put(p, " <b>");
         put_value(p, p->skill->metric, p->skill->first);
         put(p, "</b> before, <b>");

@@ -468,7 +468,7 @@ static void put_plane(page *p, const run_eval *probe)
     put_limit(probe, &c, label, sizeof label);
     put(p, "<section class=\"card\"><h2>New skill against ");
     html_text(p->out, probe->name);
-    put(p, "</h2><p class=\"soft small\">A dot an evaluation, from straw (start) to blue (end): to the right is learned, down is forgotten.</p>\n");
+    put(p, "</h2><p class=\"soft small\">From straw (start) to blue (end): right is learned, down is forgotten.</p>\n");
     chart_draw(p->out, &c);
     put(p, "</section>\n");
     free(points);

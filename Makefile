@@ -40,7 +40,7 @@ LIB     := $(BUILD)/libtemper.a
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c tests/grad/test_*.c tests/fault/test_*.c tests/golden/test_*.c tests/resume/test_*.c))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: all help test check asan tsan bench fuzz dist install demo clean layers cuda unit
+.PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda unit
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -72,6 +72,9 @@ $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka
 
+$(BUILD)/tools/%: $(BUILD)/tools/%.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
@@ -94,6 +97,9 @@ demo: $(BUILD)/temper ## fine-tunes the shipped model and shows what it learned 
 	$(BUILD)/temper demo
 
 bench: $(BENCHES) ## rates of this machine, beside the peers'
+
+docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
+	$< > docs/recipe.md
 
 clean: ## removes build/
 	rm -rf build

@@ -33,9 +33,9 @@ static int open_retry(const char *path, int flags)
 }
 
 /* Opens for reading; folders are refused. */
-static tm_status open_read(const char *path, int *fd, struct stat *info, tm_error *err)
+static tm_status open_read(const char *path, int flags, int *fd, struct stat *info, tm_error *err)
 {
-    *fd = open_retry(path, O_RDONLY);
+    *fd = open_retry(path, O_RDONLY | flags);
     if (*fd < 0)
         return fail_open(path, err);
     tm_status st = TM_OK;
@@ -52,7 +52,7 @@ tm_status tm_file_read(const char *path, size_t max_bytes, tm_buf *buf, tm_error
 {
     int fd;
     struct stat info;
-    TM_TRY(open_read(path, &fd, &info, err));
+    TM_TRY(open_read(path, 0, &fd, &info, err));
     tm_status st = TM_OK;
     size_t start = buf->size;
     if (S_ISREG(info.st_mode) && (uint64_t)info.st_size > max_bytes)
@@ -84,7 +84,7 @@ tm_status tm_map_open(const char *path, tm_map *out, tm_error *err)
     *out = (tm_map){.data = ""};
     int fd;
     struct stat info;
-    TM_TRY(open_read(path, &fd, &info, err));
+    TM_TRY(open_read(path, O_NONBLOCK, &fd, &info, err)); /* a named pipe is refused, not waited for */
     tm_status st = TM_OK;
     if (!S_ISREG(info.st_mode))
         st = tm_fail(err, TM_INPUT, "%s: is not a regular file", path);

@@ -40,7 +40,7 @@ enum { TM_FORMAT_AUTO, TM_FORMAT_TEXT, TM_FORMAT_COMPLETION, TM_FORMAT_TOKENS };
 enum { TM_LOSS_AUTO, TM_LOSS_ALL, TM_LOSS_COMPLETION };
 enum { TM_METRIC_LOSS, TM_METRIC_ACCURACY, TM_METRIC_EXACT, TM_METRIC_KL };
 
-#define TM_OPT_FIELD(field, key, type, fallback, choices, aliases, help) TM_OPT_C_##type field;
+#define TM_OPT_FIELD(field, key, type, fallback, allowed, aliases, help) TM_OPT_C_##type field;
 
 typedef struct tm_data_entry {
     int line; /* in the recipe */
@@ -70,6 +70,7 @@ typedef struct tm_recipe {
     int64_t eval_count;
     tm_eval_entry *probes; /* keep.monitor.probes */
     int64_t probe_count;
+    tm_names given;        /* canonical keys that the recipe or the arguments set */
     tm_names aliases_used; /* "learning_rate -> train.lr" */
 } tm_recipe;
 

@@ -11,6 +11,8 @@ typedef struct tm_pool tm_pool;
 tm_status tm_pool_create(int threads, tm_pool **out, tm_error *err) TM_MUST_CHECK;
 void tm_pool_destroy(tm_pool *pool);
 int tm_pool_threads(const tm_pool *pool);
+/* What threads = 0 comes to: processors this process may run on. */
+int tm_pool_processors(void);
 
 /* Calls fn(context, task, thread) for task = 0 .. tasks - 1 and returns when all are done; thread is
  * in [0, threads) and never runs two tasks at once (so it can index scratch memory). One caller at

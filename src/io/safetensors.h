@@ -6,7 +6,7 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-enum { TM_ST_MAX_DIMS = 8 };
+enum { TM_ST_MAX_DIMS = 8, TM_ST_MAX_HEADER = 100 * 1000 * 1000 };
 
 typedef struct tm_st_tensor {
     const char *name;
@@ -20,8 +20,11 @@ typedef struct tm_st_tensor {
 
 typedef struct tm_safetensors tm_safetensors;
 
-/* One file. */
+/* One file. A file cut short by another process while it is open here ends this one (SIGBUS): writers
+ * must replace files by renaming, as tm_safetensors_write does. */
 tm_status tm_safetensors_open(const char *path, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
+/* The bytes of a file that the caller keeps in memory; name stands for the path in messages. */
+tm_status tm_safetensors_view(const void *data, size_t size, const char *name, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
 /* The weights of a model folder as one table: model.safetensors, or the shards that
  * model.safetensors.index.json names (each tensor in the shard that the index says, none missing,
  * none twice). */
@@ -35,8 +38,8 @@ const tm_st_tensor *tm_safetensors_find(const tm_safetensors *st, const char *na
 const char *tm_safetensors_metadata(const tm_safetensors *st, const char *key);      /* NULL: none */
 
 /* Writes atomically (aside, synced, renamed), tensors sorted by name, header as the reference
- * implementation writes it (compact JSON, padded with spaces to 8 bytes). metadata: key, value, ...,
- * NULL; or NULL. */
+ * implementation writes it (compact JSON, padded with spaces to 8 bytes). Of a tensor, name, dtype,
+ * shape and data are read; count and bytes follow from them. metadata: key, value, ..., NULL; or NULL. */
 tm_status tm_safetensors_write(const char *path, const tm_st_tensor *tensors, int64_t count,
                                const char *const *metadata, tm_error *err) TM_MUST_CHECK;
 

@@ -22,8 +22,10 @@ typedef struct tm_example {
 typedef struct tm_dataset tm_dataset;
 
 typedef struct tm_dataset_stats {
-    int64_t rows, examples, tokens, targets, cut; /* cut: rows longer than seq that were shortened */
-    int64_t text_bytes;                           /* UTF-8 bytes of the target tokens' text, for bits a byte */
+    int64_t rows, examples, tokens, targets;
+    int64_t cut;        /* rows longer than seq that were shortened */
+    int64_t dropped;    /* of these, rows that had no target left; they are no examples */
+    int64_t text_bytes; /* UTF-8 bytes of the target tokens' text, for bits a byte */
 } tm_dataset_stats;
 
 /* Reads and tokenises the entries (paths relative to base_dir unless absolute); tok may be NULL when
@@ -37,6 +39,14 @@ const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i);
 int64_t tm_dataset_sources(const tm_dataset *data);
 const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source);
 const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source); /* of the file(s) */
+
+/* Holds out the share val_split of the examples of every entry that asks for it (at least one, never
+ * all), chosen by seed (seeds.subset); both halves keep the order of the file. *held is NULL when no
+ * entry asks. rows, cut and dropped stay with data; text_bytes is shared out by targets. */
+tm_status tm_dataset_split(tm_dataset *data, const tm_data_entry *entries, uint64_t seed, tm_dataset **held, tm_error *err) TM_MUST_CHECK;
+
+/* A permutation of 0 .. n - 1 that depends on the key alone (docs/formats/data.md says how). */
+void tm_permutation(uint64_t key, int64_t n, int64_t *out);
 
 /* --- Order: which examples the steps of a run see --- */
 
@@ -52,10 +62,11 @@ typedef struct tm_order_settings {
 
 typedef struct tm_order tm_order;
 
-/* An epoch takes every example of every source once where all weights are 1. With other weights an
- * epoch has the tokens of the data and each next example's source is chosen so that the share of
- * tokens follows weight (fixed by Philox, purpose MIX); a source that is used up starts over with a
- * new permutation. The last step of a run takes what is left. */
+/* An epoch takes every example of every source once where all weights are equal. With other weights an
+ * epoch has the tokens of the data and each next example's source is drawn (by Philox, purpose MIX) so
+ * that the share of tokens follows weight times size; a source that is used up starts over with a new
+ * permutation. Steps run across the ends of epochs; the last step of a run by epochs takes what is
+ * left. entries NULL: all weights equal. */
 tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings,
                           tm_order **out, tm_error *err) TM_MUST_CHECK;
 void tm_order_destroy(tm_order *order);

@@ -1,0 +1,309 @@
+/* Jobs: see job.h. */
+#include "api/job.h"
+
+#include "base/clock.h"
+#include "base/env.h"
+#include "base/json.h"
+#include "io/hf.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* --- Opening --- */
+
+/* Whether an entry's rows must be tokenised, as far as the recipe says. */
+static bool needs_tokenizer(const tm_data_entry *entry) { return entry->format != TM_FORMAT_TOKENS; }
+
+static tm_status open_tokenizer(tm_job *job, tm_error *err)
+{
+    const tm_recipe *r = job->recipe;
+    bool needed = false;
+    for (int64_t i = 0; i < r->data_count; i++)
+        needed |= needs_tokenizer(&r->data[i]);
+    for (int64_t i = 0; i < r->eval_count; i++)
+        needed |= needs_tokenizer(&r->eval[i].data);
+    for (int64_t i = 0; i < r->probe_count; i++)
+        needed |= needs_tokenizer(&r->probes[i].data);
+    char *path = tm_path_join(r->model, "tokenizer.json", err);
+    if (!path)
+        return TM_NO_MEMORY;
+    bool there = tm_path_exists(path);
+    free(path);
+    return needed && there ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
+}
+
+static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
+{
+    const tm_recipe *r = job->recipe;
+    job->run.dtype = TM_F32;
+    if (r->init == TM_INIT_RANDOM)
+        return TM_OK;
+    tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
+    if (st == TM_OK || depth == TM_JOB_TRAIN)
+        return st;
+    /* A plan can do without weights: their type is what config.json says. */
+    tm_error ignored;
+    json_t *json = NULL;
+    const char *dtype = "float32";
+    char *path = tm_path_join(r->model, "config.json", err);
+    if (path && tm_json_read(path, &json, &ignored) == TM_OK) {
+        const json_t *value = json_object_get(json, "dtype") ? json_object_get(json, "dtype") : json_object_get(json, "torch_dtype");
+        dtype = json_is_string(value) ? json_string_value(value) : dtype;
+        job->run.dtype = strcmp(dtype, "bfloat16") == 0 ? TM_BF16 : strcmp(dtype, "float16") == 0 ? TM_F16 : TM_F32;
+    }
+    json_decref(json);
+    free(path);
+    return path ? TM_OK : TM_NO_MEMORY;
+}
+
+static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
+{
+    tm_eval_set *set = &job->evals[job->eval_count++];
+    *set = (tm_eval_set){.entry = entry, .probe = probe};
+    TM_TRY(tm_dataset_load(&entry->data, 1, ".", job->tokenizer, vocab, job->recipe->seq, pool, &set->data, err));
+    set->examples = tm_dataset_count(set->data);
+    if (entry->limit > 0 && entry->limit < set->examples)
+        set->examples = entry->limit;
+    TM_TRY(TM_NEW(&set->first, job->run.replicas, err));
+    TM_TRY(TM_NEW(&set->last, job->run.replicas, err));
+    return TM_NEW(&set->best, job->run.replicas, err);
+}
+
+static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
+{
+    const tm_recipe *r = job->recipe;
+    tm_model_config config;
+    TM_TRY(tm_model_config_read(r->model, &config, err));
+    int64_t vocab = config.vocab;
+    tm_model_config_deinit(&config);
+    if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
+        return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
+    tm_pool *pool = NULL;
+    TM_TRY(tm_pool_create((int)r->threads, &pool, err));
+    tm_status st = TM_OK;
+    if (r->data_count)
+        TM_GO(tm_dataset_load(r->data, r->data_count, ".", job->tokenizer, vocab, r->seq, pool, &job->data, err));
+    TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count, err));
+    for (int64_t i = 0; i < r->eval_count; i++)
+        TM_GO(load_eval(job, &r->eval[i], false, vocab, pool, err));
+    for (int64_t i = 0; i < r->probe_count; i++)
+        TM_GO(load_eval(job, &r->probes[i], true, vocab, pool, err));
+out:
+    tm_pool_destroy(pool);
+    return st;
+}
+
+/* --- Settling --- */
+
+static tm_status settle_steps(tm_job *job, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    if (job->data && r->method != TM_METHOD_NONE) {
+        tm_order_settings settings = {.seed = job->seeds.order, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
+                                      .accumulate = r->accumulate, .steps = r->steps, .epochs = r->epochs};
+        TM_TRY(tm_order_create(job->data, r->data, &settings, &job->order, err));
+        job->run.steps = tm_order_steps(job->order);
+    } else
+        job->run.steps = r->steps;
+    if (r->warmup_steps == TM_AUTO_INT)
+        r->warmup_steps = (int64_t)ceil(0.03 * (double)job->run.steps);
+    if (r->checkpoint_every == TM_AUTO_INT)
+        r->checkpoint_every = job->run.steps >= 10 ? job->run.steps / 10 : 1;
+    return TM_OK;
+}
+
+typedef struct lengths {
+    int64_t longest, shortest;
+} lengths;
+
+static void measure(const tm_dataset *data, int64_t count, lengths *l)
+{
+    for (int64_t i = 0; i < count; i++) {
+        int64_t n = tm_dataset_at(data, i)->n;
+        l->longest = n > l->longest ? n : l->longest;
+        l->shortest = n < l->shortest ? n : l->shortest;
+    }
+}
+
+/* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
+ * keep matrix products busy, and never more than a step or an evaluation set has. */
+static void settle_micro_batch(tm_job *job)
+{
+    tm_recipe *r = job->recipe;
+    lengths l = {0, INT64_MAX};
+    int64_t most = 0;
+    if (job->data) {
+        measure(job->data, tm_dataset_count(job->data), &l);
+        most = r->batch_tokens ? r->batch_tokens * r->accumulate : r->batch * r->accumulate * l.longest;
+    } else {
+        l = (lengths){r->seq, 2};
+        most = r->batch_tokens ? r->batch_tokens : r->batch * r->seq;
+    }
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        int64_t tokens = 0;
+        measure(job->evals[i].data, job->evals[i].examples, &l);
+        for (int64_t k = 0; k < job->evals[i].examples; k++)
+            tokens += tm_dataset_at(job->evals[i].data, k)->n;
+        most = tokens > most ? tokens : most;
+    }
+    if (r->micro_tokens == TM_AUTO_INT)
+        r->micro_tokens = most < 2048 ? most : 2048;
+    if (r->micro_tokens < l.longest)
+        r->micro_tokens = l.longest;
+    job->run.max_tokens = r->micro_tokens;
+    job->run.max_examples = r->micro_tokens / (l.shortest > 1 ? l.shortest : 2) + 1;
+}
+
+static tm_status settle_choices(tm_job *job, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    const tm_method *method;
+    const char *where = r->path ? r->path : "arguments";
+    if (!r->model)
+        return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
+    if (strcmp(r->device, "auto") != 0 && strcmp(r->device, "cpu") != 0)
+        return tm_fail(err, TM_RECIPE, "%s: device: '%s' is not available in this build (auto, cpu are)", where, r->device);
+    if (r->precision == TM_PRECISION_F16)
+        return tm_fail(err, TM_RECIPE, "%s: precision: f16 is for GPUs; expected f32 or bf16 on the CPU", where);
+    if (r->precision == TM_PRECISION_AUTO)
+        r->precision = TM_PRECISION_F32;
+    TM_TRY(tm_method_find(r->method, &method, err));
+    if (isnan(r->lr))
+        r->lr = method->auto_lr;
+    if (!r->out) {
+        r->out = tm_strdup("runs/run", err);
+        if (!r->out)
+            return TM_NO_MEMORY;
+    }
+    job->threads = r->threads > 0 ? (int)r->threads : tm_pool_processors();
+    job->seeds = tm_seeds_of(r);
+    return TM_OK;
+}
+
+static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    tm_run *run = &job->run;
+    TM_TRY(settle_choices(job, err));
+    *run = (tm_run){.recipe = r, .model_dir = r->model, .replicas = 1, .seeds = &job->seeds};
+    TM_TRY(open_weights(job, depth, err));
+    run->file = job->file;
+    TM_TRY(open_tokenizer(job, err));
+    TM_TRY(load_data(job, depth, err));
+    TM_TRY(settle_steps(job, err));
+    settle_micro_batch(job);
+    run->data = job->data;
+    run->evals = job->evals;
+    run->eval_count = job->eval_count;
+    run->order = &job->order;
+    if (depth == TM_JOB_TRAIN) {
+        TM_TRY(tm_run_folder_open(r->out, &job->folder, err));
+        job->folder_list = &job->folder;
+        run->folder = &job->folder_list;
+    }
+    int64_t workspace = tm_cpu_workspace_bytes(job->threads);
+    bool automatic = r->recompute == TM_RECOMPUTE_AUTO;
+    if (automatic)
+        r->recompute = TM_RECOMPUTE_NONE;
+    TM_TRY(tm_plan_memory(run, TM_F32, workspace, &job->plan, err));
+    int64_t available = tm_memory_available();
+    if (automatic && available > 0 && job->plan.peak > available) {
+        r->recompute = TM_RECOMPUTE_FULL;
+        TM_TRY(tm_plan_memory(run, TM_F32, workspace, &job->plan, err));
+    }
+    return TM_OK;
+}
+
+tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err)
+{
+    *job = (tm_job){.recipe = recipe, .folder = {.lock = {.fd = -1}}};
+    tm_status st = open_job(job, depth, err);
+    if (st != TM_OK)
+        tm_job_close(job);
+    return st;
+}
+
+void tm_job_close(tm_job *job)
+{
+    tm_device_destroy(job->device);
+    tm_run_folder_close(&job->folder);
+    tm_order_destroy(job->order);
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        tm_dataset_destroy(job->evals[i].data);
+        free(job->evals[i].first);
+        free(job->evals[i].last);
+        free(job->evals[i].best);
+    }
+    free(job->evals);
+    tm_dataset_destroy(job->data);
+    tm_tokenizer_close(job->tokenizer);
+    tm_safetensors_close(job->file);
+    tm_recipe_destroy(job->recipe);
+    *job = (tm_job){.folder = {.lock = {.fd = -1}}};
+}
+
+tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err)
+{
+    static const struct {
+        const char *name;
+        tm_isa isa;
+    } forced[] = {{"scalar", TM_ISA_SCALAR}, {"avx2", TM_ISA_AVX2}, {"avx512", TM_ISA_AVX512}};
+    const char *name = tm_env("TEMPER_ISA");
+    tm_isa isa = TM_ISA_AUTO;
+    for (size_t i = 0; name && i < 3; i++)
+        if (strcmp(name, forced[i].name) == 0)
+            isa = forced[i].isa;
+    if (name && *name && isa == TM_ISA_AUTO)
+        return tm_fail(err, TM_USAGE, "TEMPER_ISA: found '%s', expected scalar, avx2 or avx512", name);
+    return tm_cpu_device_create((int)recipe->threads, isa, out, err);
+}
+
+/* --- Does it fit? --- */
+
+static const char *human(int64_t bytes, char text[32])
+{
+    double value = (double)bytes;
+    const char *unit = "bytes";
+    static const char *const units[] = {"KiB", "MiB", "GiB", "TiB"};
+    for (int i = 0; i < 4 && value >= 1024; i++) {
+        value /= 1024;
+        unit = units[i];
+    }
+    snprintf(text, 32, value < 10 ? "%.2f %s" : "%.1f %s", value, unit);
+    return text;
+}
+
+tm_status tm_job_fits(tm_job *job, tm_error *err)
+{
+    int64_t available = tm_memory_available();
+    const char *limit = tm_env("TEMPER_MEMORY_LIMIT"); /* bytes; tests and shared machines */
+    if (limit && *limit)
+        available = strtoll(limit, NULL, 10);
+    if (available < 0 || job->plan.peak <= available)
+        return TM_OK;
+    tm_recipe *r = job->recipe;
+    tm_buf advice = {0};
+    char a[32], b[32];
+    struct {
+        int *choice;
+        int value;
+        const char *say;
+    } tries[] = {{&r->recompute, TM_RECOMPUTE_FULL, "train.recompute: full"}, {&r->method, TM_METHOD_LORA, "method: lora"}};
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
+        int saved = *tries[i].choice;
+        tm_memory_plan plan;
+        tm_error ignored;
+        if (saved == tries[i].value)
+            continue;
+        *tries[i].choice = tries[i].value;
+        if (tm_plan_memory(&job->run, TM_F32, tm_cpu_workspace_bytes(job->threads), &plan, &ignored) == TM_OK && plan.peak <= available)
+            tm_buf_printf(&advice, "%s%s (%s)", advice.size ? ", or " : "; would fit: ", tries[i].say, human(plan.peak, a));
+        *tries[i].choice = saved;
+    }
+    if (!advice.size)
+        tm_buf_printf(&advice, "; the largest part is %s: shorter train.seq or a smaller model is needed",
+                      job->plan.part[TM_MEM_WEIGHTS] > job->plan.part[TM_MEM_ACTIVATIONS] ? "weights" : "activations");
+    tm_status st = tm_fail(err, TM_NO_FIT, "the run needs %s of memory, %s are available%s", human(job->plan.peak, a), human(available, b), tm_buf_str(&advice));
+    tm_buf_deinit(&advice);
+    return st;
+}

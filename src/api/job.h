@@ -1,0 +1,42 @@
+/* A job: everything a command needs of a recipe, opened and checked before anything is computed. */
+#ifndef TM_API_JOB_H
+#define TM_API_JOB_H
+
+#include "plan/plan.h"
+
+typedef struct tm_job {
+    tm_recipe *recipe;
+    tm_tokenizer *tokenizer;   /* NULL: the data need none */
+    tm_safetensors *file;      /* NULL: init random, or weights are not there (plan) */
+    tm_dataset *data;
+    tm_eval_set *evals;
+    int64_t eval_count;
+    tm_seeds seeds;
+    tm_order *order;
+    tm_run_folder folder, *folder_list;
+    tm_run run;
+    int threads;
+    tm_device *device;
+    tm_memory_plan plan;
+} tm_job;
+
+typedef enum tm_job_depth {
+    TM_JOB_PLAN,  /* data may be missing; no folder, no weights needed */
+    TM_JOB_TRAIN, /* everything there, the folder locked */
+} tm_job_depth;
+
+/* Opens what the recipe names and settles every `auto` in it. The job owns the recipe from here on,
+ * also on failure. */
+tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
+void tm_job_close(tm_job *job);
+
+/* The CPU device of the recipe (threads, TEMPER_ISA). */
+tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err) TM_MUST_CHECK;
+
+/* TM_NO_FIT, with what would fit, when the plan exceeds what the machine has. */
+tm_status tm_job_fits(tm_job *job, tm_error *err) TM_MUST_CHECK;
+
+/* run.json of a job. result: sha256 of what was trained; "" while running. */
+tm_status tm_job_describe(const tm_job *job, const tm_trainer *trainer, const char *status, const char *model_hash, const char *result_hash, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+
+#endif

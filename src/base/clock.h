@@ -1,0 +1,11 @@
+/* Time. It may be shown and written to timing.jsonl; it never enters a result. */
+#ifndef TM_BASE_CLOCK_H
+#define TM_BASE_CLOCK_H
+
+#include <stdint.h>
+
+double tm_clock_seconds(void);       /* monotonic */
+int64_t tm_memory_available(void);   /* bytes this process may still take (system and cgroup); -1: unknown */
+int64_t tm_memory_peak_rss(void);    /* peak resident bytes of this process; -1: unknown */
+
+#endif

@@ -1,0 +1,331 @@
+/* The matrix product: see gemm.h for what fixes its bits.
+ *
+ * C is cut into super-blocks whose packed factors fit the device's shared memory. For each, the
+ * threads pack panels of MR rows of A and NR columns of B, then claim tiles of C: for every block of
+ * k, every panel of A (it stays in the first-level cache) meets the tile's panels of B (they stay in
+ * the second-level cache) in a micro-kernel that holds MR x NR sums in registers. With few rows of A
+ * (decoding) every tile packs its own columns of B just before their only use. */
+#include "device/cpu/gemm.h"
+
+#include "device/cpu/pack.h"
+
+#if defined(TM_SIMD_AVX512)
+enum { MR = 14, NV = 2 }; /* 28 sums, 2 columns of B, 1 broadcast: 31 of 32 registers */
+#elif defined(TM_SIMD_AVX2)
+enum { MR = 6, NV = 1 }; /* 12 sums, 2 + 1: 15 of 16 registers */
+#else
+enum { MR = 4, NV = 1 };
+#endif
+
+enum {
+    NR = NV * V16,
+    KC = TM_GEMM_KC,
+    TILE_M = 8 * MR,
+    TILE_N = 128,          /* a multiple of NR */
+    FEW_ROWS = 4 * MR,     /* at most: columns of B are packed by their tile */
+    A_BYTES = 8 << 20, B_BYTES = 8 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
+    K_MAX = 5 * KC,        /* k of a super-block; with few rows: */
+    K_MAX_FEW = A_BYTES / (int)sizeof(real) / FEW_ROWS / KC * KC,
+};
+
+/* A product on its way: the current super-block. */
+typedef struct job {
+    const tm_gemm *g;
+    tm_cpu *cpu;
+    real *a, *b;              /* packed panels */
+    int64_t a_stride, b_stride; /* elements of a panel */
+    int64_t height;           /* rows of a panel in use: MR, less where that balances few rows */
+    int64_t m0, m1, n0, n1, k0, k1, k_max;
+    int64_t block, blocks;    /* the first block of k in the super-block, and how many */
+    int64_t tiles_m;
+    real *sums;               /* C, or where its sums are kept until they are rounded: row m0, column n0 */
+    int64_t sums_ld;          /* 0: in the thread's scratch, one tile */
+    bool direct;              /* the sums are C itself */
+    bool few_rows, first, last;
+} job;
+
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static inline int64_t block_count(const tm_gemm *g) { return g->block ? g->blocks : ceil_div(g->k, KC); }
+static inline int64_t block_start(const tm_gemm *g, int64_t i) { return g->block ? g->block[i] : min64(i * KC, g->k); }
+
+/* One block of k for `rows` rows and `cols` columns: c = sum, or c += sum. */
+V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int64_t k, real *restrict c, int64_t ldc,
+                  int cols, bool add)
+{
+    v16 sum[MR][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++)
+            sum[i][j] = v16_zero();
+    for (int64_t p = 0; p < k; p++, a += MR, b += NR) {
+        v16 column[NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++)
+            column[j] = v16_get(b + j * V16);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; i++) {
+            v16 row = v16_set1(a[i]);
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; j++)
+                sum[i][j] = v16_fma(row, column[j], sum[i][j]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++, c += ldc)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++) {
+            int n = cols - j * V16;
+            if (n >= V16)
+                v16_put(c + j * V16, add ? v16_add(v16_get(c + j * V16), sum[i][j]) : sum[i][j]);
+            else if (n > 0)
+                v16_put_n(c + j * V16, n, add ? v16_add(v16_get_n(c + j * V16, n), sum[i][j]) : sum[i][j]);
+        }
+}
+
+static void micro_rows(int rows, const real *a, const real *b, int64_t k, real *c, int64_t ldc, int cols, bool add)
+{
+    switch (rows) {
+#define ROWS(n) case n: micro(n, a, b, k, c, ldc, cols, add); break;
+    ROWS(1) ROWS(2) ROWS(3)
+#if defined(TM_SIMD_AVX512) || defined(TM_SIMD_AVX2)
+    ROWS(4) ROWS(5)
+#endif
+#ifdef TM_SIMD_AVX512
+    ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12) ROWS(13)
+#endif
+#undef ROWS
+    default: micro(MR, a, b, k, c, ldc, cols, add); break;
+    }
+}
+
+static void pack_a(void *context, int64_t task, int thread)
+{
+    (void)thread;
+    job *j = context;
+    int64_t first = j->m0 + task * j->height;
+    real *panel = j->a + task * j->a_stride;
+    pack_panel(panel, MR, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
+    if (j->g->scale != 0)
+        for (int64_t i = 0; i < (j->k1 - j->k0) * MR; i++)
+            panel[i] *= j->g->scale;
+}
+
+/* Rows [t0, t1) and channels [c0, c1) of B after dropout, in `copy`. */
+static void drop_rows(const tm_gemm *g, int64_t t0, int64_t t1, int64_t c0, int64_t c1, real *copy)
+{
+    tm_dropout_row row = g->drop_b->row;
+    for (int64_t t = t0; t < t1; t++, copy += c1 - c0) {
+        row.position = (uint32_t)g->drop_b->position[t];
+        row.example = g->drop_b->example[t];
+        tm_dropout_factors(&row, c0, c1 - c0, copy);
+        for (int64_t c = 0; c < c1 - c0; c += V16) {
+            int n = (int)min64(V16, c1 - c0 - c);
+            v16_put_n(copy + c, n, v16_mul(v16_get_n(copy + c, n), v16_load_n(g->b.data, g->b.dtype, t * g->b.ld + c0 + c, n)));
+        }
+    }
+}
+
+/* Columns [n, n + count) of B, at most NR, for k in [k0, k1); copy has room for NR * KC elements. */
+static void pack_columns(const tm_gemm *g, real *panel, int64_t n, int64_t count, int64_t k0, int64_t k1, real *copy)
+{
+    if (!g->drop_b) {
+        pack_panel(panel, NR, &g->b, n, count, k0, k1);
+        return;
+    }
+    for (int64_t from = k0, to; from < k1; from = to) {
+        to = min64(from + KC, k1);
+        tm_gemm_factor dropped = {copy, TM_REAL, g->b.k_inner ? to - from : count, g->b.k_inner};
+        if (g->b.k_inner)
+            drop_rows(g, n, n + count, from, to, copy);
+        else
+            drop_rows(g, from, to, n, n + count, copy);
+        pack_panel(panel + (from - k0) * NR, NR, &dropped, 0, count, 0, to - from);
+    }
+}
+
+static void pack_b(void *context, int64_t task, int thread)
+{
+    job *j = context;
+    int64_t first = j->n0 + task * NR;
+    pack_columns(j->g, j->b + task * j->b_stride, first, min64(NR, j->n1 - first), j->k0, j->k1,
+                 tm_cpu_scratch(j->cpu, thread));
+}
+
+typedef struct tile {
+    int64_t m0, m1, n0, n1; /* of C */
+    real *sums;             /* row m0, column n0 */
+    int64_t ld;
+} tile;
+
+/* Blocks [from, to) of k, together at most KC wide, for the tile's panels of A and one of B. */
+static void panel_blocks(const job *j, const tile *t, const real *b, int64_t n, int64_t from, int64_t to, bool add)
+{
+    int cols = (int)min64(NR, t->n1 - n);
+    int64_t start = block_start(j->g, from);
+    for (int64_t m = t->m0; m < t->m1; m += j->height) {
+        const real *a = j->a + (m - j->m0) / j->height * j->a_stride + (start - j->k0) * MR;
+        real *c = t->sums + (m - t->m0) * t->ld + (n - t->n0);
+        for (int64_t i = from; i < to; i++) {
+            int64_t k = block_start(j->g, i) - start, width = block_start(j->g, i + 1) - start - k;
+            micro_rows((int)min64(j->height, t->m1 - m), a + k * MR, b + k * NR, width, c, t->ld, cols, add || i > from);
+        }
+    }
+}
+
+/* A turned C: blocks of 16 x 16 of it, through the transpose. */
+static void turned_tile(const tm_gemm *g, const tile *t, bool store)
+{
+    for (int64_t m = t->m0; m < t->m1; m += V16)
+        for (int64_t n = t->n0; n < t->n1; n += V16) {
+            int height = (int)min64(V16, t->m1 - m), width = (int)min64(V16, t->n1 - n);
+            real *sums = t->sums + (m - t->m0) * t->ld + (n - t->n0);
+            v16 r[V16];
+            for (int i = 0; i < V16; i++)
+                r[i] = store ? i < height ? v16_get_n(sums + i * t->ld, width) : v16_zero()
+                             : i < width ? v16_load_n(g->c, g->c_dtype, (n + i) * g->ldc + m, height) : v16_zero();
+            v16_transpose(r);
+            for (int i = 0; i < (store ? width : height); i++)
+                if (store)
+                    v16_store_n(g->c, g->c_dtype, (n + i) * g->ldc + m, height, r[i]);
+                else
+                    v16_put_n(sums + i * t->ld, width, r[i]);
+        }
+}
+
+/* Old values into the sums. */
+static void load_tile(const tm_gemm *g, const tile *t)
+{
+    if (g->c_turned) {
+        turned_tile(g, t, false);
+        return;
+    }
+    for (int64_t m = t->m0; m < t->m1; m++)
+        for (int64_t n = t->n0; n < t->n1; n += V16) {
+            int w = (int)min64(V16, t->n1 - n);
+            v16_put_n(t->sums + (m - t->m0) * t->ld + (n - t->n0), w, v16_load_n(g->c, g->c_dtype, m * g->ldc + n, w));
+        }
+}
+
+/* The finished sums into C. */
+static void store_tile(const tm_gemm *g, const tile *t)
+{
+    if (g->c_turned) {
+        turned_tile(g, t, true);
+        return;
+    }
+    for (int64_t m = t->m0; m < t->m1; m++) {
+        real factor[TILE_N];
+        if (g->drop_c) {
+            tm_dropout_row row = g->drop_c->row;
+            row.position = (uint32_t)g->drop_c->position[m];
+            row.example = g->drop_c->example[m];
+            tm_dropout_factors(&row, t->n0, t->n1 - t->n0, factor);
+        }
+        for (int64_t n = t->n0; n < t->n1; n += V16) {
+            int w = (int)min64(V16, t->n1 - n);
+            v16 sum = v16_get_n(t->sums + (m - t->m0) * t->ld + (n - t->n0), w);
+            if (g->bias.data)
+                sum = v16_add(sum, v16_load_n(g->bias.data, g->bias.dtype, n, w));
+            if (g->drop_c) {
+                sum = v16_mul(sum, v16_get_n(factor + (n - t->n0), w));
+                if (g->accumulate)
+                    sum = v16_add(v16_load_n(g->c, g->c_dtype, m * g->ldc + n, w), sum);
+            }
+            v16_store_n(g->c, g->c_dtype, m * g->ldc + n, w, sum);
+        }
+    }
+}
+
+static void run_tile(void *context, int64_t task, int thread)
+{
+    const job *j = context;
+    const tm_gemm *g = j->g;
+    real *scratch = tm_cpu_scratch(j->cpu, thread);
+    tile t;
+    t.m0 = j->m0 + task % j->tiles_m * TILE_M;
+    t.m1 = min64(t.m0 + TILE_M, j->m1);
+    t.n0 = j->n0 + task / j->tiles_m * TILE_N;
+    t.n1 = min64(t.n0 + TILE_N, j->n1);
+    t.ld = j->sums_ld ? j->sums_ld : TILE_N;
+    t.sums = j->sums_ld ? j->sums + (t.m0 - j->m0) * t.ld + (t.n0 - j->n0) : scratch;
+    scratch += TILE_M * TILE_N;
+    bool onto_old = g->accumulate && !g->drop_c; /* dropped sums are added when they are stored */
+    if (j->first && onto_old && !j->direct)
+        load_tile(g, &t);
+    bool add = onto_old || !j->first;
+    for (int64_t from = j->block, to; from < j->block + j->blocks; from = to, add = true) {
+        int64_t start = block_start(g, from);
+        for (to = from + 1; to < j->block + j->blocks && block_start(g, to + 1) - start <= KC;)
+            to++;
+        for (int64_t n = t.n0; n < t.n1; n += NR) {
+            const real *b = j->b + (n - j->n0) / NR * j->b_stride + (start - j->k0) * NR;
+            if (j->few_rows) {
+                pack_columns(g, scratch, n, min64(NR, t.n1 - n), start, block_start(g, to), scratch + NR * KC);
+                b = scratch;
+            }
+            panel_blocks(j, &t, b, n, from, to, add);
+        }
+    }
+    if (j->last && (g->bias.data || !j->direct))
+        store_tile(g, &t);
+}
+
+/* The widest run of blocks from `block` on that a super-block may hold. */
+static int64_t blocks_from(const tm_gemm *g, int64_t block, int64_t k_max)
+{
+    int64_t end = block + 1, all = block_count(g);
+    while (end < all && block_start(g, end + 1) - block_start(g, block) <= k_max)
+        end++;
+    return end - block;
+}
+
+static void run_super_block(job *j, bool pack_a_too, bool pack_b_too)
+{
+    j->tiles_m = ceil_div(j->m1 - j->m0, TILE_M);
+    if (pack_a_too)
+        tm_pool_run(j->cpu->pool, pack_a, j, ceil_div(j->m1 - j->m0, j->height));
+    if (pack_b_too)
+        tm_pool_run(j->cpu->pool, pack_b, j, ceil_div(j->n1 - j->n0, NR));
+    tm_pool_run(j->cpu->pool, run_tile, j, j->tiles_m * ceil_div(j->n1 - j->n0, TILE_N));
+}
+
+void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
+{
+    if (g->m <= 0 || g->n <= 0 || g->k <= 0)
+        return;
+    job j = {.g = g, .cpu = cpu, .a = (real *)cpu->shared, .b = (real *)(cpu->shared + A_BYTES)};
+    j.few_rows = g->m <= FEW_ROWS;
+    j.k_max = j.few_rows ? K_MAX_FEW : K_MAX;
+    j.height = j.few_rows ? ceil_div(g->m, ceil_div(g->m, MR)) : MR;
+    j.direct = g->c_dtype == TM_REAL && !g->c_turned && !g->drop_c;
+    int64_t all = block_count(g), width = min64(g->k, j.k_max);
+    bool one_k = blocks_from(g, 0, j.k_max) == all;
+    j.a_stride = ceil_div(MR * width + PACK_SLACK, V16) * V16;
+    j.b_stride = NR * width;
+    int64_t m_max = j.few_rows ? g->m : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
+    int64_t n_max = j.few_rows ? g->n : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
+    if (!j.direct && !one_k) /* sums wait in shared memory for the next super-block of k */
+        n_max = min64(n_max, C_BYTES / (int64_t)sizeof(real) / min64(g->m, m_max) / NR * NR);
+    int64_t packed_m = -1, packed_n = -1; /* what the packed panels hold, when k has one super-block */
+    for (j.m0 = 0; j.m0 < g->m; j.m0 = j.m1) {
+        j.m1 = min64(j.m0 + m_max, g->m);
+        for (j.n0 = 0; j.n0 < g->n; j.n0 = j.n1) {
+            j.n1 = min64(j.n0 + n_max, g->n);
+            j.sums = j.direct ? (real *)g->c + j.m0 * g->ldc + j.n0 : (real *)(cpu->shared + A_BYTES + B_BYTES);
+            j.sums_ld = j.direct ? g->ldc : one_k ? 0 : j.n1 - j.n0;
+            for (j.block = 0; j.block < all; j.block += j.blocks) {
+                j.blocks = blocks_from(g, j.block, j.k_max);
+                j.k0 = block_start(g, j.block);
+                j.k1 = block_start(g, j.block + j.blocks);
+                j.first = j.block == 0;
+                j.last = j.block + j.blocks == all;
+                run_super_block(&j, !one_k || packed_m != j.m0, !j.few_rows && (!one_k || packed_n != j.n0));
+                packed_m = j.m0;
+                packed_n = j.n0;
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+/* Cross-entropy of one target a row, and KL to a teacher. docs/math/xent.md.
+ * Invariants: rows are independent; a row whose weights are 0 gets a gradient of exactly 0. */
+#include "device/cpu/math.h"
+#include "device/cpu/row.h"
+
+typedef struct work {
+    int64_t n;
+    tm_tensor logits, weight, teacher, teacher_weight, loss, kl;
+    const int32_t *target;
+    int32_t *hit;
+    bool grad;
+} work;
+
+/* softmax of a row is exp(z - max) * inverse; log-sum-exp is max + log_sum. */
+typedef struct norm {
+    real max, log_sum, inverse;
+} norm;
+
+static norm row_norm(tm_tensor t, int64_t row)
+{
+    norm r;
+    v16 max = v16_set1(-INFINITY);
+    for (int64_t i = 0; i < t.cols; i += V16) {
+        int lanes = lanes_at(t.cols, i);
+        v16 z = lanes_load(t, row, i, lanes);
+        max = v16_max(lanes == V16 ? z : v16_select(v16_first(lanes), z, max), max);
+    }
+    r.max = v16_reduce_max(max);
+    real sum;
+    v16 shift = v16_set1(r.max);
+#define EXP(i, lanes, a)                                                            \
+    do {                                                                            \
+        v16 e_ = v16_exp(v16_sub(lanes_load(t, row, i, lanes), shift));             \
+        a = v16_add(a, (lanes) == V16 ? e_ : v16_select(v16_first(lanes), e_, v16_zero())); \
+    } while (0)
+    ROW_SUM(t.cols, EXP, sum);
+#undef EXP
+    r.log_sum = real_log(sum);
+    r.inverse = 1 / sum;
+    return r;
+}
+
+/* Whether `target` is the first index of the row's maximum. */
+static bool is_hit(tm_tensor t, int64_t row, int32_t target, real max)
+{
+    if (real_load(t.data, t.dtype, row * t.ld + target) != max)
+        return false;
+    for (int64_t v = 0; v < target; v++)
+        if (real_load(t.data, t.dtype, row * t.ld + v) == max)
+            return false;
+    return true;
+}
+
+/* p' (log p' - log p) - p' + p, which is >= 0: see docs/math/xent.md. */
+V16_FN v16 kl_terms(const norm *model, const norm *teacher, v16 z, v16 w)
+{
+    v16 x = v16_sub(z, v16_set1(model->max)), y = v16_sub(w, v16_set1(teacher->max));
+    v16 p = v16_mul(v16_exp(x), v16_set1(model->inverse)), q = v16_mul(v16_exp(y), v16_set1(teacher->inverse));
+    v16 log_p = v16_sub(x, v16_set1(model->log_sum)), log_q = v16_sub(y, v16_set1(teacher->log_sum));
+    v16 d = v16_sub(log_p, log_q);
+    v16 near = v16_mul(q, v16_exp_rest(d)), far = v16_sub(v16_sub(p, q), v16_mul(q, d));
+    v16 term = v16_select(v16_lt(v16_abs(d), v16_set1((real)0.34)), near, far);
+    return v16_select(v16_eq(q, v16_zero()), p, term);
+}
+
+static real row_kl(const work *w, int64_t row, const norm *model, const norm *teacher)
+{
+    real sum;
+#define KL(i, lanes, a)                                                                                             \
+    do {                                                                                                            \
+        v16 k_ = kl_terms(model, teacher, lanes_load(w->logits, row, i, lanes), lanes_load(w->teacher, row, i, lanes)); \
+        a = v16_add(a, (lanes) == V16 ? k_ : v16_select(v16_first(lanes), k_, v16_zero()));                         \
+    } while (0)
+    ROW_SUM(w->logits.cols, KL, sum);
+#undef KL
+    return sum;
+}
+
+/* dz = a (p - [v = target]) + b (p - p'), written over the logits. */
+static void row_grad(const work *w, int64_t row, const norm *model, const norm *teacher, real a, real b)
+{
+    tm_tensor z = w->logits;
+    if (a == 0 && b == 0) {
+        for (int64_t i = 0; i < z.cols; i += V16)
+            lanes_store(z, row, i, lanes_at(z.cols, i), v16_zero());
+        return;
+    }
+    int32_t target = w->target[row];
+    v16 aa = v16_set1(a), bb = v16_set1(b), one = v16_set1(1);
+    for (int64_t i = 0; i < z.cols; i += V16) {
+        int lanes = lanes_at(z.cols, i);
+        v16 p = v16_sub(lanes_load(z, row, i, lanes), v16_set1(model->max));
+        p = v16_mul(v16_exp(p), v16_set1(model->inverse));
+        v16 q = p, rest = p;
+        if (target >= i && target < i + V16) { /* p - 1 first: it is exact where p is near 1 */
+            int at = (int)(target - i);
+            v16m upto = v16_first(at + 1), below = v16_first(at);
+            rest = v16_select(below, p, v16_select(upto, v16_sub(p, one), p));
+        }
+        v16 g = v16_mul(aa, rest);
+        if (b != 0) {
+            q = v16_sub(lanes_load(w->teacher, row, i, lanes), v16_set1(teacher->max));
+            q = v16_mul(v16_exp(q), v16_set1(teacher->inverse));
+            g = v16_fma(bb, v16_sub(p, q), g);
+        }
+        lanes_store(z, row, i, lanes, g);
+    }
+}
+
+static void one_row(void *context, int64_t row, int thread)
+{
+    const work *w = context;
+    (void)thread;
+    tm_tensor z = w->logits;
+    int32_t target = w->target[row];
+    norm model = row_norm(z, row), teacher = {0};
+    real top = real_load(z.data, z.dtype, row * z.ld + target);
+    real_store(w->loss.data, w->loss.dtype, row, model.log_sum + (model.max - top));
+    w->hit[row] = is_hit(z, row, target, model.max);
+    if (w->teacher.data) {
+        teacher = row_norm(w->teacher, row);
+        real_store(w->kl.data, w->kl.dtype, row, row_kl(w, row, &model, &teacher));
+    }
+    if (w->grad) {
+        real b = w->teacher.data && w->teacher_weight.data ? real_load(w->teacher_weight.data, w->teacher_weight.dtype, row) : 0;
+        row_grad(w, row, &model, &teacher, real_load(w->weight.data, w->weight.dtype, row), b);
+    }
+}
+
+void TM_KERNEL(xent)(tm_device *d, int64_t n, tm_tensor logits, const int32_t *target, tm_tensor weight, tm_tensor teacher,
+                     tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+{
+    work w = {.n = n, .logits = logits, .weight = weight, .teacher = teacher, .teacher_weight = teacher_weight,
+              .loss = loss, .kl = kl, .target = target, .hit = hit, .grad = grad};
+    tm_pool_run(tm_cpu_of(d)->pool, one_row, &w, n);
+}

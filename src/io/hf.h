@@ -1,0 +1,27 @@
+/* A Hugging Face model folder: what belongs to it beside the weights, and writing a whole one. */
+#ifndef TM_IO_HF_H
+#define TM_IO_HF_H
+
+#include "base/names.h"
+#include "io/safetensors.h"
+
+/* Copies config, generation config, tokenizer and chat template files, those of them that are there,
+ * each atomically. The same folder as both is fine and does nothing. */
+tm_status tm_hf_copy_files(const char *from_dir, const char *to_dir, tm_error *err) TM_MUST_CHECK;
+
+/* The files that decide what a model computes, for its hash (tm_sha256_files): config.json, the
+ * *.safetensors in order of name, the index; those that are there. */
+tm_status tm_hf_model_files(const char *dir, tm_names *out, tm_error *err) TM_MUST_CHECK;
+
+/* The default limit of a shard, as transformers has had it (5 GB, decimal). */
+#define TM_HF_SHARD_BYTES INT64_C(5000000000)
+
+/* Writes model.safetensors, or, when the tensors have more than shard_bytes together, shards
+ * model-00001-of-0000N.safetensors with their index. Tensors go to shards in the given order, a new one
+ * where the next would exceed shard_bytes; one that is larger alone gets a shard of its own. Each file is
+ * written atomically; weights that the folder held under the other names are removed last. Of a tensor,
+ * name, dtype, shape and data are read. */
+tm_status tm_hf_write_model(const char *dir, const tm_st_tensor *tensors, int64_t count, int64_t shard_bytes,
+                            tm_error *err) TM_MUST_CHECK;
+
+#endif

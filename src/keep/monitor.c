@@ -1,0 +1,165 @@
+/* The monitor: see monitor.h.
+ *
+ * 1. The evaluation at step 0 is the measure; every later one is held against it.
+ * 2. An evaluation that passes every probe keeps a snapshot of what is trained; rollback restores the
+ *    last one. The snapshot is part of checkpoints.
+ * 3. warn goes on; stop keeps the current weights; rollback restores; the last two end the run. */
+#include "keep/monitor.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct monitor {
+    char **snapshot; /* [R] the trained tensors of a replica, host memory, as the device keeps them */
+    int32_t replicas;
+} monitor;
+
+double tm_probe_damage(const tm_eval_set *set, int32_t r)
+{
+    const tm_scores *first = &set->first[r], *now = &set->last[r];
+    switch (set->entry->metric) {
+    case TM_METRIC_KL: return now->kl;
+    case TM_METRIC_ACCURACY: return first->accuracy > 0 ? (first->accuracy - now->accuracy) / first->accuracy : 0;
+    case TM_METRIC_EXACT: return first->exact > 0 ? (first->exact - now->exact) / first->exact : 0;
+    default: return first->loss > 0 ? (now->loss - first->loss) / first->loss : 0;
+    }
+}
+
+double tm_probe_budget(const tm_eval_set *set)
+{
+    return set->entry->metric == TM_METRIC_KL ? set->entry->max : set->entry->max_drop;
+}
+
+static int64_t value_bytes(const tm_trainer *t, int64_t i)
+{
+    const tm_param *p = t->trained_param[i];
+    return tm_dtype_bytes(p->value.dtype, tm_param_count(p));
+}
+
+static void move_snapshot(tm_trainer *t, monitor *m, int32_t r, bool restore)
+{
+    int64_t at = 0;
+    for (int64_t i = 0; i < t->trained_count; at += value_bytes(t, i++)) {
+        const tm_param *p = t->trained_param[i];
+        void *value = tm_param_part(p, p->value, r).data;
+        if (restore)
+            t->device->calls->upload(t->device, value, m->snapshot[r] + at, value_bytes(t, i));
+        else
+            t->device->calls->download(t->device, m->snapshot[r] + at, value, value_bytes(t, i));
+    }
+}
+
+static tm_status monitor_begin(void *state, tm_trainer *t, tm_error *err)
+{
+    monitor *m = state;
+    int64_t bytes = 0;
+    if (t->recipe->on_breach != TM_BREACH_ROLLBACK)
+        return TM_OK;
+    for (int64_t i = 0; i < t->trained_count; i++)
+        bytes += value_bytes(t, i);
+    TM_TRY(TM_NEW(&m->snapshot, t->run->replicas, err));
+    m->replicas = t->run->replicas;
+    for (int32_t r = 0; r < m->replicas; r++) {
+        TM_TRY(TM_NEW(&m->snapshot[r], bytes, err));
+        move_snapshot(t, m, r, false);
+    }
+    return TM_OK;
+}
+
+static tm_status monitor_evaluate(void *state, tm_trainer *t, int32_t r, tm_verdict *verdict, tm_error *err)
+{
+    static const char *const consequence[] = {"going on", "stopped", "rolled back to the last evaluation within budget"};
+    monitor *m = state;
+    bool breach = false;
+    for (int64_t i = 0; i < t->run->eval_count; i++) {
+        const tm_eval_set *set = &t->run->evals[i];
+        double damage = set->probe ? tm_probe_damage(set, r) : 0, budget = tm_probe_budget(set);
+        if (!set->probe || isnan(budget) || damage <= budget)
+            continue;
+        breach = true;
+        bool nats = set->entry->metric == TM_METRIC_KL;
+        TM_TRY(tm_trainer_warn(t, err, nats ? "step %lld: probe %s is %.4f nats from the base, budget %.4f: %s" : "step %lld: probe %s is %.2f %% worse than at the start, budget %.2f %%: %s",
+                               (long long)t->step, set->entry->name, nats ? damage : 100 * damage, nats ? budget : 100 * budget, consequence[t->recipe->on_breach]));
+    }
+    if (!breach) {
+        if (m->snapshot)
+            move_snapshot(t, m, r, false);
+        return TM_OK;
+    }
+    if (t->recipe->on_breach == TM_BREACH_STOP)
+        *verdict = TM_STOP;
+    if (t->recipe->on_breach == TM_BREACH_ROLLBACK) {
+        move_snapshot(t, m, r, true);
+        *verdict = TM_ROLL_BACK;
+    }
+    return TM_OK;
+}
+
+static void snapshot_path(char path[4096], const char *folder) { snprintf(path, 4096, "%s/snapshot.safetensors", folder); }
+
+/* Through the device's own tensors: the snapshot trades places with the weights, and back. */
+static tm_status monitor_save(void *state, tm_trainer *t, const char *folder, tm_error *err)
+{
+    monitor *m = state;
+    char path[4096];
+    if (!m->snapshot)
+        return TM_OK;
+    if (m->replicas > 1)
+        return tm_fail(err, TM_RECIPE, "keep.monitor.on_breach: rollback works for one replica at a time");
+    monitor now = {0};
+    tm_status st = monitor_begin(&now, t, err);
+    if (st == TM_OK) {
+        move_snapshot(t, m, 0, true);
+        snapshot_path(path, folder);
+        st = tm_trained_write(t, 0, false, path, err);
+        move_snapshot(t, &now, 0, true);
+    }
+    for (int32_t r = 0; r < now.replicas; r++)
+        free(now.snapshot[r]);
+    free(now.snapshot);
+    return st;
+}
+
+static tm_status monitor_load(void *state, tm_trainer *t, const char *folder, tm_error *err)
+{
+    monitor *m = state;
+    char path[4096];
+    if (!m->snapshot)
+        return TM_OK;
+    monitor now = {0};
+    tm_status st = monitor_begin(&now, t, err);
+    snapshot_path(path, folder);
+    if (st == TM_OK)
+        st = tm_trained_read(t, 0, false, path, err);
+    if (st == TM_OK) {
+        move_snapshot(t, m, 0, false);
+        move_snapshot(t, &now, 0, true);
+    }
+    for (int32_t r = 0; r < now.replicas; r++)
+        free(now.snapshot[r]);
+    free(now.snapshot);
+    return st;
+}
+
+static void monitor_destroy(void *state)
+{
+    monitor *m = state;
+    for (int32_t r = 0; r < m->replicas; r++)
+        free(m->snapshot[r]);
+    free(m->snapshot);
+    free(m);
+}
+
+tm_status tm_monitor_add(tm_trainer *t, tm_error *err)
+{
+    if (!t->recipe->probe_count)
+        return TM_OK;
+    monitor *m;
+    TM_TRY(TM_NEW(&m, 1, err));
+    tm_hook hook = {.name = "monitor", .replicas = true, .state = m, .begin = monitor_begin, .evaluate = monitor_evaluate,
+                    .save = monitor_save, .load = monitor_load, .destroy = monitor_destroy};
+    tm_status st = tm_trainer_add_hook(t, &hook, err);
+    if (st != TM_OK)
+        monitor_destroy(m);
+    return st;
+}

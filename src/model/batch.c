@@ -1,0 +1,224 @@
+/* Micro-batches: see batch.h. */
+#include "model/batch.h"
+
+#include "base/buf.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* A chunk holds at least one row of an example: at most one a whole 256 tokens and one a rest. */
+static int64_t max_chunks(const tm_batch *b) { return b->max_examples + b->max_tokens / TM_CHUNK_TOKENS; }
+
+static int64_t staging_capacity(const tm_batch *b)
+{
+    int64_t tokens = b->max_tokens, chunks = max_chunks(b), group = b->replicas + 1;
+    return 3 * tokens + (chunks + 1) + 2 * group          /* ids, position, example; chunk; groups */
+           + 3 * b->max_examples + 1                      /* spans */
+           + 4 * tokens                                   /* target row, target, position, example */
+           + 2 * chunks + 2 * chunks * group;             /* slices: chunk bounds, groups */
+}
+
+tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int64_t max_tokens, int64_t max_examples, int32_t replicas, tm_error *err)
+{
+    *b = (tm_batch){.max_tokens = max_tokens, .max_examples = max_examples, .replicas = replicas, .device = device};
+    tm_arena *arena = &memory->arena[TM_MEM_BATCH];
+    b->resident = tm_arena_take(arena, staging_capacity(b) * 4);
+    b->weight = tm_arena_tensor(arena, device->real, 1, max_tokens);
+    b->teacher_weight = tm_arena_tensor(arena, device->real, 1, max_tokens);
+    b->loss = tm_arena_tensor(arena, device->real, 1, max_tokens);
+    b->kl = tm_arena_tensor(arena, device->real, 1, max_tokens);
+    b->hit = tm_arena_take(arena, max_tokens * 4);
+    tm_status st = TM_OK;
+    TM_GO(TM_NEW(&b->staging, staging_capacity(b), err));
+    TM_GO(tm_alloc(&b->staging_real, (size_t)max_tokens, 8, err));
+    TM_GO(TM_NEW(&b->slice, max_chunks(b), err));
+    TM_GO(TM_NEW(&b->target_item, max_tokens, err));
+    TM_GO(TM_NEW(&b->target_token, max_tokens, err));
+    TM_GO(TM_NEW(&b->host_loss, max_tokens, err));
+    TM_GO(TM_NEW(&b->host_kl, max_tokens, err));
+    TM_GO(TM_NEW(&b->host_hit, max_tokens, err));
+out:
+    if (st != TM_OK)
+        tm_batch_destroy(b);
+    return st;
+}
+
+void tm_batch_destroy(tm_batch *b)
+{
+    free(b->staging);
+    free(b->staging_real);
+    free(b->slice);
+    free(b->target_item);
+    free(b->target_token);
+    free(b->host_loss);
+    free(b->host_kl);
+    free(b->host_hit);
+    *b = (tm_batch){0};
+}
+
+/* n integers of the staging block: filled on the host here, read on the device there. */
+static int32_t *stage(tm_batch *b, int64_t n, const int32_t **resident)
+{
+    int32_t *host = b->staging + b->staging_count;
+    *resident = b->resident + b->staging_count;
+    b->staging_count += n;
+    assert(b->staging_count <= staging_capacity(b));
+    return host;
+}
+
+static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count, int64_t tokens)
+{
+    const int32_t *example;
+    int32_t *ids = stage(b, tokens, &b->ids), *position = stage(b, tokens, &b->rows.position);
+    int32_t *index = stage(b, tokens, &example);
+    int32_t *chunk = stage(b, max_chunks(b) + 1, &b->rows.chunk);
+    int32_t *group = stage(b, b->replicas + 1, &b->rows.group);
+    int32_t *group_chunk = stage(b, b->replicas + 1, &b->rows.group_chunk);
+    int32_t *query = stage(b, b->max_examples + 1, &b->spans.query);
+    int32_t *key = stage(b, b->max_examples, &b->spans.key), *keys = stage(b, b->max_examples, &b->spans.keys);
+    b->rows.example = (const uint32_t *)example;
+    int64_t row = 0, chunks = 0;
+    int32_t replica = -1;
+    for (int64_t e = 0; e < count; e++) {
+        const tm_batch_item *item = &items[e];
+        assert(item->replica >= replica && item->replica < b->replicas);
+        for (; replica < item->replica; replica++) {
+            group[replica + 1] = (int32_t)row;
+            group_chunk[replica + 1] = (int32_t)chunks;
+        }
+        query[e] = (int32_t)row;
+        key[e] = b->cached ? 0 : (int32_t)row;
+        keys[e] = item->past + item->n;
+        for (int32_t t = 0; t < item->n; t++, row++) {
+            if (t % TM_CHUNK_TOKENS == 0)
+                chunk[chunks++] = (int32_t)row;
+            ids[row] = item->ids[t];
+            position[row] = item->past + t;
+            index[row] = (int32_t)item->index;
+        }
+    }
+    for (; replica < b->replicas; replica++) {
+        group[replica + 1] = (int32_t)row;
+        group_chunk[replica + 1] = (int32_t)chunks;
+    }
+    chunk[chunks] = query[count] = (int32_t)row;
+    b->rows.n = row;
+    b->rows.replicas = b->replicas;
+    b->rows.chunks = chunks;
+    b->spans.n = count;
+}
+
+/* One slice of targets [first, end): chunk bounds and groups relative to its first row. The chunks
+ * are those of the rows that predict, so that a slice's sums join the chain where it was left. */
+static void lay_slice(tm_batch *b, const tm_batch_item *items, int64_t first, int64_t end, const int32_t *position, const int32_t *resident_position, const uint32_t *resident_example)
+{
+    tm_head_slice *slice = &b->slice[b->slices++];
+    *slice = (tm_head_slice){.first = first, .rows = {.n = end - first, .replicas = b->replicas,
+                             .position = resident_position + first, .example = resident_example + first}};
+    int64_t chunks = 0;
+    for (int64_t i = first; i < end; i++)
+        chunks += i == first || b->target_item[i] != b->target_item[i - 1] ||
+                  position[i] / TM_CHUNK_TOKENS != position[i - 1] / TM_CHUNK_TOKENS;
+    int32_t *chunk = stage(b, chunks + 1, &slice->rows.chunk);
+    int32_t *group = stage(b, b->replicas + 1, &slice->rows.group);
+    int32_t *group_chunk = stage(b, b->replicas + 1, &slice->rows.group_chunk);
+    slice->rows.chunks = chunks;
+    int32_t replica = -1;
+    int64_t c = 0;
+    for (int64_t i = first; i < end; i++) {
+        bool starts = i == first || b->target_item[i] != b->target_item[i - 1] ||
+                      position[i] / TM_CHUNK_TOKENS != position[i - 1] / TM_CHUNK_TOKENS;
+        for (; replica < items[b->target_item[i]].replica; replica++) {
+            group[replica + 1] = (int32_t)(i - first);
+            group_chunk[replica + 1] = (int32_t)c;
+        }
+        if (starts)
+            chunk[c++] = (int32_t)(i - first);
+    }
+    chunk[chunks] = (int32_t)(end - first);
+    for (; replica < b->replicas; replica++) {
+        group[replica + 1] = (int32_t)(end - first);
+        group_chunk[replica + 1] = (int32_t)chunks;
+    }
+}
+
+static void store_real(const tm_batch *b, void *array, int64_t i, double value)
+{
+    if (b->device->real == TM_F64)
+        ((double *)array)[i] = value;
+    else
+        ((float *)array)[i] = (float)value;
+}
+
+static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count, int64_t tokens)
+{
+    const int32_t *resident_position, *resident_example;
+    int32_t *row_of = stage(b, tokens, &b->target_row), *target = stage(b, tokens, &b->target);
+    int32_t *position = stage(b, tokens, &resident_position), *index = stage(b, tokens, &resident_example);
+    int64_t n = 0, row = 0;
+    b->any_teacher = false;
+    for (int64_t e = 0; e < count; row += items[e++].n)
+        for (int32_t t = 1; t < items[e].n; t++) {
+            float weight = items[e].weight ? items[e].weight[t] : 1;
+            if (weight == 0)
+                continue;
+            row_of[n] = (int32_t)(row + t - 1);
+            target[n] = items[e].ids[t];
+            position[n] = t - 1;
+            index[n] = (int32_t)items[e].index;
+            b->target_item[n] = (int32_t)e;
+            b->target_token[n] = t;
+            store_real(b, b->staging_real, n, weight * items[e].scale);
+            b->any_teacher |= items[e].teacher_weight > 0;
+            n++;
+        }
+    b->targets = n;
+    b->slices = 0;
+    for (int64_t first = 0; first < n;) {
+        /* Grow by whole chunks; a chunk is never longer than a slice. */
+        int64_t end = first, next = first;
+        while (next < n) {
+            do
+                next++;
+            while (next < n && b->target_item[next] == b->target_item[next - 1] &&
+                   position[next] / TM_CHUNK_TOKENS == position[next - 1] / TM_CHUNK_TOKENS);
+            if (next - first > TM_HEAD_ROWS)
+                break;
+            end = next;
+        }
+        lay_slice(b, items, first, end, position, resident_position, (const uint32_t *)resident_example);
+        first = end;
+    }
+}
+
+void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
+{
+    tm_device *d = b->device;
+    int64_t tokens = 0;
+    for (int64_t e = 0; e < count; e++)
+        tokens += items[e].n;
+    assert(tokens <= b->max_tokens && count <= b->max_examples);
+    assert(!b->cached || count == 1);
+    b->cached_past = b->cached ? items[0].past : 0;
+    b->staging_count = 0;
+    lay_rows(b, items, count, tokens);
+    lay_targets(b, items, count, tokens);
+    d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);
+    int64_t real_bytes = tm_dtype_bytes(d->real, b->targets);
+    d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);
+    for (int64_t i = 0; i < b->targets && b->any_teacher; i++)
+        store_real(b, b->staging_real, i, items[b->target_item[i]].teacher_weight * items[b->target_item[i]].scale);
+    if (b->any_teacher)
+        d->calls->upload(d, b->teacher_weight.data, b->staging_real, real_bytes);
+}
+
+void tm_batch_read_results(tm_batch *b)
+{
+    tm_device *d = b->device;
+    int64_t bytes = tm_dtype_bytes(d->real, b->targets);
+    d->calls->download(d, b->staging_real, b->loss.data, bytes);
+    tm_dtype_convert(b->host_loss, TM_F64, b->staging_real, d->real, b->targets);
+    d->calls->download(d, b->staging_real, b->kl.data, bytes);
+    tm_dtype_convert(b->host_kl, TM_F64, b->staging_real, d->real, b->targets);
+    d->calls->download(d, b->host_hit, b->hit, b->targets * 4);
+}

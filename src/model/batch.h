@@ -1,0 +1,68 @@
+/* A micro-batch: examples laid out as rows, with everything that ops need to know about the rows.
+ * Layout only: which examples share a micro-batch never changes a result. */
+#ifndef TM_MODEL_BATCH_H
+#define TM_MODEL_BATCH_H
+
+#include "model/memory.h"
+
+/* Rows of logits that are in memory at once. Whole chunks of targets go into one slice. */
+enum { TM_HEAD_ROWS = TM_CHUNK_TOKENS };
+
+typedef struct tm_batch_item {
+    const int32_t *ids;   /* [n] */
+    const float *weight;  /* [n] of each token as a target; NULL: 1 */
+    int32_t n;
+    int32_t replica;      /* items of a batch ascend by replica */
+    uint32_t index;       /* of the example in its replica's step */
+    double scale;         /* on every weight: 1 / targets of the step */
+    float teacher_weight; /* KL(teacher || model) at every target; 0: none */
+    int32_t past;         /* tokens of it that are in the key/value cache already (generation) */
+} tm_batch_item;
+
+/* A part of the targets, as rows of the loss head. */
+typedef struct tm_head_slice {
+    int64_t first; /* index of its first target */
+    tm_rows rows;
+} tm_head_slice;
+
+typedef struct tm_batch {
+    /* capacities, fixed at creation */
+    int64_t max_tokens, max_examples;
+    int32_t replicas;
+    /* the micro-batch in use */
+    tm_rows rows;
+    tm_spans spans;
+    const int32_t *ids;      /* [rows.n] device */
+    int64_t targets;
+    const int32_t *target_row; /* [targets] device: the row whose output predicts it, ascending */
+    const int32_t *target;     /* [targets] device: token id */
+    tm_tensor weight, teacher_weight; /* [1, targets] device, real */
+    tm_head_slice *slice;    /* [slices] host */
+    int64_t slices;
+    bool any_teacher;
+    bool cached;             /* keys and values are those of the cache: one item, no backward */
+    int64_t cached_past;     /* tokens in the cache before this batch */
+    /* host: which item and token each target is */
+    int32_t *target_item, *target_token;
+    /* results of the loss head: device, then host after tm_batch_read_results */
+    tm_tensor loss, kl;      /* [1, max targets] device, real */
+    int32_t *hit;            /* device */
+    double *host_loss, *host_kl;
+    int32_t *host_hit;
+    /* private */
+    tm_device *device;
+    int32_t *staging, *resident; /* one block of integers, host and device */
+    int64_t staging_count;
+    void *staging_real;      /* host: weights in device->real */
+} tm_batch;
+
+tm_status tm_batch_create(tm_batch *batch, tm_memory *memory, tm_device *device, int64_t max_tokens, int64_t max_examples, int32_t replicas, tm_error *err) TM_MUST_CHECK;
+void tm_batch_destroy(tm_batch *batch);
+
+/* Lays the items out and uploads the layout. The items must fit (asserted). */
+void tm_batch_fill(tm_batch *batch, const tm_batch_item *items, int64_t count);
+
+/* Fetches loss, kl and hit of every target. */
+void tm_batch_read_results(tm_batch *batch);
+
+#endif

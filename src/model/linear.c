@@ -1,0 +1,215 @@
+/* Linear modules: see linear.h.
+ *
+ * LoRA (2106.09685): y = W x + b + s B A dropout(x).
+ * DoRA (2402.09353), as PEFT computes it: with u = W x' + s B A x', x' = dropout(x), g = m / ||W + s B A||
+ * (a constant in backward): y = W x + b + (g - 1) W x' + g s B A x' = g u + b + W (x - x'). */
+#include "model/linear.h"
+
+/* Gradients of an added or trained parameter, laid out as its value. */
+static void take_gradient(tm_param *p, tm_memory *memory, tm_dtype real)
+{
+    if (p && p->trained && !p->grad.data)
+        p->grad = tm_arena_tensor(&memory->arena[TM_MEM_GRADIENTS], real, p->rows * p->replicas, p->cols);
+}
+
+void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtype real)
+{
+    tm_dtype dtype = group->module[0]->weight->dtype;
+    bool biases = true;
+    for (int32_t i = 0; i < group->count; i++) {
+        tm_linear *module = group->module[i];
+        if (module->weight->dtype != dtype)
+            dtype = real; /* one trained, or stored otherwise: the group is one matrix */
+        biases &= module->bias != NULL;
+    }
+    group->weight = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], dtype, group->out, group->in);
+    group->bias = biases ? tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], real, 1, group->out) : tm_tensor_none();
+    int64_t at = 0;
+    for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
+        tm_linear *module = group->module[i];
+        module->weight->dtype = dtype;
+        module->weight->value = tm_tensor_rows(group->weight, at, module->out);
+        take_gradient(module->weight, memory, real);
+        if (module->bias) {
+            module->bias->dtype = real;
+            module->bias->value = tm_tensor_cols(group->bias, at, module->out);
+            take_gradient(module->bias, memory, real);
+        }
+        tm_lora *lora = module->lora;
+        tm_param *added[] = {lora ? lora->a : NULL, lora ? lora->b : NULL, lora ? lora->magnitude : NULL};
+        for (int k = 0; k < 3; k++)
+            if (added[k]) {
+                tm_param *p = added[k];
+                p->dtype = real;
+                p->value = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], real, p->rows * p->replicas, p->cols);
+                take_gradient(p, memory, real);
+            }
+        if (lora && lora->magnitude)
+            lora->norm = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], real, 1, module->out * lora->magnitude->replicas);
+    }
+}
+
+void tm_linear_saved_allocate(const tm_linear_group *group, tm_arena *arena, tm_dtype act, tm_dtype real, int64_t rows, tm_linear_saved *saved)
+{
+    for (int32_t i = 0; i < group->count; i++) {
+        const tm_lora *lora = group->module[i]->lora;
+        saved->xa[i] = lora ? tm_arena_tensor(arena, real, rows, lora->r) : tm_tensor_none();
+        saved->u[i] = lora && lora->magnitude ? tm_arena_tensor(arena, act, rows, group->module[i]->out) : tm_tensor_none();
+    }
+}
+
+bool tm_linear_group_trained(const tm_linear_group *group)
+{
+    for (int32_t i = 0; i < group->count; i++) {
+        const tm_linear *module = group->module[i];
+        if (module->weight->trained || (module->bias && module->bias->trained) || module->lora)
+            return true;
+    }
+    return false;
+}
+
+static tm_lowrank lowrank_of(const tm_linear_context *c, const tm_lora *lora)
+{
+    return (tm_lowrank){lora->a->value, lora->b->value, lora->scale, c->step ? lora->dropout : 0, lora->module, c->step};
+}
+
+static tm_tensor flat(tm_tensor t) { return tm_tensor_make(t.data, t.dtype, 1, t.rows * t.cols); }
+
+void tm_linear_group_prepare(const tm_linear_context *c, tm_linear_group *group)
+{
+    for (int32_t i = 0; i < group->count; i++) {
+        const tm_linear *module = group->module[i];
+        if (module->lora && module->lora->magnitude) {
+            tm_lowrank lr = lowrank_of(c, module->lora);
+            TM_RUN(c->device, dora_norm, c->replicas, &lr, module->weight->value, module->lora->norm);
+        }
+    }
+}
+
+/* y holds W x (no bias) on entry. */
+static void dora_forward(const tm_linear_context *c, const tm_linear *module, const tm_rows *rows, tm_tensor x, tm_tensor xa, tm_tensor u, tm_tensor y)
+{
+    tm_device *d = c->device;
+    tm_lora *lora = module->lora;
+    tm_tensor bias = module->bias ? module->bias->value : tm_tensor_none();
+    tm_lowrank lr = lowrank_of(c, lora);
+    tm_tensor uu = tm_tensor_rows(u, 0, rows->n), yy = tm_tensor_rows(y, 0, rows->n), xx = tm_tensor_rows(x, 0, rows->n);
+    if (lr.dropout == 0) {
+        TM_RUN(d, lowrank_forward, rows, &lr, x, xa, y);
+        TM_RUN(d, cast, yy, uu);
+        TM_RUN(d, dora_forward, rows, u, flat(lora->magnitude->value), lora->norm, bias, y);
+        return;
+    }
+    tm_tensor dropped = tm_tensor_make(c->dropped.data, c->dropped.dtype, rows->n, module->in);
+    tm_tensor wide = tm_tensor_make(c->wide.data, c->wide.dtype, rows->n, module->out);
+    TM_RUN(d, dropout, rows, c->step, lora->module, lr.dropout, false, x, dropped);
+    lr.dropout = 0;
+    TM_RUN(d, linear_forward, rows, dropped, module->weight->value, tm_tensor_none(), u);
+    TM_RUN(d, lowrank_forward, rows, &lr, dropped, xa, u);
+    TM_RUN(d, dora_forward, rows, u, flat(lora->magnitude->value), lora->norm, bias, y);
+    TM_RUN(d, axpy, -1, xx, dropped); /* x' - x */
+    TM_RUN(d, linear_forward, rows, dropped, module->weight->value, tm_tensor_none(), wide);
+    TM_RUN(d, axpy, -1, wide, yy);
+}
+
+void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y)
+{
+    tm_device *d = c->device;
+    bool dora = false;
+    for (int32_t i = 0; i < group->count && !c->base_only; i++)
+        dora |= group->module[i]->lora && group->module[i]->lora->magnitude;
+    /* With DoRA in the group biases are added behind the scaling, module by module. */
+    TM_RUN(d, linear_forward, rows, x, group->weight, dora ? tm_tensor_none() : group->bias, y);
+    if (c->base_only)
+        return;
+    int64_t at = 0;
+    for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
+        const tm_linear *module = group->module[i];
+        tm_tensor part = tm_tensor_cols(y, at, module->out);
+        if (module->lora && module->lora->magnitude) {
+            dora_forward(c, module, rows, x, saved->xa[i], saved->u[i], part);
+            continue;
+        }
+        if (dora && module->bias)
+            TM_RUN(d, linear_forward, rows, x, module->weight->value, module->bias->value, part);
+        if (module->lora) {
+            tm_lowrank lr = lowrank_of(c, module->lora);
+            TM_RUN(d, lowrank_forward, rows, &lr, x, saved->xa[i], part);
+        }
+    }
+}
+
+/* Gradients of a module's low-rank part; dy is that of u (DoRA) or y. dx += its share. */
+static void lowrank_backward(const tm_linear_context *c, const tm_linear *module, const tm_rows *rows, const tm_lowrank *lr, tm_tensor dy, tm_tensor x, tm_tensor xa, tm_tensor dx)
+{
+    const tm_lora *lora = module->lora;
+    tm_tensor dxa = tm_tensor_make(c->dxa.data, c->dxa.dtype, rows->n, lora->r);
+    TM_RUN(c->device, lowrank_backward, rows, lr, dy, x, xa, dxa, lora->a->grad, lora->b->grad, dx);
+}
+
+/* DoRA with dropout: du goes through x', W (x - x') through the plain weight. dy is that of y and is
+ * overwritten with du. dx +=. */
+static void dora_dropout_backward(const tm_linear_context *c, const tm_linear *module, const tm_rows *rows, tm_lowrank lr, tm_tensor dy, tm_tensor x, tm_tensor xa, tm_tensor u, tm_tensor dx)
+{
+    tm_device *d = c->device;
+    tm_lora *lora = module->lora;
+    tm_tensor dropped = tm_tensor_make(c->dropped.data, c->dropped.dtype, rows->n, module->in);
+    tm_tensor direct = tm_tensor_make(c->wide.data, c->wide.dtype, rows->n, module->in);
+    float p = lr.dropout;
+    lr.dropout = 0;
+    TM_RUN(d, linear_backward_input, rows, dy, module->weight->value, false, direct); /* W^T dy */
+    if (dx.data)
+        TM_RUN(d, axpy, 1, direct, tm_tensor_rows(dx, 0, rows->n));
+    TM_RUN(d, dora_backward, rows, dy, u, flat(lora->magnitude->value), lora->norm, dy, flat(lora->magnitude->grad));
+    TM_RUN(d, dropout, rows, c->step, lora->module, p, false, x, dropped);
+    lowrank_backward(c, module, rows, &lr, dy, dropped, xa, tm_tensor_none());
+    if (!dx.data)
+        return;
+    /* d(loss)/dx' = W^T du + s A^T B^T du - W^T dy, then through the mask. */
+    TM_RUN(d, linear_backward_input, rows, dy, module->weight->value, false, dropped);
+    TM_RUN(d, axpy, -1, direct, dropped);
+    tm_tensor dxa = tm_tensor_make(c->dxa.data, c->dxa.dtype, rows->n, lora->r);
+    TM_RUN(d, lowrank_backward, rows, &lr, dy, x, xa, dxa, tm_tensor_none(), tm_tensor_none(), dropped);
+    TM_RUN(d, dropout, rows, c->step, lora->module, p, true, dropped, dx);
+}
+
+void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx)
+{
+    tm_device *d = c->device;
+    bool split = false; /* DoRA with dropout: the module's own W^T dy is done below */
+    int64_t at = 0;
+    for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
+        const tm_linear *module = group->module[i];
+        tm_tensor part = tm_tensor_cols(dy, at, module->out);
+        tm_tensor dw = module->weight->trained ? module->weight->grad : tm_tensor_none();
+        tm_tensor db = module->bias && module->bias->trained ? module->bias->grad : tm_tensor_none();
+        bool dora = module->lora && module->lora->magnitude;
+        if (db.data || (dw.data && !dora))
+            TM_RUN(d, linear_backward_weight, rows, part, x, dw, db);
+        split |= dora && c->step && module->lora->dropout > 0;
+        if (dora && !(c->step && module->lora->dropout > 0))
+            TM_RUN(d, dora_backward, rows, part, saved->u[i], flat(module->lora->magnitude->value), module->lora->norm, part, flat(module->lora->magnitude->grad));
+    }
+    if (dx.data && !split)
+        TM_RUN(d, linear_backward_input, rows, dy, group->weight, accumulate, dx);
+    else if (dx.data && !accumulate)
+        TM_RUN(d, fill, tm_tensor_rows(dx, 0, rows->n), 0);
+    at = 0;
+    for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
+        const tm_linear *module = group->module[i];
+        tm_tensor part = tm_tensor_cols(dy, at, module->out);
+        if (!module->lora) {
+            if (split && dx.data)
+                TM_RUN(d, linear_backward_input, rows, part, module->weight->value, true, dx);
+            continue;
+        }
+        tm_lowrank lr = lowrank_of(c, module->lora);
+        if (module->lora->magnitude && lr.dropout > 0) {
+            dora_dropout_backward(c, module, rows, lr, part, x, saved->xa[i], saved->u[i], dx);
+            continue;
+        }
+        if (split && dx.data)
+            TM_RUN(d, linear_backward_input, rows, part, module->weight->value, true, dx);
+        lowrank_backward(c, module, rows, &lr, part, x, saved->xa[i], dx);
+    }
+}

@@ -1,0 +1,64 @@
+/* Linear modules: the one place where a weight of any dtype, its bias and what is trained on it
+ * (itself, LoRA, DoRA, bias) meet. Modules with the same input (q, k, v; gate, up) form a group whose
+ * weights lie adjacent, so that forward and input gradient are one GEMM; LoRA belongs to modules. */
+#ifndef TM_MODEL_LINEAR_H
+#define TM_MODEL_LINEAR_H
+
+#include "model/params.h"
+
+enum { TM_GROUP_MAX = 3 };
+
+/* What LoRA or DoRA adds to a module. */
+typedef struct tm_lora {
+    tm_param *a, *b;      /* [r, in], [out, r] a replica */
+    tm_param *magnitude;  /* [1, out] a replica: DoRA; NULL: LoRA */
+    int32_t r;
+    float scale, dropout;
+    uint32_t module;      /* dropout key; also the order of initialisation */
+    tm_tensor norm;       /* DoRA: [1, R * out] of this step */
+} tm_lora;
+
+typedef struct tm_linear {
+    char *name;           /* HF module name */
+    int64_t in, out;
+    tm_param *weight, *bias; /* bias NULL: none */
+    tm_lora *lora;        /* owned; NULL: none */
+} tm_linear;
+
+typedef struct tm_linear_group {
+    tm_linear *module[TM_GROUP_MAX];
+    int32_t count;
+    int64_t in, out;      /* out: of all modules together */
+    tm_tensor weight;     /* [out, in] */
+    tm_tensor bias;       /* [1, out]; absent: none */
+} tm_linear_group;
+
+/* What a group keeps from forward to backward, a module: xa [T, r] and, for DoRA, u [T, out]. */
+typedef struct tm_linear_saved {
+    tm_tensor xa[TM_GROUP_MAX], u[TM_GROUP_MAX];
+} tm_linear_saved;
+
+/* What every linear of a run shares. */
+typedef struct tm_linear_context {
+    tm_device *device;
+    int32_t replicas;
+    const tm_step_params *step; /* device; NULL: no dropout (evaluation) */
+    bool base_only;             /* as if no adapter were there */
+    tm_tensor dxa;              /* scratch [T, max r] in real */
+    tm_tensor dropped, wide;    /* scratch of DoRA with dropout: [T, max in], [T, max out] */
+} tm_linear_context;
+
+/* Takes the weights of a declared group from the arena (adjacent) and the module's gradients. */
+void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtype real);
+/* Recomputes what depends on the weights of this step alone (DoRA's norms). */
+void tm_linear_group_prepare(const tm_linear_context *c, tm_linear_group *group);
+void tm_linear_saved_allocate(const tm_linear_group *group, tm_arena *arena, tm_dtype act, tm_dtype real, int64_t rows, tm_linear_saved *saved);
+
+/* y[T, out] = group(x[T, in]). */
+void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y);
+/* dx|0 [T, in] = or += ; gradients of what is trained +=. With DoRA dy is overwritten. */
+void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx);
+/* Whether anything in the group is trained, so that backward needs x. */
+bool tm_linear_group_trained(const tm_linear_group *group);
+
+#endif

@@ -1,0 +1,505 @@
+/* Life of a model: declaring parameters, allocating, loading, initialising. See model.h; the
+ * computation is in decoder.c and head.c. */
+#include "model/model.h"
+
+#include "base/buf.h"
+#include "base/exact.h"
+#include "base/philox.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* --- Declaring --- */
+
+typedef struct declaring {
+    tm_model *model;
+    const tm_safetensors *file;
+    tm_dtype dtype;
+    tm_error *err;
+} declaring;
+
+/* How a tensor of the file is kept in memory: matrices as they are stored when the device's kernels
+ * read that type, everything else in the device's own. */
+static tm_dtype stored_dtype(const declaring *d, const tm_param *p)
+{
+    tm_dtype real = d->model->device->real;
+    if (real == TM_F64 || p->ndim == 1)
+        return real;
+    return p->source == TM_BF16 || p->source == TM_F16 ? p->source : real;
+}
+
+static tm_status declare(const declaring *d, const char *name, const char *suffix, tm_param_kind kind, int64_t rows, int64_t cols, tm_param **out)
+{
+    char full[256];
+    snprintf(full, sizeof full, "%s%s", name, suffix);
+    TM_TRY(tm_params_add(&d->model->params, full, kind, rows, cols, out, d->err));
+    if (kind == TM_PARAM_MATRIX || kind == TM_PARAM_EMBEDDING)
+        (*out)->ndim = 2;
+    const tm_st_tensor *stored = d->file ? tm_safetensors_find(d->file, full) : NULL;
+    (*out)->source = stored ? stored->dtype : d->dtype;
+    (*out)->dtype = stored_dtype(d, *out);
+    return TM_OK;
+}
+
+static tm_status declare_linear(const declaring *d, tm_linear *linear, const char *name, int64_t in, int64_t out, bool bias)
+{
+    linear->name = tm_strdup(name, d->err);
+    if (!linear->name)
+        return TM_NO_MEMORY;
+    linear->in = in;
+    linear->out = out;
+    TM_TRY(declare(d, name, ".weight", TM_PARAM_MATRIX, out, in, &linear->weight));
+    return bias ? declare(d, name, ".bias", TM_PARAM_BIAS, 1, out, &linear->bias) : TM_OK;
+}
+
+static void group_of(tm_linear_group *group, tm_linear *first, int32_t count)
+{
+    *group = (tm_linear_group){.count = count, .in = first->in};
+    for (int32_t i = 0; i < count; i++) {
+        group->module[i] = &first[i];
+        group->out += first[i].out;
+    }
+}
+
+static tm_status declare_block(const declaring *d, int64_t layer, tm_block *block)
+{
+    const tm_model_config *c = &d->model->config;
+    const tm_family *family = c->family;
+    char prefix[64], name[128];
+    snprintf(prefix, sizeof prefix, family->layer, (int)layer);
+    struct {
+        int64_t in, out;
+        bool bias;
+    } shape[TM_SLOTS] = {
+        [TM_Q] = {c->width, c->heads * c->head_size, c->qkv_bias}, [TM_K] = {c->width, c->kv_heads * c->head_size, c->qkv_bias},
+        [TM_V] = {c->width, c->kv_heads * c->head_size, c->qkv_bias}, [TM_O] = {c->heads * c->head_size, c->width, c->o_bias},
+        [TM_GATE] = {c->width, c->ffn, c->mlp_bias}, [TM_UP] = {c->width, c->ffn, c->mlp_bias}, [TM_DOWN] = {c->ffn, c->width, c->mlp_bias},
+    };
+    for (int s = 0; s < TM_SLOTS; s++) {
+        snprintf(name, sizeof name, "%s.%s", prefix, family->slot[s]);
+        TM_TRY(declare_linear(d, &block->slot[s], name, shape[s].in, shape[s].out, shape[s].bias));
+    }
+    struct {
+        const char *name;
+        int64_t size;
+        tm_param **param;
+    } norms[] = {{family->attn_norm, c->width, &block->attn_norm}, {family->ffn_norm, c->width, &block->ffn_norm},
+                 {family->q_norm, c->head_size, &block->q_norm}, {family->k_norm, c->head_size, &block->k_norm}};
+    for (int i = 0; i < 4; i++)
+        if (norms[i].name) {
+            snprintf(name, sizeof name, "%s.%s", prefix, norms[i].name);
+            TM_TRY(declare(d, name, ".weight", TM_PARAM_NORM, 1, norms[i].size, norms[i].param));
+        }
+    group_of(&block->qkv, &block->slot[TM_Q], 3);
+    group_of(&block->o, &block->slot[TM_O], 1);
+    group_of(&block->gate_up, &block->slot[TM_GATE], 2);
+    group_of(&block->down, &block->slot[TM_DOWN], 1);
+    return TM_OK;
+}
+
+static tm_status declare_all(const declaring *d)
+{
+    tm_model *m = d->model;
+    const tm_model_config *c = &m->config;
+    TM_TRY(declare(d, c->family->embed, ".weight", TM_PARAM_EMBEDDING, c->vocab, c->width, &m->embed));
+    TM_TRY(TM_NEW(&m->block, c->layers, d->err));
+    for (int64_t i = 0; i < c->layers; i++)
+        TM_TRY(declare_block(d, i, &m->block[i]));
+    TM_TRY(declare(d, c->family->final_norm, ".weight", TM_PARAM_NORM, 1, c->width, &m->final_norm));
+    if (!c->tied)
+        TM_TRY(declare_linear(d, &m->head, c->family->head, c->width, c->vocab, false));
+    else {
+        m->head = (tm_linear){.in = c->width, .out = c->vocab, .weight = m->embed};
+        m->head.name = tm_strdup(c->family->head, d->err);
+        if (!m->head.name)
+            return TM_NO_MEMORY;
+    }
+    group_of(&m->head_group, &m->head, 1);
+    return TM_OK;
+}
+
+tm_status tm_model_create(tm_model *m, const char *dir, const tm_safetensors *file, tm_dtype dtype, tm_device *device, tm_memory *memory, int32_t replicas, tm_error *err)
+{
+    *m = (tm_model){.device = device, .memory = memory, .replicas = replicas};
+    tm_status st = tm_model_config_read(dir, &m->config, err);
+    if (st == TM_OK)
+        st = declare_all(&(declaring){m, file, dtype, err});
+    if (st != TM_OK)
+        tm_model_destroy(m);
+    return st;
+}
+
+static void linear_deinit(tm_linear *linear)
+{
+    free(linear->name);
+    free(linear->lora);
+}
+
+void tm_model_destroy(tm_model *m)
+{
+    for (int64_t i = 0; m->block && i < m->config.layers; i++)
+        for (int s = 0; s < TM_SLOTS; s++)
+            linear_deinit(&m->block[i].slot[s]);
+    linear_deinit(&m->head);
+    free(m->block);
+    free(m->saved);
+    free(m->cache_k);
+    free(m->cache_v);
+    tm_params_deinit(&m->params);
+    tm_model_config_deinit(&m->config);
+    *m = (tm_model){0};
+}
+
+/* --- Allocating --- */
+
+static void take_param(tm_model *m, tm_param *p)
+{
+    if (!p || p->value.data)
+        return;
+    if (p->trained)
+        p->dtype = m->device->real;
+    p->value = tm_arena_tensor(&m->memory->arena[TM_MEM_WEIGHTS], p->dtype, p->rows * p->replicas, p->cols);
+    if (p->trained)
+        p->grad = tm_arena_tensor(&m->memory->arena[TM_MEM_GRADIENTS], m->device->real, p->rows * p->replicas, p->cols);
+}
+
+/* Trained weights are in the device's own type; so the group agrees with tm_linear_group_allocate. */
+static void trained_dtype(tm_linear_group *group, tm_dtype real)
+{
+    for (int32_t i = 0; i < group->count; i++)
+        if (group->module[i]->weight->trained)
+            group->module[i]->weight->dtype = real;
+}
+
+static void take_group(tm_model *m, tm_linear_group *group)
+{
+    trained_dtype(group, m->device->real);
+    tm_linear_group_allocate(group, m->memory, m->device->real);
+}
+
+static void take_weights(tm_model *m)
+{
+    take_param(m, m->embed);
+    for (int64_t i = 0; i < m->config.layers; i++) {
+        tm_block *b = &m->block[i];
+        take_param(m, b->attn_norm);
+        take_group(m, &b->qkv);
+        take_param(m, b->q_norm);
+        take_param(m, b->k_norm);
+        take_group(m, &b->o);
+        take_param(m, b->ffn_norm);
+        take_group(m, &b->gate_up);
+        take_group(m, &b->down);
+    }
+    take_param(m, m->final_norm);
+    if (m->head.weight != m->embed) {
+        take_group(m, &m->head_group);
+        return;
+    }
+    /* Tied: the head's matrix is the embedding's; what LoRA adds to the head is its own. */
+    m->head_group.weight = m->embed->value;
+    take_param(m, m->head.bias);
+    if (m->head.lora) {
+        take_param(m, m->head.lora->a);
+        take_param(m, m->head.lora->b);
+        take_param(m, m->head.lora->magnitude);
+        if (m->head.lora->magnitude)
+            m->head.lora->norm = tm_arena_tensor(&m->memory->arena[TM_MEM_WEIGHTS], m->device->real, 1, m->head.out * m->replicas);
+    }
+    if (m->embed->trained)
+        m->embed->grad2 = tm_arena_tensor(&m->memory->arena[TM_MEM_GRADIENTS], m->device->real, m->embed->rows, m->embed->cols);
+}
+
+static int64_t trained_layer(const tm_model *m)
+{
+    if (m->embed->trained)
+        return -1;
+    for (int64_t i = 0; i < m->config.layers; i++) {
+        const tm_block *b = &m->block[i];
+        const tm_param *norms[] = {b->attn_norm, b->ffn_norm, b->q_norm, b->k_norm};
+        for (int k = 0; k < 4; k++)
+            if (norms[k] && norms[k]->trained)
+                return i;
+        if (tm_linear_group_trained(&b->qkv) || tm_linear_group_trained(&b->o) || tm_linear_group_trained(&b->gate_up) || tm_linear_group_trained(&b->down))
+            return i;
+    }
+    return m->config.layers;
+}
+
+static void take_saved(tm_model *m, tm_block *b, tm_arena *arena, tm_block_saved *s)
+{
+    const tm_model_config *c = &m->config;
+    tm_dtype act = m->settings.act, real = m->device->real;
+    int64_t T = m->settings.max_tokens, q = c->heads * c->head_size, kv = c->kv_heads * c->head_size;
+    s->x_mid = tm_arena_tensor(arena, act, T, c->width);
+    s->rstd_in = tm_arena_tensor(arena, real, 1, T);
+    s->rstd_mid = tm_arena_tensor(arena, real, 1, T);
+    s->qkv = tm_arena_tensor(arena, act, T, q + 2 * kv);
+    if (b->q_norm) {
+        s->qk_raw = tm_arena_tensor(arena, act, T, q + kv);
+        s->rstd_q = tm_arena_tensor(arena, real, T, c->heads);
+        s->rstd_k = tm_arena_tensor(arena, real, T, c->kv_heads);
+    }
+    s->attn = tm_arena_tensor(arena, act, T, q);
+    s->lse = tm_arena_tensor(arena, real, T, c->heads);
+    s->gate_up = tm_arena_tensor(arena, act, T, 2 * c->ffn);
+    tm_linear_saved_allocate(&b->qkv, arena, act, real, T, &s->s_qkv);
+    tm_linear_saved_allocate(&b->o, arena, act, real, T, &s->s_o);
+    tm_linear_saved_allocate(&b->gate_up, arena, act, real, T, &s->s_gate_up);
+    tm_linear_saved_allocate(&b->down, arena, act, real, T, &s->s_down);
+}
+
+/* A block as wide as any in every slot: what it keeps serves all blocks when they share one set. */
+static void widest_block(const tm_model *m, tm_block *widest)
+{
+    *widest = m->block[0];
+    for (int64_t i = 1; i < m->config.layers; i++)
+        for (int s = 0; s < TM_SLOTS; s++) {
+            tm_lora *lora = m->block[i].slot[s].lora, *most = widest->slot[s].lora;
+            if (lora && (!most || lora->r > most->r))
+                widest->slot[s].lora = lora;
+        }
+    group_of(&widest->qkv, &widest->slot[TM_Q], 3);
+    group_of(&widest->o, &widest->slot[TM_O], 1);
+    group_of(&widest->gate_up, &widest->slot[TM_GATE], 2);
+    group_of(&widest->down, &widest->slot[TM_DOWN], 1);
+}
+
+static tm_status take_activations(tm_model *m, tm_error *err)
+{
+    const tm_model_config *c = &m->config;
+    const tm_model_settings *s = &m->settings;
+    tm_arena *kept = &m->memory->arena[s->train ? TM_MEM_ACTIVATIONS : TM_MEM_SCRATCH];
+    TM_TRY(TM_NEW(&m->saved, c->layers, err));
+    m->x0 = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
+    bool share = !s->train || s->recompute;
+    tm_block_saved shared = {0};
+    tm_block widest;
+    widest_block(m, &widest);
+    if (share)
+        take_saved(m, &widest, kept, &shared);
+    for (int64_t i = 0; i < c->layers; i++) {
+        if (share)
+            m->saved[i] = shared;
+        else
+            take_saved(m, &m->block[i], kept, &m->saved[i]);
+        m->saved[i].x_in = i == 0 ? m->x0 : s->train ? tm_arena_tensor(kept, s->act, s->max_tokens, c->width) : m->x0;
+    }
+    m->x_final = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
+    m->rstd_final = tm_arena_tensor(kept, m->device->real, 1, s->max_tokens);
+    m->hidden = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
+    return TM_OK;
+}
+
+/* Largest rank of any adapter, and the widest module that needs DoRA's scratch. */
+static void adapter_needs(const tm_model *m, int64_t *rank, int64_t *in, int64_t *wide)
+{
+    *rank = *in = *wide = 0;
+    for (int64_t i = 0; i <= m->config.layers; i++)
+        for (int s = 0; s < (i < m->config.layers ? TM_SLOTS : 1); s++) {
+            const tm_linear *module = i < m->config.layers ? &m->block[i].slot[s] : &m->head;
+            if (!module->lora)
+                continue;
+            int64_t widest = module->in > module->out ? module->in : module->out;
+            *rank = module->lora->r > *rank ? module->lora->r : *rank;
+            if (module->lora->magnitude && module->lora->dropout > 0) {
+                *in = module->in > *in ? module->in : *in;
+                *wide = widest > *wide ? widest : *wide;
+            }
+        }
+}
+
+static void take_scratch(tm_model *m)
+{
+    const tm_model_config *c = &m->config;
+    const tm_model_settings *s = &m->settings;
+    tm_arena *arena = &m->memory->arena[TM_MEM_SCRATCH];
+    tm_dtype act = s->act, real = m->device->real;
+    int64_t T = s->max_tokens, q = c->heads * c->head_size, kv = c->kv_heads * c->head_size, rank, in, wide;
+    m->y = tm_arena_tensor(arena, act, T, c->width);
+    m->delta = tm_arena_tensor(arena, act, T, c->width);
+    m->h = tm_arena_tensor(arena, act, T, c->ffn);
+    adapter_needs(m, &rank, &in, &wide);
+    m->linear.dropped = tm_arena_tensor(arena, act, T, in);
+    m->linear.wide = tm_arena_tensor(arena, act, T, wide);
+    m->head_x = tm_arena_tensor(arena, act, TM_HEAD_ROWS, c->width);
+    m->logits = tm_arena_tensor(arena, act, s->logits ? T : TM_HEAD_ROWS, c->vocab);
+    tm_linear_saved_allocate(&m->head_group, arena, act, real, s->logits ? T : TM_HEAD_ROWS, &m->s_head);
+    if (s->teacher)
+        m->teacher_logits = tm_arena_tensor(arena, act, TM_HEAD_ROWS, c->vocab);
+    if (!s->train)
+        return;
+    m->linear.dxa = tm_arena_tensor(arena, real, T, rank);
+    m->dh = tm_arena_tensor(arena, act, T, c->ffn);
+    m->dx = tm_arena_tensor(arena, act, T, c->width);
+    m->dy = tm_arena_tensor(arena, act, T, c->width);
+    m->dattn = tm_arena_tensor(arena, act, T, q);
+    m->dqkv = tm_arena_tensor(arena, act, T, q + 2 * kv);
+    m->attn_delta = tm_arena_tensor(arena, real, T, c->heads);
+    m->dtarget = tm_arena_tensor(arena, act, T, c->width);
+}
+
+static tm_status take_rope(tm_model *m, tm_error *err)
+{
+    const tm_model_config *c = &m->config;
+    int64_t half = c->head_size / 2, positions = c->max_positions;
+    if (m->settings.max_tokens > positions)
+        positions = m->settings.max_tokens;
+    if (m->settings.cache_tokens > positions)
+        positions = m->settings.cache_tokens;
+    tm_arena *arena = &m->memory->arena[TM_MEM_WEIGHTS];
+    m->rope_cos = tm_arena_tensor(arena, m->device->real, positions, half);
+    m->rope_sin = tm_arena_tensor(arena, m->device->real, positions, half);
+    float *frequency = NULL;
+    double *table = NULL;
+    void *converted = NULL;
+    tm_status st = TM_OK;
+    TM_GO(TM_NEW(&frequency, half, err));
+    TM_GO(TM_NEW(&table, 2 * half, err));
+    TM_GO(tm_alloc(&converted, (size_t)half, 8, err));
+    tm_rope_frequencies(c, frequency);
+    for (int64_t p = 0; p < positions; p++) {
+        for (int64_t i = 0; i < half; i++)
+            tm_sincos((double)p * frequency[i], &table[half + i], &table[i]);
+        for (int k = 0; k < 2; k++) {
+            tm_dtype_convert(converted, m->device->real, table + k * half, TM_F64, half);
+            m->device->calls->upload(m->device, tm_tensor_rows(k ? m->rope_sin : m->rope_cos, p, 1).data, converted, tm_dtype_bytes(m->device->real, half));
+        }
+    }
+out:
+    free(frequency);
+    free(table);
+    free(converted);
+    return st;
+}
+
+static tm_status take_cache(tm_model *m, tm_error *err)
+{
+    const tm_model_config *c = &m->config;
+    TM_TRY(TM_NEW(&m->cache_k, c->layers, err));
+    TM_TRY(TM_NEW(&m->cache_v, c->layers, err));
+    for (int64_t i = 0; i < c->layers; i++) {
+        m->cache_k[i] = tm_arena_tensor(&m->memory->arena[TM_MEM_ACTIVATIONS], m->settings.act, m->settings.cache_tokens, c->kv_heads * c->head_size);
+        m->cache_v[i] = tm_arena_tensor(&m->memory->arena[TM_MEM_ACTIVATIONS], m->settings.act, m->settings.cache_tokens, c->kv_heads * c->head_size);
+    }
+    return TM_OK;
+}
+
+tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_error *err)
+{
+    m->settings = *settings;
+    m->linear.device = m->device;
+    m->linear.replicas = m->replicas;
+    m->first_trained = trained_layer(m);
+    take_weights(m);
+    TM_TRY(take_activations(m, err));
+    take_scratch(m);
+    TM_TRY(take_rope(m, err));
+    return settings->cache_tokens ? take_cache(m, err) : TM_OK;
+}
+
+/* --- Values --- */
+
+tm_status tm_param_write(tm_model *m, tm_param *p, int32_t replica, const void *data, tm_dtype dtype, tm_error *err)
+{
+    tm_tensor part = tm_param_part(p, p->value, replica);
+    int64_t n = tm_param_count(p);
+    if (dtype == part.dtype) {
+        m->device->calls->upload(m->device, part.data, data, tm_dtype_bytes(dtype, n));
+        return TM_OK;
+    }
+    void *converted;
+    TM_TRY(tm_alloc(&converted, (size_t)n, (size_t)tm_dtype_bytes(part.dtype, 1), err));
+    tm_dtype_convert(converted, part.dtype, data, dtype, n);
+    m->device->calls->upload(m->device, part.data, converted, tm_dtype_bytes(part.dtype, n));
+    free(converted);
+    return TM_OK;
+}
+
+tm_status tm_param_read(tm_model *m, const tm_param *p, tm_tensor t, int32_t replica, void *data, tm_dtype dtype, tm_error *err)
+{
+    tm_tensor part = tm_param_part(p, t, replica);
+    int64_t n = tm_param_count(p);
+    if (dtype == part.dtype) {
+        m->device->calls->download(m->device, data, part.data, tm_dtype_bytes(dtype, n));
+        return TM_OK;
+    }
+    void *raw;
+    TM_TRY(tm_alloc(&raw, (size_t)n, (size_t)tm_dtype_bytes(part.dtype, 1), err));
+    m->device->calls->download(m->device, raw, part.data, tm_dtype_bytes(part.dtype, n));
+    tm_dtype_convert(data, dtype, raw, part.dtype, n);
+    free(raw);
+    return TM_OK;
+}
+
+static tm_status check_stored(const tm_param *p, const tm_st_tensor *stored, const char *path, tm_error *err)
+{
+    if (!stored)
+        return tm_fail(err, TM_INPUT, "%s: tensor %s is missing", path, p->name);
+    bool float_type = stored->dtype == TM_F32 || stored->dtype == TM_F16 || stored->dtype == TM_BF16 || stored->dtype == TM_F64;
+    if (!float_type)
+        return tm_fail(err, TM_UNSUPPORTED, "%s: tensor %s is of type %s, expected F32, BF16, F16 or F64", path, p->name, tm_dtype_name(stored->dtype));
+    bool fits = p->ndim == 1 ? stored->ndim == 1 && stored->shape[0] == p->cols
+                             : stored->ndim == 2 && stored->shape[0] == p->rows && stored->shape[1] == p->cols;
+    if (!fits)
+        return tm_fail(err, TM_INPUT, "%s: tensor %s has %d dimensions [%lld, %lld], config.json says [%lld, %lld]", path, p->name, stored->ndim,
+                       (long long)(stored->ndim > 0 ? stored->shape[0] : 0), (long long)(stored->ndim > 1 ? stored->shape[1] : 0),
+                       (long long)(p->ndim == 1 ? p->cols : p->rows), (long long)(p->ndim == 1 ? 0 : p->cols));
+    return TM_OK;
+}
+
+/* Tensors that files carry beside the parameters and that say nothing new: rope's frequencies, and
+ * the head of a tied model. */
+static bool harmless(const tm_model *m, const char *name)
+{
+    size_t n = strlen(name), k = strlen(".rotary_emb.inv_freq");
+    if (n > k && strcmp(name + n - k, ".rotary_emb.inv_freq") == 0)
+        return true;
+    return m->config.tied && strncmp(name, m->head.name, strlen(m->head.name)) == 0;
+}
+
+tm_status tm_model_load(tm_model *m, const tm_safetensors *file, const char *path, tm_error *err)
+{
+    for (int64_t i = 0; i < m->params.count; i++) {
+        tm_param *p = m->params.item[i];
+        if (p->added)
+            continue;
+        const tm_st_tensor *stored = tm_safetensors_find(file, p->name);
+        TM_TRY(check_stored(p, stored, path, err));
+        TM_TRY(tm_param_write(m, p, 0, stored->data, stored->dtype, err));
+    }
+    for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
+        const char *name = tm_safetensors_at(file, i)->name;
+        if (!tm_params_find(&m->params, name) && !harmless(m, name))
+            return tm_fail(err, TM_INPUT, "%s: tensor %s is not part of a %s model with this config.json", path, name, m->config.family->model_type);
+    }
+    return TM_OK;
+}
+
+tm_status tm_model_init_random(tm_model *m, uint64_t seed, tm_error *err)
+{
+    for (int64_t i = 0; i < m->params.count; i++) {
+        tm_param *p = m->params.item[i];
+        if (p->added)
+            continue;
+        int64_t n = tm_param_count(p);
+        float *value;
+        TM_TRY(TM_NEW(&value, n + 1, err));
+        uint64_t key = tm_philox_key(seed, TM_PURPOSE_INIT, (uint32_t)i, 1);
+        bool normal = p->kind == TM_PARAM_MATRIX || p->kind == TM_PARAM_EMBEDDING;
+        for (int64_t j = 0; j < n; j += 2) {
+            double z[2] = {p->kind == TM_PARAM_NORM, p->kind == TM_PARAM_NORM};
+            if (normal) {
+                tm_normals(tm_philox_at(key, (uint32_t)(j / 2), (uint32_t)(j >> 33), 0, 0).word, z);
+                z[0] *= m->config.init_std;
+                z[1] *= m->config.init_std;
+            }
+            value[j] = (float)z[0];
+            value[j + 1] = (float)z[1];
+        }
+        tm_status st = tm_param_write(m, p, 0, value, TM_F32, err);
+        free(value);
+        TM_TRY(st);
+    }
+    return TM_OK;
+}

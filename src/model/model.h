@@ -1,0 +1,108 @@
+/* A decoder with weights: declared from a config, changed by a tuning method, allocated, loaded, run.
+ *
+ *   tm_model_create      parameters by name, nothing allocated
+ *   (tuning method)      marks what is trained, adds parameters
+ *   tm_model_allocate    every tensor from the arenas, in an order fixed by the config alone
+ *   tm_model_load / _init_random
+ *   tm_model_forward, _loss, _backward over micro-batches
+ *
+ * The same calls on the counting device give the memory of the run. */
+#ifndef TM_MODEL_MODEL_H
+#define TM_MODEL_MODEL_H
+
+#include "io/safetensors.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/linear.h"
+
+/* A transformer block. */
+typedef struct tm_block {
+    tm_param *attn_norm, *ffn_norm, *q_norm, *k_norm; /* q_norm, k_norm NULL: none */
+    tm_linear slot[TM_SLOTS];
+    tm_linear_group qkv, o, gate_up, down;
+} tm_block;
+
+/* What a block keeps for its backward. With recompute, all but x_in is shared by the blocks. */
+typedef struct tm_block_saved {
+    tm_tensor x_in, x_mid;           /* [T, C] residual stream before attention and before the MLP */
+    tm_tensor rstd_in, rstd_mid;     /* [1, T] */
+    tm_tensor qkv;                   /* [T, (H + 2K) D], rotated */
+    tm_tensor qk_raw, rstd_q, rstd_k; /* with q and k norms: before them; [T, H], [T, K] */
+    tm_tensor attn, lse;             /* [T, H D], [T, H] */
+    tm_tensor gate_up;               /* [T, 2F] */
+    tm_linear_saved s_qkv, s_o, s_gate_up, s_down;
+} tm_block_saved;
+
+typedef struct tm_model_settings {
+    tm_dtype act;          /* activations: F32, BF16; F64 on the checking device */
+    int64_t max_tokens;    /* rows of a micro-batch */
+    bool train;            /* keep what backward needs, allocate gradients */
+    bool recompute;        /* keep only the residual stream at each block */
+    bool teacher;          /* room for a teacher's logits */
+    bool logits;           /* room for all logits: tests and generation, never training */
+    int64_t cache_tokens;  /* > 0: key/value cache for generation */
+} tm_model_settings;
+
+typedef struct tm_model {
+    tm_model_config config;
+    tm_device *device;
+    tm_memory *memory;
+    int32_t replicas;
+    tm_params params;
+    tm_param *embed, *final_norm;
+    tm_block *block;          /* [layers] */
+    tm_linear head;
+    tm_linear_group head_group;
+    tm_model_settings settings;
+    int64_t first_trained;    /* lowest layer with something trained in or (-1) below it */
+    tm_linear_context linear;
+    /* buffers, allocated once */
+    tm_tensor rope_cos, rope_sin;
+    tm_tensor x0;             /* embeddings: x_in of block 0 */
+    tm_block_saved *saved;    /* [layers] */
+    tm_tensor x_final, rstd_final, hidden; /* hidden: after the final norm */
+    tm_tensor y, delta, h, dh;             /* scratch [T, C], [T, C], [T, F], [T, F] */
+    tm_tensor dx, dy, dattn, dqkv, attn_delta, dtarget;
+    tm_tensor head_x, logits, teacher_logits; /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
+    tm_linear_saved s_head;
+    tm_tensor *cache_k, *cache_v;          /* [layers] [cache_tokens, K D] */
+} tm_model;
+
+/* file: where the weights will come from, to know their types; NULL: dtype for all matrices. */
+tm_status tm_model_create(tm_model *model, const char *dir, const tm_safetensors *file, tm_dtype dtype, tm_device *device, tm_memory *memory, int32_t replicas, tm_error *err) TM_MUST_CHECK;
+void tm_model_destroy(tm_model *model);
+
+tm_status tm_model_allocate(tm_model *model, const tm_model_settings *settings, tm_error *err) TM_MUST_CHECK;
+
+/* Copies (and converts) every parameter that is not `added` from the file; a missing tensor, one of
+ * another shape or an unexpected one is an error naming it. */
+tm_status tm_model_load(tm_model *model, const tm_safetensors *file, const char *path, tm_error *err) TM_MUST_CHECK;
+/* transformers' initialisation: matrices and embeddings normal(0, initializer_range), norms 1,
+ * biases 0. */
+tm_status tm_model_init_random(tm_model *model, uint64_t seed, tm_error *err) TM_MUST_CHECK;
+
+/* Sets a parameter (of one replica) from host values of any float type; fetches it as dtype. */
+tm_status tm_param_write(tm_model *model, tm_param *p, int32_t replica, const void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
+tm_status tm_param_read(tm_model *model, const tm_param *p, tm_tensor t, int32_t replica, void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
+
+/* What depends on the weights of this step alone. step: device; NULL for evaluation (no dropout). */
+void tm_model_begin_step(tm_model *model, const tm_step_params *step);
+
+/* Runs the batch up to model->hidden. */
+void tm_model_forward(tm_model *model, const tm_batch *batch);
+/* Loss of every target into batch->loss (and kl, hit). With grad: the gradient of the weighted sum
+ * with respect to hidden, and the head's own. teacher: hidden states [targets, C] of a teacher whose
+ * head is teacher_head (absent: the model's own head without adapter). */
+void tm_model_loss(tm_model *model, const tm_batch *batch, tm_tensor teacher, tm_tensor teacher_head, bool grad);
+void tm_model_backward(tm_model *model, const tm_batch *batch);
+/* Joins second gradients once all micro-batches of a step are done. */
+void tm_model_finish_gradients(tm_model *model);
+
+/* Hidden states of the rows that predict targets, [targets, C]: a teacher for later. */
+void tm_model_gather_hidden(tm_model *model, const tm_batch *batch, tm_tensor out);
+
+/* Logits [T, V] of every row of the batch into model->logits: one row in generation; all rows, with
+ * settings.logits, in tests and comparisons. */
+void tm_model_logits(tm_model *model, const tm_batch *batch);
+
+#endif

@@ -1,0 +1,23 @@
+/* Memory before a run: the same run built on the counting device. */
+#ifndef TM_PLAN_PLAN_H
+#define TM_PLAN_PLAN_H
+
+#include "train/trainer.h"
+
+typedef struct tm_memory_plan {
+    int64_t part[TM_MEM_KINDS]; /* bytes a kind; WORKSPACE: the device's own */
+    int64_t peak;               /* sum: temper's own allocations on the device, to the byte */
+    int64_t host;               /* beside it: data set and tokenizer in host memory, estimated */
+    int64_t trained;            /* trained parameters a replica */
+    int64_t parameters;         /* of the base model */
+} tm_memory_plan;
+
+/* real: of the device it is planned for. The arenas' limits of a real trainer are plan->part. */
+tm_status tm_plan_memory(const tm_run *run, tm_dtype real, int64_t workspace, tm_memory_plan *out, tm_error *err) TM_MUST_CHECK;
+
+/* Floating-point operations a token of a training step: 2 a weight forward, 2 for the input gradient
+ * where something below is trained, 2 for the gradient of a trained weight; attention over `length`
+ * tokens. */
+double tm_flops_per_token(const tm_model *model, int64_t length);
+
+#endif

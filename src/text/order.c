@@ -1,0 +1,221 @@
+/* The order of examples: a list for the whole run, made once, so that any step can be asked for at
+ * any time and a resumed run sees what the uninterrupted one saw. It depends on the seed, the number
+ * and the lengths of the examples, and the weights: never on batch, accumulation or layout, which only
+ * say where the list is cut into steps. */
+#include "text/dataset.h"
+
+#include "base/philox.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* 8 bytes an example: 16 GiB. */
+#define MAX_EXAMPLES ((int64_t)1 << 31)
+
+struct tm_order {
+    int64_t *example; /* [start[steps]] */
+    size_t capacity;
+    int64_t *start; /* [steps + 1] */
+    size_t start_capacity;
+    int64_t steps;
+};
+
+/* Fisher-Yates from the end; the number for place i comes from counter i. */
+void tm_permutation(uint64_t key, int64_t n, int64_t *out)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = i;
+    for (int64_t i = n - 1; i > 0; i--) {
+        tm_philox r = tm_philox_at(key, (uint32_t)i, (uint32_t)((uint64_t)i >> 32), 0, 0);
+        int64_t j = (int64_t)tm_philox_below(r.word[0], r.word[1], (uint64_t)i + 1), swap = out[i];
+        out[i] = out[j];
+        out[j] = swap;
+    }
+}
+
+/* A pass after a pass over n examples that stand at first, first + 1, ... */
+typedef struct deck {
+    int64_t first, n, at;
+    uint32_t pass, name; /* name: tells the decks of a run apart */
+    int64_t *order;      /* [n] */
+    double share;        /* mixtures: sum of weight * n up to and including this one */
+} deck;
+
+typedef struct stream {
+    const tm_dataset *data;
+    const tm_order_settings *settings;
+    deck *decks; /* one over everything, or one a source */
+    int64_t count, drawn;
+} stream;
+
+static int64_t deck_next(deck *d, const tm_order_settings *s)
+{
+    if (d->at == 0) {
+        if (s->shuffle)
+            tm_permutation(tm_philox_key(s->seed, TM_PURPOSE_ORDER, d->pass, d->name), d->n, d->order);
+        else
+            for (int64_t i = 0; i < d->n; i++)
+                d->order[i] = i;
+        d->pass++;
+    }
+    int64_t example = d->first + d->order[d->at];
+    d->at = (d->at + 1) % d->n;
+    return example;
+}
+
+/* An example's source is drawn with probability weight * n: times its mean length, that is a share of
+ * tokens of weight * size. */
+static int64_t stream_next(stream *s)
+{
+    deck *d = s->decks;
+    if (s->count > 1) {
+        tm_philox r = tm_philox_at(tm_philox_key(s->settings->seed, TM_PURPOSE_MIX, 0, 0), (uint32_t)s->drawn,
+                                   (uint32_t)((uint64_t)s->drawn >> 32), 0, 0);
+        double u = (double)(((uint64_t)r.word[0] << 32 | r.word[1]) >> 11) * 0x1p-53 * s->decks[s->count - 1].share;
+        int64_t i = 0;
+        while (i < s->count - 1 && u >= s->decks[i].share)
+            i++;
+        d = &s->decks[i];
+    }
+    s->drawn++;
+    return deck_next(d, s->settings);
+}
+
+static bool is_mixture(const tm_dataset *data, const tm_data_entry *entries)
+{
+    for (int64_t i = 1; entries && i < tm_dataset_sources(data); i++)
+        if (entries[i].weight != entries[0].weight)
+            return true;
+    return false;
+}
+
+static void stream_deinit(stream *s)
+{
+    for (int64_t i = 0; s->decks && i < s->count; i++)
+        free(s->decks[i].order);
+    free(s->decks);
+}
+
+static tm_status stream_init(stream *s, const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings, tm_error *err)
+{
+    bool mixture = is_mixture(data, entries);
+    *s = (stream){.data = data, .settings = settings, .count = mixture ? tm_dataset_sources(data) : 1};
+    TM_TRY(TM_NEW(&s->decks, s->count, err));
+    int64_t first = 0;
+    double share = 0;
+    for (int64_t i = 0; i < s->count; i++) {
+        int64_t n = mixture ? tm_dataset_stats_of(data, i)->examples : tm_dataset_count(data);
+        if (mixture)
+            share += entries[i].weight * (double)n;
+        s->decks[i] = (deck){.first = first, .n = n, .name = mixture ? (uint32_t)i + 1 : 0, .share = share};
+        TM_TRY(TM_NEW(&s->decks[i].order, n, err));
+        first += n;
+    }
+    return TM_OK;
+}
+
+/* --- Steps --- */
+
+typedef struct budget { /* of a run: whichever is not zero ends it */
+    int64_t steps, examples, tokens;
+} budget;
+
+static tm_status budget_init(budget *b, const tm_dataset *data, bool mixture, const tm_order_settings *s, tm_error *err)
+{
+    *b = (budget){.steps = s->steps};
+    if (s->steps > 0)
+        return TM_OK;
+    double n = (double)tm_dataset_count(data), tokens = 0;
+    for (int64_t i = 0; i < tm_dataset_count(data); i++)
+        tokens += tm_dataset_at(data, i)->n;
+    double all = s->epochs * (mixture ? tokens : n);
+    if (!(all < 0x1p62) || !(s->epochs > 0))
+        return tm_fail(err, TM_RECIPE, "train.epochs: %g is not a number of passes that can be made", s->epochs);
+    int64_t whole = llround(all) > 0 ? llround(all) : 1;
+    b->examples = mixture ? 0 : whole;
+    b->tokens = mixture ? whole : 0;
+    return TM_OK;
+}
+
+/* Does the next example, of n tokens, still belong to a step that has `examples` of `tokens`? */
+static bool fits(const tm_order_settings *s, int64_t examples, int64_t tokens, int64_t n)
+{
+    if (s->batch_tokens > 0)
+        return examples == 0 || tokens + n <= s->batch_tokens * s->accumulate;
+    return examples < s->batch * s->accumulate;
+}
+
+static tm_status end_step(tm_order *o, int64_t at, tm_error *err)
+{
+    TM_TRY(TM_GROW(&o->start, &o->start_capacity, o->steps + 2, err));
+    o->start[++o->steps] = at;
+    return TM_OK;
+}
+
+/* Draws examples and cuts the list into steps until the budget is used up. */
+static tm_status fill(tm_order *o, stream *s, const budget *b, tm_error *err)
+{
+    int64_t at = 0, step_examples = 0, step_tokens = 0, tokens = 0;
+    TM_TRY(TM_GROW(&o->start, &o->start_capacity, 2, err));
+    o->start[0] = 0;
+    while ((!b->examples || at < b->examples) && (!b->tokens || tokens < b->tokens)) {
+        int64_t example = stream_next(s), n = tm_dataset_at(s->data, example)->n;
+        if (!fits(s->settings, step_examples, step_tokens, n)) {
+            TM_TRY(end_step(o, at, err));
+            step_examples = step_tokens = 0;
+            if (o->steps == b->steps)
+                return TM_OK;
+        }
+        if (at >= MAX_EXAMPLES)
+            return tm_fail(err, TM_RECIPE, "train: more than %lld examples in a run", (long long)MAX_EXAMPLES);
+        TM_TRY(TM_GROW(&o->example, &o->capacity, at + 1, err));
+        o->example[at++] = example;
+        step_examples++;
+        step_tokens += n;
+        tokens += n;
+    }
+    return step_examples ? end_step(o, at, err) : TM_OK;
+}
+
+tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings, tm_order **out,
+                          tm_error *err)
+{
+    *out = NULL;
+    int64_t product;
+    if (tm_dataset_count(data) < 1)
+        return tm_fail(err, TM_RECIPE, "data: there is no example");
+    if (__builtin_mul_overflow(settings->batch_tokens > 0 ? settings->batch_tokens : settings->batch, settings->accumulate, &product) ||
+        product < 1)
+        return tm_fail(err, TM_RECIPE, "train: batch times accumulate is not a size of a step");
+    tm_order *o = NULL;
+    stream s = {0};
+    budget b;
+    tm_status st;
+    TM_GO(TM_NEW(&o, 1, err));
+    TM_GO(stream_init(&s, data, entries, settings, err));
+    TM_GO(budget_init(&b, data, s.count > 1, settings, err));
+    TM_GO(fill(o, &s, &b, err));
+    *out = o;
+    o = NULL;
+out:
+    stream_deinit(&s);
+    tm_order_destroy(o);
+    return st;
+}
+
+void tm_order_destroy(tm_order *order)
+{
+    if (!order)
+        return;
+    free(order->example);
+    free(order->start);
+    free(order);
+}
+
+int64_t tm_order_steps(const tm_order *order) { return order->steps; }
+
+void tm_order_step(const tm_order *order, int64_t step, const int64_t **examples, int64_t *count)
+{
+    *examples = order->example + order->start[step];
+    *count = order->start[step + 1] - order->start[step];
+}

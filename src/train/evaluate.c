@@ -1,0 +1,66 @@
+/* Scores of a data set: the same forward as training, without dropout and without gradients. */
+#include "train/trainer.h"
+
+#include <math.h>
+
+typedef struct totals {
+    double loss, kl;
+    int64_t targets, hits, exact, examples;
+} totals;
+
+/* Adds a micro-batch's results; item i of the batch is example first + i. */
+static void add_results(totals *sum, tm_batch *b, int64_t examples)
+{
+    tm_batch_read_results(b);
+    int64_t misses = 0, next = 0;
+    for (int64_t e = 0; e < examples; e++, misses = 0) {
+        for (; next < b->targets && b->target_item[next] == e; next++) {
+            sum->loss += b->host_loss[next];
+            sum->kl += b->host_kl[next];
+            sum->hits += b->host_hit[next];
+            misses += !b->host_hit[next];
+        }
+        sum->exact += misses == 0;
+    }
+    sum->targets += b->targets;
+    sum->examples += examples;
+}
+
+static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, int32_t replica, tm_error *err)
+{
+    int64_t n = 0, tokens = 0;
+    while (first + n < set->examples && n < t->batch.max_examples) {
+        const tm_example *e = tm_dataset_at(set->data, first + n);
+        if (tokens + e->n > t->batch.max_tokens)
+            break;
+        if (TM_GROW(&t->items, &t->items_capacity, n + 1, err) != TM_OK)
+            return -1;
+        t->items[n++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
+                                        .teacher_weight = set->teacher.data ? 1 : 0};
+        tokens += e->n;
+    }
+    tm_batch_fill(&t->batch, t->items, n);
+    return n;
+}
+
+tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, tm_scores *out, tm_error *err)
+{
+    totals sum = {0};
+    for (int64_t i = 0; i < set->examples;) {
+        int64_t n = fill_batch(t, set, i, replica, err);
+        if (n <= 0)
+            return n < 0 ? TM_NO_MEMORY : tm_fail(err, TM_FAILED, "eval %s: example %lld does not fit a micro-batch", set->entry->name, (long long)i);
+        tm_model_forward(&t->model, &t->batch);
+        tm_tensor teacher = set->teacher.data ? tm_tensor_rows(set->teacher, sum.targets, t->batch.targets) : tm_tensor_none();
+        tm_model_loss(&t->model, &t->batch, teacher, t->teacher_head, false);
+        add_results(&sum, &t->batch, n);
+        i += n;
+    }
+    double targets = sum.targets ? (double)sum.targets : 1;
+    *out = (tm_scores){.loss = sum.loss / targets, .accuracy = (double)sum.hits / targets, .exact = sum.examples ? (double)sum.exact / (double)sum.examples : 0,
+                       .kl = set->teacher.data ? sum.kl / targets : NAN, .bits_per_byte = NAN, .targets = sum.targets};
+    const tm_dataset_stats *stats = tm_dataset_stats_of(set->data, 0);
+    if (stats->text_bytes > 0 && set->examples == tm_dataset_count(set->data))
+        out->bits_per_byte = sum.loss / M_LN2 / (double)stats->text_bytes;
+    return t->device->calls->sync(t->device, err);
+}

@@ -1,0 +1,32 @@
+/* Hooks: where methods that keep skills, and monitors, join the loop. A method is one file in
+ * src/keep/ that fills one tm_hook; every function may be NULL. */
+#ifndef TM_TRAIN_HOOKS_H
+#define TM_TRAIN_HOOKS_H
+
+#include "base/buf.h"
+
+struct tm_trainer;
+
+typedef enum tm_verdict { TM_GO_ON, TM_STOP, TM_ROLL_BACK } tm_verdict;
+
+typedef struct tm_hook {
+    const char *name;
+    bool replicas; /* works with R > 1 */
+    void *state;   /* owned; given to every function */
+    /* Before the first step, weights loaded; on a resumed run load follows. */
+    tm_status (*begin)(void *state, struct tm_trainer *t, tm_error *err);
+    /* After accumulation, before norm and clip: adds to gradients, gives the penalty of each replica. */
+    tm_status (*penalty)(void *state, struct tm_trainer *t, double *penalty, tm_error *err);
+    /* After the optimiser's step. */
+    tm_status (*step)(void *state, struct tm_trainer *t, tm_error *err);
+    /* After an evaluation of all sets (t->evals). */
+    tm_status (*evaluate)(void *state, struct tm_trainer *t, int32_t replica, tm_verdict *verdict, tm_error *err);
+    tm_status (*task_end)(void *state, struct tm_trainer *t, tm_error *err);
+    tm_status (*end)(void *state, struct tm_trainer *t, tm_error *err);
+    /* State that a checkpoint must hold, in files of its folder. */
+    tm_status (*save)(void *state, struct tm_trainer *t, const char *folder, tm_error *err);
+    tm_status (*load)(void *state, struct tm_trainer *t, const char *folder, tm_error *err);
+    void (*destroy)(void *state);
+} tm_hook;
+
+#endif

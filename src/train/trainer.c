@@ -1,0 +1,564 @@
+/* The trainer's life and its loop: see trainer.h. */
+#include "train/trainer.h"
+
+#include "base/clock.h"
+#include "base/exact.h"
+#include "base/json.h"
+#include "base/philox.h"
+#include "train/schedule.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+tm_seeds tm_seeds_of(const tm_recipe *recipe)
+{
+    uint64_t seed = (uint64_t)recipe->seed;
+    int64_t given[] = {recipe->seed_init, recipe->seed_order, recipe->seed_dropout, recipe->seed_subset};
+    static const tm_purpose purpose[] = {TM_PURPOSE_INIT, TM_PURPOSE_ORDER, TM_PURPOSE_DROPOUT, TM_PURPOSE_SUBSET};
+    uint64_t value[4];
+    for (int i = 0; i < 4; i++)
+        value[i] = given[i] != TM_AUTO_INT ? (uint64_t)given[i] : tm_philox_key(seed, purpose[i], 0, 0);
+    return (tm_seeds){value[0], value[1], value[2], value[3]};
+}
+
+/* --- Building --- */
+
+static tm_dtype act_dtype(const tm_recipe *recipe, tm_dtype real)
+{
+    return recipe->precision == TM_PRECISION_BF16 && real == TM_F32 ? TM_BF16 : real;
+}
+
+static bool decays(const tm_recipe *recipe, const tm_param *p) { return recipe->decay == TM_DECAY_ALL || p->ndim == 2; }
+
+/* The trained tensors of every replica, with the optimiser's state. */
+static tm_status list_trained(tm_trainer *t, tm_error *err)
+{
+    const tm_recipe *recipe = t->recipe;
+    tm_arena *arena = &t->memory.arena[TM_MEM_OPTIMIZER];
+    tm_dtype real = t->device->real;
+    int64_t count = 0;
+    bool m = recipe->optimizer == TM_OPTIM_ADAMW || recipe->momentum != 0, v = recipe->optimizer == TM_OPTIM_ADAMW;
+    for (int64_t i = 0; i < t->model.params.count; i++) {
+        tm_param *p = t->model.params.item[i];
+        if (!p->trained)
+            continue;
+        count++;
+        if (m)
+            p->m = tm_arena_tensor(arena, real, p->rows * p->replicas, p->cols);
+        if (v)
+            p->v = tm_arena_tensor(arena, real, p->rows * p->replicas, p->cols);
+    }
+    TM_TRY(TM_NEW(&t->trained, count * t->run->replicas, err));
+    TM_TRY(TM_NEW(&t->trained_param, count, err));
+    TM_TRY(TM_NEW(&t->trail, count * t->run->replicas, err));
+    t->trained_count = count;
+    for (int32_t r = 0; r < t->run->replicas; r++) {
+        int64_t k = 0;
+        for (int64_t i = 0; i < t->model.params.count; i++) {
+            tm_param *p = t->model.params.item[i];
+            if (!p->trained)
+                continue;
+            t->trained_param[k] = p;
+            t->trained[r * count + k++] = (tm_trained){
+                .value = tm_param_part(p, p->value, r), .grad = tm_param_part(p, p->grad, r),
+                .m = m ? tm_param_part(p, p->m, r) : tm_tensor_none(), .v = v ? tm_param_part(p, p->v, r) : tm_tensor_none(),
+                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r};
+        }
+    }
+    return TM_OK;
+}
+
+static int64_t set_targets(const tm_eval_set *set)
+{
+    int64_t targets = 0;
+    for (int64_t i = 0; i < set->examples; i++)
+        targets += tm_dataset_at(set->data, i)->targets;
+    return targets;
+}
+
+/* What probes of KL to the base need: its hidden states, and its head if that is trained. */
+static void take_teachers(tm_trainer *t)
+{
+    tm_arena *arena = &t->memory.arena[TM_MEM_KEEP];
+    tm_model *m = &t->model;
+    for (int64_t i = 0; i < t->run->eval_count; i++) {
+        tm_eval_set *set = &t->run->evals[i];
+        if (set->entry->metric == TM_METRIC_KL)
+            set->teacher = tm_arena_tensor(arena, m->settings.act, set_targets(set), m->config.width);
+    }
+    if (t->has_teacher && m->head.weight->trained)
+        t->teacher_head = tm_arena_tensor(arena, m->head.weight->value.dtype, m->head.out, m->head.in);
+}
+
+static tm_status build(tm_trainer *t, tm_error *err)
+{
+    const tm_run *run = t->run;
+    for (int64_t i = 0; i < run->eval_count; i++)
+        t->has_teacher |= run->evals[i].entry->metric == TM_METRIC_KL;
+    TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
+    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    if (run->replicas > 1 && !t->tuning.method->replicas)
+        return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
+    tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = t->recipe->method != TM_METHOD_NONE,
+                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
+    TM_TRY(tm_model_allocate(&t->model, &settings, err));
+    TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
+    TM_TRY(list_trained(t, err));
+    t->device_params = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof(tm_step_params) * run->replicas);
+    TM_TRY(TM_NEW(&t->params, run->replicas, err));
+    TM_TRY(TM_NEW(&t->result, run->replicas, err));
+    take_teachers(t);
+    return TM_OK;
+}
+
+tm_status tm_trainer_create(const tm_run *run, tm_device *device, const int64_t limits[TM_MEM_KINDS], tm_trainer **out, tm_error *err)
+{
+    tm_trainer *t;
+    TM_TRY(TM_NEW(&t, 1, err));
+    *t = (tm_trainer){.run = run, .recipe = run->recipe, .device = device, .best_step = -1, .best_checkpoint = -1,
+                      .best_metric = INFINITY, .best_checkpoint_metric = INFINITY};
+    tm_status st = tm_memory_init(&t->memory, device, limits, err);
+    if (st == TM_OK)
+        st = build(t, err);
+    if (st != TM_OK) {
+        tm_trainer_destroy(t);
+        t = NULL;
+    }
+    *out = t;
+    return st;
+}
+
+void tm_trainer_destroy(tm_trainer *t)
+{
+    if (!t)
+        return;
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].destroy)
+            t->hooks[i].destroy(t->hooks[i].state);
+    free(t->hooks);
+    free(t->trained);
+    free(t->trained_param);
+    free(t->trail);
+    free(t->params);
+    free(t->result);
+    free(t->items);
+    tm_names_deinit(&t->warnings);
+    tm_batch_destroy(&t->batch);
+    tm_tuning_deinit(&t->tuning);
+    tm_model_destroy(&t->model);
+    tm_memory_deinit(&t->memory);
+    free(t);
+}
+
+tm_status tm_trainer_add_hook(tm_trainer *t, const tm_hook *hook, tm_error *err)
+{
+    if (t->run->replicas > 1 && !hook->replicas)
+        return tm_fail(err, TM_RECIPE, "keep.%s works for one replica at a time", hook->name);
+    tm_hook *grown = realloc(t->hooks, (size_t)(t->hook_count + 1) * sizeof *grown);
+    if (!grown)
+        return tm_fail(err, TM_NO_MEMORY, "out of memory");
+    t->hooks = grown;
+    t->hooks[t->hook_count++] = *hook;
+    return TM_OK;
+}
+
+tm_status tm_trainer_warn(tm_trainer *t, tm_error *err, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return tm_names_contain(&t->warnings, text) ? TM_OK : tm_names_add(&t->warnings, text, err);
+}
+
+/* --- Starting --- */
+
+/* Hidden states of the base at every target of a set, example by example. */
+static void remember_teacher(tm_trainer *t, tm_eval_set *set)
+{
+    int64_t done = 0;
+    for (int64_t i = 0; i < set->examples; i++) {
+        const tm_example *e = tm_dataset_at(set->data, i);
+        tm_batch_item item = {.ids = e->ids, .weight = e->weight, .n = e->n, .scale = 1};
+        tm_batch_fill(&t->batch, &item, 1);
+        tm_model_forward(&t->model, &t->batch);
+        tm_model_gather_hidden(&t->model, &t->batch, tm_tensor_rows(set->teacher, done, t->batch.targets));
+        done += t->batch.targets;
+    }
+}
+
+static void remember_base(tm_trainer *t)
+{
+    if (!t->has_teacher)
+        return;
+    t->model.linear.base_only = true;
+    t->model.linear.step = NULL;
+    for (int64_t i = 0; i < t->run->eval_count; i++)
+        if (t->run->evals[i].teacher.data)
+            remember_teacher(t, &t->run->evals[i]);
+    t->model.linear.base_only = false;
+    if (t->teacher_head.data) {
+        const tm_param *head = t->model.head.weight->added ? t->model.embed : t->model.head.weight;
+        TM_RUN(t->device, cast, head->value, t->teacher_head);
+    }
+}
+
+tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+{
+    const tm_run *run = t->run;
+    if (run->file)
+        TM_TRY(tm_model_load(&t->model, run->file, run->model_dir, err));
+    else
+        TM_TRY(tm_model_init_random(&t->model, run->seeds[0].init, err));
+    for (int64_t i = 0; i < t->trained_count; i++) {
+        const tm_param *p = t->trained_param[i];
+        if (p->m.data)
+            TM_RUN(t->device, fill, p->m, 0);
+        if (p->v.data)
+            TM_RUN(t->device, fill, p->v, 0);
+    }
+    remember_base(t);
+    for (int32_t r = 0; r < run->replicas && t->tuning.method->start; r++)
+        TM_TRY(t->tuning.method->start(&t->tuning, r, run->seeds[r].init, err));
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].begin)
+            TM_TRY(t->hooks[i].begin(t->hooks[i].state, t, err));
+    bool resumed = false;
+    TM_TRY(tm_trainer_resume(t, &resumed, err));
+    if (resumed)
+        return t->device->calls->sync(t->device, err);
+    tm_buf header = {0};
+    tm_status st = tm_trail_header(t, &header, err);
+    for (int32_t r = 0; r < run->replicas && st == TM_OK; r++) {
+        st = tm_run_folder_start(run->folder[r], &(tm_run_position){0}, err);
+        if (st == TM_OK)
+            st = tm_run_folder_trail(run->folder[r], header.data, header.size, err);
+    }
+    tm_buf_deinit(&header);
+    return st == TM_OK ? t->device->calls->sync(t->device, err) : st;
+}
+
+/* --- A step --- */
+
+/* The step's examples of every replica, in order, replicas ascending; and their targets. */
+static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
+{
+    *count = 0;
+    for (int32_t r = 0; r < t->run->replicas; r++) {
+        const int64_t *examples;
+        int64_t n, targets = 0, tokens = 0, first = *count;
+        tm_order_step(t->run->order[r], t->step, &examples, &n);
+        TM_TRY(TM_GROW(&t->items, &t->items_capacity, *count + n, err));
+        for (int64_t i = 0; i < n; i++) {
+            const tm_example *e = tm_dataset_at(t->run->data, examples[i]);
+            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i};
+            targets += e->targets;
+            tokens += e->n;
+        }
+        for (int64_t i = first; i < *count; i++)
+            t->items[i].scale = targets ? 1.0 / (double)targets : 0;
+        t->result[r] = (tm_step_result){.tokens = tokens, .targets = targets};
+    }
+    return TM_OK;
+}
+
+static double power(double base, int64_t n)
+{
+    double result = 1;
+    for (; n; n >>= 1, base *= base)
+        if (n & 1)
+            result *= base;
+    return result;
+}
+
+static void set_params(tm_trainer *t)
+{
+    const tm_recipe *recipe = t->recipe;
+    double factor = tm_schedule_factor(recipe->schedule, t->step, recipe->warmup_steps, t->run->steps, recipe->decay_steps);
+    for (int32_t r = 0; r < t->run->replicas; r++) {
+        t->params[r] = (tm_step_params){
+            .lr = recipe->lr * factor, .bias1 = 1 - power(recipe->beta1, t->step + 1), .bias2 = 1 - power(recipe->beta2, t->step + 1), .clip = 1,
+            .dropout_key = tm_philox_key(t->run->seeds[r].dropout, TM_PURPOSE_DROPOUT, (uint32_t)t->step, 0)};
+        t->result[r].lr = t->params[r].lr;
+    }
+    t->device->calls->upload(t->device, t->device_params, t->params, (int64_t)sizeof *t->params * t->run->replicas);
+}
+
+static void zero_gradients(tm_trainer *t)
+{
+    for (int64_t i = 0; i < t->trained_count; i++) {
+        const tm_param *p = t->trained_param[i];
+        t->device->calls->zero(t->device, p->grad.data, tm_dtype_bytes(p->grad.dtype, p->grad.rows * p->grad.cols));
+        if (p->grad2.data)
+            t->device->calls->zero(t->device, p->grad2.data, tm_dtype_bytes(p->grad2.dtype, p->grad2.rows * p->grad2.cols));
+    }
+}
+
+/* How many of the items fit into one micro-batch. */
+static int64_t micro_batch(const tm_trainer *t, const tm_batch_item *items, int64_t count)
+{
+    int64_t n = 0, tokens = 0;
+    while (n < count && n < t->batch.max_examples && tokens + items[n].n <= t->batch.max_tokens && (n == 0 || t->recipe->packing))
+        tokens += items[n++].n;
+    return n;
+}
+
+static void add_losses(tm_trainer *t, const tm_batch_item *items)
+{
+    tm_batch *b = &t->batch;
+    tm_batch_read_results(b);
+    for (int64_t i = 0; i < b->targets; i++) {
+        const tm_batch_item *item = &items[b->target_item[i]];
+        double weight = item->weight ? item->weight[b->target_token[i]] : 1;
+        t->result[item->replica].loss += weight * item->scale * b->host_loss[i];
+    }
+}
+
+static tm_status run_penalties(tm_trainer *t, tm_error *err)
+{
+    double penalty[t->run->replicas];
+    for (int64_t i = 0; i < t->hook_count; i++) {
+        if (!t->hooks[i].penalty)
+            continue;
+        memset(penalty, 0, sizeof penalty);
+        TM_TRY(t->hooks[i].penalty(t->hooks[i].state, t, penalty, err));
+        for (int32_t r = 0; r < t->run->replicas; r++)
+            t->result[r].penalty += penalty[r];
+    }
+    return TM_OK;
+}
+
+static void optimise(tm_trainer *t)
+{
+    const tm_recipe *recipe = t->recipe;
+    tm_device *d = t->device;
+    int64_t n = t->trained_count * t->run->replicas;
+    TM_RUN(d, grad_norm, n, t->trained, t->run->replicas, recipe->max_grad_norm, t->device_params);
+    if (recipe->optimizer == TM_OPTIM_ADAMW)
+        TM_RUN(d, adamw, n, t->trained, recipe->beta1, recipe->beta2, recipe->eps, t->device_params);
+    else
+        TM_RUN(d, sgd, n, t->trained, recipe->momentum, t->step == 0, t->device_params);
+    TM_RUN(d, trail, n, t->trained, t->trail);
+}
+
+tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
+{
+    int64_t count;
+    TM_TRY(gather_items(t, &count, err));
+    set_params(t);
+    zero_gradients(t);
+    tm_model_begin_step(&t->model, t->device_params);
+    for (int64_t done = 0; done < count;) {
+        int64_t n = micro_batch(t, t->items + done, count - done);
+        assert(n > 0);
+        tm_batch_fill(&t->batch, t->items + done, n);
+        tm_model_forward(&t->model, &t->batch);
+        tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), true);
+        tm_model_backward(&t->model, &t->batch);
+        add_losses(t, t->items + done);
+        done += n;
+    }
+    tm_model_finish_gradients(&t->model);
+    TM_TRY(run_penalties(t, err));
+    optimise(t);
+    t->device->calls->download(t->device, t->params, t->device_params, (int64_t)sizeof *t->params * t->run->replicas);
+    for (int32_t r = 0; r < t->run->replicas; r++) {
+        t->result[r].grad_norm = t->params[r].grad_norm;
+        if (!isfinite(t->result[r].loss) || !isfinite(t->result[r].grad_norm))
+            return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g: training diverged; try a lower train.lr, or warm-up",
+                           (long long)t->step + 1, t->result[r].loss, t->result[r].grad_norm);
+    }
+    t->step++;
+    t->tokens += t->result[0].tokens;
+    t->targets += t->result[0].targets;
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].step)
+            TM_TRY(t->hooks[i].step(t->hooks[i].state, t, err));
+    return t->device->calls->sync(t->device, err);
+}
+
+/* --- Rows --- */
+
+static void put_number(tm_buf *row, const char *key, double value)
+{
+    tm_buf_printf(row, ", \"%s\": ", key);
+    tm_json_put_number(row, value);
+}
+
+static tm_status write_step_rows(tm_trainer *t, tm_error *err)
+{
+    tm_status st = TM_OK;
+    tm_buf row = {0};
+    for (int32_t r = 0; r < t->run->replicas && st == TM_OK; r++) {
+        const tm_step_result *s = &t->result[r];
+        tm_run_folder *folder = t->run->folder[r];
+        if (t->step % t->recipe->log_every == 0 || t->step == t->run->steps) {
+            tm_buf_clear(&row);
+            tm_buf_printf(&row, "{\"step\": %lld", (long long)t->step);
+            put_number(&row, "loss", s->loss);
+            put_number(&row, "penalty", s->penalty);
+            put_number(&row, "grad_norm", s->grad_norm);
+            put_number(&row, "lr", s->lr);
+            tm_buf_printf(&row, ", \"tokens\": %lld}\n", (long long)s->tokens);
+            TM_GO(tm_run_folder_row(folder, folder->metrics, &row, err));
+            tm_buf_clear(&row);
+            tm_buf_printf(&row, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_s\": %.1f, \"share\": %.4f, \"bytes\": %lld}\n", (long long)t->step,
+                          t->step_seconds, (double)s->tokens / t->step_seconds,
+                          t->peak_flops > 0 ? t->flops_per_token * (double)s->tokens / t->step_seconds / t->peak_flops : 0, (long long)t->device->peak_bytes);
+            TM_GO(tm_run_folder_row(folder, folder->timing, &row, err));
+        }
+        uint64_t step = (uint64_t)t->step;
+        TM_GO(tm_run_folder_trail(folder, &step, 8, err));
+        TM_GO(tm_run_folder_trail(folder, t->trail + r * t->trained_count, (size_t)t->trained_count * 8, err));
+    }
+out:
+    tm_buf_deinit(&row);
+    return st;
+}
+
+static void put_scores(tm_buf *row, const tm_scores *s)
+{
+    tm_buf_text(row, "{\"loss\": ");
+    tm_json_put_number(row, s->loss);
+    put_number(row, "ppl", tm_exp(s->loss));
+    put_number(row, "accuracy", s->accuracy);
+    put_number(row, "exact", s->exact);
+    if (!isnan(s->bits_per_byte))
+        put_number(row, "bits_per_byte", s->bits_per_byte);
+    if (!isnan(s->kl))
+        put_number(row, "kl", s->kl);
+    tm_buf_char(row, '}');
+}
+
+/* What is worse when it is larger: the value that early stopping and `best` compare. */
+static double badness(const tm_eval_set *set, const tm_scores *s)
+{
+    switch (set->entry->metric) {
+    case TM_METRIC_ACCURACY: return -s->accuracy;
+    case TM_METRIC_EXACT: return -s->exact;
+    case TM_METRIC_KL: return s->kl;
+    default: return s->loss;
+    }
+}
+
+static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
+{
+    tm_status st = TM_OK;
+    tm_buf row = {0};
+    tm_buf_printf(&row, "{\"step\": %lld, \"eval\": {", (long long)t->step);
+    for (int64_t i = 0; i < t->run->eval_count; i++) {
+        tm_eval_set *set = &t->run->evals[i];
+        TM_GO(tm_trainer_evaluate(t, set, r, &set->last[r], err));
+        if (t->step == 0)
+            set->first[r] = set->best[r] = set->last[r];
+        if (badness(set, &set->last[r]) < badness(set, &set->best[r]))
+            set->best[r] = set->last[r];
+        tm_buf_text(&row, i ? ", " : "");
+        tm_json_put_string(&row, set->entry->name);
+        tm_buf_text(&row, ": ");
+        put_scores(&row, &set->last[r]);
+    }
+    tm_buf_text(&row, "}}\n");
+    TM_GO(tm_run_folder_row(t->run->folder[r], t->run->folder[r]->metrics, &row, err));
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].evaluate) {
+            tm_verdict verdict = TM_GO_ON;
+            TM_GO(t->hooks[i].evaluate(t->hooks[i].state, t, r, &verdict, err));
+            t->verdict = verdict > t->verdict ? verdict : t->verdict;
+        }
+out:
+    tm_buf_deinit(&row);
+    return st;
+}
+
+/* Early stopping on eval.NAME.METRIC, replica 0. */
+static void watch_early_stop(tm_trainer *t)
+{
+    const char *metric = t->recipe->early_stop_metric;
+    if (!metric)
+        return;
+    for (int64_t i = 0; i < t->run->eval_count; i++) {
+        const tm_eval_set *set = &t->run->evals[i];
+        size_t n = strlen(set->entry->name);
+        if (strncmp(metric, "eval.", 5) != 0 || strncmp(metric + 5, set->entry->name, n) != 0 || metric[5 + n] != '.')
+            continue;
+        const char *which = metric + 6 + n;
+        const tm_scores *s = &set->last[0];
+        double value = strcmp(which, "accuracy") == 0 ? -s->accuracy : strcmp(which, "exact") == 0 ? -s->exact : strcmp(which, "kl") == 0 ? s->kl : s->loss;
+        if (value < t->best_metric - t->recipe->early_stop_min_delta) {
+            t->best_metric = value;
+            t->best_step = t->step;
+            t->bad_evals = 0;
+        } else if (++t->bad_evals >= t->recipe->early_stop_patience)
+            t->stopped_early = true;
+    }
+}
+
+bool tm_eval_due(const tm_trainer *t, int64_t step)
+{
+    if (step == 0 || step == t->run->steps)
+        return true;
+    int64_t every = t->recipe->eval_every, probes = t->recipe->monitor_every;
+    if (t->recipe->probe_count && probes != TM_AUTO_INT && probes > 0 && step % probes == 0)
+        return true;
+    if (every != TM_AUTO_INT)
+        return every > 0 && step % every == 0;
+    /* About 20 a run; dense in the first 150 steps, where most damage falls. */
+    every = t->run->steps / 20 > 1 ? t->run->steps / 20 : 1;
+    return step % every == 0 || step == 10 || step == 25 || step == 50 || step == 100 || step == 150;
+}
+
+static tm_status evaluate_now(tm_trainer *t, tm_error *err)
+{
+    if (!t->run->eval_count)
+        return TM_OK;
+    tm_model_begin_step(&t->model, NULL);
+    for (int32_t r = 0; r < t->run->replicas; r++)
+        TM_TRY(evaluate_all(t, r, err));
+    watch_early_stop(t);
+    double value = badness(&t->run->evals[0], &t->run->evals[0].last[0]);
+    if (value < t->best_checkpoint_metric) {
+        t->best_checkpoint_metric = value;
+        t->best_checkpoint = t->step; /* a checkpoint of this very step, if one is written, is kept */
+    }
+    return TM_OK;
+}
+
+tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
+{
+    const tm_run *run = t->run;
+    if (t->step == 0)
+        TM_TRY(evaluate_now(t, err));
+    if (run->progress)
+        run->progress(run->context, t);
+    while (t->step < run->steps && t->verdict == TM_GO_ON && !t->stopped_early) {
+        if (run->interrupted && run->interrupted(run->context))
+            return tm_fail(err, TM_FAILED, "interrupted after step %lld; the same command goes on from the last checkpoint", (long long)t->step);
+        double start = tm_clock_seconds();
+        TM_TRY(tm_trainer_step(t, err));
+        t->step_seconds = tm_clock_seconds() - start;
+        t->seconds += t->step_seconds;
+        TM_TRY(write_step_rows(t, err));
+        if (tm_eval_due(t, t->step))
+            TM_TRY(evaluate_now(t, err));
+        if (run->progress)
+            run->progress(run->context, t);
+        int64_t every = t->recipe->checkpoint_every;
+        if (every > 0 && t->step % every == 0 && t->step < run->steps)
+            TM_TRY(tm_trainer_checkpoint(t, err));
+    }
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].end)
+            TM_TRY(t->hooks[i].end(t->hooks[i].state, t, err));
+    return TM_OK;
+}
+
+tm_status tm_trainer_save(tm_trainer *t, tm_error *err)
+{
+    for (int32_t r = 0; r < t->run->replicas; r++)
+        TM_TRY(t->tuning.method->save(&t->tuning, r, t->run->folder[r]->dir, err));
+    return TM_OK;
+}

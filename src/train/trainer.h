@@ -1,0 +1,129 @@
+/* The trainer: R replicas of one recipe, step by step.
+ *
+ * Invariants:
+ *  1. What a step computes depends on its list of examples, the seeds and the step's number, never on
+ *     how the list is cut into micro-batches, on other replicas or on where a run was resumed.
+ *  2. Built on the counting device, a trainer's arenas give the memory of the run to the byte; the
+ *     real one gets exactly that and asserts it. */
+#ifndef TM_TRAIN_TRAINER_H
+#define TM_TRAIN_TRAINER_H
+
+#include "text/dataset.h"
+#include "train/hooks.h"
+#include "train/run_folder.h"
+#include "tune/tune.h"
+
+typedef struct tm_seeds {
+    uint64_t init, order, dropout, subset;
+} tm_seeds;
+/* train.seed and train.seeds of a recipe; what is auto is a hash of train.seed. */
+tm_seeds tm_seeds_of(const tm_recipe *recipe);
+
+typedef struct tm_scores {
+    double loss, accuracy, exact, kl, bits_per_byte; /* NaN: not measured */
+    int64_t targets;
+} tm_scores;
+
+/* An evaluation set or a probe, its data and what was measured. */
+typedef struct tm_eval_set {
+    const tm_eval_entry *entry; /* borrowed */
+    bool probe;
+    tm_dataset *data;           /* owned */
+    int64_t examples;           /* evaluated: all, or the entry's limit */
+    tm_scores *first, *last, *best; /* [R], owned; best by the entry's metric */
+    tm_tensor teacher;          /* metric kl: hidden states of the base at every target */
+} tm_eval_set;
+
+/* Everything a run is made of, gathered and checked before anything is computed. Borrowed by trainers. */
+typedef struct tm_run {
+    const tm_recipe *recipe;    /* no `auto` left in what the trainer reads */
+    const char *model_dir;
+    tm_safetensors *file;       /* weights; NULL with init: random, or to plan from config.json alone */
+    tm_dtype dtype;             /* of matrices when file is NULL */
+    tm_dataset *data;           /* NULL: plan from sizes alone */
+    tm_eval_set *evals;
+    int64_t eval_count;
+    int32_t replicas;
+    const tm_seeds *seeds;      /* [R] */
+    tm_run_folder **folder;     /* [R]; NULL: counting */
+    tm_order **order;           /* [R] */
+    int64_t steps;
+    int64_t max_tokens, max_examples; /* capacity of a micro-batch */
+    bool (*interrupted)(void *context); /* asked between steps; NULL: never */
+    void (*progress)(void *context, const struct tm_trainer *t);
+    void *context;
+} tm_run;
+
+typedef struct tm_step_result { /* of one replica */
+    double loss, penalty, grad_norm, lr;
+    int64_t tokens, targets;
+} tm_step_result;
+
+typedef struct tm_trainer {
+    const tm_run *run;
+    const tm_recipe *recipe;
+    tm_device *device;
+    tm_memory memory;
+    tm_model model;
+    tm_tuning tuning;
+    tm_batch batch;
+    tm_trained *trained;       /* [trained_count]: tensors of replica 0, then of replica 1, ... */
+    const tm_param **trained_param;
+    int64_t trained_count;
+    tm_step_params *params;    /* [R] host */
+    tm_step_params *device_params;
+    tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
+    bool has_teacher;
+    tm_hook *hooks;
+    int64_t hook_count;
+    /* state of the run: all that a checkpoint holds beside tensors */
+    int64_t step;              /* optimiser steps done */
+    int64_t tokens, targets;   /* of replica 0, so far */
+    double best_metric;        /* early stopping */
+    int64_t best_step, bad_evals, best_checkpoint;
+    double best_checkpoint_metric;
+    tm_verdict verdict;
+    bool stopped_early;
+    tm_names warnings;         /* said once, kept for run.json and the report */
+    tm_step_result *result;    /* [R] of the last step */
+    double step_seconds, seconds, flops_per_token, peak_flops;
+    tm_batch_item *items;      /* scratch */
+    size_t items_capacity;
+    uint64_t *trail;           /* scratch */
+} tm_trainer;
+
+/* Builds the run's memory on a device; limits from a counting trainer, NULL on the counting device. */
+tm_status tm_trainer_create(const tm_run *run, tm_device *device, const int64_t limits[TM_MEM_KINDS], tm_trainer **out, tm_error *err) TM_MUST_CHECK;
+void tm_trainer_destroy(tm_trainer *trainer);
+
+/* Adds a hook (before tm_trainer_start); the trainer owns its state. */
+tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error *err) TM_MUST_CHECK;
+
+/* Adds a warning, unless it was said before. */
+tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, ...) TM_PRINTF(3, 4) TM_MUST_CHECK;
+
+/* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders
+ * if there is one. */
+tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* Runs to the end (or to an interruption: TM_FAILED). */
+tm_status tm_trainer_run(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* Writes the result of every replica into its folder. */
+tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+
+/* One optimiser step on the run's next examples, without evaluation or rows. */
+tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* Scores of a data set for one replica, no gradients. */
+tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_error *err) TM_MUST_CHECK;
+bool tm_eval_due(const tm_trainer *trainer, int64_t step);
+
+/* resume.c */
+tm_status tm_trainer_checkpoint(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+tm_status tm_trainer_resume(tm_trainer *trainer, bool *resumed, tm_error *err) TM_MUST_CHECK;
+/* Writes or reads tensors (values, and optimiser state) of one replica as one safetensors file. */
+tm_status tm_trained_write(tm_trainer *trainer, int32_t replica, bool optimizer, const char *path, tm_error *err) TM_MUST_CHECK;
+tm_status tm_trained_read(tm_trainer *trainer, int32_t replica, bool optimizer, const char *path, tm_error *err) TM_MUST_CHECK;
+
+/* trail.c: the header of trail.bin for this run. */
+tm_status tm_trail_header(const tm_trainer *trainer, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+
+#endif

@@ -1,0 +1,83 @@
+/* Writing a whole model as a folder that transformers loads. */
+#include "tune/tune.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "io/hf.h"
+
+#include <stdlib.h>
+
+static tm_dtype file_dtype(const tm_param *p, int save_dtype)
+{
+    switch (save_dtype) {
+    case TM_SAVE_F32: return TM_F32;
+    case TM_SAVE_BF16: return TM_BF16;
+    case TM_SAVE_F16: return TM_F16;
+    default: return p->source < TM_DTYPE_COUNT ? p->source : TM_F32;
+    }
+}
+
+/* config.json of the source with what the run changed: element type, biases that were added. */
+static tm_status write_config(const tm_model *m, const char *source, int save_dtype, const char *dir, tm_error *err)
+{
+    static const char *const names[] = {NULL, "float32", "bfloat16", "float16"};
+    tm_status st = TM_OK;
+    json_t *json = NULL;
+    char *text = NULL, *from = tm_path_join(source, "config.json", err), *to = tm_path_join(dir, "config.json", err);
+    const tm_family *family = m->config.family;
+    if (!from || !to)
+        TM_GO(TM_NO_MEMORY);
+    TM_GO(tm_json_read(from, &json, err));
+    int failed = 0;
+    if (save_dtype != TM_SAVE_SOURCE)
+        failed |= json_object_set_new(json, json_object_get(json, "dtype") ? "dtype" : "torch_dtype", json_string(names[save_dtype]));
+    if (family->qkv_bias == TM_BIAS_BY_KEY && m->config.qkv_bias)
+        failed |= json_object_set_new(json, family->attn_bias_key, json_true());
+    if (family->mlp_bias == TM_BIAS_BY_KEY && m->config.mlp_bias)
+        failed |= json_object_set_new(json, family->mlp_bias_key, json_true());
+    text = failed ? NULL : json_dumps(json, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    if (!text)
+        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", to));
+    TM_GO(tm_file_write(to, text, strlen(text), err));
+out:
+    json_decref(json);
+    free(text);
+    free(from);
+    free(to);
+    return st;
+}
+
+tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const char *dir, tm_error *err)
+{
+    tm_status st = TM_OK;
+    tm_st_tensor *tensors;
+    int64_t count = 0;
+    TM_TRY(TM_NEW(&tensors, m->params.count, err));
+    TM_GO(tm_dir_create(dir, err));
+    for (int64_t i = 0; i < m->params.count; i++) {
+        const tm_param *p = m->params.item[i];
+        tm_dtype dtype = file_dtype(p, save_dtype);
+        void *value;
+        TM_GO(tm_alloc(&value, (size_t)tm_param_count(p), (size_t)tm_dtype_bytes(dtype, 1), err));
+        tensors[count] = (tm_st_tensor){.name = p->name, .dtype = dtype, .ndim = p->ndim, .count = tm_param_count(p), .data = value};
+        tensors[count].bytes = tm_dtype_bytes(dtype, tensors[count].count);
+        tensors[count].shape[0] = p->ndim == 1 ? p->cols : p->rows;
+        tensors[count].shape[1] = p->cols;
+        count++;
+        TM_GO(tm_param_read(m, p, p->value, 0, value, dtype, err));
+    }
+    TM_GO(tm_hf_copy_files(source, dir, err));
+    TM_GO(write_config(m, source, save_dtype, dir, err));
+    TM_GO(tm_hf_write_model(dir, tensors, count, TM_HF_SHARD_BYTES, err));
+out:
+    for (int64_t i = 0; i < count; i++)
+        free((void *)(uintptr_t)tensors[i].data);
+    free(tensors);
+    return st;
+}
+
+tm_status tm_save_model(tm_tuning *t, int32_t replica, const char *dir, tm_error *err)
+{
+    (void)replica;
+    return tm_model_save(t->model, t->recipe->model, t->recipe->save_dtype, dir, err);
+}

@@ -1,0 +1,37 @@
+/* The table of tuning methods: see tune.h. */
+#include "tune/tune.h"
+
+static tm_status select_nothing(tm_tuning *t, tm_error *err)
+{
+    (void)t, (void)err;
+    return TM_OK;
+}
+
+const tm_method tm_method_none = {.name = "none", .auto_lr = 0, .select = select_nothing, .save = tm_save_model};
+
+tm_status tm_method_find(int method, const tm_method **out, tm_error *err)
+{
+    switch (method) {
+    case TM_METHOD_FULL: *out = &tm_method_full; return TM_OK;
+    case TM_METHOD_FREEZE: *out = &tm_method_freeze; return TM_OK;
+    case TM_METHOD_BITFIT: *out = &tm_method_bitfit; return TM_OK;
+    case TM_METHOD_LORA: *out = &tm_method_lora; return TM_OK;
+    case TM_METHOD_NONE: *out = &tm_method_none; return TM_OK;
+    default: return tm_fail(err, TM_RECIPE, "method: adapter and prompt are not implemented yet (full, freeze, bitfit, lora, none are)");
+    }
+}
+
+tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *model, tm_error *err)
+{
+    *t = (tm_tuning){.recipe = recipe, .model = model};
+    TM_TRY(tm_method_find(recipe->method, &t->method, err));
+    return t->method->select(t, err);
+}
+
+void tm_tuning_deinit(tm_tuning *t)
+{
+    tm_adapter_config_deinit(&t->adapter);
+    tm_safetensors_close(t->start);
+    tm_names_deinit(&t->notes);
+    *t = (tm_tuning){0};
+}

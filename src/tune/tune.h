@@ -1,0 +1,47 @@
+/* Tuning methods: what of a model is trained. A method is one file and one row of the table in
+ * tune.c; it selects parameters or adds some, gives them their first values, and writes the result. */
+#ifndef TM_TUNE_TUNE_H
+#define TM_TUNE_TUNE_H
+
+#include "base/options.h"
+#include "io/adapter.h"
+#include "model/model.h"
+
+/* The state of one method on one model. */
+typedef struct tm_tuning {
+    const struct tm_method *method;
+    const tm_recipe *recipe;
+    tm_model *model;
+    tm_adapter_config adapter; /* lora */
+    tm_safetensors *start;     /* lora.init: where the first values come from */
+    tm_names notes;            /* for the report: biases that were added, ... */
+} tm_tuning;
+
+typedef struct tm_method {
+    const char *name;
+    double auto_lr;       /* train.lr: auto */
+    bool adapter;         /* the result is an adapter, not a model */
+    bool replicas;        /* works with R > 1 */
+    /* After tm_model_create, before tm_model_allocate: marks and adds parameters. */
+    tm_status (*select)(tm_tuning *t, tm_error *err);
+    /* After loading: first values of what was added, for one replica. NULL: nothing was. */
+    tm_status (*start)(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err);
+    /* Writes what was trained into dir, as PEFT or transformers lay it out. */
+    tm_status (*save)(tm_tuning *t, int32_t replica, const char *dir, tm_error *err);
+} tm_method;
+
+extern const tm_method tm_method_full, tm_method_freeze, tm_method_bitfit, tm_method_lora, tm_method_none;
+
+/* By the recipe's method; TM_UNSUPPORTED for those that do not exist yet. */
+tm_status tm_method_find(int method, const tm_method **out, tm_error *err) TM_MUST_CHECK;
+
+tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *model, tm_error *err) TM_MUST_CHECK;
+void tm_tuning_deinit(tm_tuning *t);
+
+/* Writes the whole model as a folder that transformers loads: tokenizer and config files of source,
+ * weights in save_dtype. */
+tm_status tm_model_save(tm_model *model, const char *source, int save_dtype, const char *dir, tm_error *err) TM_MUST_CHECK;
+/* The save of methods whose result is a model. */
+tm_status tm_save_model(tm_tuning *t, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;
+
+#endif

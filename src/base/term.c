@@ -2,12 +2,13 @@
  * rest decides when to write. */
 #include "base/term.h"
 
+#include "base/clock.h"
+#include "base/env.h"
+
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 #include <utf8proc.h>
 
@@ -17,7 +18,7 @@ static bool locale_is_utf8(void)
 {
     static const char *const NAMES[] = {"LC_ALL", "LC_CTYPE", "LANG"};
     for (int i = 0; i < 3; i++) {
-        const char *value = getenv(NAMES[i]);
+        const char *value = tm_env(NAMES[i]);
         if (value && *value) /* the first that is set decides */
             return strcasestr(value, "utf-8") || strcasestr(value, "utf8");
     }
@@ -26,7 +27,7 @@ static bool locale_is_utf8(void)
 
 tm_term tm_term_of(int fd)
 {
-    const char *kind = getenv("TERM"), *no_color = getenv("NO_COLOR");
+    const char *kind = tm_env("TERM"), *no_color = tm_env("NO_COLOR");
     bool live = isatty(fd) && kind && *kind && strcmp(kind, "dumb") != 0;
     return (tm_term){.fd = fd, .live = live, .color = live && !(no_color && *no_color), .unicode = locale_is_utf8()};
 }
@@ -254,13 +255,6 @@ void tm_progress_render(tm_buf *out, const tm_progress_values *v, int width, boo
 
 /* --- Writing --- */
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void write_line(tm_progress *p)
 {
     size_t done = 0;
@@ -286,7 +280,7 @@ static void draw(tm_progress *p, const tm_progress_values *values)
         tm_buf_char(&p->line, '\n');
     }
     p->drawn = p->term.live;
-    p->last = now();
+    p->last = tm_clock_seconds();
     write_line(p);
 }
 
@@ -298,7 +292,7 @@ void tm_progress_begin(tm_progress *p, tm_term term)
 void tm_progress_update(tm_progress *p, const tm_progress_values *values)
 {
     double gap = p->term.live ? 1.0 / TM_FRAMES_A_SECOND : TM_PLAIN_SECONDS;
-    if (now() - p->last >= gap)
+    if (tm_clock_seconds() - p->last >= gap)
         draw(p, values);
 }
 

@@ -1,6 +1,8 @@
 /* Line charts as inline SVG: see chart.h. */
 #include "report/chart.h"
 
+#include "base/utf8.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,25 +95,24 @@ static void put_tick(tm_buf *out, const axis *a, double value, bool percent)
 
 void html_text(tm_buf *out, const char *text)
 {
-    for (const unsigned char *p = (const unsigned char *)text; *p;) {
-        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
-        for (int i = 1; i <= more; i++)
-            if ((p[i] & 0xc0) != 0x80)
-                more = -1;
-        if (more < 0)
-            tm_buf_text(out, "\xef\xbf\xbd");
-        else if (more > 0)
-            tm_buf_add(out, p, (size_t)more + 1);
-        else
-            switch (*p) {
+    for (size_t left = strlen(text); left > 0;) {
+        size_t whole = tm_utf8_prefix(text, left);
+        for (size_t i = 0; i < whole; i++)
+            switch (text[i]) {
             case '&': tm_buf_text(out, "&amp;"); break;
             case '<': tm_buf_text(out, "&lt;"); break;
             case '>': tm_buf_text(out, "&gt;"); break;
             case '"': tm_buf_text(out, "&quot;"); break;
             case '\'': tm_buf_text(out, "&#39;"); break;
-            default: tm_buf_char(out, *p < 0x20 || *p == 0x7f ? ' ' : (char)*p);
+            default: tm_buf_char(out, (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i]);
             }
-        p += more > 0 ? more + 1 : 1;
+        text += whole;
+        left -= whole;
+        if (left > 0) {
+            tm_buf_text(out, "\xef\xbf\xbd");
+            text++;
+            left--;
+        }
     }
 }
 

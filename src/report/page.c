@@ -48,7 +48,7 @@ static const char STYLE[] =
     "circle.c1{fill:var(--c1)}circle.c2{fill:var(--c2)}circle.c3{fill:var(--c3)}circle.c4{fill:var(--c4)}circle.c5{fill:var(--c5)}"
     "circle.c6{fill:var(--c6)}circle.dot{stroke:var(--card)}\n"
     "table{width:100%;border-collapse:collapse;font-size:13.5px}td,th{text-align:left;padding:5px 14px 5px 0;border-top:1px solid var(--rule);"
-    "vertical-align:top}tr:first-child>*{border-top:0}th{font-weight:500;width:250px}td.help{color:var(--pale)}"
+    "vertical-align:top}tr:first-child>*{border-top:0}th{font-weight:500;width:250px}td.help{color:var(--pale)}.part>*{border:0;padding-top:0;padding-bottom:2px;color:var(--soft);font-size:12.5px}.part>th{padding-left:14px}"
     "code,.mono{font:12.5px/1.5 ui-monospace,\"SF Mono\",Menlo,Consolas,\"DejaVu Sans Mono\",\"Liberation Mono\",monospace;overflow-wrap:anywhere}"
     "td.mono{min-width:7em}@media(max-width:760px){td.help{display:none}th{width:45%}}"
     "details>summary{cursor:pointer;font-size:17px;font-weight:700;list-style:none}summary::-webkit-details-marker{display:none}"

@@ -544,6 +544,16 @@ static void put_memory(page *p)
     put_fact(p, "memory used at most");
     put_bytes(p, peak);
     put(p, "</td></tr>");
+    const char *part;
+    json_t *bytes;
+    json_object_foreach(json_object_get(run, "planned_parts"), part, bytes)
+        if (json_number_value(bytes) > 0) {
+            put(p, "<tr class=\"part\"><th>");
+            html_text(p->out, part);
+            put(p, "</th><td>");
+            put_bytes(p, json_number_value(bytes));
+            put(p, "</td></tr>");
+        }
     put_fact(p, "parameters trained");
     html_number(p->out, run_number(run, "trained_parameters"));
     put(p, "</td></tr>");
@@ -628,12 +638,13 @@ static void put_setting(page *p, const char *key, const json_t *value, bool help
     put(p, "</tr>\n");
 }
 
-/* Rows of every leaf below value, keys joined with dots; lists of scalars are leaves. */
+/* Rows of every leaf below value, keys joined with dots; lists of short values are leaves. */
 static void put_settings(page *p, const char *prefix, const json_t *value, bool help, int depth)
 {
-    enum { DEEP = 16 };
+    enum { DEEP = 16, LONG = 64 };
     bool object = json_is_object(value) && json_object_size(value);
-    bool list = json_is_array(value) && json_array_size(value) && json_is_object(json_array_get(value, 0));
+    const json_t *item = json_array_get(value, 0); /* hashes get a row each */
+    bool list = json_is_object(item) || json_string_length(item) >= LONG;
     if ((!object && !list) || depth > DEEP) {
         put_setting(p, prefix, value, help);
         return;

@@ -318,7 +318,7 @@ static inline void dropout_reference(const opcase *c, double *const *x)
             tm_philox r = tm_philox_at(c->step[replica].dropout_key, (uint32_t)(i / 4), (uint32_t)c->layout.position[t],
                                        c->layout.example[t], 7);
             bool keep = tm_philox_uniform(r.word[i % 4]) >= c->p;
-            x[DROP_Y][t * C + i] = keep ? x[DROP_X][t * C + i] / (1 - (double)c->p) : 0;
+            x[DROP_Y][t * C + i] = keep ? x[DROP_X][t * C + i] * (double)(1.0f / (1.0f - c->p)) : 0;
         }
     }
 }

@@ -3,7 +3,10 @@
  * 1. A checkpoint is filled under a name that is never loaded, then a manifest (size and sha256 of
  *    every file) is written last, everything is synced, and the folder is renamed.
  * 2. What fails its manifest is never loaded; the one before it is.
- * 3. The last finished checkpoint is removed only after a newer one is in place. */
+ * 3. The last finished checkpoint is removed only after a newer one is in place.
+ *
+ * To be called under the lock of the run folder (tm_dir_lock_take): what is half made then belongs to a
+ * dead process. */
 #ifndef TM_IO_CHECKPOINT_H
 #define TM_IO_CHECKPOINT_H
 

@@ -255,11 +255,36 @@ static void bad_expressions(void **state)
           tm_adapter_pattern(&p, 1, "x", 0, &value, err));
 }
 
+/* What the fuzzer found worth keeping: an error that says something, or a config that can be asked. */
+static void kept_inputs(void **state)
+{
+    (void)state;
+    static const char dir[] = "tests/fuzz/corpus/adapter_config";
+    char **names;
+    size_t count;
+    OK(tm_dir_list(dir, &names, &count, err));
+    assert_true(count > 4);
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        char *path = tm_path_join(dir, names[i], NULL), *text = slurp(path, &size);
+        tm_adapter_config c;
+        tm_error err = {0};
+        bool found;
+        if (tm_adapter_config_parse(text, size, names[i], &c, &err) != TM_OK ||
+            tm_adapter_targets(&c, "model.layers.3.mlp.up_proj", &found, &err) != TM_OK)
+            assert_true(err.status != TM_OK && err.message[0]);
+        tm_adapter_config_deinit(&c);
+        free(text);
+        free(path);
+    }
+    tm_names_free(names, count);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_peft), cmocka_unit_test(reads_more), cmocka_unit_test(refused), cmocka_unit_test(writes),
-        cmocka_unit_test(matching), cmocka_unit_test(patterns), cmocka_unit_test(bad_expressions),
+        cmocka_unit_test(matching), cmocka_unit_test(patterns), cmocka_unit_test(bad_expressions), cmocka_unit_test(kept_inputs),
     };
     return cmocka_run_group_tests_name("adapter", tests, scratch_begin, scratch_end);
 }

@@ -261,6 +261,25 @@ static void torn_and_flipped(void **state)
     }
 }
 
+/* What the fuzzer found worth keeping. */
+static void kept_inputs(void **state)
+{
+    (void)state;
+    static const char dir[] = "tests/fuzz/corpus/safetensors";
+    char **names;
+    size_t count, accepted = 0;
+    OK(tm_dir_list(dir, &names, &count, err));
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        char *path = tm_path_join(dir, names[i], NULL), *bytes = slurp(path, &size);
+        accepted += opens(bytes, size);
+        free(bytes);
+        free(path);
+    }
+    tm_names_free(names, count);
+    assert_true(accepted > 5 && accepted < count);
+}
+
 /* Random tables: written in any order, the bytes are the same, and they read back. */
 static void random_round_trips(void **state)
 {
@@ -463,7 +482,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(manifest), cmocka_unit_test(same_bytes), cmocka_unit_test(values_are_read), cmocka_unit_test(rules),
-        cmocka_unit_test(torn_and_flipped), cmocka_unit_test(random_round_trips), cmocka_unit_test(writer_refuses),
+        cmocka_unit_test(torn_and_flipped), cmocka_unit_test(kept_inputs),
+        cmocka_unit_test(random_round_trips), cmocka_unit_test(writer_refuses),
         cmocka_unit_test(model_folders), cmocka_unit_test(writes_models),
     };
     return cmocka_run_group_tests_name("safetensors", tests, scratch_begin, scratch_end);

@@ -1,4 +1,4 @@
-/* JSON: see json.h. */
+/* Reading values and writing text: see json.h. The parser is in json_parse.c. */
 #include "base/json.h"
 
 #include "base/file.h"
@@ -7,24 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
-
-tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t **out, tm_error *err)
-{
-    *out = NULL;
-    if (size > TM_JSON_MAX_BYTES)
-        return tm_fail(err, TM_INPUT, "%s: %zu bytes of JSON, expected at most %d", name, size, TM_JSON_MAX_BYTES);
-    if (size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) { /* the mark that some editors put first */
-        text += 3;
-        size -= 3;
-    }
-    json_error_t problem = {.line = -1};
-    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
-    if (*out)
-        return TM_OK;
-    if (!problem.text[0] || json_error_code(&problem) == json_error_out_of_memory)
-        return tm_fail(err, TM_NO_MEMORY, "%s: out of memory", name);
-    return tm_fail(err, TM_INPUT, "%s:%d: not valid JSON: %s (column %d)", name, problem.line, problem.text, problem.column);
-}
 
 tm_status tm_json_read(const char *path, json_t **out, tm_error *err)
 {

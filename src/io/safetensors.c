@@ -210,7 +210,9 @@ static tm_status parse_file(tm_safetensors *st, const char *bytes, size_t size, 
             break;
     }
     json_decref(root);
-    return status == TM_OK ? check_cover(&src, st->tensor + first, st->count - first, err) : status;
+    if (status != TM_OK)
+        return status;
+    return check_cover(&src, st->tensor ? st->tensor + first : NULL, st->count - first, err);
 }
 
 /* Sorts the finished table. The same name in two files is found here. */

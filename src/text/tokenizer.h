@@ -18,6 +18,8 @@ void tm_ids_deinit(tm_ids *ids);
 /* A folder with tokenizer.json (and tokenizer_config.json, generation_config.json when there), or a
  * tokenizer.json itself. */
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
+/* From the text of a tokenizer.json; name stands for it in messages. BOS and EOS stay unknown. */
+tm_status tm_tokenizer_parse(const char *text, size_t size, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 void tm_tokenizer_close(tm_tokenizer *tok);
 
 /* Per-thread working memory and caches; never shared between threads. */
@@ -39,9 +41,9 @@ tm_status tm_tokenizer_decode(const tm_tokenizer *tok, const int32_t *ids, size_
  * part of one); flush at the end appends the rest. */
 typedef struct tm_decode_stream {
     tm_ids pending;
+    size_t context; /* of pending: ids whose text has been given, kept for what follows them */
     size_t printed; /* bytes of pending's text already given */
-    bool started;
-} tm_decode_stream;
+} tm_decode_stream; /* zeroed: a fresh one */
 tm_status tm_decode_stream_push(tm_decode_stream *s, const tm_tokenizer *tok, int32_t id, tm_buf *text, tm_error *err) TM_MUST_CHECK;
 tm_status tm_decode_stream_flush(tm_decode_stream *s, const tm_tokenizer *tok, tm_buf *text, tm_error *err) TM_MUST_CHECK;
 void tm_decode_stream_deinit(tm_decode_stream *s);

@@ -25,8 +25,10 @@ endif
 
 # CPU kernels: every file of src/device/cpu is compiled once per instruction set, except cpu.c.
 ARCH    := $(shell uname -m)
-ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR
-ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64
+# Sixteen scalars a vector make huge functions; the passes left out take gcc minutes and gain nothing.
+PLAIN      := -O2 $(if $(findstring clang,$(shell $(CC) --version)),,-fno-tree-dse -fno-tree-sra -fno-var-tracking)
+ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR $(PLAIN)
+ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64 $(PLAIN)
 ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
 ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
 ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)
@@ -48,20 +50,20 @@ help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(BUILD)/temper: $(CLI) $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $(CLI) $(LIB) $(LDLIBS)
+	@echo "  ld $@"; $(CC) $(LDFLAGS) -o $@ $(CLI) $(LIB) $(LDLIBS)
 
 $(LIB): $(OBJECTS)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	@$(AR) rcs $@ $^
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	@echo "  cc $<"; $(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
 
 define KERNEL_RULE
 $(BUILD)/kernels/$(1)/%.o: src/device/cpu/%.c
 	@mkdir -p $$(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) -c -o $$@ $$<
+	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
 
@@ -70,14 +72,14 @@ WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka
+	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka
 
 $(BUILD)/tools/%: $(BUILD)/tools/%.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	@echo "  ld $@"; $(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	@echo "  ld $@"; $(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 unit: $(TESTS) $(BUILD)/temper
 	@tests/run $(BUILD)
@@ -100,6 +102,38 @@ bench: $(BENCHES) ## rates of this machine, beside the peers'
 
 docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
 	$< > docs/recipe.md
+
+# What a release and an installation hold beside the program.
+VERSION := $(shell sed -n 's/^\#define TM_VERSION "\(.*\)"/\1/p' include/temper.h)
+SHARED  := $(wildcard models data recipes)
+PREFIX  ?= /usr/local
+DIST    := build/dist/temper-$(VERSION)
+
+install: $(BUILD)/temper ## into PREFIX (/usr/local), below DESTDIR: program, library, header, temper.pc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/temper
+	install -m 755 $(BUILD)/temper $(DESTDIR)$(PREFIX)/bin/temper
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libtemper.a
+	install -m 644 include/temper.h $(DESTDIR)$(PREFIX)/include/temper.h
+	printf '%s\n' 'prefix=$(PREFIX)' 'Name: temper' 'Description: fine-tuning of language models, reproducible to the bit' \
+	  'Version: $(VERSION)' 'Requires: $(PACKAGES)' 'Libs: -L$${prefix}/lib -ltemper -lm -ldl -pthread' 'Cflags: -I$${prefix}/include' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/temper.pc
+	cp -r $(SHARED) $(DESTDIR)$(PREFIX)/share/temper/
+
+# The third-party libraries go in as archives: the program then asks a system for its C library alone.
+$(BUILD)/temper-static: $(CLI) $(LIB)
+	$(CC) $(LDFLAGS) -s -o $@ $(CLI) $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
+	@! ldd $@ | grep -Ev 'linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so'
+
+dist: $(BUILD)/temper-static ## build/dist/temper-VERSION.tar.gz: one program that needs only libc, with model and data
+	rm -rf $(DIST)
+	mkdir -p $(DIST)/licenses
+	cp $(BUILD)/temper-static $(DIST)/temper
+	cp -r $(SHARED) README.md README.ru.md LICENSE docs $(DIST)/
+	for p in libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev; do \
+	  cp /usr/share/doc/$$p/copyright $(DIST)/licenses/$$p.txt || exit 1; done
+	tar -C build/dist --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf - temper-$(VERSION) | gzip -9n > $(DIST).tar.gz
+	rm -rf $(DIST)
+	@ls -l $(DIST).tar.gz
 
 clean: ## removes build/
 	rm -rf build

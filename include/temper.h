@@ -48,6 +48,44 @@ typedef struct tm_error {
 int tm_status_exit_code(tm_status status);
 const char *tm_status_text(tm_status status);
 
+/* --- Training --- */
+
+typedef struct tm_probe_progress {
+    const char *name;
+    double worse, budget; /* share of the first value; nats with nats; NaN: not measured, no budget */
+    bool nats;
+} tm_probe_progress;
+
+typedef struct tm_train_progress {
+    int64_t step, steps;
+    double loss, tokens_per_s, share, seconds_left; /* NaN: not known */
+    const tm_probe_progress *probes;
+    int64_t probe_count;
+} tm_train_progress;
+
+/* How a caller watches long work; every function may be NULL. */
+typedef struct tm_callbacks {
+    void (*progress)(void *context, const tm_train_progress *progress);
+    void (*note)(void *context, const char *text); /* a warning or a fact worth a line */
+    bool (*interrupted)(void *context);            /* true: stop after this step */
+    void *context;
+} tm_callbacks;
+
+/* What a recipe is made from: a file (or NULL) and "key=value" arguments. */
+typedef struct tm_recipe_source {
+    const char *path;
+    char *const *overrides;
+    size_t override_count;
+} tm_recipe_source;
+
+/* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
+tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
+
+/* Texts that commands print; free() them. */
+
+/* Memory before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
+tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,288 @@
+/* temper train: a job from recipe to result. */
+#include "api/job.h"
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "io/hf.h"
+#include "keep/monitor.h"
+#include "report/events.h"
+#include "report/report.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+/* --- The model's hash: computed beside the training, since it reads every byte of the model --- */
+
+typedef struct model_hash {
+    const char *dir;
+    tm_sha256 hash;
+    tm_status status;
+    tm_error error;
+    pthread_t thread;
+    bool started;
+} model_hash;
+
+static void *hash_model(void *context)
+{
+    model_hash *h = context;
+    tm_names files = {0};
+    h->status = tm_hf_model_files(h->dir, &files, &h->error);
+    if (h->status == TM_OK)
+        h->status = tm_sha256_files(h->dir, files.item, (size_t)files.count, &h->hash, &h->error);
+    tm_names_deinit(&files);
+    return NULL;
+}
+
+static void start_hash(model_hash *h, const char *dir)
+{
+    *h = (model_hash){.dir = dir};
+    h->started = pthread_create(&h->thread, NULL, hash_model, h) == 0;
+    if (!h->started)
+        hash_model(h);
+}
+
+static const char *finish_hash(model_hash *h)
+{
+    if (h->started)
+        pthread_join(h->thread, NULL);
+    h->started = false;
+    return h->status == TM_OK ? h->hash.hex : "";
+}
+
+/* --- A folder that holds a run already --- */
+
+/* Keys that change memory and speed but no result: a resumed run may differ in them. */
+static const char *const layout_keys[][2] = {{NULL, "threads"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "keep_checkpoints"}};
+
+/* The first key in which two recipes differ, as text; "" when they agree. */
+static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *out)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach(a, key, value) {
+        json_t *other = json_object_get(b, key);
+        if (out->size || json_equal(value, other))
+            continue;
+        if (json_is_object(value) && json_is_object(other)) {
+            char inner[256];
+            snprintf(inner, sizeof inner, "%s%s.", prefix, key);
+            first_difference(value, other, inner, out);
+            continue;
+        }
+        char *was = other ? json_dumps(other, JSON_COMPACT | JSON_ENCODE_ANY) : NULL, *is = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+        tm_buf_printf(out, "%s%s is %s, the run there has %s", prefix, key, is ? is : "?", was ? was : "none");
+        free(was);
+        free(is);
+    }
+}
+
+static void drop_layout(json_t *recipe)
+{
+    for (size_t i = 0; i < sizeof layout_keys / sizeof layout_keys[0]; i++) {
+        json_t *group = layout_keys[i][0] ? json_object_get(recipe, layout_keys[i][0]) : recipe;
+        if (group)
+            json_object_del(group, layout_keys[i][1]);
+    }
+}
+
+/* Compares with the run.json of the folder: another recipe is refused; *finished: nothing to do. */
+static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
+{
+    *finished = false;
+    char *path = tm_path_join(job->folder.dir, "run.json", err);
+    if (!path)
+        return TM_NO_MEMORY;
+    tm_status st = TM_OK;
+    json_t *old = NULL, *mine = NULL;
+    tm_buf text = {0}, difference = {0};
+    tm_error ignored;
+    if (!tm_path_exists(path) || tm_json_read(path, &old, &ignored) != TM_OK)
+        goto out;
+    TM_GO(tm_recipe_to_json(job->recipe, &text, err));
+    TM_GO(tm_json_parse(text.data, text.size, "recipe", &mine, err));
+    json_t *theirs = json_object_get(old, "recipe");
+    drop_layout(mine);
+    drop_layout(theirs);
+    first_difference(mine, theirs, "", &difference);
+    if (difference.size)
+        TM_GO(tm_fail(err, TM_LOCKED, "%s holds another run: %s; choose another out, or remove the folder", job->folder.dir, difference.data));
+    const char *status = json_string_value(json_object_get(old, "status"));
+    *finished = status && strcmp(status, "running") != 0 && strcmp(status, "failed") != 0;
+    if (*finished && (strcmp(status, "stopped") == 0 || strcmp(status, "rolled_back") == 0))
+        st = tm_fail(err, TM_RETENTION, "%s: the retention gate ended this run before (%s)", job->folder.dir, status);
+out:
+    json_decref(old);
+    json_decref(mine);
+    tm_buf_deinit(&text);
+    tm_buf_deinit(&difference);
+    free(path);
+    return st;
+}
+
+static tm_status write_run_json(const tm_job *job, const tm_trainer *t, const char *status, const char *model, const char *result, tm_error *err)
+{
+    tm_buf text = {0};
+    char *path = tm_path_join(job->folder.dir, "run.json", err);
+    tm_status st = path ? tm_job_describe(job, t, status, model, result, &text, err) : TM_NO_MEMORY;
+    if (st == TM_OK)
+        st = tm_file_write(path, text.data, text.size, err);
+    free(path);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+/* --- Watching --- */
+
+typedef struct watching {
+    const tm_callbacks *callbacks;
+    tm_job *job;
+    double started;
+    int64_t first_step, warnings_said;
+} watching;
+
+static void on_progress(void *context, const tm_trainer *t)
+{
+    watching *w = context;
+    tm_probe_progress probes[t->run->eval_count + 1];
+    int64_t n = 0;
+    for (int64_t i = 0; i < t->run->eval_count; i++) {
+        const tm_eval_set *set = &t->run->evals[i];
+        if (set->probe)
+            probes[n++] = (tm_probe_progress){set->entry->name, tm_probe_damage(set, 0), tm_probe_budget(set), set->entry->metric == TM_METRIC_KL};
+    }
+    for (; w->callbacks->note && w->warnings_said < t->warnings.count; w->warnings_said++)
+        w->callbacks->note(w->callbacks->context, t->warnings.item[w->warnings_said]);
+    if (!w->callbacks->progress)
+        return;
+    double elapsed = tm_clock_seconds() - w->started, done = (double)(t->step - w->first_step);
+    double rate = t->step_seconds > 0 ? (double)t->result[0].tokens / t->step_seconds : NAN;
+    tm_train_progress p = {.step = t->step, .steps = t->run->steps, .loss = t->step > w->first_step ? t->result[0].loss : NAN, .tokens_per_s = rate,
+                           .share = t->peak_flops > 0 && t->step_seconds > 0 ? rate * t->flops_per_token / t->peak_flops : NAN,
+                           .seconds_left = done > 0 ? elapsed / done * (double)(t->run->steps - t->step) : NAN, .probes = probes, .probe_count = n};
+    w->callbacks->progress(w->callbacks->context, &p);
+}
+
+static bool on_interrupted(void *context)
+{
+    watching *w = context;
+    return w->callbacks->interrupted && w->callbacks->interrupted(w->callbacks->context);
+}
+
+/* --- The run --- */
+
+static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *err)
+{
+    const tm_recipe *r = job->recipe;
+    if (job->run.steps < 50 && r->method != TM_METHOD_NONE)
+        TM_TRY(tm_trainer_warn(t, err, "only %lld optimiser steps: smaller train.batch or more train.epochs give more", (long long)job->run.steps));
+    for (int64_t i = 0; job->data && i < tm_dataset_sources(job->data); i++) {
+        const tm_dataset_stats *s = tm_dataset_stats_of(job->data, i);
+        if (s->cut)
+            TM_TRY(tm_trainer_warn(t, err, "%s: %lld of %lld rows are longer than train.seq = %lld tokens and were cut (%lld of them dropped: no target left)",
+                                   r->data[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
+    }
+    return TM_OK;
+}
+
+static const char *final_status(const tm_trainer *t)
+{
+    return t->verdict == TM_ROLL_BACK ? "rolled_back" : t->verdict == TM_STOP ? "stopped" : "done";
+}
+
+static tm_status hash_result(const tm_job *job, const tm_trainer *t, tm_sha256 *out, tm_error *err)
+{
+    if (t->recipe->method == TM_METHOD_NONE)
+        return TM_OK;
+    tm_names files = {0};
+    tm_status st = TM_OK;
+    if (t->tuning.method->adapter) {
+        st = tm_names_add(&files, "adapter_config.json", err);
+        if (st == TM_OK)
+            st = tm_names_add(&files, "adapter_model.safetensors", err);
+    } else
+        st = tm_hf_model_files(job->folder.dir, &files, err);
+    if (st == TM_OK)
+        st = tm_sha256_files(job->folder.dir, files.item, (size_t)files.count, out, err);
+    tm_names_deinit(&files);
+    return st;
+}
+
+/* What is made of the folder's files alone. */
+static tm_status write_views(const tm_job *job, tm_error *err)
+{
+    tm_events *events;
+    TM_TRY(tm_events_open_run(job->folder.dir, &events, err));
+    tm_events_close(events);
+    return tm_report_write(job->folder.dir, err);
+}
+
+static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash *model, tm_error *err)
+{
+    tm_status st = TM_OK;
+    tm_sha256 result = {""};
+    TM_TRY(tm_monitor_add(t, err));
+    TM_TRY(warn_about_recipe(job, t, err));
+    TM_TRY(tm_trainer_start(t, err));
+    TM_TRY(write_run_json(job, t, "running", "", "", err));
+    w->first_step = t->step;
+    w->started = tm_clock_seconds();
+    st = tm_trainer_run(t, err);
+    if (st == TM_OK && t->recipe->method != TM_METHOD_NONE)
+        st = tm_trainer_save(t, err);
+    if (st == TM_OK)
+        st = hash_result(job, t, &result, err);
+    tm_error second;
+    tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", finish_hash(model), result.hex, st == TM_OK ? err : &second);
+    if (st != TM_OK || written != TM_OK)
+        return st != TM_OK ? st : written;
+    TM_TRY(write_views(job, err));
+    if (t->verdict != TM_GO_ON)
+        return tm_fail(err, TM_RETENTION, "%s", t->warnings.count ? t->warnings.item[t->warnings.count - 1] : "the retention gate ended the run");
+    return TM_OK;
+}
+
+static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
+{
+    watching w = {.callbacks = callbacks, .job = job};
+    tm_trainer *trainer = NULL;
+    bool finished;
+    TM_TRY(look_at_folder(job, &finished, err));
+    if (finished) {
+        if (callbacks->note)
+            callbacks->note(callbacks->context, "this run is finished already; nothing to do");
+        return TM_OK;
+    }
+    TM_TRY(tm_job_fits(job, err));
+    TM_TRY(tm_job_device(job->recipe, &job->device, err));
+    job->run.progress = on_progress;
+    job->run.interrupted = on_interrupted;
+    job->run.context = &w;
+    model_hash model;
+    start_hash(&model, job->recipe->model);
+    int64_t limits[TM_MEM_KINDS];
+    memcpy(limits, job->plan.part, sizeof limits);
+    limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
+    tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
+    if (st == TM_OK) {
+        trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
+        st = run_trainer(job, trainer, &w, &model, err);
+    }
+    finish_hash(&model);
+    tm_trainer_destroy(trainer);
+    return st;
+}
+
+tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err)
+{
+    static const tm_callbacks silent = {0};
+    tm_recipe *recipe;
+    tm_job job;
+    *out = NULL;
+    TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
+    TM_TRY(tm_job_open(recipe, TM_JOB_TRAIN, &job, err));
+    tm_status st = train_job(&job, callbacks ? callbacks : &silent, err);
+    *out = tm_strdup(job.folder.dir, NULL);
+    tm_job_close(&job);
+    return st;
+}

@@ -24,12 +24,7 @@ void tm_row_sink_deinit(tm_row_sink *sink)
 
 static tm_status parse(const tm_row *row, json_t **out, tm_error *err)
 {
-    json_error_t e;
-    *out = json_loadb(row->text, row->size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (!*out && json_error_code(&e) == json_error_out_of_memory)
-        return tm_fail(err, TM_NO_MEMORY, "out of memory");
-    if (!*out)
-        return tm_fail(err, TM_INPUT, "not JSON: %s", e.text);
+    TM_TRY(tm_json_parse_row(row->text, row->size, out, err));
     if (json_is_object(*out))
         return TM_OK;
     json_decref(*out);

@@ -24,7 +24,7 @@ enum {
     TILE_N = 128,          /* at most; a multiple of NR */
     FEW_ROWS = 4 * MR,     /* at most: columns of B are packed by their tile */
     A_BYTES = 2 << 20, B_BYTES = 1 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
-    K_MAX = KC,              /* k of a super-block; with few rows: */
+    K_MAX = KC,            /* k of a super-block; with few rows: */
     K_MAX_FEW = A_BYTES / (int)sizeof(real) / FEW_ROWS / KC * KC,
 };
 
@@ -336,8 +336,8 @@ void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
     bool one_k = blocks_from(g, 0, j.k_max) == all;
     j.a_stride = ceil_div(MR * width + PACK_SLACK, V16) * V16;
     j.b_stride = NR * width;
-    int64_t m_max = j.few_rows ? g->m : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
-    int64_t n_max = j.few_rows ? g->n : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
+    int64_t m_max = j.few_rows ? FEW_ROWS : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
+    int64_t n_max = j.few_rows ? ceil_div(g->n, NR) * NR : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
     if (!j.direct && !one_k) /* sums wait in shared memory for the next super-block of k */
         n_max = min64(n_max, C_BYTES / (int64_t)sizeof(real) / min64(g->m, m_max) / NR * NR);
     m_max = even_part(g->m, m_max, MR);

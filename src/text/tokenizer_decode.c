@@ -165,7 +165,7 @@ static int byte_token(const char *text, size_t size)
 /* A run of byte tokens becomes its text, or one U+FFFD for each when the run as a whole is no UTF-8. */
 static tm_status decode_byte_run(const tm_buf *run, texts *out, tm_error *err)
 {
-    if (tm_utf8_valid(tm_buf_str(run), run->size) == run->size) {
+    if (tm_utf8_prefix(tm_buf_str(run), run->size) == run->size) {
         tm_buf_add(&out->text, tm_buf_str(run), run->size);
         return run->size ? texts_close(out, err) : TM_OK;
     }

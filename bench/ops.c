@@ -2,7 +2,8 @@
  * C 576, H 9, K 3, D 64, F 1536, V 49152. Each is compared with the machine's limit: attention with the
  * peak of fused multiply-adds on registers, the others with copying as many bytes as they must move
  * (working set as large, so in the same cache).
- * usage: build/cpu/bench/ops [threads] [avx512|avx2|scalar] [span length] [head size] */
+ * With one thread the time is the processor's own, so that other programs count less.
+ * usage: build/cpu/bench/ops [threads] [avx512|avx2|scalar] [span length] [head size] [part of an op's name] */
 #include "device/cpu/cpu.h"
 
 #include <math.h>
@@ -12,10 +13,11 @@
 
 enum { T = 1024, C = 576, H = 9, K = 3, F = 1536, V = 49152, TARGETS = 128, TRAINED = 16 << 20, BLOCK_BYTES = 65536 };
 
+static clockid_t bench_clock = CLOCK_MONOTONIC;
 static double now(void)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(bench_clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -189,6 +191,9 @@ int main(int argc, char **argv)
     int threads = argc > 1 ? atoi(argv[1]) : 2;
     const char *isa = argc > 2 ? argv[2] : "avx512";
     int64_t span = argc > 3 ? atoi(argv[3]) : 256, D = argc > 4 ? atoi(argv[4]) : 64;
+    const char *only = argc > 5 ? argv[5] : "";
+    if (threads == 1)
+        bench_clock = CLOCK_PROCESS_CPUTIME_ID;
     tm_error err;
     static bench b;
     if (tm_cpu_device_create(threads, !strcmp(isa, "avx512") ? TM_ISA_AVX512 : !strcmp(isa, "avx2") ? TM_ISA_AVX2 : TM_ISA_SCALAR,
@@ -223,6 +228,8 @@ int main(int argc, char **argv)
     printf("%-22s %9s %10s %8s %10s\n", "op", "ms", "GFLOP/s", "GB/s", "of limit");
     copy c = {.pool = pool, .from = b.table.data, .to = b.trained.value.data};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        if (!strstr(list[i].name, only))
+            continue;
         double t = best_of(list[i].call, &b), limit = list[i].flops / peak;
         if (list[i].bytes > 0) {
             double most = 4.0 * TRAINED, repeat = fmax(1, list[i].bytes / 2 / most);

@@ -1,4 +1,4 @@
-/* JSON: see json.h. */
+/* Reading values and writing text: see json.h. The parser is in json_parse.c. */
 #include "base/json.h"
 
 #include "base/file.h"
@@ -7,24 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
-
-tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t **out, tm_error *err)
-{
-    *out = NULL;
-    if (size > TM_JSON_MAX_BYTES)
-        return tm_fail(err, TM_INPUT, "%s: %zu bytes of JSON, expected at most %d", name, size, TM_JSON_MAX_BYTES);
-    if (size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0) { /* the mark that some editors put first */
-        text += 3;
-        size -= 3;
-    }
-    json_error_t problem = {.line = -1};
-    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &problem);
-    if (*out)
-        return TM_OK;
-    if (!problem.text[0] || json_error_code(&problem) == json_error_out_of_memory)
-        return tm_fail(err, TM_NO_MEMORY, "%s: out of memory", name);
-    return tm_fail(err, TM_INPUT, "%s:%d: not valid JSON: %s (column %d)", name, problem.line, problem.text, problem.column);
-}
 
 tm_status tm_json_read(const char *path, json_t **out, tm_error *err)
 {
@@ -65,7 +47,8 @@ static const json_t *value_of(const json_t *object, const char *key)
     return value && !json_is_null(value) ? value : NULL;
 }
 
-tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out, tm_error *err)
+tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out,
+                          tm_error *err)
 {
     const json_t *value = value_of(object, key);
     double real = value && json_is_real(value) ? json_real_value(value) : 0.5;
@@ -80,7 +63,8 @@ tm_status tm_json_get_int(const json_t *object, const char *name, const char *ke
     return TM_OK;
 }
 
-tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out, tm_error *err)
+tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out,
+                             tm_error *err)
 {
     const json_t *value = value_of(object, key);
     if (value && !json_is_number(value))
@@ -89,7 +73,8 @@ tm_status tm_json_get_number(const json_t *object, const char *name, const char 
     return TM_OK;
 }
 
-tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out, tm_error *err)
+tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out,
+                           tm_error *err)
 {
     const json_t *value = value_of(object, key);
     if (value && !json_is_boolean(value))
@@ -98,7 +83,8 @@ tm_status tm_json_get_bool(const json_t *object, const char *name, const char *k
     return TM_OK;
 }
 
-tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback, const char **out, tm_error *err)
+tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback,
+                             const char **out, tm_error *err)
 {
     const json_t *value = value_of(object, key);
     if (value && !json_is_string(value))

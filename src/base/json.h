@@ -1,4 +1,4 @@
-/* JSON in and out: jansson behind temper's errors. */
+/* JSON in and out: jansson's values behind temper's errors. */
 #ifndef TM_BASE_JSON_H
 #define TM_BASE_JSON_H
 
@@ -6,19 +6,28 @@
 
 #include <jansson.h>
 
-/* Limits against hostile files: bytes of a JSON text, depth is jansson's own (2048). */
-enum { TM_JSON_MAX_BYTES = 512 << 20 };
+/* Limits against hostile files: bytes of a JSON text, and how deep lists and objects may nest. */
+enum { TM_JSON_MAX_BYTES = 512 << 20, TM_JSON_MAX_DEPTH = 500 };
 
-/* Parses text; duplicate keys are refused. name (a path) and the line go into the message. */
+/* Parses text: any JSON value, with nothing but white space around it. Duplicate keys, what is not UTF-8,
+ * \u0000, integers beyond 64 bits and numbers beyond double are refused. name (a path) and the line go
+ * into the message. */
 tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t **out, tm_error *err) TM_MUST_CHECK;
+/* The same for a row of data: strings (not keys) may hold \u0000, and the message names neither file nor
+ * line, only the column; the caller knows them. */
+tm_status tm_json_parse_row(const char *text, size_t size, json_t **out, tm_error *err) TM_MUST_CHECK;
 tm_status tm_json_read(const char *path, json_t **out, tm_error *err) TM_MUST_CHECK;
 
 /* Values of an object by key. A missing or null key gives the default; a wrong type is an error that
  * names file and key. Strings are borrowed from the object. */
-tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback, const char **out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out,
+                          tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out,
+                             tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out,
+                           tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback,
+                             const char **out, tm_error *err) TM_MUST_CHECK;
 
 /* Writing without building a tree: numbers in the shortest form that reads back to the same double
  * (so files are the same bytes everywhere); text is escaped, non-ASCII stays UTF-8. */

@@ -1,11 +1,14 @@
 /* Line charts as inline SVG: see chart.h. */
 #include "report/chart.h"
 
+#include "base/utf8.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { LEFT = 58, RIGHT = 16, TOP = 28, BOTTOM = 38, MAX_TICKS = 16, MAX_POINTS = 600 };
+static const double HUGE_SIZE = 1e30;
 
 /* A scale from values to pixels. */
 typedef struct axis {
@@ -37,7 +40,8 @@ static void axis_ticks(axis *a, int wanted, bool whole)
     if (a->log && a->high / a->low > 20) {
         static const double LEADS[] = {1, 2, 5};
         bool dense = a->high / a->low < 2000;
-        for (double power = pow(10, floor(log10(a->low))); power <= a->high; power *= 10)
+        double stride = pow(10, ceil(log10(a->high / a->low) / 8));
+        for (double power = pow(10, floor(log10(a->low))); power <= a->high; power *= stride)
             for (int i = 0; i < (dense ? 3 : 1); i++) {
                 double value = power * LEADS[i];
                 if (value >= a->low * 0.999 && value <= a->high * 1.001 && a->ticks < MAX_TICKS)
@@ -57,7 +61,7 @@ static void axis_ticks(axis *a, int wanted, bool whole)
 /* Range of values, padded so that lines do not lie on the frame. */
 static void axis_fit(axis *a, double low, double high, bool may_log)
 {
-    a->log = may_log && low > 0 && high / low > 3;
+    a->log = may_log && low > 1 / HUGE_SIZE && high / low > 3;
     if (a->log) {
         double pad = pow(high / low, 0.05);
         a->low = low / pad;
@@ -91,25 +95,24 @@ static void put_tick(tm_buf *out, const axis *a, double value, bool percent)
 
 void html_text(tm_buf *out, const char *text)
 {
-    for (const unsigned char *p = (const unsigned char *)text; *p;) {
-        int more = *p < 0x80 ? 0 : *p >= 0xc2 && *p < 0xe0 ? 1 : *p >= 0xe0 && *p < 0xf0 ? 2 : *p >= 0xf0 && *p < 0xf5 ? 3 : -1;
-        for (int i = 1; i <= more; i++)
-            if ((p[i] & 0xc0) != 0x80)
-                more = -1;
-        if (more < 0)
-            tm_buf_text(out, "\xef\xbf\xbd");
-        else if (more > 0)
-            tm_buf_add(out, p, (size_t)more + 1);
-        else
-            switch (*p) {
+    for (size_t left = strlen(text); left > 0;) {
+        size_t whole = tm_utf8_prefix(text, left);
+        for (size_t i = 0; i < whole; i++)
+            switch (text[i]) {
             case '&': tm_buf_text(out, "&amp;"); break;
             case '<': tm_buf_text(out, "&lt;"); break;
             case '>': tm_buf_text(out, "&gt;"); break;
             case '"': tm_buf_text(out, "&quot;"); break;
             case '\'': tm_buf_text(out, "&#39;"); break;
-            default: tm_buf_char(out, *p < 0x20 || *p == 0x7f ? ' ' : (char)*p);
+            default: tm_buf_char(out, (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? ' ' : text[i]);
             }
-        p += more > 0 ? more + 1 : 1;
+        text += whole;
+        left -= whole;
+        if (left > 0) {
+            tm_buf_text(out, "\xef\xbf\xbd");
+            text++;
+            left--;
+        }
     }
 }
 
@@ -142,7 +145,8 @@ typedef struct canvas {
     axis x, y;
 } canvas;
 
-static bool drawable(const chart_point *p) { return isfinite(p->x) && isfinite(p->y); }
+/* False for NaN too. Beyond HUGE_SIZE the arithmetic of scales would overflow. */
+static bool drawable(const chart_point *p) { return fabs(p->x) < HUGE_SIZE && fabs(p->y) < HUGE_SIZE; }
 
 static bool fit(canvas *v)
 {
@@ -160,7 +164,7 @@ static bool fit(canvas *v)
         }
     if (x0 > x1)
         return false;
-    if (isfinite(c->limit)) {
+    if (fabs(c->limit) < HUGE_SIZE) {
         y0 = fmin(y0, c->limit);
         y1 = fmax(y1, c->limit);
     }
@@ -210,7 +214,7 @@ static void draw_frame(canvas *v)
 static void draw_limit(canvas *v)
 {
     const chart *c = v->c;
-    if (!isfinite(c->limit))
+    if (!(fabs(c->limit) < HUGE_SIZE))
         return;
     double y = axis_at(&v->y, c->limit), right = c->width - RIGHT, bottom = c->height - BOTTOM;
     bool above = c->limit_side != 0 && (c->limit_side > 0) == (v->y.length < 0); /* on the page */

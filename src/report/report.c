@@ -75,15 +75,16 @@ static void put_card(page *p, const char *title, const char *text)
     tm_buf_printf(p->out, "<section class=\"card\"><h2>%s</h2><p class=\"soft small\">%s</p>\n", title, text);
 }
 
+static const char *metric_word(run_metric metric)
+{
+    static const char *const WORDS[RUN_METRIC_COUNT] = {"loss", "perplexity", "token accuracy", "exact match", "KL to the base"};
+    return WORDS[metric];
+}
+
+/* With the unit. */
 static const char *metric_words(run_metric metric)
 {
-    switch (metric) {
-    case RUN_ppl: return "perplexity";
-    case RUN_accuracy: return "token accuracy";
-    case RUN_exact: return "exact match";
-    case RUN_kl: return "KL to the base, nats";
-    default: return "loss, nats a token";
-    }
+    return metric == RUN_loss ? "loss, nats a token" : metric == RUN_kl ? "KL to the base, nats" : metric_word(metric);
 }
 
 /* --- Verdict --- */
@@ -178,7 +179,7 @@ static void put_sentence(page *p)
     if (p->skill && !isnan(p->skill->first) && !isnan(p->skill->last)) {
         double worse = run_eval_worsening(p->skill, p->skill->last);
         put(p, worse < 0 ? "The new skill got better: " : worse > 0 ? "The new skill got worse: " : "The new skill did not change: ");
-        put(p, metric_words(p->skill->metric));
+        put(p, metric_word(p->skill->metric));
         put(p, " <b>");
         put_value(p, p->skill->metric, p->skill->first);
         put(p, "</b> before, <b>");
@@ -467,7 +468,7 @@ static void put_plane(page *p, const run_eval *probe)
     put_limit(probe, &c, label, sizeof label);
     put(p, "<section class=\"card\"><h2>New skill against ");
     html_text(p->out, probe->name);
-    put(p, "</h2><p class=\"soft small\">A dot an evaluation, from straw (start) to blue (end): to the right is learned, down is forgotten.</p>\n");
+    put(p, "</h2><p class=\"soft small\">From straw (start) to blue (end): right is learned, down is forgotten.</p>\n");
     chart_draw(p->out, &c);
     put(p, "</section>\n");
     free(points);
@@ -537,12 +538,22 @@ static void put_memory(page *p)
         tm_buf_printf(p->out, "<div class=\"bar %s\"><i style=\"width:%.1f%%\"></i></div>", peak > planned ? "bad" : "plain",
                       100 * fmin(1, peak / planned));
     put(p, "<table>");
-    put_fact(p, "memory planned");
-    put_bytes(p, planned);
-    put(p, "</td></tr>");
     put_fact(p, "memory used at most");
     put_bytes(p, peak);
     put(p, "</td></tr>");
+    put_fact(p, "memory planned");
+    put_bytes(p, planned);
+    put(p, "</td></tr>");
+    const char *part;
+    json_t *bytes;
+    json_object_foreach(json_object_get(run, "planned_parts"), part, bytes)
+        if (json_number_value(bytes) > 0) {
+            put(p, "<tr class=\"part\"><th>");
+            html_text(p->out, part);
+            put(p, "</th><td>");
+            put_bytes(p, json_number_value(bytes));
+            put(p, "</td></tr>");
+        }
     put_fact(p, "parameters trained");
     html_number(p->out, run_number(run, "trained_parameters"));
     put(p, "</td></tr>");
@@ -627,12 +638,13 @@ static void put_setting(page *p, const char *key, const json_t *value, bool help
     put(p, "</tr>\n");
 }
 
-/* Rows of every leaf below value, keys joined with dots; lists of scalars are leaves. */
+/* Rows of every leaf below value, keys joined with dots; lists of short values are leaves. */
 static void put_settings(page *p, const char *prefix, const json_t *value, bool help, int depth)
 {
-    enum { DEEP = 16 };
+    enum { DEEP = 16, LONG = 64 };
     bool object = json_is_object(value) && json_object_size(value);
-    bool list = json_is_array(value) && json_array_size(value) && json_is_object(json_array_get(value, 0));
+    const json_t *item = json_array_get(value, 0); /* hashes get a row each */
+    bool list = json_is_object(item) || json_string_length(item) >= LONG;
     if ((!object && !list) || depth > DEEP) {
         put_setting(p, prefix, value, help);
         return;

@@ -42,7 +42,7 @@ static void parsing(void **state)
     refuses("\"\\ud800\"", "t.json");
     refuses("\"\\u0000\"", "t.json");
     refuses("{\"\\u0000\": 1}", "t.json");
-    refuses("[99999999999999999999]", "t.json:1: not valid JSON: too big integer");
+    refuses("[99999999999999999999]", "t.json:1: not valid JSON: too big an integer");
     refuses("[1e999]", "t.json");
     refuses("[NaN]", "t.json");
     char deep[100001];
@@ -158,11 +158,66 @@ static void strings(void **state)
     tm_buf_deinit(&b);
 }
 
+static void rows(void **state)
+{
+    (void)state;
+    json_t *row;
+    static const char good[] = "{\"a\":\"x\\u0000y\"}", bad[] = "{\"a\\u0000b\":1}";
+    OK(tm_json_parse_row(good, sizeof good - 1, &row, err));
+    assert_int_equal(json_string_length(json_object_get(row, "a")), 3);
+    json_decref(row);
+    FAILS(TM_INPUT, "not valid JSON: \\u0000 in a key (column 12)", tm_json_parse_row(bad, sizeof bad - 1, &row, err));
+    assert_null(row);
+}
+
+/* Documents changed at random: accepted exactly when jansson's own parser does, and then equal. */
+static void like_jansson(void **state)
+{
+    (void)state;
+    static const char *const seeds[] = {
+        "{\"a\":[1,-2.5e-3,true,false,null,\"x\\n\\u00e9\\ud83d\\ude00\xd0\xb6\"],\"b\":{\"c\":{}},\"d\":\"\"}",
+        " [0, -0, 0.0, 1E5, 1e+2, 9223372036854775807, -9223372036854775808, 1.7976931348623157e308]\n",
+        "{\"long key of more than sixteen bytes\": \"\xf0\x9f\x98\x80\\\\\\/\\\"\\b\\f\\r\\t\"}",
+    };
+    static const char marks[] = "0123456789+-.eE,:[]{}\"\\ \n\tutrnfalsd\x80\xff\xed\xa0";
+    uint64_t seed = (uint64_t)getpid() * 0x9e3779b97f4a7c15u + 7, x = seed;
+    int accepted = 0;
+    for (int round = 0; round < 60000; round++) {
+        char text[200];
+        size_t size = strlen(seeds[round % 3]);
+        memcpy(text, seeds[round % 3], size);
+        for (int n = round % 4; n > 0 && size > 0; n--) {
+            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+            size_t at = (size_t)(x >> 8) % size;
+            if (x & 64)
+                text[at] = marks[(x >> 32) % (sizeof marks - 1)];
+            else if (x & 32)
+                size = at + 1;
+            else
+                memmove(text + at, text + at + 1, --size - at);
+        }
+        char *exact = malloc(size); /* so that the sanitizer sees a read past the end */
+        memcpy(exact, text, size);
+        json_error_t e;
+        json_t *ours, *theirs = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &e);
+        tm_error err = {0};
+        tm_status st = tm_json_parse(exact, size, "t", &ours, &err);
+        if ((st == TM_OK) != (theirs != NULL) || (st == TM_OK && !json_equal(ours, theirs)))
+            fail_msg("seed %llu round %d: %.*s: %s", (unsigned long long)seed, round, (int)size, text,
+                     st == TM_OK ? "accepted or not the same" : err.message);
+        accepted += st == TM_OK;
+        json_decref(ours);
+        json_decref(theirs);
+        free(exact);
+    }
+    assert_true(accepted > 16000 && accepted < 50000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parsing), cmocka_unit_test(values), cmocka_unit_test(number_forms),
-        cmocka_unit_test(numbers_round_trip), cmocka_unit_test(strings),
+        cmocka_unit_test(numbers_round_trip), cmocka_unit_test(strings), cmocka_unit_test(rows), cmocka_unit_test(like_jansson),
     };
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);
 }

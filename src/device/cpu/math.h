@@ -12,10 +12,16 @@
 
 #include "device/cpu/simd.h"
 
+#if defined(TM_SIMD_AVX512) || defined(TM_SIMD_AVX2)
+#define MATH_FN V16_FN
+#else
+#define MATH_FN static __attribute__((noinline, unused)) /* lanes are an array: keep the code small */
+#endif
+
 #ifdef TM_SIMD_F64
 
 #define V16_LIBM(name, expr)              \
-    V16_FN v16 v16_##name(v16 x)          \
+    MATH_FN v16 v16_##name(v16 x)         \
     {                                     \
         for (int i = 0; i < V16; i++)     \
             x.v[i] = (expr);              \
@@ -32,7 +38,7 @@ V16_LIBM(exp_rest, expm1(x.v[i]) - x.v[i])
 #else
 
 /* c[0] + c[1] x + ... + c[n-1] x^(n-1) */
-V16_FN v16 v16_poly(v16 x, const float *c, int n)
+MATH_FN v16 v16_poly(v16 x, const float *c, int n)
 {
     v16 y = v16_set1(c[n - 1]);
     for (int i = n - 2; i >= 0; i--)
@@ -41,16 +47,27 @@ V16_FN v16 v16_poly(v16 x, const float *c, int n)
 }
 
 /* (e^x - 1 - x) / x^2 for |x| <= ln 2 / 2. */
-V16_FN v16 v16_exp_tail(v16 x)
+MATH_FN v16 v16_exp_tail(v16 x)
 {
     static const float q[] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558aep-5f, 0x1.123988p-7f, 0x1.6a4f88p-10f};
     return v16_poly(x, q, 5);
 }
-V16_FN v16 v16_exp_rest(v16 x) { return v16_mul(v16_mul(x, x), v16_exp_tail(x)); }
+MATH_FN v16 v16_exp_rest(v16 x) { return v16_mul(v16_mul(x, x), v16_exp_tail(x)); }
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n (1 + r + r^2 tail(r)). 2^n is applied in two factors, so
- * that results reach up to infinity and down to the denormals with one rounding. */
-V16_FN v16 v16_exp(v16 x)
+/* y 2^n, rounded once, for y in [1/2, 2] and integral n in [-151, 129]: two factors reach up to infinity and
+ * down to the denormals, and only the second product rounds. */
+V16_FN v16 v16_scale(v16 y, v16 n)
+{
+#if defined(TM_SIMD_AVX512)
+    return _mm512_scalef_ps(y, n);
+#else
+    v16 half = v16_round(v16_mul(n, v16_set1(0.5f)));
+    return v16_mul(v16_mul(y, v16_pow2(half)), v16_pow2(v16_sub(n, half)));
+#endif
+}
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n (1 + r + r^2 tail(r)). */
+MATH_FN v16 v16_exp(v16 x)
 {
     x = v16_max(v16_set1(-104.0f), x); /* this order keeps not-a-number */
     x = v16_min(v16_set1(89.0f), x);
@@ -58,12 +75,11 @@ V16_FN v16 v16_exp(v16 x)
     v16 r = v16_fma(n, v16_set1(-0x1.62e4p-1f), x); /* exact: n has 8 bits, the constant 15 */
     r = v16_fma(n, v16_set1(-0x1.7f7d1cp-20f), r);
     v16 y = v16_add(v16_fma(v16_mul(r, r), v16_exp_tail(r), r), v16_set1(1));
-    v16 half = v16_round(v16_mul(n, v16_set1(0.5f)));
-    return v16_mul(v16_mul(y, v16_pow2(half)), v16_pow2(v16_sub(n, half)));
+    return v16_scale(y, n);
 }
 
 /* x = 2^e m with m in [sqrt(1/2), sqrt(2)); log x = e ln 2 + f - f^2/2 + f^3 p(f), f = m - 1. */
-V16_FN v16 v16_log(v16 x)
+MATH_FN v16 v16_log(v16 x)
 {
     static const float p[] = {0x1.555554p-2f, -0x1.000228p-2f, 0x1.99a028p-3f, -0x1.54720cp-3f,
                               0x1.22d792p-3f, -0x1.0d854cp-3f, 0x1.056c2p-3f, -0x1.38dc36p-4f};
@@ -86,7 +102,7 @@ V16_FN v16 v16_log(v16 x)
 }
 
 /* Small |x|: x + x^3 p(x^2); otherwise 1 - 2 / (e^2|x| + 1). */
-V16_FN v16 v16_tanh(v16 x)
+MATH_FN v16 v16_tanh(v16 x)
 {
     static const float p[] = {-0x1.555532p-2f, 0x1.1106f6p-3f, -0x1.b835a4p-5f, 0x1.51f8cep-6f, -0x1.750ce4p-8f};
     v16 t = v16_abs(x), one = v16_set1(1), z = v16_mul(x, x);
@@ -96,7 +112,7 @@ V16_FN v16 v16_tanh(v16 x)
 }
 
 /* Small |x|: x + x p(x^2); otherwise 1 - exp(q(|x|)), q a fit of log erfc; 1 from |x| = 4 on. */
-V16_FN v16 v16_erf(v16 x)
+MATH_FN v16 v16_erf(v16 x)
 {
     static const float p[] = {0x1.06eba8p-3f, -0x1.81273ep-2f, 0x1.ce2ce6p-4f, -0x1.b7f71ap-6f,
                               0x1.53f224p-8f, -0x1.a3515ep-11f, 0x1.4771fep-14f};
@@ -109,7 +125,7 @@ V16_FN v16 v16_erf(v16 x)
     return v16_copysign(v16_select(v16_lt(t, v16_set1(1)), small, big), x);
 }
 
-V16_FN v16 v16_sigmoid(v16 x)
+MATH_FN v16 v16_sigmoid(v16 x)
 {
     v16 one = v16_set1(1), e = v16_exp(v16_neg(v16_abs(x))); /* <= 1: the small side keeps its digits */
     return v16_div(v16_select(v16_lt(x, v16_zero()), e, one), v16_add(one, e));

@@ -107,20 +107,7 @@ void TM_KERNEL(grad_norm)(tm_device *d, int64_t n, const tm_trained *t, int32_t 
     }
 }
 
-/* --- Updates --- */
-
-V16_FN v16 flat_load(tm_tensor t, int64_t i, int lanes)
-{
-    return lanes == V16 ? v16_load(t.data, t.dtype, i) : v16_load_n(t.data, t.dtype, i, lanes);
-}
-
-V16_FN void flat_store(tm_tensor t, int64_t i, int lanes, v16 a)
-{
-    if (lanes == V16)
-        v16_store(t.data, t.dtype, i, a);
-    else
-        v16_store_n(t.data, t.dtype, i, lanes, a);
-}
+/* --- Updates: a tensor is one long row --- */
 
 static void adamw_block(const work *w, const tm_trained *t, int64_t begin, int64_t count, partial *out)
 {
@@ -132,15 +119,15 @@ static void adamw_block(const work *w, const tm_trained *t, int64_t begin, int64
     v16 root2 = v16_set1((real)sqrt(s->bias2)), eps = v16_set1((real)w->eps), rate = v16_set1((real)(-lr / s->bias1));
     for (int64_t i = begin; i < begin + count; i += V16) {
         int lanes = lanes_at(begin + count, i);
-        v16 g = v16_mul(flat_load(t->grad, i, lanes), clip), p = v16_mul(flat_load(t->value, i, lanes), decay);
-        v16 m = flat_load(t->m, i, lanes), v = flat_load(t->v, i, lanes);
+        v16 g = v16_mul(lanes_load(t->grad, 0, i, lanes), clip), p = v16_mul(lanes_load(t->value, 0, i, lanes), decay);
+        v16 m = lanes_load(t->m, 0, i, lanes), v = lanes_load(t->v, 0, i, lanes);
         m = v16_fma(new1, v16_sub(g, m), m);
         v = v16_fma(v16_mul(new2, g), g, v16_mul(v, beta2));
         v16 root = v16_add(v16_div(v16_sqrt(v), root2), eps);
         p = v16_add(p, v16_div(v16_mul(rate, m), root));
-        flat_store(t->m, i, lanes, m);
-        flat_store(t->v, i, lanes, v);
-        flat_store(t->value, i, lanes, p);
+        lanes_store(t->m, 0, i, lanes, m);
+        lanes_store(t->v, 0, i, lanes, v);
+        lanes_store(t->value, 0, i, lanes, p);
     }
 }
 
@@ -152,15 +139,15 @@ static void sgd_block(const work *w, const tm_trained *t, int64_t begin, int64_t
     v16 rate = v16_set1((real)(-s->lr * (double)t->lr_ratio));
     for (int64_t i = begin; i < begin + count; i += V16) {
         int lanes = lanes_at(begin + count, i);
-        v16 g = v16_mul(flat_load(t->grad, i, lanes), clip), p = flat_load(t->value, i, lanes);
+        v16 g = v16_mul(lanes_load(t->grad, 0, i, lanes), clip), p = lanes_load(t->value, 0, i, lanes);
         if (t->weight_decay != 0)
             g = v16_fma(decay, p, g);
         if (t->m.data) {
             if (!w->first_step)
-                g = v16_add(v16_mul(flat_load(t->m, i, lanes), momentum), g);
-            flat_store(t->m, i, lanes, g);
+                g = v16_add(v16_mul(lanes_load(t->m, 0, i, lanes), momentum), g);
+            lanes_store(t->m, 0, i, lanes, g);
         }
-        flat_store(t->value, i, lanes, v16_fma(rate, g, p));
+        lanes_store(t->value, 0, i, lanes, v16_fma(rate, g, p));
     }
 }
 

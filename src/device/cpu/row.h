@@ -8,15 +8,22 @@
 #include "device/cpu/cpu.h"
 #include "device/cpu/simd.h"
 
+/* Inlined where lanes are registers; where they are an array, a call keeps the code small. */
+#if defined(TM_SIMD_AVX512) || defined(TM_SIMD_AVX2)
+#define LANES_FN V16_FN
+#else
+#define LANES_FN static __attribute__((noinline, unused))
+#endif
+
 /* How many of the lanes at column i of n are in use. */
 V16_FN int lanes_at(int64_t n, int64_t i) { return n - i < V16 ? (int)(n - i) : V16; }
 
-V16_FN v16 lanes_load(tm_tensor t, int64_t row, int64_t i, int lanes)
+LANES_FN v16 lanes_load(tm_tensor t, int64_t row, int64_t i, int lanes)
 {
     return lanes == V16 ? v16_load(t.data, t.dtype, row * t.ld + i) : v16_load_n(t.data, t.dtype, row * t.ld + i, lanes);
 }
 
-V16_FN void lanes_store(tm_tensor t, int64_t row, int64_t i, int lanes, v16 a)
+LANES_FN void lanes_store(tm_tensor t, int64_t row, int64_t i, int lanes, v16 a)
 {
     if (lanes == V16)
         v16_store(t.data, t.dtype, row * t.ld + i, a);
@@ -40,7 +47,10 @@ V16_FN void lanes_store(tm_tensor t, int64_t row, int64_t i, int lanes, v16 a)
         (result) = v16_reduce_add(v16_add(v16_add(a0_, a1_), v16_add(a2_, a3_))); \
     } while (0)
 
-/* --- Sharing out work --- */
+/* --- Sharing out work ---
+ *
+ * A task copies its op's arguments into a local variable: stores through the tensors' pointers then
+ * cannot change them as far as the compiler knows, and they stay in registers. */
 
 enum { TASK_ELEMENTS = 16384, STRIP = 4 * V16 };
 

@@ -396,10 +396,13 @@ tm_status tm_tree_read(const char *path, tm_tree *out, tm_error *err)
     tm_buf text = {0};
     tm_status st = tm_file_read(path, TM_TREE_MAX_BYTES, &text, err);
     size_t n = strlen(path);
-    if (st != TM_OK) {
-        st = st == TM_NO_MEMORY ? st : TM_RECIPE;
+    if (st == TM_INPUT) { /* it is not there, or too large */
+        st = TM_RECIPE;
         if (err)
             err->status = st;
+    } else if (st != TM_OK) {
+        tm_buf_deinit(&text);
+        return st;
     } else if (n >= 5 && strcmp(path + n - 5, ".json") == 0) {
         st = tm_tree_parse_json(tm_buf_str(&text), text.size, path, out, err);
     } else {

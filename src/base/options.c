@@ -430,7 +430,7 @@ static tm_status apply_override(loader *l)
         return refuse(l, line, "expected key=value");
     snprintf(key, sizeof key, "%.*s", (int)(equal - text), text);
     const char *value = equal + 1;
-    if (tm_utf8_prefix(text, strlen(text)) < strlen(text))
+    if (!tm_utf8_valid(text, strlen(text)))
         return refuse(l, 0, "an argument is not valid UTF-8");
     if (!*value || !strchr("[{\"'", *value)) {
         tm_node node = {.kind = TM_NODE_SCALAR, .plain = true, .text = (char *)value, .weight = 1};

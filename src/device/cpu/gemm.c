@@ -117,17 +117,23 @@ static void pack_a(const job *j, int64_t task)
             panel[i] *= j->g->scale;
 }
 
-/* Rows [t0, t1) and channels [c0, c1) of B after dropout, in `copy`. */
-static void drop_rows(const tm_gemm *g, int64_t t0, int64_t t1, int64_t c0, int64_t c1, real *copy)
+/* Rows [t0, t1) and channels [c0, c1) of B after dropout; out has rows of ld >= c1 - c0, filled up with zeros. */
+static void drop_rows(const tm_gemm *g, int64_t t0, int64_t t1, int64_t c0, int64_t c1, real *out, int64_t ld)
 {
     tm_dropout_row row = g->drop_b->row;
-    for (int64_t t = t0; t < t1; t++, copy += c1 - c0) {
+    for (int64_t t = t0; t < t1; t++, out += ld) {
         row.position = (uint32_t)g->drop_b->position[t];
         row.example = g->drop_b->example[t];
-        tm_dropout_factors(&row, c0, c1 - c0, copy);
-        for (int64_t c = 0; c < c1 - c0; c += V16) {
-            int n = (int)min64(V16, c1 - c0 - c);
-            v16_put_n(copy + c, n, v16_mul(v16_get_n(copy + c, n), v16_load_n(g->b.data, g->b.dtype, t * g->b.ld + c0 + c, n)));
+        for (int64_t c = 0; c < ld; c += DROPOUT_UNIT) {
+            v16 factor[2];
+            dropout_unit(&row, (uint32_t)((c0 + c) / 4), factor);
+            for (int half = 0; half < 2 && c + half * V16 < ld; half++) {
+                int64_t at = c0 + c + half * V16, left = c1 - at;
+                v16 x = left >= V16 ? v16_load(g->b.data, g->b.dtype, t * g->b.ld + at)
+                        : left > 0  ? v16_load_n(g->b.data, g->b.dtype, t * g->b.ld + at, (int)left)
+                                    : v16_zero();
+                v16_put(out + (at - c0), v16_mul(x, factor[half]));
+            }
         }
     }
 }
@@ -139,13 +145,14 @@ static void pack_columns(const tm_gemm *g, real *panel, int64_t n, int64_t count
         pack_panel(panel, NR, &g->b, n, count, k0, k1);
         return;
     }
+    if (!g->b.k_inner) {
+        drop_rows(g, k0, k1, n, n + count, panel, NR);
+        return;
+    }
     for (int64_t from = k0, to; from < k1; from = to) {
         to = min64(from + KC, k1);
-        tm_gemm_factor dropped = {copy, TM_REAL, g->b.k_inner ? to - from : count, g->b.k_inner};
-        if (g->b.k_inner)
-            drop_rows(g, n, n + count, from, to, copy);
-        else
-            drop_rows(g, from, to, n, n + count, copy);
+        tm_gemm_factor dropped = {copy, TM_REAL, ceil_div(to - from, V16) * V16, true};
+        drop_rows(g, n, n + count, from, to, copy, dropped.ld);
         pack_panel(panel + (from - k0) * NR, NR, &dropped, 0, count, 0, to - from);
     }
 }
@@ -239,34 +246,49 @@ static void load_tile(const tm_gemm *g, const tile *t)
         }
 }
 
+/* Sixteen finished sums, of width w, into C. */
+V16_FN void store_sums(const tm_gemm *g, int64_t m, int64_t n, int w, v16 sum)
+{
+    if (w == V16)
+        v16_store(g->c, g->c_dtype, m * g->ldc + n, sum);
+    else
+        v16_store_n(g->c, g->c_dtype, m * g->ldc + n, w, sum);
+}
+
+/* Dropout of the sums, which are then added to C. */
+static void store_dropped(const tm_gemm *g, const tile *t)
+{
+    tm_dropout_row row = g->drop_c->row;
+    for (int64_t m = t->m0; m < t->m1; m++) {
+        const real *sums = t->sums + (m - t->m0) * t->ld - t->n0;
+        row.position = (uint32_t)g->drop_c->position[m];
+        row.example = g->drop_c->example[m];
+        for (int64_t n = t->n0; n < t->n1; n += DROPOUT_UNIT) {
+            v16 factor[2];
+            dropout_unit(&row, (uint32_t)(n / 4), factor);
+            for (int half = 0; half < 2 && n + half * V16 < t->n1; half++) {
+                int64_t at = n + half * V16;
+                int w = (int)min64(V16, t->n1 - at);
+                v16 sum = v16_mul(v16_get_n(sums + at, w), factor[half]);
+                if (g->accumulate)
+                    sum = v16_add(v16_load_n(g->c, g->c_dtype, m * g->ldc + at, w), sum);
+                store_sums(g, m, at, w, sum);
+            }
+        }
+    }
+}
+
 /* The finished sums into C. */
 static void store_tile(const tm_gemm *g, const tile *t)
 {
-    if (g->c_turned) {
-        turned_tile(g, t, true);
-        return;
-    }
-    for (int64_t m = t->m0; m < t->m1; m++) {
-        real factor[TILE_N];
-        if (g->drop_c) {
-            tm_dropout_row row = g->drop_c->row;
-            row.position = (uint32_t)g->drop_c->position[m];
-            row.example = g->drop_c->example[m];
-            tm_dropout_factors(&row, t->n0, t->n1 - t->n0, factor);
-        }
+    for (int64_t m = t->m0; m < t->m1; m++)
         for (int64_t n = t->n0; n < t->n1; n += V16) {
             int w = (int)min64(V16, t->n1 - n);
             v16 sum = v16_get_n(t->sums + (m - t->m0) * t->ld + (n - t->n0), w);
             if (g->bias.data)
                 sum = v16_add(sum, v16_load_n(g->bias.data, g->bias.dtype, n, w));
-            if (g->drop_c) {
-                sum = v16_mul(sum, v16_get_n(factor + (n - t->n0), w));
-                if (g->accumulate)
-                    sum = v16_add(v16_load_n(g->c, g->c_dtype, m * g->ldc + n, w), sum);
-            }
-            v16_store_n(g->c, g->c_dtype, m * g->ldc + n, w, sum);
+            store_sums(g, m, n, w, sum);
         }
-    }
 }
 
 static void run_tile(void *context, int64_t task, int thread)
@@ -292,7 +314,11 @@ static void run_tile(void *context, int64_t task, int thread)
             to++;
         run_blocks(j, &t, from, to, add, scratch);
     }
-    if (j->last && (g->bias.data || !j->direct))
+    if (j->last && g->c_turned)
+        turned_tile(g, &t, true);
+    else if (j->last && g->drop_c)
+        store_dropped(g, &t);
+    else if (j->last && (g->bias.data || !j->direct))
         store_tile(g, &t);
 }
 

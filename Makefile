@@ -33,6 +33,9 @@ ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
 ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
 ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
+# Under a sanitizer the higher levels take gcc minutes a file.
+SLOW    := $(if $(filter asan tsan,$(KIND)),-O1)
+
 KERNELS := $(filter-out src/device/cpu/cpu.c,$(wildcard src/device/cpu/*.c))
 SOURCES := $(filter-out src/cli/%,$(filter-out $(KERNELS),$(wildcard src/*/*.c src/device/cpu/cpu.c)))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) \
@@ -63,7 +66,7 @@ $(BUILD)/%.o: %.c
 define KERNEL_RULE
 $(BUILD)/kernels/$(1)/%.o: src/device/cpu/%.c
 	@mkdir -p $$(@D)
-	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) -c -o $$@ $$<
+	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) $(SLOW) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
 

@@ -321,6 +321,7 @@ static chart_point *row_points(page *p, size_t column)
  * both sides alike, so that the curve neither lags nor bends. */
 static chart_point *smoothed(page *p, const chart_point *points, size_t count)
 {
+    enum { WIDEST = 250 };
     chart_point *smooth = malloc((count + 1) * sizeof *smooth);
     if (!smooth) {
         p->out->failed = true;
@@ -328,6 +329,7 @@ static chart_point *smoothed(page *p, const chart_point *points, size_t count)
     }
     for (size_t i = 0; i < count; i++) {
         size_t half = count / 80 + 1, n = 0;
+        half = half > WIDEST ? WIDEST : half;
         half = half > i ? i : half;
         half = half > count - 1 - i ? count - 1 - i : half;
         double sum = 0;

@@ -251,7 +251,7 @@ static void random_damage(void **state)
 {
     (void)state;
     static const char *const FILES[] = {"run.json", "metrics.jsonl", "timing.jsonl"};
-    for (int round = 0; round < 150; round++) {
+    for (int round = 0; round < 60; round++) {
         erase();
         put_run("done", "", 1);
         put_rows(rand() % 40, "");

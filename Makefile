@@ -103,6 +103,38 @@ bench: $(BENCHES) ## rates of this machine, beside the peers'
 docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
 	$< > docs/recipe.md
 
+# What a release and an installation hold beside the program.
+VERSION := $(shell sed -n 's/^\#define TM_VERSION "\(.*\)"/\1/p' include/temper.h)
+SHARED  := $(wildcard models data recipes)
+PREFIX  ?= /usr/local
+DIST    := build/dist/temper-$(VERSION)
+
+install: $(BUILD)/temper ## into PREFIX (/usr/local), below DESTDIR: program, library, header, temper.pc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/temper
+	install -m 755 $(BUILD)/temper $(DESTDIR)$(PREFIX)/bin/temper
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libtemper.a
+	install -m 644 include/temper.h $(DESTDIR)$(PREFIX)/include/temper.h
+	printf '%s\n' 'prefix=$(PREFIX)' 'Name: temper' 'Description: fine-tuning of language models, reproducible to the bit' \
+	  'Version: $(VERSION)' 'Requires: $(PACKAGES)' 'Libs: -L$${prefix}/lib -ltemper -lm -ldl -pthread' 'Cflags: -I$${prefix}/include' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/temper.pc
+	cp -r $(SHARED) $(DESTDIR)$(PREFIX)/share/temper/
+
+# The third-party libraries go in as archives: the program then asks a system for its C library alone.
+$(BUILD)/temper-static: $(CLI) $(LIB)
+	$(CC) $(LDFLAGS) -s -o $@ $(CLI) $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
+	@! ldd $@ | grep -Ev 'linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so'
+
+dist: $(BUILD)/temper-static ## build/dist/temper-VERSION.tar.gz: one program that needs only libc, with model and data
+	rm -rf $(DIST)
+	mkdir -p $(DIST)/licenses
+	cp $(BUILD)/temper-static $(DIST)/temper
+	cp -r $(SHARED) README.md README.ru.md LICENSE docs $(DIST)/
+	for p in libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev; do \
+	  cp /usr/share/doc/$$p/copyright $(DIST)/licenses/$$p.txt || exit 1; done
+	tar -C build/dist --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf - temper-$(VERSION) | gzip -9n > $(DIST).tar.gz
+	rm -rf $(DIST)
+	@ls -l $(DIST).tar.gz
+
 clean: ## removes build/
 	rm -rf build
 

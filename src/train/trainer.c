@@ -39,7 +39,7 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
     tm_arena *arena = &t->memory.arena[TM_MEM_OPTIMIZER];
     tm_dtype real = t->device->real;
     int64_t count = 0;
-    bool m = recipe->optimizer == TM_OPTIM_ADAMW || recipe->momentum != 0, v = recipe->optimizer == TM_OPTIM_ADAMW;
+    bool train = !t->run->evaluate, v = train && recipe->optimizer == TM_OPTIM_ADAMW, m = v || (train && recipe->momentum != 0);
     for (int64_t i = 0; i < t->model.params.count; i++) {
         tm_param *p = t->model.params.item[i];
         if (!p->trained)
@@ -62,7 +62,7 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
                 continue;
             t->trained_param[k] = p;
             t->trained[r * count + k++] = (tm_trained){
-                .value = tm_param_part(p, p->value, r), .grad = tm_param_part(p, p->grad, r),
+                .value = tm_param_part(p, p->value, r), .grad = train ? tm_param_part(p, p->grad, r) : tm_tensor_none(),
                 .m = m ? tm_param_part(p, p->m, r) : tm_tensor_none(), .v = v ? tm_param_part(p, p->v, r) : tm_tensor_none(),
                 .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r};
         }
@@ -101,7 +101,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
     if (run->replicas > 1 && !t->tuning.method->replicas)
         return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
-    tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = t->recipe->method != TM_METHOD_NONE,
+    tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
                                   .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));

@@ -43,6 +43,7 @@ typedef struct tm_run {
     tm_dataset *data;           /* NULL: plan from sizes alone */
     tm_eval_set *evals;
     int64_t eval_count;
+    bool evaluate;              /* only evaluate: no gradients, no optimiser */
     int32_t replicas;
     const tm_seeds *seeds;      /* [R] */
     tm_run_folder **folder;     /* [R]; NULL: counting */

@@ -22,6 +22,7 @@ typedef struct scenario {
 static const scenario scenarios[] = {
     {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
     {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.1", "lora.use_dora=true", "lora.bias=all"}},
+    {"lora in bf16", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=4", "lora.dropout=0.1", "lora.use_rslora=true"}},
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
 };

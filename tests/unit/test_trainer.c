@@ -258,7 +258,7 @@ static void replicas_are_runs(void **state)
 static int begin(void **state)
 {
     seed = fresh_seed();
-    if (scratch_begin(state))
+    if (memory_begin(state))
         return -1;
     write_model(scratch("tied"), tied, TM_BF16, seed);
     write_model(scratch("untied"), untied, TM_F32, seed + 1);

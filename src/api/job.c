@@ -295,9 +295,6 @@ static const char *human(int64_t bytes, char text[32])
 tm_status tm_job_fits(tm_job *job, tm_error *err)
 {
     int64_t available = tm_memory_available();
-    const char *limit = tm_env("TEMPER_MEMORY_LIMIT"); /* bytes; tests and shared machines */
-    if (limit && *limit)
-        available = strtoll(limit, NULL, 10);
     if (available < 0 || job->plan.peak <= available)
         return TM_OK;
     tm_recipe *r = job->recipe;

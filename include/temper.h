@@ -108,6 +108,20 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err);
  * or as JSON. overrides: "key=value" of a data entry (format=completion, loss=all, ...) and train.seq. */
 tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
 
+/* --- Text and tokens --- */
+
+typedef struct tm_tokenize_request {
+    const char *tokenizer; /* a folder with tokenizer.json, or such a file */
+    FILE *in;              /* a JSON value a line ... */
+    const char *name;      /* ... of the file of this name, for messages */
+    FILE *out;             /* a JSON value a line */
+    bool add_special;      /* what the tokenizer puts around a text: BOS, EOS */
+    bool decode;           /* arrays of ids to strings; else strings to arrays of ids */
+    bool skip_special;     /* decode: without special tokens */
+} tm_tokenize_request;
+
+tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
+
 #ifdef __cplusplus
 }
 #endif

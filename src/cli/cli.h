@@ -15,7 +15,9 @@ typedef struct tm_command {
     X(train)            \
     X(eval)             \
     X(generate)         \
-    X(plan)
+    X(plan)             \
+    X(tokenize)         \
+    X(report)
 
 #define X(name) extern const tm_command cmd_##name;
 CLI_COMMANDS(X)

@@ -81,6 +81,10 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+/* Runs a finished run again, beside its folder, and compares trail, rows and result. *text: a line a
+ * finding, for people; free(). What differs is no failure: *equal says it. */
+tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal, char **text, tm_error *err);
+
 /* Texts that commands print; free() them. */
 
 /* Memory before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */

@@ -31,6 +31,8 @@ ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR $(PLAIN)
 ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64 $(PLAIN)
 ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
 ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+# Under a sanitizer: memory errors and races; undefined arithmetic is looked for above the kernels.
+SANITIZED  := $(if $(filter asan tsan,$(KIND)),-O1 -g1 -fno-sanitize=undefined)
 ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
 KERNELS := $(filter-out src/device/cpu/cpu.c,$(wildcard src/device/cpu/*.c))
@@ -39,7 +41,8 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) \
            $(foreach isa,$(ISAS),$(patsubst src/device/cpu/%.c,$(BUILD)/kernels/$(isa)/%.o,$(KERNELS)))
 CLI     := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
 LIB     := $(BUILD)/libtemper.a
-TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c tests/grad/test_*.c tests/fault/test_*.c tests/golden/test_*.c tests/resume/test_*.c))
+TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
+TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
 .PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda unit
@@ -63,7 +66,7 @@ $(BUILD)/%.o: %.c
 define KERNEL_RULE
 $(BUILD)/kernels/$(1)/%.o: src/device/cpu/%.c
 	@mkdir -p $$(@D)
-	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) -c -o $$@ $$<
+	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) $(SANITIZED) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
 
@@ -137,5 +140,7 @@ dist: $(BUILD)/temper-static ## build/dist/temper-VERSION.tar.gz: one program th
 
 clean: ## removes build/
 	rm -rf build
+
+include tests/fuzz/fuzz.mk
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

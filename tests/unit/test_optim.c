@@ -223,9 +223,9 @@ static void norms_at_the_edge(void **state)
     tm_device_destroy(d);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    seed = (uint64_t)time(NULL);
+    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL); /* a seed to repeat */
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_pytorch), cmocka_unit_test(trail_is_the_documented_sum), cmocka_unit_test(against_double_loops),

@@ -112,6 +112,23 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err);
  * or as JSON. overrides: "key=value" of a data entry (format=completion, loss=all, ...) and train.seq. */
 tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
 
+typedef struct tm_merge_source {
+    const char *adapter;
+    double scale; /* 1: as trained; 0: not at all */
+} tm_merge_source;
+
+typedef struct tm_merge_request {
+    const char *model, *out; /* out: a folder that is new or empty */
+    const tm_merge_source *sources;
+    size_t source_count;
+    int threads;             /* 0: all */
+} tm_merge_request;
+
+/* A model with adapters in its weights: W + sum over adapters of scale * (W_adapted - W), in double,
+ * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
+ * adapter's own; free(). */
+tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);
+
 /* --- Text and tokens --- */
 
 typedef struct tm_tokenize_request {

@@ -81,6 +81,18 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+typedef struct tm_inspect_request {
+    const char *path;        /* a model, adapter or run folder, a data file or a recipe */
+    const char *model;       /* whose tokenizer reads the data; NULL: the recipe's, or none */
+    int64_t batch;           /* examples shown token by token */
+    bool color;              /* with colours of a terminal; else with brackets */
+    char *const *overrides;  /* "key=value" of the recipe, for data: data.0.format=completion, train.seq=512 */
+    size_t override_count;
+} tm_inspect_request;
+
+/* What is in it, for people; free(). */
+tm_status tm_inspect(const tm_inspect_request *request, char **text, tm_error *err);
+
 /* Runs a finished run again, beside its folder, and compares trail, rows and result. *text: a line a
  * finding, for people; free(). What differs is no failure: *equal says it. */
 tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal, char **text, tm_error *err);

@@ -20,7 +20,8 @@ typedef struct tm_command {
     X(tokenize)         \
     X(report)           \
     X(verify)           \
-    X(merge)
+    X(merge)            \
+    X(inspect)
 
 #define X(name) extern const tm_command cmd_##name;
 CLI_COMMANDS(X)

@@ -31,6 +31,8 @@ ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR $(PLAIN)
 ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64 $(PLAIN)
 ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
 ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+# Under a sanitizer: memory errors and races; undefined arithmetic is looked for above the kernels.
+SANITIZED  := $(if $(filter asan tsan,$(KIND)),-O1 -g1 -fno-sanitize=undefined)
 ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)
 
 KERNELS := $(filter-out src/device/cpu/cpu.c,$(wildcard src/device/cpu/*.c))
@@ -39,7 +41,8 @@ OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o) \
            $(foreach isa,$(ISAS),$(patsubst src/device/cpu/%.c,$(BUILD)/kernels/$(isa)/%.o,$(KERNELS)))
 CLI     := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/*.c))
 LIB     := $(BUILD)/libtemper.a
-TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c tests/grad/test_*.c tests/fault/test_*.c tests/golden/test_*.c tests/resume/test_*.c))
+TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
+TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
 .PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
@@ -63,7 +66,7 @@ $(BUILD)/%.o: %.c
 define KERNEL_RULE
 $(BUILD)/kernels/$(1)/%.o: src/device/cpu/%.c
 	@mkdir -p $$(@D)
-	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) -c -o $$@ $$<
+	@echo "  cc $$< ($(1))"; $(CC) $(CPPFLAGS) $(CFLAGS) -O3 $(ISA_$(1)) $(SANITIZED) -c -o $$@ $$<
 endef
 $(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
 
@@ -117,6 +120,10 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
+# For a host with a driver and nothing else of ours.
+$(BUILD)/bench/%-static: $(BUILD)/bench/%.o $(LIB)
+	@echo "  ld $@"; $(CC) $(LDFLAGS) -s -o $@ $< $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
+
 unit: $(TESTS) $(BUILD)/temper
 	@tests/run $(BUILD)
 
@@ -139,7 +146,41 @@ bench: $(BENCHES) ## rates of this machine, beside the peers'
 docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
 	$< > docs/recipe.md
 
+# What a release and an installation hold beside the program.
+VERSION := $(shell sed -n 's/^\#define TM_VERSION "\(.*\)"/\1/p' include/temper.h)
+SHARED  := $(wildcard models data recipes)
+PREFIX  ?= /usr/local
+DIST    := build/dist/temper-$(VERSION)
+
+install: $(BUILD)/temper ## into PREFIX (/usr/local), below DESTDIR: program, library, header, temper.pc
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/temper
+	install -m 755 $(BUILD)/temper $(DESTDIR)$(PREFIX)/bin/temper
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/libtemper.a
+	install -m 644 include/temper.h $(DESTDIR)$(PREFIX)/include/temper.h
+	printf '%s\n' 'prefix=$(PREFIX)' 'Name: temper' 'Description: fine-tuning of language models, reproducible to the bit' \
+	  'Version: $(VERSION)' 'Requires: $(PACKAGES)' 'Libs: -L$${prefix}/lib -ltemper -lm -ldl -pthread' 'Cflags: -I$${prefix}/include' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/temper.pc
+	cp -r $(SHARED) $(DESTDIR)$(PREFIX)/share/temper/
+
+# The third-party libraries go in as archives: the program then asks a system for its C library alone.
+$(BUILD)/temper-static: $(CLI) $(LIB)
+	$(CC) $(LDFLAGS) -s -o $@ $(CLI) $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
+	@! ldd $@ | grep -Ev 'linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so'
+
+dist: $(BUILD)/temper-static ## build/dist/temper-VERSION.tar.gz: one program that needs only libc, with model and data
+	rm -rf $(DIST)
+	mkdir -p $(DIST)/licenses
+	cp $(BUILD)/temper-static $(DIST)/temper
+	cp -r $(SHARED) README.md README.ru.md LICENSE docs $(DIST)/
+	for p in libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev; do \
+	  cp /usr/share/doc/$$p/copyright $(DIST)/licenses/$$p.txt || exit 1; done
+	tar -C build/dist --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf - temper-$(VERSION) | gzip -9n > $(DIST).tar.gz
+	rm -rf $(DIST)
+	@ls -l $(DIST).tar.gz
+
 clean: ## removes build/
 	rm -rf build
+
+include tests/fuzz/fuzz.mk
 
 -include $(shell find $(BUILD) build/cuda -name '*.d' 2>/dev/null)

@@ -336,8 +336,8 @@ static void optimise(side *e)
     tm_trainer *t = e->t;
     const tm_recipe *r = t->recipe;
     int64_t n = t->trained_count * e->run.replicas;
-    TM_RUN(e->device, grad_norm, n, t->trained, e->run.replicas, r->max_grad_norm, t->device_params);
-    TM_RUN(e->device, adamw, n, t->trained, r->beta1, r->beta2, r->eps, t->device_params);
+    TM_RUN(e->device, grad_norm, n, t->device_trained, e->run.replicas, r->max_grad_norm, t->device_params);
+    TM_RUN(e->device, adamw, n, t->device_trained, r->beta1, r->beta2, r->eps, t->device_params);
 }
 
 static tm_graph *record(side *e, void (*work)(side *))
@@ -379,7 +379,7 @@ typedef struct phase {
     tm_graph *graph;
 } phase;
 
-static void trail_phase(side *e) { TM_RUN(e->device, trail, e->t->trained_count * e->run.replicas, e->t->trained, e->t->trail); }
+static void trail_phase(side *e) { TM_RUN(e->device, trail, e->t->trained_count * e->run.replicas, e->t->device_trained, e->t->trail); }
 static void results_phase(side *e) { tm_batch_read_results(&e->t->batch); }
 static void upload_phase(side *e) { upload_step(e, 3); }
 
@@ -429,7 +429,7 @@ static void graphs(setup *s, tm_device *gpu)
     for (int64_t i = 0; i < steps; i++) {
         step(&eager);
         upload_step(&replay, i);
-        if (i == 0) { /* loads the kernels and uploads the list of trained tensors */
+        if (i == 0) { /* loads the kernels */
             micro_step(&replay);
             optimise(&replay);
         } else {

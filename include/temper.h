@@ -86,6 +86,28 @@ tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks
 /* Memory before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
 tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_error *err);
 
+/* --- Using a model --- */
+
+typedef struct tm_generate_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *prompt;          /* "": from BOS */
+    int64_t max_tokens;
+    double temperature;          /* 0: greedy */
+    int64_t top_k;               /* 0: all */
+    double top_p;                /* 1: all */
+    uint64_t seed;
+    int threads;                 /* 0: all */
+    void (*write)(void *context, const char *text, size_t size); /* whole characters as they come */
+    void *context;
+} tm_generate_request;
+
+/* The continuation of the prompt, without the prompt. */
+tm_status tm_generate(const tm_generate_request *request, tm_error *err);
+
+/* Loss, perplexity, bits a byte, token accuracy and exact match of a model on a data set, as a table
+ * or as JSON. overrides: "key=value" of a data entry (format=completion, loss=all, ...) and train.seq. */
+tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
+
 #ifdef __cplusplus
 }
 #endif

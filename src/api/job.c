@@ -39,7 +39,7 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     if (r->init == TM_INIT_RANDOM)
         return TM_OK;
     tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
-    if (st == TM_OK || depth == TM_JOB_TRAIN)
+    if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;
     /* A plan can do without weights: their type is what config.json says. */
     tm_error ignored;
@@ -135,7 +135,7 @@ static void settle_micro_batch(tm_job *job)
     if (job->data) {
         measure(job->data, tm_dataset_count(job->data), &l);
         most = r->batch_tokens ? r->batch_tokens * r->accumulate : r->batch * r->accumulate * l.longest;
-    } else {
+    } else if (!job->eval_count) {
         l = (lengths){r->seq, 2};
         most = r->batch_tokens ? r->batch_tokens : r->batch * r->seq;
     }
@@ -185,7 +185,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     tm_recipe *r = job->recipe;
     tm_run *run = &job->run;
     TM_TRY(settle_choices(job, err));
-    *run = (tm_run){.recipe = r, .model_dir = r->model, .replicas = 1, .seeds = &job->seeds};
+    *run = (tm_run){.recipe = r, .model_dir = r->model, .replicas = 1, .seeds = &job->seeds, .evaluate = depth == TM_JOB_EVAL || r->method == TM_METHOD_NONE};
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
     TM_TRY(open_tokenizer(job, err));

@@ -22,6 +22,7 @@ typedef struct tm_job {
 
 typedef enum tm_job_depth {
     TM_JOB_PLAN,  /* data may be missing; no folder, no weights needed */
+    TM_JOB_EVAL,  /* only evaluation sets and weights; no folder */
     TM_JOB_TRAIN, /* everything there, the folder locked */
 } tm_job_depth;
 

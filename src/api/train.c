@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "io/hf.h"
 #include "keep/monitor.h"
+#include "plan/calibrate.h"
 #include "report/events.h"
 #include "report/report.h"
 
@@ -265,6 +266,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
     tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
     if (st == TM_OK) {
+        trainer->peak_flops = tm_device_peak_flops(job->device);
         trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }

@@ -106,8 +106,11 @@ tm_status tm_grow(void **array, size_t *cap, size_t need, size_t size, tm_error 
 
 char *tm_strdup(const char *text, tm_error *err)
 {
-    char *copy = strdup(text);
-    if (!copy)
-        (void)tm_fail(err, TM_NO_MEMORY, "out of memory (%zu bytes)", strlen(text) + 1);
-    return copy;
+    size_t size = strlen(text) + 1;
+    char *copy = malloc(size);
+    if (!copy) {
+        (void)tm_fail(err, TM_NO_MEMORY, "out of memory (%zu bytes)", size);
+        return NULL;
+    }
+    return memcpy(copy, text, size);
 }

@@ -47,7 +47,8 @@ static const json_t *value_of(const json_t *object, const char *key)
     return value && !json_is_null(value) ? value : NULL;
 }
 
-tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out, tm_error *err)
+tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out,
+                          tm_error *err)
 {
     const json_t *value = value_of(object, key);
     double real = value && json_is_real(value) ? json_real_value(value) : 0.5;
@@ -62,7 +63,8 @@ tm_status tm_json_get_int(const json_t *object, const char *name, const char *ke
     return TM_OK;
 }
 
-tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out, tm_error *err)
+tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out,
+                             tm_error *err)
 {
     const json_t *value = value_of(object, key);
     if (value && !json_is_number(value))
@@ -71,7 +73,8 @@ tm_status tm_json_get_number(const json_t *object, const char *name, const char 
     return TM_OK;
 }
 
-tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out, tm_error *err)
+tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out,
+                           tm_error *err)
 {
     const json_t *value = value_of(object, key);
     if (value && !json_is_boolean(value))
@@ -80,7 +83,8 @@ tm_status tm_json_get_bool(const json_t *object, const char *name, const char *k
     return TM_OK;
 }
 
-tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback, const char **out, tm_error *err)
+tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback,
+                             const char **out, tm_error *err)
 {
     const json_t *value = value_of(object, key);
     if (value && !json_is_string(value))

@@ -20,10 +20,14 @@ tm_status tm_json_read(const char *path, json_t **out, tm_error *err) TM_MUST_CH
 
 /* Values of an object by key. A missing or null key gives the default; a wrong type is an error that
  * names file and key. Strings are borrowed from the object. */
-tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback, const char **out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_int(const json_t *object, const char *name, const char *key, int64_t fallback, int64_t *out,
+                          tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_number(const json_t *object, const char *name, const char *key, double fallback, double *out,
+                             tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_bool(const json_t *object, const char *name, const char *key, bool fallback, bool *out,
+                           tm_error *err) TM_MUST_CHECK;
+tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback,
+                             const char **out, tm_error *err) TM_MUST_CHECK;
 
 /* Writing without building a tree: numbers in the shortest form that reads back to the same double
  * (so files are the same bytes everywhere); text is escaped, non-ASCII stays UTF-8. */

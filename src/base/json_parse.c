@@ -141,7 +141,9 @@ static tm_status parse_text(parser *p)
         const char *plain = p->at;
         while (p->at < p->end && *p->at != '"' && *p->at != '\\' && (unsigned char)*p->at >= 32) {
             utf8proc_int32_t point;
-            utf8proc_ssize_t n = *p->at & 0x80 ? utf8proc_iterate((const utf8proc_uint8_t *)p->at, p->end - p->at, &point) : 1;
+            utf8proc_ssize_t n = 1;
+            if (*p->at & 0x80)
+                n = utf8proc_iterate((const utf8proc_uint8_t *)p->at, p->end - p->at, &point);
             if (n <= 0)
                 return bad(p, "byte 0x%02x is not UTF-8", (unsigned char)*p->at);
             p->at += n;
@@ -312,8 +314,8 @@ static tm_status parse_all(parser *p, json_t **out)
     size_t size = (size_t)(p->end - p->start);
     *out = NULL;
     if (size > TM_JSON_MAX_BYTES)
-        return tm_fail(p->err, TM_INPUT, "%s%s%zu bytes of JSON, expected at most %d", p->name, *p->name ? ": " : "", size,
-                       TM_JSON_MAX_BYTES);
+        return tm_fail(p->err, TM_INPUT, "%s%s%zu bytes of JSON, expected at most %d", p->name, *p->name ? ": " : "",
+                       size, TM_JSON_MAX_BYTES);
     if (size >= 3 && memcmp(p->at, "\xef\xbb\xbf", 3) == 0) /* the mark that some editors put first */
         p->at += 3;
     p->c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);

@@ -292,14 +292,16 @@ static tm_status set_strings(const tm_option *o, tm_names *field, const tm_node 
 
 static int by_key(const void *a, const void *b) { return strcmp((*(const tm_item *const *)a)->key, (*(const tm_item *const *)b)->key); }
 
+/* A MAP to names out of a list of keys, else one of patterns to numbers. */
+static bool is_names(const tm_option *o) { return strchr(o->allowed, '|') != NULL; }
+
 static tm_status map_check(const tm_option *o, const tm_item *item, tm_error *err)
 {
-    bool names = strchr(o->allowed, '|') != NULL;
     double number;
     int64_t whole;
-    bool ok = names ? is_text(item->value) && *item->value->text && matches(o->allowed, item->key)
-                    : tm_node_number(item->value, &number) && inside(o->allowed, number) &&
-                          (!interval_parse(o->allowed).whole || tm_node_int(item->value, &whole));
+    bool ok = is_names(o) ? is_text(item->value) && *item->value->text && matches(o->allowed, item->key)
+                          : tm_node_number(item->value, &number) && inside(o->allowed, number) &&
+                                (!interval_parse(o->allowed).whole || tm_node_int(item->value, &whole));
     if (ok)
         return TM_OK;
     (void)mismatch(o, item->value, err);
@@ -310,7 +312,7 @@ static tm_status map_check(const tm_option *o, const tm_item *item, tm_error *er
 static tm_status map_value(const tm_option *o, const tm_node *value, tm_names *values, tm_error *err)
 {
     double number;
-    if (strchr(o->allowed, '|') || !tm_node_number(value, &number))
+    if (is_names(o) || !tm_node_number(value, &number))
         return tm_names_add(values, value->text, err);
     tm_buf text = {0};
     tm_json_put_number(&text, number);
@@ -321,7 +323,8 @@ static tm_status map_value(const tm_option *o, const tm_node *value, tm_names *v
     return st;
 }
 
-/* The two lists are kept in the order of the keys, so that a recipe written in another order is the same. */
+/* Names go into the order of their keys, so that a recipe written in another order is the same; patterns
+ * keep theirs, because the first that matches counts. */
 static tm_status set_map(const tm_option *o, tm_string_map *field, const tm_node *node, tm_error *err)
 {
     tm_string_map map = {0};
@@ -333,7 +336,8 @@ static tm_status set_map(const tm_option *o, tm_string_map *field, const tm_node
     TM_TRY(TM_NEW(&sorted, node->count, err));
     for (size_t i = 0; i < node->count; i++)
         sorted[i] = &node->item[i];
-    qsort(sorted, node->count, sizeof *sorted, by_key);
+    if (is_names(o))
+        qsort(sorted, node->count, sizeof *sorted, by_key);
     for (size_t i = 0; i < node->count; i++) {
         TM_GO(map_check(o, sorted[i], err));
         TM_GO(tm_names_add(&map.keys, sorted[i]->key, err));

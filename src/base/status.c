@@ -62,7 +62,12 @@ tm_status tm_fail_prefix(tm_error *err, const char *fmt, ...)
     va_start(args, fmt);
     int n = vsnprintf(err->message, sizeof err->message, fmt, args);
     va_end(args);
-    if (n > 0 && (size_t)n < sizeof err->message)
-        snprintf(err->message + n, sizeof err->message - (size_t)n, ": %s", old);
+    size_t used = n > 0 ? strlen(err->message) : 0, room = sizeof err->message - 1 - used, size = strlen(old);
+    if (room > 2) {
+        size = size < room - 2 ? size : room - 2;
+        memcpy(err->message + used, ": ", 2);
+        memcpy(err->message + used + 2, old, size);
+        err->message[used + 2 + size] = 0;
+    }
     return err->status;
 }

@@ -1,61 +1,31 @@
 /* temper train. */
 #include "cli/cli.h"
 
-#include "base/buf.h"
-
-#include <signal.h>
 #include <stdlib.h>
-#include <string.h>
-
-static volatile sig_atomic_t stop_asked;
-
-static void on_signal(int number)
-{
-    (void)number;
-    stop_asked = 1;
-}
-
-static bool interrupted(void *context)
-{
-    (void)context;
-    return stop_asked;
-}
-
-static void note(void *context, const char *text)
-{
-    (void)context;
-    fprintf(stderr, "note: %s\n", text);
-}
 
 static int run(int argc, char **argv)
 {
-    tm_error err = {0};
-    tm_recipe_source source = {0};
-    char **overrides = NULL;
-    size_t count = 0, capacity = 0;
-    for (int i = 1; i < argc; i++) {
-        if (strchr(argv[i], '=') == NULL && !source.path && argv[i][0] != '-') {
-            source.path = argv[i];
-            continue;
-        }
-        if (TM_GROW(&overrides, &capacity, count + 1, &err) != TM_OK)
-            return cli_failed(&err);
-        overrides[count++] = argv[i];
-    }
-    source.overrides = overrides;
-    source.override_count = count;
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
+    cli_recipe_args args;
+    int code = cli_recipe_arguments(&cmd_train, argc, argv, &args);
+    if (code)
+        return code;
     char *out = NULL;
-    tm_status st = tm_train(&source, &(tm_callbacks){.note = note, .interrupted = interrupted}, &out, &err);
-    if (st == TM_OK)
+    code = cli_train(&args.source, &out);
+    if (out && (code == 0 || code == 5))
         printf("%s\n", out);
     free(out);
-    free(overrides);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    cli_recipe_deinit(&args);
+    return code;
 }
 
 const tm_command cmd_train = {
     .name = "train", .summary = "fine-tunes or pretrains by a recipe", .run = run,
-    .help = "usage: temper train RECIPE.yaml [key=value ...]\n",
+    .help = "usage: temper train RECIPE.yaml [key=value ...]\n"
+            "       temper train --model DIR --data FILE [--out DIR] [key=value ...]\n\n"
+            "Prints the run folder: adapter or model, metrics, report.html. A run that was killed goes on\n"
+            "with the same command and ends with the same bytes. Keys are listed in docs/recipe.md.\n\n"
+            "Exit codes: 0 done, 1 failed, 2 wrong recipe or folder in use, 3 damaged input, 4 does not fit,\n"
+            "5 ended by the retention gate.\n\n"
+            "example: temper train --model models/stories260K --data data/demo/tinyshakespeare_train.txt \\\n"
+            "             --out runs/bard method=lora train.steps=100 train.seq=256\n",
 };

@@ -53,10 +53,12 @@ static tm_status check_keys(const json_t *root, const char *name, tm_error *err)
 static tm_status check_init(const json_t *init, const char *name, tm_error *err)
 {
     static const char *const plain[] = {"gaussian", "eva", "orthogonal", NULL};
-    if (!init || json_is_null(init) || json_is_boolean(init) || (json_is_string(init) && is_one_of(json_string_value(init), plain)))
+    if (!init || json_is_null(init) || json_is_boolean(init) ||
+        (json_is_string(init) && is_one_of(json_string_value(init), plain)))
         return TM_OK;
     return tm_fail(err, TM_UNSUPPORTED,
-                   "%s: \"init_lora_weights\" is \"%.100s\", which changes the base weights; convert the adapter to plain LoRA",
+                   "%s: \"init_lora_weights\" is \"%.100s\", which changes the base weights; convert the adapter to "
+                   "plain LoRA",
                    name, json_is_string(init) ? json_string_value(init) : "not a known value");
 }
 
@@ -84,7 +86,8 @@ static tm_status read_names(const json_t *value, const char *name, const char *k
 }
 
 /* A list of names, or (where text is not NULL) one string; null is neither. */
-static tm_status read_list(const json_t *root, const char *name, const char *key, tm_names *out, char **text, tm_error *err)
+static tm_status read_list(const json_t *root, const char *name, const char *key, tm_names *out, char **text,
+                           tm_error *err)
 {
     const json_t *value = json_object_get(root, key);
     if (!value || json_is_null(value))
@@ -109,7 +112,8 @@ static tm_status read_layers(const json_t *root, const char *name, tm_adapter_co
     for (int64_t i = 0; i < count; i++) {
         const json_t *layer = single ? value : json_array_get(value, (size_t)i);
         if (!json_is_integer(layer) || json_integer_value(layer) < 0)
-            return tm_fail(err, TM_INPUT, "%s: \"layers_to_transform\" entry %lld is not a layer's number", name, (long long)i);
+            return tm_fail(err, TM_INPUT, "%s: \"layers_to_transform\" entry %lld is not a layer's number", name,
+                           (long long)i);
         c->layers_to_transform[c->layers_to_transform_count++] = json_integer_value(layer);
     }
     return TM_OK;
@@ -157,7 +161,8 @@ static tm_status check_values(const char *name, const tm_adapter_config *c, tm_e
 {
     static const char *const biases[] = {"none", "all", "lora_only", NULL};
     if (c->task_type && strcmp(c->task_type, "CAUSAL_LM") != 0)
-        return tm_fail(err, TM_UNSUPPORTED, "%s: \"task_type\" is \"%.100s\", temper knows CAUSAL_LM", name, c->task_type);
+        return tm_fail(err, TM_UNSUPPORTED, "%s: \"task_type\" is \"%.100s\", temper knows CAUSAL_LM", name,
+                       c->task_type);
     if (c->r < 1 || c->r > INT32_MAX)
         return tm_fail(err, TM_INPUT, "%s: \"r\" is %lld, expected at least 1", name, (long long)c->r);
     if (!isfinite(c->alpha))
@@ -203,7 +208,8 @@ static tm_status parse(const json_t *root, const char *name, tm_adapter_config *
     return check_values(name, c, err);
 }
 
-tm_status tm_adapter_config_parse(const char *text, size_t size, const char *name, tm_adapter_config *out, tm_error *err)
+tm_status tm_adapter_config_parse(const char *text, size_t size, const char *name, tm_adapter_config *out,
+                                  tm_error *err)
 {
     json_t *root;
     *out = (tm_adapter_config){0};

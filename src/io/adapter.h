@@ -34,7 +34,8 @@ typedef struct tm_adapter_config {
  * result) is TM_UNSUPPORTED and named. */
 tm_status tm_adapter_config_read(const char *dir, tm_adapter_config *out, tm_error *err) TM_MUST_CHECK;
 /* The same from text; name stands for the path in messages. */
-tm_status tm_adapter_config_parse(const char *text, size_t size, const char *name, tm_adapter_config *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_adapter_config_parse(const char *text, size_t size, const char *name, tm_adapter_config *out,
+                                  tm_error *err) TM_MUST_CHECK;
 /* Writes what contract.md lists: the fixed keys, and others only where they are not the default. */
 tm_status tm_adapter_config_write(const char *dir, const tm_adapter_config *config, tm_error *err) TM_MUST_CHECK;
 void tm_adapter_config_deinit(tm_adapter_config *config);
@@ -43,9 +44,10 @@ void tm_adapter_config_deinit(tm_adapter_config *config);
  * PEFT's rules: modules_to_save and exclude_modules first, then target_modules and layers_to_transform.
  * The string "all-linear" is the caller's to resolve. A regular expression that is not valid (or too
  * hard for this name) is TM_INPUT, with the place in it. */
-tm_status tm_adapter_targets(const tm_adapter_config *config, const char *module_name, bool *out, tm_error *err) TM_MUST_CHECK;
-/* The value of the first pattern, in their order, that the end of the module's name matches. */
-tm_status tm_adapter_pattern(const tm_pattern *patterns, int64_t n, const char *module_name, double fallback, double *out,
+tm_status tm_adapter_targets(const tm_adapter_config *config, const char *module_name, bool *out,
                              tm_error *err) TM_MUST_CHECK;
+/* The value of the first pattern, in their order, that the end of the module's name matches. */
+tm_status tm_adapter_pattern(const tm_pattern *patterns, int64_t n, const char *module_name, double fallback,
+                             double *out, tm_error *err) TM_MUST_CHECK;
 
 #endif

@@ -17,11 +17,13 @@ typedef struct match {
     char index[24]; /* what the group idx caught; "" when there is none, or it is longer than a number */
 } match;
 
-static tm_status compile(const char *pattern, const char *shown, size_t before, uint32_t options, pcre2_code **code, tm_error *err)
+static tm_status compile(const char *pattern, const char *shown, size_t before, uint32_t options, pcre2_code **code,
+                         tm_error *err)
 {
     int number;
     PCRE2_SIZE place;
-    *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options | PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+    *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                          options | PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
                           &number, &place, NULL);
     if (*code)
         return TM_OK;
@@ -29,8 +31,8 @@ static tm_status compile(const char *pattern, const char *shown, size_t before, 
         return tm_fail(err, TM_NO_MEMORY, "out of memory for a regular expression");
     PCRE2_UCHAR text[200] = "";
     pcre2_get_error_message(number, text, sizeof text);
-    return tm_fail(err, TM_INPUT, "\"%.200s\" is not a valid regular expression: %s at character %zu", shown, (char *)text,
-                   place > before ? (size_t)place - before : 0);
+    return tm_fail(err, TM_INPUT, "\"%.200s\" is not a valid regular expression: %s at character %zu", shown,
+                   (char *)text, place > before ? (size_t)place - before : 0);
 }
 
 static void read_index(const pcre2_code *code, pcre2_match_data *data, match *out)
@@ -42,8 +44,8 @@ static void read_index(const pcre2_code *code, pcre2_match_data *data, match *ou
 }
 
 /* Matches subject from its begin; the pattern is `head` + shown + `tail`, of which shown is the user's. */
-static tm_status match_at_begin(const char *head, const char *shown, const char *tail, uint32_t options, const char *subject,
-                                match *out, tm_error *err)
+static tm_status match_at_begin(const char *head, const char *shown, const char *tail, uint32_t options,
+                                const char *subject, match *out, tm_error *err)
 {
     pcre2_code *code = NULL;
     pcre2_match_data *data = NULL;
@@ -66,7 +68,9 @@ static tm_status match_at_begin(const char *head, const char *shown, const char 
     if (rc == PCRE2_ERROR_NOMEMORY)
         TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for a regular expression"));
     if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
-        TM_GO(tm_fail(err, TM_INPUT, "regular expression \"%.200s\" cannot be matched with \"%.200s\" (PCRE2 error %d)", shown, subject, rc));
+        TM_GO(tm_fail(err, TM_INPUT,
+                      "regular expression \"%.200s\" cannot be matched with \"%.200s\" (PCRE2 error %d)", shown,
+                      subject, rc));
     out->found = rc >= 0;
     if (out->found)
         read_index(code, data, out);
@@ -149,8 +153,8 @@ tm_status tm_adapter_targets(const tm_adapter_config *config, const char *module
     return TM_OK;
 }
 
-tm_status tm_adapter_pattern(const tm_pattern *patterns, int64_t n, const char *module_name, double fallback, double *out,
-                             tm_error *err)
+tm_status tm_adapter_pattern(const tm_pattern *patterns, int64_t n, const char *module_name, double fallback,
+                             double *out, tm_error *err)
 {
     *out = fallback;
     for (int64_t i = 0; i < n; i++) {

@@ -188,7 +188,8 @@ static tm_status clean(const char *run_dir, char *const *names, size_t count, tm
     tm_status st = TM_OK;
     for (size_t i = 0; i < count && st == TM_OK; i++) {
         places p;
-        int64_t old = step_in(names[i], ".checkpoint-", ".old"), partial = step_in(names[i], ".checkpoint-", ".partial");
+        int64_t old = step_in(names[i], ".checkpoint-", ".old");
+        int64_t partial = step_in(names[i], ".checkpoint-", ".partial");
         if (old < 0 && partial < 0)
             continue;
         st = places_init(run_dir, old < 0 ? partial : old, &p, err);

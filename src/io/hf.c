@@ -123,7 +123,8 @@ static void shard_name(char *name, size_t size, int64_t shard, int64_t shards)
         snprintf(name, size, "model-%05lld-of-%05lld.safetensors", (long long)shard + 1, (long long)shards);
 }
 
-static tm_status write_shard(const char *dir, const char *name, const tm_st_tensor *tensors, int64_t count, tm_error *err)
+static tm_status write_shard(const char *dir, const char *name, const tm_st_tensor *tensors, int64_t count,
+                             tm_error *err)
 {
     static const char *const metadata[] = {"format", "pt", NULL};
     char *path = tm_path_join(dir, name, err);
@@ -227,7 +228,8 @@ static tm_status remove_stale(const char *dir, int64_t shards, tm_error *err)
     return st;
 }
 
-tm_status tm_hf_write_model(const char *dir, const tm_st_tensor *tensors, int64_t count, int64_t shard_bytes, tm_error *err)
+tm_status tm_hf_write_model(const char *dir, const tm_st_tensor *tensors, int64_t count, int64_t shard_bytes,
+                            tm_error *err)
 {
     int64_t *shard;
     TM_TRY(TM_NEW(&shard, count, err));

@@ -58,8 +58,8 @@ static tm_status parse_shape(const source *src, const char *name, const json_t *
     if (!json_is_array(shape))
         return fail_tensor(src, name, err, shape ? "shape is not a list" : "shape is missing");
     if (json_array_size(shape) > TM_ST_MAX_DIMS)
-        return tm_fail(err, TM_UNSUPPORTED, "%s: tensor \"%.200s\": %zu dimensions, at most %d are supported", src->name,
-                       name, json_array_size(shape), TM_ST_MAX_DIMS);
+        return tm_fail(err, TM_UNSUPPORTED, "%s: tensor \"%.200s\": %zu dimensions, at most %d are supported",
+                       src->name, name, json_array_size(shape), TM_ST_MAX_DIMS);
     t->ndim = (int32_t)json_array_size(shape);
     for (int i = 0; i < t->ndim; i++) {
         const json_t *dim = json_array_get(shape, (size_t)i);
@@ -70,7 +70,8 @@ static tm_status parse_shape(const source *src, const char *name, const json_t *
     return TM_OK;
 }
 
-static tm_status parse_offsets(const source *src, const char *name, const json_t *offsets, tm_st_tensor *t, tm_error *err)
+static tm_status parse_offsets(const source *src, const char *name, const json_t *offsets, tm_st_tensor *t,
+                               tm_error *err)
 {
     const json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(first) || !json_is_integer(last))
@@ -81,7 +82,8 @@ static tm_status parse_offsets(const source *src, const char *name, const json_t
         return tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": data_offsets [%lld, %lld], expected 0 <= begin <= end",
                        src->name, name, (long long)begin, (long long)end);
     if ((uint64_t)end > src->size)
-        return tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": ends at byte %lld of the data, the file has %llu (cut short?)",
+        return tm_fail(err, TM_INPUT,
+                       "%s: tensor \"%.200s\": ends at byte %lld of the data, the file has %llu (cut short?)",
                        src->name, name, (long long)end, (unsigned long long)src->size);
     if (end - begin != t->bytes)
         return tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": shape and dtype need %lld bytes, data_offsets give %lld",
@@ -149,8 +151,8 @@ static tm_status check_cover(const source *src, tm_st_tensor *t, int64_t count, 
     for (int64_t i = 0; i < count; i++) {
         int64_t begin = (const char *)t[i].data - src->data;
         if (begin != at)
-            return tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": begins at byte %lld of the data, %s byte %lld", src->name,
-                           t[i].name, (long long)begin,
+            return tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": begins at byte %lld of the data, %s byte %lld",
+                           src->name, t[i].name, (long long)begin,
                            begin < at ? "overlapping the tensor that ends at" : "leaving a hole after", (long long)at);
         at += t[i].bytes;
     }
@@ -296,8 +298,8 @@ static tm_status shards_of(const json_t *weights, const char *index, tm_names *s
     json_object_foreach((json_t *)weights, tensor, file) {
         const char *name = json_string_value(file);
         if (!name || !stays_inside(name))
-            TM_GO(tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": shard \"%.200s\" is not a file name in this folder", index,
-                          tensor, name ? name : "(not a string)"));
+            TM_GO(tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\": shard \"%.200s\" is not a file name in this folder",
+                          index, tensor, name ? name : "(not a string)"));
         all[count++] = name;
     }
     if (count)
@@ -312,8 +314,8 @@ out:
 }
 
 /* Opens one shard; each of its tensors must be where the index has it. */
-static tm_status add_shard(tm_safetensors *st, const char *dir, const char *shard, const json_t *weights, const char *index,
-                           tm_error *err)
+static tm_status add_shard(tm_safetensors *st, const char *dir, const char *shard, const json_t *weights,
+                           const char *index, tm_error *err)
 {
     int64_t first = st->count;
     char *path = tm_path_join(dir, shard, err);
@@ -325,7 +327,8 @@ static tm_status add_shard(tm_safetensors *st, const char *dir, const char *shar
         if (!said)
             status = tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\" is not in the index %s", path, name, index);
         else if (strcmp(said, shard) != 0)
-            status = tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\" is here, the index %s has it in %.200s", path, name, index, said);
+            status = tm_fail(err, TM_INPUT, "%s: tensor \"%.200s\" is here, the index %s has it in %.200s", path, name,
+                             index, said);
     }
     free(path);
     return status;

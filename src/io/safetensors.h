@@ -24,7 +24,8 @@ typedef struct tm_safetensors tm_safetensors;
  * must replace files by renaming, as tm_safetensors_write does. */
 tm_status tm_safetensors_open(const char *path, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
 /* The bytes of a file that the caller keeps in memory; name stands for the path in messages. */
-tm_status tm_safetensors_view(const void *data, size_t size, const char *name, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_safetensors_view(const void *data, size_t size, const char *name, tm_safetensors **out,
+                              tm_error *err) TM_MUST_CHECK;
 /* The weights of a model folder as one table: model.safetensors, or the shards that
  * model.safetensors.index.json names (each tensor in the shard that the index says, none missing,
  * none twice). */

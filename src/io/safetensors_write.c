@@ -2,28 +2,15 @@
  * in: sorted by name, one form of header, no alignment but that of the data's begin (8 bytes). */
 #include "base/file.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "io/safetensors.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 static int by_name(const void *a, const void *b)
 {
     return strcmp((*(const tm_st_tensor *const *)a)->name, (*(const tm_st_tensor *const *)b)->name);
-}
-
-static bool is_utf8(const char *text)
-{
-    utf8proc_int32_t point;
-    for (size_t left = strlen(text); left > 0;) {
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)left, &point);
-        if (n <= 0)
-            return false;
-        text += n;
-        left -= (size_t)n;
-    }
-    return true;
 }
 
 /* Bytes of a tensor from its dtype and shape. */
@@ -57,7 +44,7 @@ static tm_status put_tensor(tm_buf *header, const char *path, const tm_st_tensor
 {
     int64_t bytes;
     TM_TRY(bytes_of(path, t, &bytes, err));
-    if (!is_utf8(t->name) || strcmp(t->name, "__metadata__") == 0)
+    if (!tm_utf8_valid(t->name, strlen(t->name)) || strcmp(t->name, "__metadata__") == 0)
         return tm_fail(err, TM_FAILED, "%s: \"%.200s\" cannot be the name of a tensor", path, t->name);
     if (before && strcmp(before->name, t->name) == 0)
         return tm_fail(err, TM_FAILED, "%s: tensor \"%.200s\" is given twice", path, t->name);

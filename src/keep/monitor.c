@@ -66,6 +66,17 @@ static tm_status monitor_begin(void *state, tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+/* Said once a probe: the report has the rest. */
+static bool said_before(const tm_trainer *t, const char *probe)
+{
+    char start[128];
+    snprintf(start, sizeof start, "probe %s ", probe);
+    for (int64_t i = 0; i < t->warnings.count; i++)
+        if (strncmp(t->warnings.item[i], start, strlen(start)) == 0)
+            return true;
+    return false;
+}
+
 static tm_status monitor_evaluate(void *state, tm_trainer *t, int32_t r, tm_verdict *verdict, tm_error *err)
 {
     static const char *const consequence[] = {"going on", "stopped", "rolled back to the last evaluation within budget"};
@@ -77,9 +88,11 @@ static tm_status monitor_evaluate(void *state, tm_trainer *t, int32_t r, tm_verd
         if (!set->probe || isnan(budget) || damage <= budget)
             continue;
         breach = true;
+        if (t->recipe->on_breach == TM_BREACH_WARN && said_before(t, set->entry->name))
+            continue;
         bool nats = set->entry->metric == TM_METRIC_KL;
-        TM_TRY(tm_trainer_warn(t, err, nats ? "step %lld: probe %s is %.4f nats from the base, budget %.4f: %s" : "step %lld: probe %s is %.2f %% worse than at the start, budget %.2f %%: %s",
-                               (long long)t->step, set->entry->name, nats ? damage : 100 * damage, nats ? budget : 100 * budget, consequence[t->recipe->on_breach]));
+        TM_TRY(tm_trainer_warn(t, err, nats ? "probe %s is %.4f nats from the base at step %lld, budget %.4f: %s" : "probe %s is %.2f %% worse than at the start at step %lld, budget %.2f %%: %s",
+                               set->entry->name, nats ? damage : 100 * damage, (long long)t->step, nats ? budget : 100 * budget, consequence[t->recipe->on_breach]));
     }
     if (!breach) {
         if (m->snapshot)

@@ -6,13 +6,13 @@
 #include "model/linear.h"
 
 /* Gradients of an added or trained parameter, laid out as its value. */
-static void take_gradient(tm_param *p, tm_memory *memory, tm_dtype real)
+static void take_gradient(tm_param *p, tm_memory *memory, tm_dtype real, bool gradients)
 {
-    if (p && p->trained && !p->grad.data)
+    if (gradients && p && p->trained && !p->grad.data)
         p->grad = tm_arena_tensor(&memory->arena[TM_MEM_GRADIENTS], real, p->rows * p->replicas, p->cols);
 }
 
-void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtype real)
+void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtype real, bool gradients)
 {
     tm_dtype dtype = group->module[0]->weight->dtype;
     bool biases = true;
@@ -29,11 +29,11 @@ void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtyp
         tm_linear *module = group->module[i];
         module->weight->dtype = dtype;
         module->weight->value = tm_tensor_rows(group->weight, at, module->out);
-        take_gradient(module->weight, memory, real);
+        take_gradient(module->weight, memory, real, gradients);
         if (module->bias) {
             module->bias->dtype = real;
             module->bias->value = tm_tensor_cols(group->bias, at, module->out);
-            take_gradient(module->bias, memory, real);
+            take_gradient(module->bias, memory, real, gradients);
         }
         tm_lora *lora = module->lora;
         tm_param *added[] = {lora ? lora->a : NULL, lora ? lora->b : NULL, lora ? lora->magnitude : NULL};
@@ -42,7 +42,7 @@ void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtyp
                 tm_param *p = added[k];
                 p->dtype = real;
                 p->value = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], real, p->rows * p->replicas, p->cols);
-                take_gradient(p, memory, real);
+                take_gradient(p, memory, real, gradients);
             }
         if (lora && lora->magnitude)
             lora->norm = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], real, 1, module->out * lora->magnitude->replicas);

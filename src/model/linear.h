@@ -48,8 +48,9 @@ typedef struct tm_linear_context {
     tm_tensor dropped, wide;    /* scratch of DoRA with dropout: [T, max in], [T, max out] */
 } tm_linear_context;
 
-/* Takes the weights of a declared group from the arena (adjacent) and the module's gradients. */
-void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtype real);
+/* Takes the weights of a declared group from the arena (adjacent) and, with gradients, room for
+ * those of what is trained. */
+void tm_linear_group_allocate(tm_linear_group *group, tm_memory *memory, tm_dtype real, bool gradients);
 /* Recomputes what depends on the weights of this step alone (DoRA's norms). */
 void tm_linear_group_prepare(const tm_linear_context *c, tm_linear_group *group);
 void tm_linear_saved_allocate(const tm_linear_group *group, tm_arena *arena, tm_dtype act, tm_dtype real, int64_t rows, tm_linear_saved *saved);

@@ -159,7 +159,7 @@ static void take_param(tm_model *m, tm_param *p)
     if (p->trained)
         p->dtype = m->device->real;
     p->value = tm_arena_tensor(&m->memory->arena[TM_MEM_WEIGHTS], p->dtype, p->rows * p->replicas, p->cols);
-    if (p->trained)
+    if (p->trained && m->settings.train)
         p->grad = tm_arena_tensor(&m->memory->arena[TM_MEM_GRADIENTS], m->device->real, p->rows * p->replicas, p->cols);
 }
 
@@ -174,7 +174,7 @@ static void trained_dtype(tm_linear_group *group, tm_dtype real)
 static void take_group(tm_model *m, tm_linear_group *group)
 {
     trained_dtype(group, m->device->real);
-    tm_linear_group_allocate(group, m->memory, m->device->real);
+    tm_linear_group_allocate(group, m->memory, m->device->real, m->settings.train);
 }
 
 static void take_weights(tm_model *m)
@@ -206,7 +206,7 @@ static void take_weights(tm_model *m)
         if (m->head.lora->magnitude)
             m->head.lora->norm = tm_arena_tensor(&m->memory->arena[TM_MEM_WEIGHTS], m->device->real, 1, m->head.out * m->replicas);
     }
-    if (m->embed->trained)
+    if (m->embed->trained && m->settings.train)
         m->embed->grad2 = tm_arena_tensor(&m->memory->arena[TM_MEM_GRADIENTS], m->device->real, m->embed->rows, m->embed->cols);
 }
 

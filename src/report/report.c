@@ -538,11 +538,11 @@ static void put_memory(page *p)
         tm_buf_printf(p->out, "<div class=\"bar %s\"><i style=\"width:%.1f%%\"></i></div>", peak > planned ? "bad" : "plain",
                       100 * fmin(1, peak / planned));
     put(p, "<table>");
-    put_fact(p, "memory planned");
-    put_bytes(p, planned);
-    put(p, "</td></tr>");
     put_fact(p, "memory used at most");
     put_bytes(p, peak);
+    put(p, "</td></tr>");
+    put_fact(p, "memory planned");
+    put_bytes(p, planned);
     put(p, "</td></tr>");
     const char *part;
     json_t *bytes;

@@ -15,6 +15,8 @@ void tm_row_sink_deinit(tm_row_sink *sink)
     free(sink->weight);
     free(sink->span);
     tm_buf_deinit(&sink->prompt);
+    tm_ids_deinit(&sink->row_ids);
+    tm_ids_deinit(&sink->row_labels);
     *sink = (tm_row_sink){0};
 }
 
@@ -22,12 +24,7 @@ void tm_row_sink_deinit(tm_row_sink *sink)
 
 static tm_status parse(const tm_row *row, json_t **out, tm_error *err)
 {
-    json_error_t e;
-    *out = json_loadb(row->text, row->size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
-    if (!*out && json_error_code(&e) == json_error_out_of_memory)
-        return tm_fail(err, TM_NO_MEMORY, "out of memory");
-    if (!*out)
-        return tm_fail(err, TM_INPUT, "not JSON: %s", e.text);
+    TM_TRY(tm_json_parse_row(row->text, row->size, out, err));
     if (json_is_object(*out))
         return TM_OK;
     json_decref(*out);
@@ -242,55 +239,60 @@ static tm_status read_completion(const tm_row_rules *r, tm_tokens *scratch, cons
     return TM_OK;
 }
 
-static tm_status read_ids(const tm_row_rules *r, const json_t *list, tm_ids *ids, tm_error *err)
+/* A list of whole numbers of 32 bits. */
+static tm_status get_list(const json_t *row, const char *name, const char *what, tm_ids *out, tm_error *err)
 {
-    const char *name = r->column[TM_COLUMN_IDS];
+    const json_t *list = json_object_get(row, name);
     if (!json_is_array(list))
-        return tm_fail(err, TM_INPUT, "%s: expected a list of token ids, found %s", name, type_name(list));
+        return tm_fail(err, TM_INPUT, "%s: expected a list of %s, found %s", name, what, type_name(list));
     size_t n = json_array_size(list);
-    TM_TRY(TM_GROW(&ids->id, &ids->capacity, ids->count + n, err));
-    for (size_t i = 0; i < n; i++) {
-        const json_t *value = json_array_get(list, i);
-        if (!json_is_integer(value))
-            return tm_fail(err, TM_INPUT, "%s[%zu]: expected a token id, found %s", name, i, type_name(value));
-        json_int_t id = json_integer_value(value);
-        if (id < 0 || id >= r->vocab_size)
-            return tm_fail(err, TM_INPUT, "%s[%zu]: %" JSON_INTEGER_FORMAT " is outside the vocabulary of %lld", name, i, id,
-                           (long long)r->vocab_size);
-        ids->id[ids->count++] = (int32_t)id;
+    TM_TRY(TM_GROW(&out->id, &out->capacity, n, err));
+    for (out->count = 0; out->count < n; out->count++) {
+        const json_t *value = json_array_get(list, out->count);
+        json_int_t number = json_integer_value(value);
+        if (!json_is_integer(value) || number != (int32_t)number)
+            return tm_fail(err, TM_INPUT, "%s[%zu]: expected %s, found %s", name, out->count, what,
+                           json_is_integer(value) ? "a number beyond 32 bits" : type_name(value));
+        out->id[out->count] = (int32_t)number;
     }
     return TM_OK;
 }
 
+static tm_status get_lists(const tm_row_rules *r, const tm_row *row, tm_row_sink *s, bool *has_labels, tm_error *err)
+{
+    if (tm_row_scan_ids(r, row, &s->row_ids, &s->row_labels, has_labels))
+        return TM_OK;
+    json_t *json;
+    TM_TRY(parse(row, &json, err));
+    const json_t *labels = json_object_get(json, r->column[TM_COLUMN_LABELS]);
+    *has_labels = labels && !json_is_null(labels);
+    tm_status st = get_list(json, r->column[TM_COLUMN_IDS], "token ids", &s->row_ids, err);
+    if (st == TM_OK && *has_labels)
+        st = get_list(json, r->column[TM_COLUMN_LABELS], "token ids or -100", &s->row_labels, err);
+    json_decref(json);
+    return st;
+}
+
 /* Labels to weights; the number of targets and whether any but the first token is none. */
-static tm_status read_labels(const tm_row_rules *r, const json_t *list, tm_row_sink *s, size_t first, bool *masked,
-                             int64_t *targets, tm_error *err)
+static tm_status use_labels(const tm_row_rules *r, tm_row_sink *s, size_t first, bool *masked, int64_t *targets, tm_error *err)
 {
     const char *name = r->column[TM_COLUMN_LABELS];
+    const tm_ids *labels = &s->row_labels;
     size_t n = s->ids.count - first;
-    if (!json_is_array(list))
-        return tm_fail(err, TM_INPUT, "%s: expected a list of labels, found %s", name, type_name(list));
-    if (json_array_size(list) != n)
-        return tm_fail(err, TM_INPUT, "%s: %zu labels beside %zu token ids", name, json_array_size(list), n);
+    if (labels->count != n)
+        return tm_fail(err, TM_INPUT, "%s: %zu labels beside %zu token ids", name, labels->count, n);
     TM_TRY(put_weights(s, first, 1, err));
     *targets = 0;
     *masked = false;
     for (size_t i = 0; i < n; i++) {
-        const json_t *value = json_array_get(list, i);
-        if (!json_is_integer(value))
-            return tm_fail(err, TM_INPUT, "%s[%zu]: expected -100 or a token id, found %s", name, i, type_name(value));
-        json_int_t label = json_integer_value(value);
-        if (label != -100 && label != s->ids.id[first + i])
-            return tm_fail(err, TM_INPUT, "%s[%zu]: expected -100 or the token there, %d, found %" JSON_INTEGER_FORMAT, name, i,
-                           s->ids.id[first + i], label);
+        int32_t label = labels->id[i], id = s->ids.id[first + i];
+        if (label != -100 && label != id)
+            return tm_fail(err, TM_INPUT, "%s[%zu]: expected -100 or the token there, %d, found %d", name, i, id, label);
         if (i == 0)
             continue; /* nothing predicts the first token */
-        if (label == -100) {
-            s->weight[first + i] = 0;
-            *masked = true;
-        } else {
-            ++*targets;
-        }
+        s->weight[first + i] = label == -100 ? 0 : 1;
+        *masked |= label == -100;
+        *targets += label != -100;
     }
     if (!*masked)
         s->weights = first;
@@ -315,17 +317,25 @@ static tm_status decoded_bytes(const tm_row_rules *r, tm_row_sink *s, tm_error *
     return st;
 }
 
-static tm_status read_tokens(const tm_row_rules *r, const json_t *row, int64_t line, tm_row_sink *s, tm_error *err)
+static tm_status read_tokens(const tm_row_rules *r, const tm_row *row, tm_row_sink *s, tm_error *err)
 {
     size_t first = s->ids.count;
-    TM_TRY(read_ids(r, json_object_get(row, r->column[TM_COLUMN_IDS]), &s->ids, err));
-    size_t n = s->ids.count - first;
-    bool masked = false;
+    bool masked = false, has_labels;
+    TM_TRY(get_lists(r, row, s, &has_labels, err));
+    size_t n = s->row_ids.count;
     int64_t targets = n ? (int64_t)n - 1 : 0, examples = s->stats.examples;
-    const json_t *labels = json_object_get(row, r->column[TM_COLUMN_LABELS]);
-    if (labels && !json_is_null(labels) && r->loss != TM_LOSS_ALL)
-        TM_TRY(read_labels(r, labels, s, first, &masked, &targets, err));
-    TM_TRY(finish(r, s, first, masked, targets, line, err));
+    TM_TRY(TM_GROW(&s->ids.id, &s->ids.capacity, first + n, err));
+    for (size_t i = 0; i < n; i++) {
+        int32_t id = s->row_ids.id[i];
+        if (id < 0 || id >= r->vocab_size)
+            return tm_fail(err, TM_INPUT, "%s[%zu]: %d is outside the vocabulary of %lld", r->column[TM_COLUMN_IDS], i, id,
+                           (long long)r->vocab_size);
+        s->ids.id[first + i] = id;
+    }
+    s->ids.count = first + n;
+    if (has_labels && r->loss != TM_LOSS_ALL)
+        TM_TRY(use_labels(r, s, first, &masked, &targets, err));
+    TM_TRY(finish(r, s, first, masked, targets, row->line, err));
     return r->tok && s->stats.examples > examples ? decoded_bytes(r, s, err) : TM_OK;
 }
 
@@ -347,14 +357,14 @@ tm_status tm_row_document(const tm_row_rules *r, tm_tokens *scratch, const char 
 
 tm_status tm_row_read(const tm_row_rules *r, tm_tokens *scratch, const tm_row *row, tm_row_sink *s, tm_error *err)
 {
+    if (r->format == TM_FORMAT_TOKENS)
+        return read_tokens(r, row, s, err);
     json_t *json;
     TM_TRY(parse(row, &json, err));
     tm_status st;
     const char *text;
     size_t size;
-    if (r->format == TM_FORMAT_TOKENS) {
-        st = read_tokens(r, json, row->line, s, err);
-    } else if (r->format == TM_FORMAT_COMPLETION) {
+    if (r->format == TM_FORMAT_COMPLETION) {
         st = read_completion(r, scratch, json, row->line, s, err);
     } else {
         st = get_text(r, json, TM_COLUMN_TEXT, false, &text, &size, err);

@@ -59,7 +59,8 @@ typedef struct tm_row_sink {
     size_t spans, span_capacity;
     tm_dataset_stats stats;
     int64_t text_tokens; /* format text: tokens that stand for stats.text_bytes */
-    tm_buf prompt;       /* working memory */
+    tm_buf prompt;       /* working memory, as the next two */
+    tm_ids row_ids, row_labels;
 } tm_row_sink;
 void tm_row_sink_deinit(tm_row_sink *sink);
 
@@ -69,6 +70,9 @@ tm_status tm_row_rules_init(tm_row_rules *rules, const tm_data_entry *entry, con
                             const tm_tokenizer *tok, int64_t vocab_size, int64_t seq, tm_error *err) TM_MUST_CHECK;
 /* Reads a JSON row. Messages do not name the place. */
 tm_status tm_row_read(const tm_row_rules *rules, tm_tokens *scratch, const tm_row *row, tm_row_sink *sink, tm_error *err) TM_MUST_CHECK;
+/* Reads a row that is {"input_ids": [..], "labels": [..]} and nothing else, quickly. False: leave it to
+ * the JSON parser. */
+bool tm_row_scan_ids(const tm_row_rules *rules, const tm_row *row, tm_ids *ids, tm_ids *labels, bool *has_labels);
 /* Appends a document: its ids, then EOS where the tokenizer has one. */
 tm_status tm_row_document(const tm_row_rules *rules, tm_tokens *scratch, const char *text, size_t size, tm_row_sink *sink,
                           tm_error *err) TM_MUST_CHECK;

@@ -316,7 +316,7 @@ tm_status tm_tokenizer_encode(const tm_tokenizer *tok, tm_tokens *scratch, const
     encoding e = {tok, scratch, ids};
     tm_stretches run = {&tok->added, &tok->added.written, take_written, &e};
     tm_status st;
-    if (tm_utf8_valid(text, size) != size) {
+    if (tm_utf8_prefix(text, size) != size) {
         tm_buf_clear(&scratch->repaired);
         tm_utf8_repair(text, size, &scratch->repaired);
         TM_TRY(tm_buf_check(&scratch->repaired, err));

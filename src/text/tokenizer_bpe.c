@@ -649,7 +649,7 @@ static tm_status encode_cached(const bpe *m, const tm_vocab *vocab, scratch *s, 
         }
     }
     TM_TRY(encode_word(m, vocab, s, piece, size, err));
-    TM_TRY(tm_ids_room(ids, s->count, err));
+    TM_TRY(tm_ids_room(ids, s->count + 1, err)); /* so that ids->id is there even for no ids */
     for (size_t i = 0; i < s->count; i++)
         ids->id[ids->count + i] = s->symbol[i].id;
     if (e && s->count <= CACHE_IDS) {

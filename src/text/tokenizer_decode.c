@@ -165,7 +165,7 @@ static int byte_token(const char *text, size_t size)
 /* A run of byte tokens becomes its text, or one U+FFFD for each when the run as a whole is no UTF-8. */
 static tm_status decode_byte_run(const tm_buf *run, texts *out, tm_error *err)
 {
-    if (tm_utf8_valid(tm_buf_str(run), run->size) == run->size) {
+    if (tm_utf8_prefix(tm_buf_str(run), run->size) == run->size) {
         tm_buf_add(&out->text, tm_buf_str(run), run->size);
         return run->size ? texts_close(out, err) : TM_OK;
     }
@@ -188,7 +188,9 @@ static tm_status decode_byte_fallback(const texts *in, texts *out, tm_error *err
             tm_buf_char(&run, (char)byte);
             continue;
         }
-        st = decode_byte_run(&run, out, err);
+        st = tm_buf_check(&run, err);
+        if (st == TM_OK)
+            st = decode_byte_run(&run, out, err);
         tm_buf_clear(&run);
         tm_buf_add(&out->text, text, size);
         if (st == TM_OK)
@@ -318,9 +320,8 @@ out:
 static tm_status add_id(tm_ids *ids, const json_t *value, const tm_vocab *vocab, const char *name, tm_error *err)
 {
     json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
-    if (id < 0 || id >= vocab->ids)
-        return tm_fail(err, TM_INPUT, "%s: a special token has the id %lld, expected one from 0 to %d", name, (long long)id,
-                       vocab->ids - 1);
+    if (id < 0 || id >= vocab->ids || !vocab->flags[id])
+        return tm_fail(err, TM_INPUT, "%s: a special token has the id %lld, which is not in the vocabulary", name, (long long)id);
     TM_TRY(tm_ids_room(ids, 1, err));
     ids->id[ids->count++] = (int32_t)id;
     return TM_OK;

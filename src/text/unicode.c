@@ -71,28 +71,10 @@ static size_t subpart(const uint8_t *s, size_t size, bool *whole)
     return have;
 }
 
-size_t tm_utf8_valid(const char *s, size_t size)
-{
-    size_t i = 0;
-    while (i < size) {
-        uint64_t eight;
-        if (i + 8 <= size && (memcpy(&eight, s + i, 8), !(eight & 0x8080808080808080u))) {
-            i += 8;
-            continue;
-        }
-        bool whole;
-        size_t len = subpart((const uint8_t *)s + i, size - i, &whole);
-        if (!whole)
-            break;
-        i += len;
-    }
-    return i;
-}
-
 void tm_utf8_repair(const char *s, size_t size, tm_buf *out)
 {
     while (size) {
-        size_t good = tm_utf8_valid(s, size);
+        size_t good = tm_utf8_prefix(s, size);
         tm_buf_add(out, s, good);
         s += good;
         size -= good;
@@ -104,21 +86,6 @@ void tm_utf8_repair(const char *s, size_t size, tm_buf *out)
         s += bad;
         size -= bad;
     }
-}
-
-size_t tm_utf8_unfinished(const char *s, size_t size)
-{
-    for (size_t back = 1; back <= 3 && back <= size; back++) {
-        uint8_t low, high, byte = (uint8_t)s[size - back];
-        if (byte < 0x80)
-            return 0;
-        if (byte >= 0xc0) {
-            bool whole;
-            size_t need = (size_t)lead_byte(byte, &low, &high);
-            return need > back && subpart((const uint8_t *)s + size - back, back, &whole) == back ? back : 0;
-        }
-    }
-    return 0;
 }
 
 /* ---- characters ---- */

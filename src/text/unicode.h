@@ -5,6 +5,7 @@
 #define TM_TEXT_UNICODE_H
 
 #include "base/buf.h"
+#include "base/utf8.h"
 
 #define TM_UNICODE_MAX 0x10ffffu
 
@@ -55,12 +56,8 @@ static inline uint32_t tm_utf8_before(const char *start, size_t at, size_t *len)
 
 int tm_utf8_put(uint32_t code, char out[4]); /* bytes written */
 
-/* Bytes from s on that are valid UTF-8 (no surrogates, shortest forms). */
-size_t tm_utf8_valid(const char *s, size_t size);
 /* Appends s with every maximal broken part as U+FFFD, as Python's "replace" does. */
 void tm_utf8_repair(const char *s, size_t size, tm_buf *out);
-/* Bytes at the end of s that begin a character but do not finish it (0 to 3). */
-size_t tm_utf8_unfinished(const char *s, size_t size);
 
 /* --- Characters --- */
 

@@ -474,7 +474,7 @@ static tm_status one_atom(translation *t)
 tm_status tm_pattern_translate(const char *pattern, size_t size, const char *name, tm_buf *out, tm_error *err)
 {
     translation t = {.p = pattern, .end = pattern + size, .name = name, .out = out, .atom = NO_ATOM, .err = err};
-    if (tm_utf8_valid(pattern, size) != size)
+    if (tm_utf8_prefix(pattern, size) != size)
         return broken(&t, "it is not UTF-8");
     while (t.p < t.end) {
         char c = *t.p;

@@ -43,6 +43,7 @@ typedef struct tm_run {
     tm_dataset *data;           /* NULL: plan from sizes alone */
     tm_eval_set *evals;
     int64_t eval_count;
+    bool evaluate;              /* only evaluate: no gradients, no optimiser */
     int32_t replicas;
     const tm_seeds *seeds;      /* [R] */
     tm_run_folder **folder;     /* [R]; NULL: counting */
@@ -67,7 +68,8 @@ typedef struct tm_trainer {
     tm_model model;
     tm_tuning tuning;
     tm_batch batch;
-    tm_trained *trained;       /* [trained_count]: tensors of replica 0, then of replica 1, ... */
+    tm_trained *trained;       /* [R * trained_count]: tensors of replica 0, then of replica 1, ... */
+    tm_trained *device_trained; /* the same list on the device, for ops */
     const tm_param **trained_param;
     int64_t trained_count;
     tm_step_params *params;    /* [R] host */

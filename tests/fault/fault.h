@@ -151,7 +151,8 @@ static inline void fault_begin(void) { json_set_alloc_funcs(fault_json_malloc, f
 typedef tm_status (*fault_fn)(tm_error *err);
 typedef void (*fault_check)(void);
 
-static inline void fault_sweep_kind(const char *name, fault_kind kind, bool lasting, fault_fn operation, fault_check check)
+static inline void fault_sweep_kind(const char *name, fault_kind kind, bool lasting, fault_fn operation,
+                                    fault_check check)
 {
     enum { ENDLESS = 100000 };
     long failed = 0;

@@ -19,7 +19,8 @@ static void is_either(const char *path, const char *old, size_t old_size, const 
 {
     size_t size;
     char *bytes = slurp(path, &size);
-    bool same = (size == old_size && memcmp(bytes, old, size) == 0) || (size == now_size && memcmp(bytes, now, size) == 0);
+    bool same = (size == old_size && memcmp(bytes, old, size) == 0) || (size == now_size &&
+                                                                        memcmp(bytes, now, size) == 0);
     free(bytes);
     if (!same)
         fail_msg("%s is neither the old nor the new file", path);
@@ -110,7 +111,8 @@ static char *old_table, *new_table; /* bytes of the file before and after */
 static size_t old_size, new_size;
 static const char *const metadata[] = {"format", "pt", NULL};
 
-static tm_status write_table(tm_error *err) { return tm_safetensors_write(scratch("table"), two_tensors(), 2, metadata, err); }
+static tm_status write_table(tm_error *err) { return tm_safetensors_write(scratch("table"), two_tensors(), 2, metadata,
+                                                                          err); }
 
 static void check_table(void)
 {
@@ -121,7 +123,8 @@ static void check_table(void)
 static tm_status open_table(tm_error *err)
 {
     tm_safetensors *st;
-    tm_status status = tm_safetensors_open("tests/data/golden/llama-dora/adapter_init/adapter_model.safetensors", &st, err);
+    tm_status status = tm_safetensors_open("tests/data/golden/llama-dora/adapter_init/adapter_model.safetensors", &st,
+                                           err);
     if (status == TM_OK)
         assert_non_null(tm_safetensors_find(st, "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"));
     else
@@ -140,7 +143,8 @@ static tm_status open_shards(tm_error *err)
     return status;
 }
 
-static tm_status write_shards(tm_error *err) { return tm_hf_write_model(scratch("shards"), two_tensors(), 2, 100, err); }
+static tm_status write_shards(tm_error *err) { return tm_hf_write_model(scratch("shards"), two_tensors(), 2, 100,
+                                                                        err); }
 
 /* Whole after every failure, since each of its files is and they are written as they were. */
 static void check_shards(void)

@@ -21,7 +21,7 @@ fuzz: $(FUZZ_TARGETS:%=build/fuzz/fuzz_%) ## libFuzzer on everything that reads 
 
 fuzzkeep: $(FUZZ_TARGETS:%=build/fuzz/fuzz_%)
 	@for t in $(FUZZ_TARGETS); do \
-	    build/fuzz/fuzz_$$t $(FUZZ_RUN) -merge=1 tests/fuzz/corpus/$$t build/fuzz/corpus/$$t || exit 1; \
+	    build/fuzz/fuzz_$$t $(FUZZ_RUN) -set_cover_merge=1 tests/fuzz/corpus/$$t build/fuzz/corpus/$$t || exit 1; \
 	done
 
 build/fuzz/%.o: %.c

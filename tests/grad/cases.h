@@ -199,6 +199,7 @@ static inline void attention_case(opcase *c, int variant)
     case_in(c, ATT_Q, ATT_DQ);
     case_in(c, ATT_K, ATT_DK);
     case_in(c, ATT_V, ATT_DV);
+    c->joint = true; /* with a window of 1 the gradients of q and k are 0 */
     c->forward = attention_forward, c->backward = attention_backward, c->reference = attention_reference;
 }
 

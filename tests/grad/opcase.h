@@ -152,6 +152,7 @@ struct opcase {
     void (*reference)(const opcase *c, double *const *value); /* forward in double */
     grad_pair outs[4], ins[8]; /* (output, its gradient), (input, its gradient) */
     int n_outs, n_ins;
+    bool joint;  /* gradients are measured together: cancellation can leave next to nothing of one */
     bool splits; /* rows of an example may run without the others */
     /* what ops take besides tensors */
     int32_t *ids;
@@ -353,19 +354,21 @@ static inline void values_free(double **v)
     free(v);
 }
 
-/* Relative L2 distance of two arrays. */
-static inline double distance(const double *a, const double *b, int64_t n)
+/* Squares of differences and of the right values, over as many arrays as are added. */
+typedef struct error_sum {
+    double difference, norm;
+} error_sum;
+
+static inline void error_add(error_sum *e, const double *a, const double *b, int64_t n)
 {
-    double diff = 0, norm = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (a[i] == b[i] || (isnan(a[i]) && isnan(b[i]))) { /* also equal infinities */
-            norm += isfinite(b[i]) ? b[i] * b[i] : 0;
-            continue;
-        }
-        diff += (a[i] - b[i]) * (a[i] - b[i]);
-        norm += b[i] * b[i];
+        bool same = a[i] == b[i] || (isnan(a[i]) && isnan(b[i])); /* also equal infinities */
+        e->difference += same ? 0 : (a[i] - b[i]) * (a[i] - b[i]);
+        e->norm += same && !isfinite(b[i]) ? 0 : b[i] * b[i];
     }
-    return diff == 0 ? 0 : sqrt(diff / (norm + 1e-300));
 }
+
+/* Relative L2 distance. */
+static inline double error_relative(error_sum e) { return e.difference == 0 ? 0 : sqrt(e.difference / (e.norm + 1e-300)); }
 
 #endif

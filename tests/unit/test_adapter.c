@@ -9,7 +9,8 @@
 #include "folder.h"
 #include "io/adapter.h"
 
-static void parse(const char *text, tm_adapter_config *c) { OK(tm_adapter_config_parse(text, strlen(text), "c.json", c, err)); }
+static void parse(const char *text,
+                  tm_adapter_config *c) { OK(tm_adapter_config_parse(text, strlen(text), "c.json", c, err)); }
 
 static void refuses(tm_status code, const char *text, const char *why)
 {
@@ -96,7 +97,8 @@ static void refused(void **state)
     refuses(TM_INPUT, "{\"peft_type\":\"LORA\",\"target_modules\":\"\"}", "\"target_modules\" is missing or empty");
     refuses(TM_INPUT, "{\"peft_type\":\"LORA\",\"target_modules\":[\"\"]}", "entry 0");
     refuses(TM_INPUT, "{\"peft_type\":\"LORA\",\"target_modules\":7}", "\"target_modules\"");
-    refuses(TM_INPUT, "{\"peft_type\":\"LORA\",\"target_modules\":\"x\",\"layers_to_transform\":[1]}", "\"layers_to_transform\"");
+    refuses(TM_INPUT, "{\"peft_type\":\"LORA\",\"target_modules\":\"x\",\"layers_to_transform\":[1]}",
+            "\"layers_to_transform\"");
     static const char *const wrong[] = {
         "\"r\":0", "\"r\":\"8\"", "\"r\":1.5", "\"lora_alpha\":null,\"lora_dropout\":1", "\"lora_dropout\":-0.1", "\"bias\":\"some\"",
         "\"rank_pattern\":{\"a\":1.5}", "\"rank_pattern\":[1]", "\"rank_pattern\":{\"a\":0}", "\"alpha_pattern\":{\"a\":\"1\"}",
@@ -119,7 +121,8 @@ static void writes(void **state)
     OK(tm_adapter_config_write(scratch_dir, &c, err));
     tm_adapter_config_deinit(&c);
     char *text = slurp(scratch("adapter_config.json"), NULL);
-    assert_string_equal(text, "{\n  \"base_model_name_or_path\": null,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n"
+    assert_string_equal(text,
+                        "{\n  \"base_model_name_or_path\": null,\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n"
                               "  \"inference_mode\": true,\n  \"lora_alpha\": 8,\n  \"lora_dropout\": 0.05,\n  \"peft_type\": \"LORA\",\n"
                               "  \"r\": 4,\n  \"target_modules\": [\n    \"q_proj\",\n    \"v_proj\"\n  ],\n"
                               "  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": false\n}\n");
@@ -192,9 +195,11 @@ static void matching(void **state)
     assert_true(targets("\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[]", q12));
     assert_false(targets("\"target_modules\":[\"lm_head\"],\"layers_to_transform\":[0]", "model.lm_head"));
     assert_true(targets("\"target_modules\":[\"lm_head\"],\"layers_to_transform\":[1]", "lm_head")); /* a whole name */
-    assert_true(targets("\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"layers\"", q0));
+    assert_true(targets("\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"layers\"",
+                        q0));
     assert_false(targets("\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":[\"h\",\"blocks\"]", q0));
-    assert_true(targets("\"target_modules\":[\"c_attn\"],\"layers_to_transform\":[3],\"layers_pattern\":[\"x\",\"h\"]", "h.3.attn.c_attn"));
+    assert_true(targets("\"target_modules\":[\"c_attn\"],\"layers_to_transform\":[3],\"layers_pattern\":[\"x\",\"h\"]",
+                        "h.3.attn.c_attn"));
     /* without a pattern a name is wanted before the layers' own: PEFT's expression needs two dots */
     assert_false(targets("\"target_modules\":[\"c_attn\"],\"layers_to_transform\":[3]", "h.3.attn.c_attn"));
     /* the first number, not that of an expert */
@@ -239,20 +244,47 @@ static void bad_expressions(void **state)
     FAILS(TM_INPUT, "\"q_proj(x\" is not a valid regular expression: missing closing parenthesis at character 8",
           tm_adapter_targets(&c, "x", &found, err));
     c.target_regex = heavy;
-    FAILS(TM_INPUT, "cannot be matched", tm_adapter_targets(&c, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac", &found, err));
+    FAILS(TM_INPUT, "cannot be matched",
+          tm_adapter_targets(&c, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac", &found, err));
     c.target_regex = recursion;
     tm_error problem;
     tm_status st = tm_adapter_targets(&c, "xxxx", &found, &problem);
     assert_true(st == TM_OK || st == TM_INPUT);
     tm_pattern p = {two, 1};
-    FAILS(TM_INPUT, "missing terminating ] for character class at character", tm_adapter_pattern(&p, 1, "x", 0, &value, err));
+    FAILS(TM_INPUT, "missing terminating ] for character class at character",
+          tm_adapter_pattern(&p, 1, "x", 0, &value, err));
+}
+
+/* What the fuzzer found worth keeping: an error that says something, or a config that can be asked. */
+static void kept_inputs(void **state)
+{
+    (void)state;
+    static const char dir[] = "tests/fuzz/corpus/adapter_config";
+    char **names;
+    size_t count;
+    OK(tm_dir_list(dir, &names, &count, err));
+    assert_true(count > 4);
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        char *path = tm_path_join(dir, names[i], NULL), *text = slurp(path, &size);
+        tm_adapter_config c;
+        tm_error err = {0};
+        bool found;
+        if (tm_adapter_config_parse(text, size, names[i], &c, &err) != TM_OK ||
+            tm_adapter_targets(&c, "model.layers.3.mlp.up_proj", &found, &err) != TM_OK)
+            assert_true(err.status != TM_OK && err.message[0]);
+        tm_adapter_config_deinit(&c);
+        free(text);
+        free(path);
+    }
+    tm_names_free(names, count);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_peft), cmocka_unit_test(reads_more), cmocka_unit_test(refused), cmocka_unit_test(writes),
-        cmocka_unit_test(matching), cmocka_unit_test(patterns), cmocka_unit_test(bad_expressions),
+        cmocka_unit_test(matching), cmocka_unit_test(patterns), cmocka_unit_test(bad_expressions), cmocka_unit_test(kept_inputs),
     };
     return cmocka_run_group_tests_name("adapter", tests, scratch_begin, scratch_end);
 }

@@ -10,7 +10,9 @@
 #include "io/checkpoint.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/wait.h>
 
 /* A run folder with nothing in it. */
 static const char *fresh_run(void)
@@ -198,6 +200,62 @@ static void manifest_form(void **state)
     latest_is(run, -1, 8);
 }
 
+/* Makes checkpoints for ever, telling each finished step; only killed. */
+static void make_for_ever(const char *run, int64_t step, int told)
+{
+    char *folder, *path, bytes[5000];
+    tm_error err;
+    for (;; step++) {
+        memset(bytes, (int)step, sizeof bytes);
+        if (tm_checkpoint_begin(run, step, &folder, &err) != TM_OK || !(path = tm_path_join(folder, "bytes", &err)) ||
+            tm_file_write(path, bytes, sizeof bytes, &err) != TM_OK || tm_checkpoint_commit(run, step, &err) != TM_OK ||
+            tm_checkpoint_prune(run, 2, -1, &err) != TM_OK || write(told, &step, sizeof step) != sizeof step)
+            _exit(1);
+        free(folder);
+        free(path);
+    }
+}
+
+/* Killed at random moments: the newest whole checkpoint is the last that was finished, or one that was
+ * just finished and not told yet; its content is its own. */
+static void killed(void **state)
+{
+    (void)state;
+    const char *run = fresh_run();
+    int64_t last = 0;
+    unsigned seed = (unsigned)getpid();
+    for (int round = 0; round < 25; round++) {
+        int told[2];
+        assert_int_equal(pipe(told), 0);
+        pid_t child = fork();
+        if (child == 0)
+            make_for_ever(run, last + 1, told[1]);
+        close(told[1]);
+        usleep((useconds_t)(rand_r(&seed) % 30000));
+        kill(child, SIGKILL);
+        int status;
+        waitpid(child, &status, 0);
+        assert_true(WIFSIGNALED(status));
+        for (int64_t step; read(told[0], &step, sizeof step) == sizeof step;)
+            last = step;
+        close(told[0]);
+        int64_t step;
+        char *folder;
+        OK(tm_checkpoint_latest(run, -1, &step, &folder, err));
+        if (step != last && step != last + 1 && !(last == 0 && step == -1))
+            fail_msg("round %d, seed from %d: finished %lld, found %lld", round, (int)getpid(), (long long)last, (long long)step);
+        if (step > 0) {
+            char *path = tm_path_join(folder, "bytes", NULL), *bytes = slurp(path, NULL);
+            assert_true(bytes[0] == (char)step && bytes[4999] == (char)step);
+            free(bytes);
+            free(path);
+            last = step;
+        }
+        free(folder);
+    }
+    assert_true(last > 0);
+}
+
 static void prune(void **state)
 {
     (void)state;
@@ -264,7 +322,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_newest), cmocka_unit_test(half_made), cmocka_unit_test(torn), cmocka_unit_test(manifest_form),
-        cmocka_unit_test(prune), cmocka_unit_test(full_disk),
+        cmocka_unit_test(prune), cmocka_unit_test(killed),
+        cmocka_unit_test(full_disk),
     };
     return cmocka_run_group_tests_name("checkpoint", tests, scratch_begin, scratch_end);
 }

@@ -9,6 +9,7 @@
 #include "folder.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -214,7 +215,8 @@ static void hashes(void **state)
     char *names[] = {"abc"};
     OK(tm_sha256_files(scratch_dir, names, 1, &h, err));
     char list[80];
-    int n = snprintf(list, sizeof list, "abc%c%s\n", 0, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    int n = snprintf(list, sizeof list, "abc%c%s\n", 0,
+                     "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     OK(tm_sha256_bytes(list, (size_t)n, &again, err));
     assert_string_equal(h.hex, again.hex);
 }

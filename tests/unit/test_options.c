@@ -133,8 +133,8 @@ static void reads_every_kind(void **state)
     assert_int_equal(r->lora_target_modules.count, 2);
     assert_string_equal(r->lora_target_modules.item[1], "v_proj");
     assert_int_equal(r->lora_rank_pattern.keys.count, 2);
-    assert_string_equal(r->lora_rank_pattern.keys.item[0], "down");
-    assert_string_equal(r->lora_rank_pattern.values.item[0], "8");
+    assert_string_equal(r->lora_rank_pattern.keys.item[0], "up"); /* the first that matches counts: order is kept */
+    assert_string_equal(r->lora_rank_pattern.values.item[1], "8");
     assert_null(r->lora_init);
     assert_false(r->freeze_embeddings);
     assert_int_equal(r->data_count, 2);
@@ -174,7 +174,9 @@ static void one_recipe_one_json(void **state)
          "gradient_checkpointing: true\nlora_rank: 8\nlora: {lora_alpha: 4}\n");
     same("a.yaml", "train: {lr: 1e-4}\ndata: a.jsonl\nlora: {target_modules: [q]}\n", "b.json",
          "{\"data\": [{\"path\": \"a.jsonl\"}],\r\n \"train\": {\"lr\": 1E-4}, \"lora\": {\"target_modules\": \"q\"}}");
-    same("a.yaml", "lora: {rank_pattern: {a: 1, b: 2}}\n", "b.yaml", "lora: {rank_pattern: {b: 2.0, a: 1e0}}\n");
+    same("a.yaml", "lora: {rank_pattern: {b: 2, a: 1}}\n", "b.yaml", "lora: {rank_pattern: {b: 2.0, a: 1e0}}\n");
+    same("a.yaml", "data: {path: a.jsonl, columns: {prompt: q, completion: a}}\n", "b.yaml",
+         "data: {columns: {completion: a, prompt: q}, path: a.jsonl}\n");
     same("a.yaml", "{}", "b.yaml", "# nothing\n");
     same("a.yaml", "train: null\nlora:\neval: null\n", "b.yaml", "");
     same("a.yaml", "data: [{path: a.jsonl, columns: &c {text: t}}, {path: b.jsonl, columns: *c}]\n", "b.yaml",
@@ -382,6 +384,34 @@ static void bombs_are_refused(void **state)
     tm_buf_deinit(&text);
 }
 
+/* The recipes that the project ships load. */
+static void shipped_recipes_load(void **state)
+{
+    (void)state;
+    char **names;
+    size_t count, loaded = 0;
+    tm_error err;
+    assert_int_equal(chdir(root), 0);
+    assert_int_equal(tm_dir_list("recipes", &names, &count, &err), TM_OK);
+    for (size_t i = 0; i < count; i++) {
+        tm_recipe *r;
+        char path[300];
+        snprintf(path, sizeof path, "recipes/%.200s", names[i]);
+        if (!strstr(path, ".yaml"))
+            continue;
+        if (tm_recipe_load(path, NULL, 0, &r, &err) != TM_OK)
+            fail_msg("%s", err.message);
+        assert_non_null(r->model);
+        assert_non_null(r->out);
+        assert_true(r->data_count > 0);
+        tm_recipe_destroy(r);
+        loaded++;
+    }
+    assert_true(loaded >= 4);
+    tm_names_free(names, count);
+    assert_int_equal(chdir(dir), 0);
+}
+
 /* docs/recipe.md is what the table says; `make docs` writes it. */
 static void document_is_current(void **state)
 {
@@ -402,7 +432,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_the_tables), cmocka_unit_test(reads_every_kind), cmocka_unit_test(one_recipe_one_json),
         cmocka_unit_test(written_reads_back), cmocka_unit_test(refusals_say_where_and_what), cmocka_unit_test(json_has_lines),
-        cmocka_unit_test(arguments_override), cmocka_unit_test(bombs_are_refused), cmocka_unit_test(document_is_current),
+        cmocka_unit_test(arguments_override), cmocka_unit_test(bombs_are_refused), cmocka_unit_test(document_is_current), cmocka_unit_test(shipped_recipes_load),
     };
     return cmocka_run_group_tests_name("options", tests, setup, teardown);
 }

@@ -153,7 +153,8 @@ static void rules(void **state)
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
         char header[128];
         int bytes = i < 4 ? 8 : i < 7 ? 4 : i < 11 ? 2 : 1;
-        snprintf(header, sizeof header, "{\"a\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}", dtypes[i], 3 * bytes);
+        snprintf(header, sizeof header, "{\"a\":{\"dtype\":\"%s\",\"shape\":[3],\"data_offsets\":[0,%d]}}", dtypes[i],
+                 3 * bytes);
         accepts(header, 3 * (size_t)bytes);
     }
     refuses(" {}", 0, "does not begin with '{'");
@@ -165,7 +166,8 @@ static void rules(void **state)
     refuses("{\"a\":" T("F32", "[1]", 4, 8) "}", 8, "tensor \"a\": begins at byte 4");
     refuses("{\"a\":" T("F32", "[1]", 4, 0) "}", 8, "tensor \"a\": data_offsets [4, 0]");
     refuses("{\"a\":" T("F32", "[1]", -4, 0) "}", 8, "tensor \"a\": data_offsets [-4, 0]");
-    refuses("{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 2, 6) "}", 6, "tensor \"b\": begins at byte 2 of the data, overlapping");
+    refuses("{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 2, 6) "}", 6,
+            "tensor \"b\": begins at byte 2 of the data, overlapping");
     refuses("{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 0, 4) "}", 4, "overlapping");
     refuses("{\"a\":" T("F4", "[3]", 0, 2) "}", 2, "tensor \"a\": its shape is too large, or not a whole number");
     refuses("{\"a\":" T("F32", "[4294967296,4294967296]", 0, 0) "}", 0, "too large");
@@ -259,6 +261,25 @@ static void torn_and_flipped(void **state)
     }
 }
 
+/* What the fuzzer found worth keeping. */
+static void kept_inputs(void **state)
+{
+    (void)state;
+    static const char dir[] = "tests/fuzz/corpus/safetensors";
+    char **names;
+    size_t count, accepted = 0;
+    OK(tm_dir_list(dir, &names, &count, err));
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        char *path = tm_path_join(dir, names[i], NULL), *bytes = slurp(path, &size);
+        accepted += opens(bytes, size);
+        free(bytes);
+        free(path);
+    }
+    tm_names_free(names, count);
+    assert_true(accepted > 5 && accepted < count);
+}
+
 /* Random tables: written in any order, the bytes are the same, and they read back. */
 static void random_round_trips(void **state)
 {
@@ -307,7 +328,8 @@ static void random_round_trips(void **state)
         for (int i = 0; same && i < n; i++) {
             const tm_st_tensor *r = tm_safetensors_find(st, t[i].name);
             same = r && r->dtype == t[i].dtype && r->ndim == t[i].ndim && r->bytes == t[i].bytes && r->count == t[i].count &&
-                   memcmp(r->shape, t[i].shape, sizeof r->shape) == 0 && memcmp(r->data, t[i].data, (size_t)r->bytes) == 0;
+                   memcmp(r->shape, t[i].shape, sizeof r->shape) == 0 && memcmp(r->data, t[i].data,
+                                                                                (size_t)r->bytes) == 0;
         }
         same = same && (!(round & 1) || strcmp(tm_safetensors_metadata(st, "\xd0\xb6\""), "\n") == 0);
         tm_safetensors_close(st);
@@ -418,7 +440,8 @@ static void writes_models(void **state)
     tm_safetensors *st;
     OK(tm_dir_create(scratch("w1"), err));
     OK(tm_hf_write_model(scratch("w1"), t, 5, 10, err));
-    check_listing("w1", "model-00001-of-00004.safetensors model-00002-of-00004.safetensors model-00003-of-00004.safetensors "
+    check_listing("w1",
+                  "model-00001-of-00004.safetensors model-00002-of-00004.safetensors model-00003-of-00004.safetensors "
                         "model-00004-of-00004.safetensors model.safetensors.index.json ");
     char *index = slurp(scratch("w1/model.safetensors.index.json"), NULL);
     assert_string_equal(index, "{\n  \"metadata\": {\n    \"total_size\": 39\n  },\n  \"weight_map\": {\n"
@@ -433,7 +456,8 @@ static void writes_models(void **state)
     OK(tm_hf_write_model(scratch("w1"), t, 2, 10, err));
     check_listing("w1", "model.safetensors ");
     OK(tm_hf_write_model(scratch("w1"), t, 4, 10, err));
-    check_listing("w1", "model-00001-of-00003.safetensors model-00002-of-00003.safetensors model-00003-of-00003.safetensors "
+    check_listing("w1",
+                  "model-00001-of-00003.safetensors model-00002-of-00003.safetensors model-00003-of-00003.safetensors "
                         "model.safetensors.index.json ");
     OK(tm_hf_write_model(scratch("w1"), t, 5, TM_HF_SHARD_BYTES, err));
     check_listing("w1", "model.safetensors ");
@@ -458,7 +482,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(manifest), cmocka_unit_test(same_bytes), cmocka_unit_test(values_are_read), cmocka_unit_test(rules),
-        cmocka_unit_test(torn_and_flipped), cmocka_unit_test(random_round_trips), cmocka_unit_test(writer_refuses),
+        cmocka_unit_test(torn_and_flipped), cmocka_unit_test(kept_inputs),
+        cmocka_unit_test(random_round_trips), cmocka_unit_test(writer_refuses),
         cmocka_unit_test(model_folders), cmocka_unit_test(writes_models),
     };
     return cmocka_run_group_tests_name("safetensors", tests, scratch_begin, scratch_end);

@@ -12,6 +12,7 @@
  *  4. Tiles may be visited by one task or by many: chains over rows (dk, dv) and over keys (dq) are
  *     continued in memory, so both ways give the same bits. */
 #include "device/cpu/math.h"
+#include "device/cpu/pack.h"
 #include "device/cpu/row.h"
 
 #include <assert.h>
@@ -98,31 +99,67 @@ static void product(int64_t n, int64_t vectors, int64_t length, const real *a, i
 
 /* --- Loading --- */
 
-/* Columns column .. column + D of row `row` of t to out[Dr], padded with zeros. */
-static void load_head(const work *w, tm_tensor t, int64_t row, int64_t column, real *out)
+/* Where a tile's rows stand in a [T, H*D] tensor. */
+typedef struct cursor {
+    int64_t token, head, first_head, end_head;
+} cursor;
+
+static cursor rows_begin(const tile *t)
 {
-    for (int64_t i = 0; i < w->Dr; i += V16)
-        v16_put(out + i, i < w->D ? lanes_load(t, row, column + i, lanes_at(w->D, i)) : v16_zero());
+    int64_t G = t->w->G, base = t->kv_head * G;
+    return (cursor){t->w->spans->query[t->span] + t->first / G, base + t->first % G, base, base + G};
 }
 
-static int64_t row_token(const tile *t, int64_t r) { return t->w->spans->query[t->span] + (t->first + r) / t->w->G; }
-static int64_t row_head(const tile *t, int64_t r) { return t->kv_head * t->w->G + (t->first + r) % t->w->G; }
+V16_FN void rows_next(cursor *c)
+{
+    if (++c->head == c->end_head) {
+        c->head = c->first_head;
+        c->token++;
+    }
+}
+
+/* D elements at index `at` of t to out[Dr], padded with zeros. */
+V16_FN void load_typed(const void *p, tm_dtype dtype, int64_t at, int64_t D, real *out)
+{
+    int64_t i = 0;
+    for (; i + V16 <= D; i += V16)
+        v16_put(out + i, v16_load(p, dtype, at + i));
+    if (i < D)
+        v16_put(out + i, v16_load_n(p, dtype, at + i, (int)(D - i)));
+}
+
+V16_FN void load_head(tm_tensor t, int64_t row, int64_t column, int64_t D, real *out)
+{
+    if (t.dtype == TM_REAL)
+        load_typed(t.data, TM_REAL, row * t.ld + column, D, out);
+    else
+        load_typed(t.data, t.dtype, row * t.ld + column, D, out);
+}
 
 /* The tile's rows of a [T, H*D] tensor: [TILE][Dr], rows beyond the last one zero. */
 static void load_rows(const tile *t, tm_tensor from, real *out)
 {
-    for (int64_t r = 0; r < TILE; r++)
-        if (r < t->rows)
-            load_head(t->w, from, row_token(t, r), row_head(t, r) * t->w->D, out + r * t->w->Dr);
-        else
-            memset(out + r * t->w->Dr, 0, sizeof(real) * (size_t)t->w->Dr);
+    int64_t D = t->w->D, Dr = t->w->Dr;
+    cursor c = rows_begin(t);
+    for (int64_t r = 0; r < t->rows; r++, rows_next(&c))
+        load_head(from, c.token, c.head * D, D, out + r * Dr);
+    memset(out + t->rows * Dr, 0, sizeof(real) * (size_t)((TILE - t->rows) * Dr));
 }
 
-static void transpose(const real *from, int64_t rows, int64_t cols, real *to) /* [rows][cols] to [cols][rows] */
+/* [rows][cols] to [cols][rows], both multiples of V16. */
+static void transpose(const real *from, int64_t rows, int64_t cols, real *to)
 {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < cols; c++)
-            to[c * rows + r] = from[r * cols + c];
+    for (int64_t r = 0; r < rows; r += V16)
+        for (int64_t c = 0; c < cols; c += V16) {
+            v16 block[V16];
+#pragma GCC unroll 16
+            for (int i = 0; i < V16; i++)
+                block[i] = v16_get(from + (r + i) * cols + c);
+            v16_transpose(block);
+#pragma GCC unroll 16
+            for (int i = 0; i < V16; i++)
+                v16_put(to + (c + i) * rows + r, block[i]);
+        }
 }
 
 /* Keys first .. first + count of the span as [count][Dr]; rows up to a multiple of 4 are zero. */
@@ -130,7 +167,7 @@ static void load_keys(const tile *t, tm_tensor from, int64_t first, int64_t coun
 {
     const work *w = t->w;
     for (int64_t j = 0; j < count; j++)
-        load_head(w, from, w->spans->key[t->span] + first + j, t->kv_head * w->D, out + j * w->Dr);
+        load_head(from, w->spans->key[t->span] + first + j, t->kv_head * w->D, w->D, out + j * w->Dr);
     memset(out + count * w->Dr, 0, sizeof(real) * (size_t)((-count & 3) * w->Dr));
 }
 
@@ -167,8 +204,14 @@ static void tile_rows(tile *t, int64_t first)
     t->rows = all - first < TILE ? all - first : TILE;
     t->low = before + first / t->w->G;
     t->high = before + (first + t->rows - 1) / t->w->G;
-    for (int64_t r = 0; r < TILE; r++)
-        t->position[r] = (real)(r < t->rows ? before + (first + r) / t->w->G : t->high);
+    int64_t at = t->low, head = first % t->w->G;
+    for (int64_t r = 0; r < TILE; r++) {
+        t->position[r] = (real)(r < t->rows ? at : t->high);
+        if (++head == t->w->G) {
+            head = 0;
+            at++;
+        }
+    }
 }
 
 /* First key that some row of the tile sees, down to a whole block. */
@@ -230,6 +273,17 @@ static void softmax_block(const tile *t, int64_t count)
     }
 }
 
+/* The tile's rows of a [T, H*D] tensor out of ot; qr is overwritten. */
+static void store_rows(const tile *t, tm_tensor to)
+{
+    const work *w = t->w;
+    transpose(t->ot, w->Dr, TILE, t->qr);
+    cursor at = rows_begin(t);
+    for (int64_t r = 0; r < t->rows; r++, rows_next(&at))
+        for (int64_t i = 0; i < w->D; i += V16)
+            lanes_store(to, at.token, at.head * w->D + i, lanes_at(w->D, i), v16_get(t->qr + r * w->Dr + i));
+}
+
 static void store_output(const tile *t)
 {
     const work *w = t->w;
@@ -241,14 +295,10 @@ static void store_output(const tile *t)
         }
         v16_put(t->lse + i, v16_add(v16_get(t->max + i), v16_log(sum)));
     }
-    transpose(t->ot, w->Dr, TILE, t->qr);
-    for (int64_t r = 0; r < t->rows; r++) {
-        int64_t row = row_token(t, r), head = row_head(t, r);
-        for (int64_t i = 0; i < w->D; i += V16)
-            lanes_store(w->out, row, head * w->D + i, lanes_at(w->D, i), v16_get(t->qr + r * w->Dr + i));
-        if (w->lse.data)
-            real_store(w->lse.data, w->lse.dtype, row * w->lse.ld + head, t->lse[r]);
-    }
+    store_rows(t, w->out);
+    cursor at = rows_begin(t);
+    for (int64_t r = 0; r < t->rows && w->lse.data; r++, rows_next(&at))
+        real_store(w->lse.data, w->lse.dtype, at.token * w->lse.ld + at.head, t->lse[r]);
 }
 
 static void forward_tile(const work *w, void *scratch, int64_t span, int64_t kv_head, int64_t first)
@@ -363,22 +413,13 @@ static void load_gradients(tile *t, int64_t first)
     transpose(t->qr, TILE, w->Dr, t->qt);
     transpose(t->gr, TILE, w->Dr, t->gt);
     memset(t->ot, 0, sizeof(real) * (size_t)(w->Dr * TILE));
-    for (int64_t r = 0; r < TILE; r++) {
-        bool in = r < t->rows;
-        int64_t at = in ? row_token(t, r) : 0, head = in ? row_head(t, r) : 0;
-        t->lse[r] = in ? real_load(w->lse.data, w->lse.dtype, at * w->lse.ld + head) : 0;
-        t->delta[r] = in ? real_load(w->delta.data, w->delta.dtype, at * w->delta.ld + head) : 0;
+    memset(t->lse, 0, sizeof(real) * TILE);
+    memset(t->delta, 0, sizeof(real) * TILE);
+    cursor at = rows_begin(t);
+    for (int64_t r = 0; r < t->rows; r++, rows_next(&at)) {
+        t->lse[r] = real_load(w->lse.data, w->lse.dtype, at.token * w->lse.ld + at.head);
+        t->delta[r] = real_load(w->delta.data, w->delta.dtype, at.token * w->delta.ld + at.head);
     }
-}
-
-static void store_dq(const tile *t)
-{
-    const work *w = t->w;
-    transpose(t->ot, w->Dr, TILE, t->qr);
-    for (int64_t r = 0; r < t->rows; r++)
-        for (int64_t i = 0; i < w->D; i += V16)
-            lanes_store(w->dq, row_token(t, r), row_head(t, r) * w->D + i, lanes_at(w->D, i),
-                        v16_get(t->qr + r * w->Dr + i));
 }
 
 static void store_keys(const tile *t, tm_tensor to, int64_t first, int64_t count, const real *from)
@@ -410,7 +451,7 @@ static void backward_part(const work *w, tile *t, int64_t first_tile, int64_t la
             backward_block(t, key, count, t->dk + (key - first_key) * w->Dr, t->dv + (key - first_key) * w->Dr);
         }
         if (w->want_dq)
-            store_dq(t);
+            store_rows(t, w->dq);
     }
     if (w->want_dkv) {
         store_keys(t, w->dk, first_key, keys, t->dk);

@@ -4,6 +4,9 @@
 #include "base/buf.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+
+enum { HUGE_BYTES = 2 << 20 };
 
 extern const tm_ops tm_scalar_table, tm_f64_table;
 #ifdef __x86_64__
@@ -43,6 +46,9 @@ static tm_status cpu_alloc(tm_device *d, int64_t bytes, void **out, tm_error *er
     TM_TRY(tm_alloc((void **)&block, (size_t)bytes + TM_ALIGN + sizeof(void *), 1, err));
     uintptr_t start = ((uintptr_t)block + sizeof(void *) + TM_ALIGN - 1) & ~(uintptr_t)(TM_ALIGN - 1);
     ((void **)start)[-1] = block;
+    uintptr_t huge = (start + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1), end = start + (uintptr_t)bytes;
+    if (huge + HUGE_BYTES <= end) /* advice: fewer misses of address translation, no other effect */
+        madvise((void *)huge, (end - huge) & ~(uintptr_t)(HUGE_BYTES - 1), MADV_HUGEPAGE);
     *out = (void *)start;
     return TM_OK;
 }

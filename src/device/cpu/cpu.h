@@ -9,7 +9,7 @@
 enum {
     TM_CPU_ALIGN = 64,
     TM_CPU_SCRATCH_BYTES = 4 << 20, /* a thread */
-    TM_CPU_SHARED_BYTES = 20 << 20, /* all threads: the packed operands of a matrix product */
+    TM_CPU_SHARED_BYTES = 7 << 20, /* all threads: the packed operands of a matrix product */
 };
 
 typedef struct tm_cpu {

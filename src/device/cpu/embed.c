@@ -11,7 +11,7 @@ typedef struct work {
 
 static void forward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     v16 scale = v16_set1(w->scale);
     int64_t size = task_rows(w->to.cols);
@@ -31,7 +31,7 @@ void TM_KERNEL(embed_forward)(tm_device *d, const tm_rows *rows, const int32_t *
 
 static void backward_strip(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     v16 scale = v16_set1(w->scale);
     int64_t end = task_end(task, STRIP, w->to.cols);

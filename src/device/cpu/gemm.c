@@ -20,11 +20,11 @@ enum { MR = 4, NV = 1 };
 enum {
     NR = NV * V16,
     KC = TM_GEMM_KC,
-    TILE_M = 8 * MR,
-    TILE_N = 128,          /* a multiple of NR */
+    TILE_M = 8 * MR,       /* at most: A and B of a tile fit a second-level cache */
+    TILE_N = 128,          /* at most; a multiple of NR */
     FEW_ROWS = 4 * MR,     /* at most: columns of B are packed by their tile */
-    A_BYTES = 8 << 20, B_BYTES = 8 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
-    K_MAX = 5 * KC,        /* k of a super-block; with few rows: */
+    A_BYTES = 2 << 20, B_BYTES = 1 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
+    K_MAX = KC,            /* k of a super-block; with few rows: */
     K_MAX_FEW = A_BYTES / (int)sizeof(real) / FEW_ROWS / KC * KC,
 };
 
@@ -37,7 +37,8 @@ typedef struct job {
     int64_t height;           /* rows of a panel in use: MR, less where that balances few rows */
     int64_t m0, m1, n0, n1, k0, k1, k_max;
     int64_t block, blocks;    /* the first block of k in the super-block, and how many */
-    int64_t tiles_m;
+    int64_t pack_a;           /* panels of A to be packed */
+    int64_t tile_m, tile_n, tiles_m; /* rows and columns of a tile, tiles above one another */
     real *sums;               /* C, or where its sums are kept until they are rounded: row m0, column n0 */
     int64_t sums_ld;          /* 0: in the thread's scratch, one tile */
     bool direct;              /* the sums are C itself */
@@ -55,6 +56,11 @@ V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int6
                   int cols, bool add)
 {
     v16 sum[MR][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++)
+            __builtin_prefetch(c + i * ldc + j * V16, 1);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
@@ -101,10 +107,8 @@ static void micro_rows(int rows, const real *a, const real *b, int64_t k, real *
     }
 }
 
-static void pack_a(void *context, int64_t task, int thread)
+static void pack_a(const job *j, int64_t task)
 {
-    (void)thread;
-    job *j = context;
     int64_t first = j->m0 + task * j->height;
     real *panel = j->a + task * j->a_stride;
     pack_panel(panel, MR, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
@@ -146,12 +150,21 @@ static void pack_columns(const tm_gemm *g, real *panel, int64_t n, int64_t count
     }
 }
 
-static void pack_b(void *context, int64_t task, int thread)
+static void pack_b(const job *j, int64_t task, int thread)
 {
-    job *j = context;
     int64_t first = j->n0 + task * NR;
     pack_columns(j->g, j->b + task * j->b_stride, first, min64(NR, j->n1 - first), j->k0, j->k1,
                  tm_cpu_scratch(j->cpu, thread));
+}
+
+/* Tasks: the panels of A, then those of B. */
+static void pack(void *context, int64_t task, int thread)
+{
+    const job *j = context;
+    if (task < j->pack_a)
+        pack_a(j, task);
+    else
+        pack_b(j, task - j->pack_a, thread);
 }
 
 typedef struct tile {
@@ -160,19 +173,36 @@ typedef struct tile {
     int64_t ld;
 } tile;
 
-/* Blocks [from, to) of k, together at most KC wide, for the tile's panels of A and one of B. */
-static void panel_blocks(const job *j, const tile *t, const real *b, int64_t n, int64_t from, int64_t to, bool add)
+/* Blocks [from, to) of k, together at most KC wide, for one panel of A and one of B: row m, column n of C. */
+static void run_panels(const job *j, const tile *t, const real *b, int64_t m, int64_t n, int64_t from, int64_t to,
+                       bool add)
 {
-    int cols = (int)min64(NR, t->n1 - n);
+    int rows = (int)min64(j->height, t->m1 - m), cols = (int)min64(NR, t->n1 - n);
     int64_t start = block_start(j->g, from);
-    for (int64_t m = t->m0; m < t->m1; m += j->height) {
-        const real *a = j->a + (m - j->m0) / j->height * j->a_stride + (start - j->k0) * MR;
-        real *c = t->sums + (m - t->m0) * t->ld + (n - t->n0);
-        for (int64_t i = from; i < to; i++) {
-            int64_t k = block_start(j->g, i) - start, width = block_start(j->g, i + 1) - start - k;
-            micro_rows((int)min64(j->height, t->m1 - m), a + k * MR, b + k * NR, width, c, t->ld, cols, add || i > from);
-        }
+    const real *a = j->a + (m - j->m0) / j->height * j->a_stride + (start - j->k0) * MR;
+    real *c = t->sums + (m - t->m0) * t->ld + (n - t->n0);
+    for (int64_t i = from; i < to; i++, add = true) {
+        int64_t k = block_start(j->g, i) - start, width = block_start(j->g, i + 1) - start - k;
+        micro_rows(rows, a + k * MR, b + k * NR, width, c, t->ld, cols, add);
     }
+}
+
+/* The same for all panels of a tile. A panel of A stays in the first-level cache while B's pass by;
+ * with few rows it is the other way round, and B's are packed here, for their only use. */
+static void run_blocks(const job *j, const tile *t, int64_t from, int64_t to, bool add, real *scratch)
+{
+    int64_t start = block_start(j->g, from);
+    if (j->few_rows) {
+        for (int64_t n = t->n0; n < t->n1; n += NR) {
+            pack_columns(j->g, scratch, n, min64(NR, t->n1 - n), start, block_start(j->g, to), scratch + NR * KC);
+            for (int64_t m = t->m0; m < t->m1; m += j->height)
+                run_panels(j, t, scratch, m, n, from, to, add);
+        }
+        return;
+    }
+    for (int64_t m = t->m0; m < t->m1; m += MR)
+        for (int64_t n = t->n0; n < t->n1; n += NR)
+            run_panels(j, t, j->b + (n - j->n0) / NR * j->b_stride + (start - j->k0) * NR, m, n, from, to, add);
 }
 
 /* A turned C: blocks of 16 x 16 of it, through the transpose. */
@@ -245,10 +275,10 @@ static void run_tile(void *context, int64_t task, int thread)
     const tm_gemm *g = j->g;
     real *scratch = tm_cpu_scratch(j->cpu, thread);
     tile t;
-    t.m0 = j->m0 + task % j->tiles_m * TILE_M;
-    t.m1 = min64(t.m0 + TILE_M, j->m1);
-    t.n0 = j->n0 + task / j->tiles_m * TILE_N;
-    t.n1 = min64(t.n0 + TILE_N, j->n1);
+    t.m0 = j->m0 + task % j->tiles_m * j->tile_m;
+    t.m1 = min64(t.m0 + j->tile_m, j->m1);
+    t.n0 = j->n0 + task / j->tiles_m * j->tile_n;
+    t.n1 = min64(t.n0 + j->tile_n, j->n1);
     t.ld = j->sums_ld ? j->sums_ld : TILE_N;
     t.sums = j->sums_ld ? j->sums + (t.m0 - j->m0) * t.ld + (t.n0 - j->n0) : scratch;
     scratch += TILE_M * TILE_N;
@@ -260,14 +290,7 @@ static void run_tile(void *context, int64_t task, int thread)
         int64_t start = block_start(g, from);
         for (to = from + 1; to < j->block + j->blocks && block_start(g, to + 1) - start <= KC;)
             to++;
-        for (int64_t n = t.n0; n < t.n1; n += NR) {
-            const real *b = j->b + (n - j->n0) / NR * j->b_stride + (start - j->k0) * NR;
-            if (j->few_rows) {
-                pack_columns(g, scratch, n, min64(NR, t.n1 - n), start, block_start(g, to), scratch + NR * KC);
-                b = scratch;
-            }
-            panel_blocks(j, &t, b, n, from, to, add);
-        }
+        run_blocks(j, &t, from, to, add, scratch);
     }
     if (j->last && (g->bias.data || !j->direct))
         store_tile(g, &t);
@@ -282,14 +305,22 @@ static int64_t blocks_from(const tm_gemm *g, int64_t block, int64_t k_max)
     return end - block;
 }
 
+/* Cuts n into nearly even parts of at most `most`, each a whole number of units; the size of one. */
+static int64_t even_part(int64_t n, int64_t most, int64_t unit)
+{
+    int64_t units = ceil_div(n, unit), parts = ceil_div(units, most / unit);
+    return ceil_div(units, parts) * unit;
+}
+
 static void run_super_block(job *j, bool pack_a_too, bool pack_b_too)
 {
-    j->tiles_m = ceil_div(j->m1 - j->m0, TILE_M);
-    if (pack_a_too)
-        tm_pool_run(j->cpu->pool, pack_a, j, ceil_div(j->m1 - j->m0, j->height));
-    if (pack_b_too)
-        tm_pool_run(j->cpu->pool, pack_b, j, ceil_div(j->n1 - j->n0, NR));
-    tm_pool_run(j->cpu->pool, run_tile, j, j->tiles_m * ceil_div(j->n1 - j->n0, TILE_N));
+    int64_t m = j->m1 - j->m0, n = j->n1 - j->n0;
+    j->tile_m = even_part(m, TILE_M, j->height);
+    j->tile_n = even_part(n, TILE_N, NR);
+    j->tiles_m = ceil_div(m, j->tile_m);
+    j->pack_a = pack_a_too ? ceil_div(m, j->height) : 0;
+    tm_pool_run(j->cpu->pool, pack, j, j->pack_a + (pack_b_too ? ceil_div(n, NR) : 0));
+    tm_pool_run(j->cpu->pool, run_tile, j, j->tiles_m * ceil_div(n, j->tile_n));
 }
 
 void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
@@ -305,10 +336,12 @@ void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
     bool one_k = blocks_from(g, 0, j.k_max) == all;
     j.a_stride = ceil_div(MR * width + PACK_SLACK, V16) * V16;
     j.b_stride = NR * width;
-    int64_t m_max = j.few_rows ? g->m : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
-    int64_t n_max = j.few_rows ? g->n : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
+    int64_t m_max = j.few_rows ? FEW_ROWS : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
+    int64_t n_max = j.few_rows ? ceil_div(g->n, NR) * NR : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
     if (!j.direct && !one_k) /* sums wait in shared memory for the next super-block of k */
         n_max = min64(n_max, C_BYTES / (int64_t)sizeof(real) / min64(g->m, m_max) / NR * NR);
+    m_max = even_part(g->m, m_max, MR);
+    n_max = even_part(g->n, n_max, NR);
     int64_t packed_m = -1, packed_n = -1; /* what the packed panels hold, when k has one super-block */
     for (j.m0 = 0; j.m0 < g->m; j.m0 = j.m1) {
         j.m1 = min64(j.m0 + m_max, g->m);

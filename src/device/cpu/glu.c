@@ -37,7 +37,7 @@ V16_FN value activate(tm_activation act, v16 g)
 
 static void forward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->F);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
@@ -56,7 +56,7 @@ void TM_KERNEL(glu_forward)(tm_device *d, const tm_rows *rows, tm_activation act
 
 static void backward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->F);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)

@@ -54,8 +54,19 @@ MATH_FN v16 v16_exp_tail(v16 x)
 }
 MATH_FN v16 v16_exp_rest(v16 x) { return v16_mul(v16_mul(x, x), v16_exp_tail(x)); }
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n (1 + r + r^2 tail(r)). 2^n is applied in two factors, so
- * that results reach up to infinity and down to the denormals with one rounding. */
+/* y 2^n, rounded once, for y in [1/2, 2] and integral n in [-151, 129]: two factors reach up to infinity and
+ * down to the denormals, and only the second product rounds. */
+V16_FN v16 v16_scale(v16 y, v16 n)
+{
+#if defined(TM_SIMD_AVX512)
+    return _mm512_scalef_ps(y, n);
+#else
+    v16 half = v16_round(v16_mul(n, v16_set1(0.5f)));
+    return v16_mul(v16_mul(y, v16_pow2(half)), v16_pow2(v16_sub(n, half)));
+#endif
+}
+
+/* x = n ln 2 + r with |r| <= ln 2 / 2; e^x = 2^n (1 + r + r^2 tail(r)). */
 MATH_FN v16 v16_exp(v16 x)
 {
     x = v16_max(v16_set1(-104.0f), x); /* this order keeps not-a-number */
@@ -64,8 +75,7 @@ MATH_FN v16 v16_exp(v16 x)
     v16 r = v16_fma(n, v16_set1(-0x1.62e4p-1f), x); /* exact: n has 8 bits, the constant 15 */
     r = v16_fma(n, v16_set1(-0x1.7f7d1cp-20f), r);
     v16 y = v16_add(v16_fma(v16_mul(r, r), v16_exp_tail(r), r), v16_set1(1));
-    v16 half = v16_round(v16_mul(n, v16_set1(0.5f)));
-    return v16_mul(v16_mul(y, v16_pow2(half)), v16_pow2(v16_sub(n, half)));
+    return v16_scale(y, n);
 }
 
 /* x = 2^e m with m in [sqrt(1/2), sqrt(2)); log x = e ln 2 + f - f^2/2 + f^3 p(f), f = m - 1. */

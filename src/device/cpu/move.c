@@ -28,7 +28,7 @@ V16_FN void copy_row(tm_tensor x, int64_t from, tm_tensor y, int64_t to)
 
 static void gather(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->y.cols);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
@@ -37,7 +37,7 @@ static void gather(void *context, int64_t task, int thread)
 
 static void scatter(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->y.cols);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
@@ -46,7 +46,7 @@ static void scatter(void *context, int64_t task, int thread)
 
 static void set_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->y.cols);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
@@ -56,7 +56,7 @@ static void set_rows(void *context, int64_t task, int thread)
 
 static void axpy_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->y.cols);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
@@ -93,7 +93,7 @@ void TM_KERNEL(fill)(tm_device *d, tm_tensor y, double value)
 static void dropout_rows(void *context, int64_t task, int thread)
 {
     enum { STEP = 1024 };
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     real factor[STEP];
     tm_dropout_row row = w->dropout;

@@ -25,7 +25,7 @@ V16_FN v16 residual(const work *w, int64_t t, int64_t i, int lanes, v16 squares)
 
 static void forward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t C = w->x.cols, size = task_rows(C);
     for (int64_t t = task * size; t < task_end(task, size, w->rows->n); t++) {
@@ -53,7 +53,7 @@ void TM_KERNEL(rmsnorm_forward)(tm_device *d, const tm_rows *rows, tm_tensor x, 
 
 static void backward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t C = w->y.cols, size = task_rows(C);
     for (int64_t t = task * size; t < task_end(task, size, w->rows->n); t++) {
@@ -77,7 +77,7 @@ static void backward_rows(void *context, int64_t task, int thread)
 /* dweight of STRIP columns: a chain over the rows of each chunk, chunk sums added in order. */
 static void weight_strip(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t end = task_end(task, STRIP, w->y.cols);
     for (int64_t chunk = 0; chunk < w->rows->chunks; chunk++)

@@ -62,7 +62,7 @@ static void forward_head(const work *w, int64_t t, int64_t h)
 
 static void forward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->heads * w->D);
     for (int64_t t = task * size; t < task_end(task, size, w->rows->n); t++)
@@ -111,7 +111,7 @@ static void backward_head(const work *w, int64_t t, int64_t h)
 
 static void backward_rows(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t size = task_rows(w->heads * w->D);
     for (int64_t t = task * size; t < task_end(task, size, w->rows->n); t++)
@@ -122,7 +122,7 @@ static void backward_rows(void *context, int64_t task, int thread)
 /* dweight of 16 columns of each half: a chain over the rows and heads of each chunk. */
 static void weight_strip(void *context, int64_t task, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     int64_t half = w->D / 2, i = task * V16;
     int lanes = lanes_at(half, i);

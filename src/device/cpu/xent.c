@@ -109,7 +109,7 @@ static void row_grad(const work *w, int64_t row, const norm *model, const norm *
 
 static void one_row(void *context, int64_t row, int thread)
 {
-    const work *w = context;
+    const work local = *(const work *)context, *w = &local;
     (void)thread;
     tm_tensor z = w->logits;
     int32_t target = w->target[row];

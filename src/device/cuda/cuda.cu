@@ -143,13 +143,10 @@ static void cuda_destroy(tm_device *d)
     tm_cuda *c = tm_cuda_of(d);
     if (c->stream)
         cudaStreamSynchronize(c->stream);
-    cudaFree(c->device_list);
     cudaFree(c->partials);
     cudaFree(c->sums);
     if (c->stream)
         cudaStreamDestroy(c->stream);
-    free(c->list);
-    free(c->last);
     free(c);
 }
 
@@ -170,14 +167,13 @@ static tm_status take_own(tm_cuda *c, tm_error *err)
     struct {
         void **address;
         int64_t bytes;
-    } own[] = {{(void **)&c->device_list, TM_CUDA_TENSORS * (int64_t)sizeof *c->list}, {(void **)&c->partials, TM_CUDA_PARTIALS * 8}, {(void **)&c->sums, TM_CUDA_TENSORS * 8}};
+    } own[] = {{(void **)&c->partials, (int64_t)TM_CUDA_PARTIALS * 8}, {(void **)&c->sums, TM_CUDA_TENSORS * 8}};
     for (auto &block : own) {
         TM_TRY(cuda_alloc(&c->base, block.bytes, block.address, err));
         c->base.used_bytes += block.bytes;
     }
     c->base.peak_bytes = c->base.used_bytes;
-    TM_TRY(TM_NEW(&c->list, TM_CUDA_TENSORS, err));
-    return TM_NEW(&c->last, TM_CUDA_TENSORS, err);
+    return TM_OK;
 }
 
 /* One sentence on why there is no such GPU. */

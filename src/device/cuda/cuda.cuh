@@ -25,26 +25,15 @@ extern "C" {
 
 #define TM_LANE static __device__ inline
 
-/* A trained tensor as the kernels read it; `first` numbers the blocks of all tensors through. */
-struct tm_cuda_trained {
-    float *value, *grad, *m, *v;
-    int64_t n, first;
-    float weight_decay, lr_ratio;
-    int32_t replica, pad;
-};
-
-enum { TM_CUDA_TENSORS = 1 << 16, TM_CUDA_PARTIALS = 1 << 20, TM_CUDA_BLOCK = 4096 };
+/* Blocks of trained tensors whose partial sums there is room for: 17 billion elements. */
+enum { TM_CUDA_PARTIALS = 1 << 22, TM_CUDA_TENSORS = 1 << 16 };
 
 struct tm_cuda {
     tm_device base;
     cudaStream_t stream;
     tm_error failure;     /* the first since the last sync; status TM_OK: none */
     bool recording;       /* between graph_begin and graph_end */
-    /* The list of trained tensors as last uploaded, and room for their partial sums. */
-    tm_cuda_trained *list, *last; /* host */
-    int64_t list_count, list_blocks;
-    tm_cuda_trained *device_list;
-    uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS] */
+    uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS]: of the op that runs */
     char detail[256];
 };
 

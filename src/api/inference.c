@@ -1,0 +1,188 @@
+/* Inference: see inference.h. */
+#include "api/inference.h"
+
+#include "api/job.h"
+#include "base/clock.h"
+#include "base/exact.h"
+#include "base/philox.h"
+
+#include <stdlib.h>
+
+static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_device *device, const int64_t *limits, tm_error *err)
+{
+    tm_model_settings settings = {.act = device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
+    TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
+    TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
+    TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
+    TM_TRY(tm_model_allocate(&inf->model, &settings, err));
+    return tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err);
+}
+
+static void drop_model(tm_inference *inf)
+{
+    tm_batch_destroy(&inf->batch);
+    tm_tuning_deinit(&inf->tuning);
+    tm_model_destroy(&inf->model);
+    tm_memory_deinit(&inf->memory);
+}
+
+static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int64_t limits[TM_MEM_KINDS], tm_error *err)
+{
+    tm_device *counting;
+    TM_TRY(tm_counting_device_create(TM_F32, &counting, err));
+    tm_status st = build(inf, s, counting, NULL, err);
+    int64_t needed = tm_memory_peaks(&inf->memory, limits), available = tm_memory_available();
+    drop_model(inf);
+    tm_device_destroy(counting);
+    if (st == TM_OK && available >= 0 && needed > available)
+        return tm_fail(err, TM_NO_FIT, "%s: the model needs %.2f GiB of memory, %.2f GiB are available", s->model, (double)needed / (1 << 30), (double)available / (1 << 30));
+    return st;
+}
+
+static tm_status make_recipe(const tm_inference_settings *s, tm_recipe **out, tm_error *err)
+{
+    char method[32], *adapter = NULL;
+    char *overrides[2] = {method, NULL};
+    snprintf(method, sizeof method, "method=%s", s->adapter ? "lora" : "none");
+    TM_TRY(tm_recipe_load(NULL, overrides, 1, out, err));
+    if (s->adapter) {
+        adapter = tm_strdup(s->adapter, err);
+        if (!adapter)
+            return TM_NO_MEMORY;
+        free((*out)->lora_init);
+        (*out)->lora_init = adapter;
+    }
+    return TM_OK;
+}
+
+tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, tm_error *err)
+{
+    *inf = (tm_inference){0};
+    tm_status st = TM_OK;
+    int64_t limits[TM_MEM_KINDS];
+    TM_GO(make_recipe(s, &inf->recipe, err));
+    TM_GO(tm_safetensors_open_model(s->model, &inf->file, err));
+    TM_GO(measure(inf, s, limits, err));
+    inf->recipe->threads = s->threads;
+    TM_GO(tm_job_device(inf->recipe, &inf->device, err));
+    TM_GO(build(inf, s, inf->device, limits, err));
+    TM_GO(tm_model_load(&inf->model, inf->file, s->model, err));
+    if (inf->tuning.method->start)
+        TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
+    tm_model_begin_step(&inf->model, NULL);
+out:
+    if (st != TM_OK)
+        tm_inference_close(inf);
+    return st;
+}
+
+void tm_inference_close(tm_inference *inf)
+{
+    drop_model(inf);
+    tm_device_destroy(inf->device);
+    tm_safetensors_close(inf->file);
+    tm_recipe_destroy(inf->recipe);
+    *inf = (tm_inference){0};
+}
+
+/* --- Sampling --- */
+
+typedef struct candidate {
+    double weight;
+    int32_t id;
+} candidate;
+
+size_t tm_sample_scratch_bytes(int64_t vocab) { return (size_t)vocab * sizeof(candidate); }
+
+static int by_weight(const void *a, const void *b)
+{
+    const candidate *x = a, *y = b;
+    if (x->weight != y->weight)
+        return x->weight < y->weight ? 1 : -1;
+    return x->id < y->id ? -1 : 1;
+}
+
+static int32_t argmax(const float *logits, int64_t vocab)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < vocab; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return (int32_t)best;
+}
+
+int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch)
+{
+    int32_t best = argmax(logits, vocab);
+    if (s->temperature <= 0)
+        return best;
+    candidate *c = scratch;
+    for (int64_t i = 0; i < vocab; i++)
+        c[i] = (candidate){tm_exp(((double)logits[i] - logits[best]) / s->temperature), (int32_t)i};
+    int64_t n = vocab;
+    if ((s->top_k > 0 && s->top_k < vocab) || s->top_p < 1)
+        qsort(c, (size_t)vocab, sizeof *c, by_weight);
+    if (s->top_k > 0 && s->top_k < n)
+        n = s->top_k;
+    double sum = 0, kept = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += c[i].weight;
+    if (s->top_p < 1) { /* the fewest candidates whose probabilities reach top_p */
+        int64_t k = 0;
+        while (k < n && (k == 0 || kept < s->top_p * sum))
+            kept += c[k++].weight;
+        n = k;
+        sum = kept;
+    }
+    tm_philox random = tm_philox_at(tm_philox_key(s->seed, TM_PURPOSE_SAMPLE, 0, 0), (uint32_t)position, 0, 0, 0);
+    double at = sum * ((double)((uint64_t)random.word[0] << 21 | random.word[1] >> 11) * 0x1p-53);
+    for (int64_t i = 0; i < n; i++) {
+        at -= c[i].weight;
+        if (at < 0)
+            return c[i].id;
+    }
+    return c[n - 1].id;
+}
+
+/* --- Generation --- */
+
+static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past)
+{
+    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past};
+    inf->batch.cached = true;
+    tm_batch_fill(&inf->batch, &item, 1);
+    tm_model_forward(&inf->model, &inf->batch);
+}
+
+tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
+                          const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err)
+{
+    tm_model *m = &inf->model;
+    int64_t vocab = m->config.vocab, past = 0, last = (int64_t)prompt_count - 1;
+    tm_status st = TM_OK;
+    float *logits = NULL;
+    void *scratch = NULL;
+    TM_GO(TM_NEW(&logits, vocab, err));
+    TM_GO(tm_alloc(&scratch, tm_sample_scratch_bytes(vocab), 1, err));
+    for (int64_t n; past < last; past += n) {
+        n = last - past < inf->batch.max_tokens ? last - past : inf->batch.max_tokens;
+        feed(inf, prompt + past, n, past);
+    }
+    int32_t id = prompt[last];
+    for (int64_t i = 0; i < max_tokens && past < m->settings.cache_tokens; i++) {
+        feed(inf, &id, 1, past++);
+        tm_model_logits(m, &inf->batch);
+        inf->device->calls->download(inf->device, logits, m->logits.data, vocab * 4);
+        id = tm_sample(logits, vocab, sampling, past, scratch);
+        bool stops = false;
+        for (size_t k = 0; k < stop_count; k++)
+            stops |= id == stop[k];
+        if (stops || (token && !token(context, id)))
+            break;
+    }
+    TM_GO(inf->device->calls->sync(inf->device, err));
+out:
+    free(logits);
+    free(scratch);
+    return st;
+}

@@ -1,0 +1,47 @@
+/* A model, with an adapter or without, opened to be used and not trained. */
+#ifndef TM_API_INFERENCE_H
+#define TM_API_INFERENCE_H
+
+#include "text/tokenizer.h"
+#include "train/trainer.h"
+
+typedef struct tm_inference {
+    tm_recipe *recipe;
+    tm_safetensors *file;
+    tm_device *device;
+    tm_memory memory;
+    tm_model model;
+    tm_tuning tuning;
+    tm_batch batch;
+} tm_inference;
+
+typedef struct tm_inference_settings {
+    const char *model, *adapter; /* adapter NULL: none */
+    int threads;                 /* 0 = all */
+    int64_t max_tokens;          /* rows of a batch */
+    int64_t cache_tokens;        /* > 0: key/value cache */
+    bool logits;                 /* all rows' logits at once */
+} tm_inference_settings;
+
+/* TM_NO_FIT when the memory for it is not there. */
+tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference *out, tm_error *err) TM_MUST_CHECK;
+void tm_inference_close(tm_inference *inf);
+
+/* How the next token is chosen from logits. */
+typedef struct tm_sampling {
+    double temperature; /* 0: greedy */
+    int64_t top_k;      /* 0: all */
+    double top_p;       /* 1: all */
+    uint64_t seed;
+} tm_sampling;
+
+/* Token of position `position`: the same (logits, settings, position) give the same token everywhere. */
+int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch);
+size_t tm_sample_scratch_bytes(int64_t vocab);
+
+/* Appends up to max_tokens ids behind prompt (at least one id), stopping behind an id of stop. Calls
+ * token (may be NULL) for each; false from it ends. */
+tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
+                          const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err) TM_MUST_CHECK;
+
+#endif

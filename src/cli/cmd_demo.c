@@ -1,0 +1,140 @@
+/* temper demo: the main job on the shipped model and data, told as a story with figures. */
+#include "cli/cli.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/term.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct story {
+    const char *lang, *recipe, *new_skill, *prompt;
+} stories[] = {
+    {"en", "recipes/demo.yaml", "Shakespeare", "Once upon a time"},
+    {"ru", "recipes/demo-ru.yaml", "Pushkin", "Once upon a time"},
+};
+
+/* Goes to the folder that has recipes/, models/ and data/: here, beside the program (a build in its
+ * source tree), or where `make install` put them. */
+static bool find_root(void)
+{
+    static const char *const from_program[] = {"", "/../..", "/../share/temper"};
+    char path[4200], program[4000];
+    if (tm_path_exists("recipes/demo.yaml") && tm_path_is_dir("models/stories260K"))
+        return true;
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(program, '/');
+    if (slash)
+        *slash = 0;
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s%s", program, from_program[i]);
+        char recipe[4300];
+        snprintf(recipe, sizeof recipe, "%s/recipes/demo.yaml", path);
+        if (tm_path_exists(recipe))
+            return chdir(path) == 0;
+    }
+    return false;
+}
+
+static void write_text(void *context, const char *text, size_t size)
+{
+    (void)context;
+    fwrite(text, 1, size, stdout);
+}
+
+static void show_text(const char *title, const char *adapter, const char *prompt, const tm_term *term)
+{
+    tm_error err;
+    printf("%s%s%s %s", term->color ? "\033[1m" : "", title, term->color ? "\033[0m" : "", prompt);
+    tm_generate_request r = {.model = "models/stories260K", .adapter = adapter, .prompt = prompt, .max_tokens = 48, .temperature = 0.7, .top_p = 0.9, .seed = 1, .write = write_text};
+    if (tm_generate(&r, &err) != TM_OK)
+        printf("(%s)", err.message);
+    printf("\n");
+}
+
+/* One line of the verdict: name, loss before and after. */
+static void show_eval(const json_t *eval, const char *what, const tm_term *term)
+{
+    double first = json_number_value(json_object_get(eval, "first")), last = json_number_value(json_object_get(eval, "last"));
+    double change = first > 0 ? 100 * (last - first) / first : 0;
+    const char *color = !term->color ? "" : change <= 0 ? "\033[32m" : "\033[33m";
+    printf("  %-28s loss %.3f before, %.3f after: %s%.0f %% %s%s\n", what, first, last, color, change < 0 ? -change : change, change <= 0 ? "better" : "worse", term->color ? "\033[0m" : "");
+}
+
+static void show_result(const char *out, const struct story *story)
+{
+    tm_term term = tm_term_of(STDOUT_FILENO);
+    tm_error err;
+    json_t *run = NULL;
+    char path[4200];
+    printf("\n");
+    show_text("before:", NULL, story->prompt, &term);
+    show_text("after: ", out, story->prompt, &term);
+    snprintf(path, sizeof path, "%s/run.json", out);
+    if (tm_json_read(path, &run, &err) == TM_OK) {
+        char what[64];
+        const json_t *evals = json_object_get(run, "evals");
+        printf("\n");
+        snprintf(what, sizeof what, "new skill (%s)", story->new_skill);
+        show_eval(json_array_get(evals, 0), what, &term);
+        show_eval(json_array_get(evals, 1), "old skill (its own stories)", &term);
+        json_decref(run);
+    }
+    printf("\nadapter, loads in PEFT   %s\n", out);
+    printf("report                   %s/report.html\n", out);
+    printf("try next                 temper generate --model models/stories260K --adapter %s --prompt \"ROMEO:\" --temperature 0.8\n", out);
+}
+
+/* The first of runs/demo, runs/demo-2, ... that does not hold a finished demo. */
+static void choose_folder(const char *base, char out[256])
+{
+    for (int n = 1; n < 1000; n++) {
+        char path[300];
+        snprintf(out, 256, n == 1 ? "%s" : "%s-%d", base, n);
+        snprintf(path, sizeof path, "%s/report.html", out);
+        if (!tm_path_exists(path))
+            return;
+    }
+}
+
+static int run(int argc, char **argv)
+{
+    const struct story *story = &stories[0];
+    const char *lang = NULL, *given = NULL;
+    for (int i = 1; i < argc; i++)
+        if (!cli_option(argc, argv, &i, "--lang", &lang) && !cli_option(argc, argv, &i, "--out", &given))
+            return cli_usage(&cmd_demo, "unknown argument %s", argv[i]);
+    if (lang && strcmp(lang, "ru") == 0)
+        story = &stories[1];
+    else if (lang && strcmp(lang, "en") != 0)
+        return cli_usage(&cmd_demo, "--lang: found '%s', expected en or ru", lang);
+    char absolute[4096] = "", chosen[256], key[4400], *out = NULL;
+    if (given && given[0] != '/' && getcwd(absolute, sizeof absolute - 1))
+        strcat(absolute, "/");
+    if (!find_root()) {
+        fprintf(stderr, "temper: the demo's files (recipes/, models/, data/) were not found; run it in temper's folder\n");
+        return 1;
+    }
+    choose_folder(lang && story == &stories[1] ? "runs/demo-ru" : "runs/demo", chosen);
+    snprintf(key, sizeof key, "out=%s%s", given ? absolute : "", given ? given : chosen);
+    printf("A model of 260 thousand parameters that knows children's stories learns %s. Old skill watched: its own stories.\n", story->new_skill);
+    printf("recipe: %s\n\n", story->recipe);
+    fflush(stdout);
+    char *overrides[] = {key};
+    int code = cli_train(&(tm_recipe_source){story->recipe, overrides, 1}, &out);
+    if (code == 0)
+        show_result(out, story);
+    free(out);
+    return code;
+}
+
+const tm_command cmd_demo = {
+    .name = "demo", .summary = "the main job on the shipped model and data, in a minute", .run = run,
+    .help = "usage: temper demo [--lang en|ru] [--out DIR]\n\n"
+            "Fine-tunes the shipped 260K-parameter model on Shakespeare (en) or Pushkin (ru) with LoRA while\n"
+            "watching its old skill, and shows both before and after.\n\n"
+            "example: temper demo --lang ru\n",
+};

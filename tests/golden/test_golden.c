@@ -1,0 +1,229 @@
+/* Golden cases: what transformers and PEFT computed on tiny random models, step by step, against the same
+ * recipes here. Bounds and their reasons: the table below; a float64 twin of the stored float32 figures
+ * differs from them by an order of magnitude less. Cases that are too large to be shipped are looked for
+ * beside the project and counted as skipped when they are not there. */
+#include "../support/machine.h"
+
+static const struct bounds {
+    double loss, norm, logits, gradient, weights, biases;
+} bounds = {1e-5, 1e-5, 1e-5, 2e-5, 1e-4, 1e-3}, wide_bounds = {1e-5, 1e-5, 5e-5, 2e-5, 1e-4, 1e-3};
+
+typedef struct golden {
+    char dir[512];
+    const char *name;
+    json_t *json;
+    struct bounds bound, worst;
+} golden;
+
+static const json_t *option(const golden *g, const char *key) { return json_object_get(json_object_get(g->json, "options"), key); }
+static double hyper(const golden *g, const char *key) { return json_number_value(json_object_get(json_object_get(g->json, "hyperparameters"), key)); }
+static bool is_lora(const golden *g) { return strcmp(json_string_value(option(g, "method")), "lora") == 0; }
+
+static void recipe(const golden *g, args *a)
+{
+    arg(a, "model=%s/model", g->dir);
+    arg(a, "out=%s", scratch(g->name));
+    arg(a, "data.0.path=%s/batches.jsonl", g->dir);
+    arg(a, "data.0.format=tokens");
+    arg(a, "method=%s", json_string_value(option(g, "method")));
+    if (is_lora(g))
+        arg(a, "lora.init=%s/adapter_init", g->dir);
+    if (option(g, "layers"))
+        arg(a, "freeze.layers=%lld", (long long)json_integer_value(option(g, "layers")));
+    static const char *const same[][2] = {{"batch", "batch"}, {"accum", "accumulate"}, {"steps", "steps"}, {"warmup_steps", "warmup_steps"}};
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++)
+        arg(a, "train.%s=%d", same[i][1], (int)hyper(g, same[i][0]));
+    static const char *const numbers[] = {"lr", "beta1", "beta2", "eps", "weight_decay", "max_grad_norm"};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        arg(a, "train.%s=%.17g", numbers[i], hyper(g, numbers[i]));
+    arg(a, "train.schedule=%s", json_string_value(json_object_get(json_object_get(g->json, "hyperparameters"), "schedule")));
+    arg(a, "train.decay=all");
+    arg(a, "train.shuffle=false");
+    arg(a, "train.packing=false");
+    arg(a, "train.checkpoint_every=0");
+    arg(a, "precision=f32");
+    arg(a, "threads=2");
+}
+
+/* --- The run from outside --- */
+
+static void worse(double *worst, double value, double bound, const golden *g, const char *what)
+{
+    if (!(value <= bound))
+        fail_msg("%s: %s is off by %.3g, allowed %.1g", g->name, what, value, bound);
+    *worst = value > *worst ? value : *worst;
+}
+
+static void compare_rows(golden *g)
+{
+    char path[600], *at, *text;
+    const json_t *losses = json_object_get(g->json, "losses"), *norms = json_object_get(g->json, "grad_norms");
+    size_t size, row = 0;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", scratch(g->name));
+    at = text = slurp(path, &size);
+    for (char *end; (end = strchr(at, '\n')); at = end + 1) {
+        json_t *json;
+        OK(tm_json_parse(at, (size_t)(end - at), path, &json, err));
+        double loss = json_number_value(json_array_get(losses, row)), norm = json_number_value(json_array_get(norms, row));
+        assert_int_equal(json_integer_value(json_object_get(json, "step")), ++row);
+        worse(&g->worst.loss, fabs(json_number_value(json_object_get(json, "loss")) - loss), g->bound.loss, g, "loss");
+        worse(&g->worst.norm, fabs(json_number_value(json_object_get(json, "grad_norm")) - norm) / norm, g->bound.norm, g, "grad_norm");
+        json_decref(json);
+    }
+    assert_int_equal(row, json_array_size(losses));
+    free(text);
+}
+
+static double distance(const float *x, const float *y, int64_t n)
+{
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        difference += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        size += (double)y[i] * y[i];
+    }
+    return sqrt(difference / (size > 0 ? size : 1));
+}
+
+static void compare_result(golden *g)
+{
+    char path[600];
+    tm_safetensors *mine, *theirs;
+    snprintf(path, sizeof path, "%s/%s", g->dir, is_lora(g) ? "adapter_final/adapter_model.safetensors" : "full_final.safetensors");
+    OK(tm_safetensors_open(path, &theirs, err));
+    snprintf(path, sizeof path, "%s/%s", scratch(g->name), is_lora(g) ? adapter_file() : model_file());
+    OK(tm_safetensors_open(path, &mine, err));
+    assert_int_equal(tm_safetensors_count(mine), tm_safetensors_count(theirs));
+    for (int64_t i = 0; i < tm_safetensors_count(mine); i++) {
+        const tm_st_tensor *a = tm_safetensors_at(mine, i), *b = tm_safetensors_at(theirs, i);
+        assert_string_equal(a->name, b->name);
+        assert_int_equal(a->dtype, TM_F32);
+        assert_int_equal(b->dtype, TM_F32);
+        assert_int_equal(a->ndim, b->ndim);
+        assert_memory_equal(a->shape, b->shape, (size_t)a->ndim * 8);
+        bool bias = strstr(a->name, ".bias");
+        worse(bias ? &g->worst.biases : &g->worst.weights, distance(a->data, b->data, a->count), bias ? g->bound.biases : g->bound.weights, g, a->name);
+    }
+    tm_safetensors_close(mine);
+    tm_safetensors_close(theirs);
+}
+
+/* --- The first step from inside --- */
+
+/* The name of a parameter here, from PyTorch's with an adapter around the model. */
+static void own_name(const char *theirs, char out[512])
+{
+    static const char *const drop[] = {"grad.", "base_model.model.", ".default", NULL};
+    snprintf(out, 512, "%s", theirs);
+    for (int i = 0; drop[i]; i++) {
+        char *found = strstr(out, drop[i]);
+        if (found)
+            memmove(found, found + strlen(drop[i]), strlen(found + strlen(drop[i])) + 1);
+    }
+    char *magnitude = strstr(out, "lora_magnitude_vector");
+    if (magnitude)
+        magnitude[strlen("lora_magnitude_vector")] = 0;
+}
+
+/* expect: [rows, longest, V], rows padded on the right. */
+static void compare_logits(golden *g, machine *m, const tm_st_tensor *expect)
+{
+    int64_t row = 0, batch = expect->shape[0], longest = expect->shape[1], vocab = expect->shape[2];
+    tm_batch_fill(&m->batch, m->items, batch);
+    tm_model_forward(&m->model, &m->batch);
+    tm_model_logits(&m->model, &m->batch);
+    double worst = 0;
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t t = 0; t < m->items[b].n; t++, row++)
+            for (int64_t v = 0; v < vocab; v++) {
+                double x = ((const float *)m->model.logits.data)[row * m->model.logits.ld + v], y = ((const float *)expect->data)[(b * longest + t) * vocab + v];
+                worst = fabs(x - y) > worst || isnan(x) ? fabs(x - y) : worst;
+            }
+    worse(&g->worst.logits, worst, g->bound.logits, g, "a logit");
+}
+
+static void compare_gradients(golden *g, machine *m, const tm_safetensors *expect)
+{
+    int64_t compared = 0, trained = 0;
+    for (int64_t i = 0; i < m->model.params.count; i++)
+        trained += m->model.params.item[i]->trained;
+    for (int64_t i = 0; i < tm_safetensors_count(expect); i++) {
+        const tm_st_tensor *theirs = tm_safetensors_at(expect, i);
+        if (strncmp(theirs->name, "grad.", 5) != 0)
+            continue;
+        char name[512];
+        own_name(theirs->name, name);
+        const tm_param *p = tm_params_find(&m->model.params, name);
+        if (!p || !p->trained || tm_param_count(p) != theirs->count)
+            fail_msg("%s: %s is not trained here as %s", g->name, theirs->name, name);
+        worse(&g->worst.gradient, distance(p->grad.data, theirs->data, theirs->count), g->bound.gradient, g, theirs->name);
+        compared++;
+    }
+    assert_int_equal(compared, trained);
+}
+
+static void look_inside(golden *g, const args *a)
+{
+    char path[600];
+    tm_safetensors *expect;
+    tm_job job;
+    machine m;
+    open_job(a, TM_JOB_PLAN, &job);
+    snprintf(path, sizeof path, "%s/expect.safetensors", g->dir);
+    OK(tm_safetensors_open(path, &expect, err));
+    machine_open(&m, &job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
+    tm_model_begin_step(&m.model, &m.step);
+    const tm_st_tensor *logits = tm_safetensors_find(expect, "logits");
+    assert_non_null(logits);
+    compare_logits(g, &m, logits);
+    double loss = json_number_value(json_array_get(json_object_get(g->json, "losses"), 0));
+    worse(&g->worst.loss, fabs(machine_loss(&m, true) - loss), g->bound.loss, g, "the first loss");
+    compare_gradients(g, &m, expect);
+    machine_close(&m);
+    tm_safetensors_close(expect);
+    tm_job_close(&job);
+}
+
+/* --- Cases --- */
+
+static void as_transformers(void **state)
+{
+    static const char *const places[] = {"tests/data/golden", "../shared/golden/cases", "../../shared/golden/cases"};
+    golden g = {.name = *state};
+    char path[600];
+    g.bound = strncmp(g.name, "wide", 4) == 0 ? wide_bounds : bounds;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        snprintf(g.dir, sizeof g.dir, "%s/%s", places[i], g.name);
+        snprintf(path, sizeof path, "%s/case.json", g.dir);
+        if (tm_path_exists(path))
+            break;
+    }
+    if (!tm_path_exists(path)) {
+        print_message("skip: %s is not shipped (4 MB) and not in ../shared/golden/cases\n", g.name);
+        skip();
+    }
+    OK(tm_json_read(path, &g.json, err));
+    args a = {0};
+    recipe(&g, &a);
+    train(&a);
+    compare_rows(&g);
+    compare_result(&g);
+    look_inside(&g, &a);
+    print_message("%-18s loss %.1e norm %.1e logits %.1e gradients %.1e weights %.1e biases %.1e\n", g.name, g.worst.loss, g.worst.norm, g.worst.logits,
+                  g.worst.gradient, g.worst.weights, g.worst.biases);
+    args_free(&a);
+    json_decref(g.json);
+}
+
+#define CASE(name) cmocka_unit_test_prestate(as_transformers, name)
+
+int main(void)
+{
+    struct CMUnitTest tests[] = {
+        CASE("llama-dora"), CASE("llama-full"), CASE("llama-lora"), CASE("llama-lora-accum"), CASE("llama3rope-full"), CASE("llama3rope-lora"),
+        CASE("mistral-full"), CASE("mistral-lora"), CASE("qwen2-bitfit"), CASE("qwen2-freeze1"), CASE("qwen2-full"), CASE("qwen2-lora"),
+        CASE("qwen2-lora-masked"), CASE("qwen2-lora-qv"), CASE("qwen2-rslora"), CASE("qwen3-full"), CASE("qwen3-lora"), CASE("wide-lora"),
+    };
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
+        tests[i].name = tests[i].initial_state;
+    return cmocka_run_group_tests_name("golden", tests, scratch_begin, scratch_end);
+}

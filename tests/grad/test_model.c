@@ -1,0 +1,193 @@
+/* Derivatives of whole models: every trained tensor's gradient against differences of the loss, in
+ * double, for every family and tuning method. DoRA's norm is a constant of the step, as in PEFT:
+ * tm_model_begin_step computes it, and is not run again between two values of the loss. */
+#include "../support/machine.h"
+
+static uint64_t seed;
+
+/* Sizes that no vector length divides; two layers; fewer key heads than heads. */
+#define SIZES "\"vocab_size\": 61, \"hidden_size\": 23, \"intermediate_size\": 37, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, " \
+              "\"num_key_value_heads\": 2, \"head_dim\": 6, \"max_position_embeddings\": 512"
+
+static const struct family {
+    const char *name, *config;
+    bool untied, no_bias; /* no_bias: cannot hold any */
+} families[] = {
+    {"llama", "{\"model_type\": \"llama\", \"attention_bias\": true, \"mlp_bias\": true, \"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 1000.0, "
+              "\"factor\": 4.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 16}, " SIZES "}", true, false},
+    {"llama-tied", "{\"model_type\": \"llama\", \"tie_word_embeddings\": true, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, " SIZES "}", false, false},
+    {"mistral", "{\"model_type\": \"mistral\", \"sliding_window\": 5, " SIZES "}", true, true},
+    {"qwen2", "{\"model_type\": \"qwen2\", \"tie_word_embeddings\": true, \"use_sliding_window\": true, \"sliding_window\": 7, "
+              "\"layer_types\": [\"full_attention\", \"sliding_attention\"], " SIZES "}", false, false},
+    {"qwen3", "{\"model_type\": \"qwen3\", \"tie_word_embeddings\": true, " SIZES "}", false, false},
+    {"qwen3-untied", "{\"model_type\": \"qwen3\", \"attention_bias\": true, " SIZES "}", true, false},
+};
+
+static const struct method {
+    const char *name, *arg[4];
+    bool untied, biases; /* untied: only for models whose head is their own; biases: needs a family that can hold some */
+} methods[] = {
+    {"full", {"method=full"}, false, false},
+    {"freeze", {"method=freeze", "freeze.layers=1"}, false, false},
+    {"freeze-but-embeddings", {"method=freeze", "freeze.layers=1", "freeze.embeddings=false"}, false, false},
+    {"bitfit", {"method=bitfit"}, false, true},
+    {"lora", {"lora.r=3", "lora.dropout=0"}, false, false},
+    {"lora-dropout", {"lora.r=5", "lora.dropout=0.3", "lora.bias=all"}, false, false},
+    {"rslora-some", {"lora.use_rslora=true", "lora.target_modules=[q_proj, v_proj, down_proj]", "lora.dropout=0.2", "lora.bias=lora_only"}, false, false},
+    {"ranks", {"lora.r=2", "lora.rank_pattern={q_proj: 7, up_proj: 1}", "lora.dropout=0"}, false, false},
+    {"dora", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0"}, false, false},
+    {"dora-some", {"lora.use_dora=true", "lora.target_modules=[k_proj, up_proj]", "lora.dropout=0", "lora.bias=all"}, false, false},
+    {"dora-dropout", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0.3"}, false, false},
+    {"dora-dropout-some", {"lora.use_dora=true", "lora.target_modules=[q_proj, gate_proj, o_proj]", "lora.dropout=0.3", "lora.bias=all"}, false, false},
+    {"head", {"lora.target_modules=[lm_head, o_proj]", "lora.r=4", "lora.dropout=0.3"}, false, false},
+    {"head-alone", {"lora.target_modules=[lm_head]", "lora.r=4", "lora.dropout=0"}, false, false},
+    {"head-dora", {"lora.target_modules=[lm_head, k_proj]", "lora.r=4", "lora.dropout=0.2", "lora.use_dora=true"}, false, false},
+    {"saved-head", {"lora.modules_to_save=[lm_head]", "lora.r=2", "lora.dropout=0.1"}, false, false},
+    {"saved-norms", {"lora.modules_to_save=[norm, input_layernorm]", "lora.r=2", "lora.target_modules=[v_proj]"}, false, false},
+    {"saved-embedding", {"lora.modules_to_save=[embed_tokens]", "lora.r=2", "lora.target_modules=[up_proj]"}, true, false},
+};
+
+enum { FAMILIES = sizeof families / sizeof *families, METHODS = sizeof methods / sizeof *methods };
+
+/* Derivative of the loss along a direction of one tensor, by differences of fourth order. */
+static double slope(machine *m, double *value, const double *direction, int64_t n)
+{
+    static const double step[] = {-2, -1, 1, 2}, weight[] = {1, -8, 8, -1};
+    const double h = 3e-4;
+    double *kept = malloc((size_t)n * 8), sum = 0;
+    memcpy(kept, value, (size_t)n * 8);
+    for (int k = 0; k < 4; k++) {
+        for (int64_t i = 0; i < n; i++)
+            value[i] = kept[i] + h * step[k] * direction[i];
+        sum += weight[k] * machine_loss(m, false);
+    }
+    memcpy(value, kept, (size_t)n * 8);
+    free(kept);
+    return sum / (12 * h);
+}
+
+/* A direction at random, sometimes a coordinate too; the gradient's size is the measure of the error. */
+static double check_tensor(machine *m, const tm_param *p, dice *d)
+{
+    int coordinates = dice_in(d, 0, 2) == 0;
+    int64_t n = tm_param_count(p);
+    double *value = p->value.data, *direction = calloc((size_t)n, 8), *grad = malloc((size_t)n * 8), norm = 0, worst = 0;
+    memcpy(grad, p->grad.data, (size_t)n * 8);
+    for (int64_t i = 0; i < n; i++)
+        norm += grad[i] * grad[i];
+    norm = sqrt(norm);
+    if (!(norm > 1e-9))
+        fail_msg("%s: the gradient is %g; seed %llu", p->name, norm, (unsigned long long)seed);
+    for (int k = 0; k <= coordinates; k++) {
+        int64_t at = dice_in(d, 0, n - 1);
+        double expect = 0;
+        for (int64_t i = 0; i < n; i++) {
+            direction[i] = k == 0 ? (dice_spread(d) > 0 ? 1 : -1) / sqrt((double)n) : i == at;
+            expect += direction[i] * grad[i];
+        }
+        /* A direction has all of the tensor's errors in it, a coordinate its own. */
+        double scale = fmax(fabs(expect), norm / sqrt((double)n)), error = fabs(slope(m, value, direction, n) - expect) / scale;
+        worst = error > worst || isnan(error) ? error : worst;
+    }
+    free(direction);
+    free(grad);
+    return worst;
+}
+
+static void move_trained(machine *m, dice *d)
+{
+    for (int64_t i = 0; i < m->model.params.count; i++) {
+        const tm_param *p = m->model.params.item[i];
+        double *value = p->value.data;
+        for (int64_t k = 0; p->trained && k < tm_param_count(p); k++)
+            value[k] += 0.1 * dice_spread(d);
+    }
+}
+
+static void make_recipe(args *a, const struct family *f, const struct method *method, const char *rows)
+{
+    arg(a, "model=%s", scratch(f->name));
+    arg(a, "out=%s", scratch("out"));
+    arg(a, "data.0.path=%s", scratch(rows));
+    arg(a, "data.0.format=tokens");
+    arg(a, "train.batch=3");
+    arg(a, "lora.alpha=5"); /* a large scale would make differences coarse */
+    arg(a, "train.seed=%llu", (unsigned long long)(seed >> 1));
+    for (int i = 0; i < 4 && method->arg[i]; i++)
+        arg(a, "%s", method->arg[i]);
+}
+
+/* most: how many of the trained tensors are looked at, chosen at random. */
+static void check(const struct family *f, const struct method *method, const char *rows, int64_t most, dice *d)
+{
+    args a = {0};
+    tm_job job;
+    machine m;
+    make_recipe(&a, f, method, rows);
+    open_job(&a, TM_JOB_PLAN, &job);
+    bool recompute = dice_in(d, 0, 1), cut = dice_in(d, 0, 1);
+    machine_open(&m, &job, TM_ISA_F64, cut ? job.recipe->micro_tokens / 2 + 20 : 0, (tm_model_settings){.recompute = recompute});
+    move_trained(&m, d);
+    tm_model_begin_step(&m.model, &m.step);
+    double loss = machine_loss(&m, true), worst = 0;
+    const char *where = "";
+    int64_t left = 0;
+    assert_true(isfinite(loss));
+    for (int64_t i = 0; i < m.model.params.count; i++)
+        left += m.model.params.item[i]->trained;
+    for (int64_t i = 0; i < m.model.params.count; i++) {
+        const tm_param *p = m.model.params.item[i];
+        if (!p->trained || dice_in(d, 1, left--) > most)
+            continue;
+        most--;
+        double error = check_tensor(&m, p, d);
+        if (error > worst || isnan(error)) {
+            worst = error;
+            where = p->name;
+        }
+    }
+    if (!(worst <= 1e-6))
+        fail_msg("%s, %s: the gradient of %s is off by %.3g; recompute %d, cut %d, seed %llu", f->name, method->name, where, worst, recompute, cut, (unsigned long long)seed);
+    print_message("  %-13s %-22s %.1e %s\n", f->name, method->name, worst, where);
+    machine_close(&m);
+    tm_job_close(&job);
+    args_free(&a);
+}
+
+static void gradients_of_family(void **state)
+{
+    const struct family *f = *state;
+    dice d = {.key = seed + (uint64_t)(f - families)};
+    for (const struct method *method = methods; method < methods + METHODS; method++)
+        if (!(method->untied && !f->untied) && !(method->biases && f->no_bias))
+            check(f, method, "rows.jsonl", 1000, &d);
+}
+
+/* Rows beyond a chunk of 256 tokens, and more targets than a slice of the head has. */
+static void gradients_over_chunks(void **state)
+{
+    (void)state;
+    dice d = {.key = seed ^ 99};
+    check(&families[4], &methods[0], "long.jsonl", 5, &d);
+    check(&families[0], &methods[14], "long.jsonl", 5, &d);
+}
+
+static int begin(void **state)
+{
+    seed = fresh_seed();
+    if (scratch_begin(state))
+        return -1;
+    for (int i = 0; i < FAMILIES; i++)
+        write_model(scratch(families[i].name), families[i].config, TM_F32, seed + 7 * (uint64_t)i);
+    write_rows(scratch("rows.jsonl"), 3, 4, 9, 61, 0.5, seed + 100);
+    write_rows(scratch("long.jsonl"), 2, 258, 290, 61, 0.5, seed + 101);
+    return 0;
+}
+
+int main(void)
+{
+    struct CMUnitTest tests[FAMILIES + 1] = {[FAMILIES] = cmocka_unit_test(gradients_over_chunks)};
+    for (int i = 0; i < FAMILIES; i++)
+        tests[i] = (struct CMUnitTest){.name = families[i].name, .test_func = gradients_of_family, .initial_state = (void *)(uintptr_t)&families[i]};
+    return cmocka_run_group_tests_name("model", tests, begin, scratch_end);
+}

@@ -1,0 +1,111 @@
+/* A model with a tuning method and a batch on a device of the test's choice, without a trainer: to look
+ * at logits and gradients. Sized on the counting device first, as a run is. */
+#ifndef TM_TESTS_MACHINE_H
+#define TM_TESTS_MACHINE_H
+
+#include "run.h"
+
+typedef struct machine {
+    const tm_job *job; /* borrowed */
+    tm_device *device;
+    tm_memory memory;
+    tm_model model;
+    tm_tuning tuning;
+    tm_batch batch;
+    tm_step_params step; /* one replica; the CPU reads it where it is */
+    tm_batch_item *items;
+    int64_t item_count, max_tokens;
+} machine;
+
+static inline void machine_build(machine *m, const int64_t *limits, tm_model_settings settings)
+{
+    const tm_run *run = &m->job->run;
+    settings.act = m->device->real;
+    OK(tm_memory_init(&m->memory, m->device, limits, err));
+    OK(tm_model_create(&m->model, run->model_dir, run->file, run->dtype, m->device, &m->memory, 1, err));
+    OK(tm_tuning_select(&m->tuning, m->job->recipe, &m->model, err));
+    OK(tm_model_allocate(&m->model, &settings, err));
+    OK(tm_batch_create(&m->batch, &m->memory, m->device, settings.max_tokens, m->item_count, 1, err));
+}
+
+static inline void machine_unbuild(machine *m)
+{
+    tm_batch_destroy(&m->batch);
+    tm_tuning_deinit(&m->tuning);
+    tm_model_destroy(&m->model);
+    tm_memory_deinit(&m->memory);
+    tm_device_destroy(m->device);
+}
+
+/* The items of the run's first step, then the model with its weights and first values. settings: what
+ * matters of recompute, logits; the rest is set here. max_tokens 0: the whole step is one micro-batch. */
+static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64_t max_tokens, tm_model_settings settings)
+{
+    *m = (machine){.job = job};
+    const int64_t *examples;
+    int64_t targets = 0, tokens = 0;
+    tm_order_step(job->order, 0, &examples, &m->item_count);
+    m->items = calloc((size_t)m->item_count, sizeof *m->items);
+    for (int64_t i = 0; i < m->item_count; i++) {
+        const tm_example *e = tm_dataset_at(job->data, examples[i]);
+        m->items[i] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .index = (uint32_t)i};
+        targets += e->targets;
+        tokens += e->n;
+    }
+    for (int64_t i = 0; i < m->item_count; i++)
+        m->items[i].scale = 1.0 / (double)targets;
+    m->max_tokens = settings.max_tokens = max_tokens ? max_tokens : tokens;
+    settings.train = true;
+    int64_t limits[TM_MEM_KINDS];
+    OK(tm_counting_device_create(isa == TM_ISA_F64 ? TM_F64 : TM_F32, &m->device, err));
+    machine_build(m, NULL, settings);
+    tm_memory_peaks(&m->memory, limits);
+    machine_unbuild(m);
+    m->tuning = (tm_tuning){0};
+    OK(tm_cpu_device_create(1, isa, &m->device, err));
+    machine_build(m, limits, settings);
+    OK(tm_model_load(&m->model, job->file, job->run.model_dir, err));
+    if (m->tuning.method->start)
+        OK(m->tuning.method->start(&m->tuning, 0, job->seeds.init, err));
+    m->step = (tm_step_params){.clip = 1, .dropout_key = tm_philox_key(job->seeds.dropout, TM_PURPOSE_DROPOUT, 0, 0)};
+}
+
+static inline void machine_close(machine *m)
+{
+    free(m->items);
+    machine_unbuild(m);
+}
+
+/* Loss of the step, gradients if asked for; after tm_model_begin_step. */
+static inline double machine_loss(machine *m, bool grad)
+{
+    double loss = 0;
+    for (int64_t i = 0; grad && i < m->model.params.count; i++) {
+        const tm_param *p = m->model.params.item[i];
+        const tm_tensor both[] = {p->grad, p->grad2};
+        for (int k = 0; k < 2; k++)
+            if (both[k].data)
+                m->device->calls->zero(m->device, both[k].data, tm_dtype_bytes(both[k].dtype, both[k].rows * both[k].cols));
+    }
+    for (int64_t done = 0, n; done < m->item_count; done += n) {
+        int64_t tokens = 0;
+        for (n = 0; done + n < m->item_count && tokens + m->items[done + n].n <= m->max_tokens; n++)
+            tokens += m->items[done + n].n;
+        assert_true(n > 0);
+        tm_batch_fill(&m->batch, m->items + done, n);
+        tm_model_forward(&m->model, &m->batch);
+        tm_model_loss(&m->model, &m->batch, tm_tensor_none(), tm_tensor_none(), grad);
+        if (grad)
+            tm_model_backward(&m->model, &m->batch);
+        tm_batch_read_results(&m->batch);
+        for (int64_t i = 0; i < m->batch.targets; i++) {
+            const tm_batch_item *item = &m->items[done + m->batch.target_item[i]];
+            loss += (item->weight ? item->weight[m->batch.target_token[i]] : 1) * item->scale * m->batch.host_loss[i];
+        }
+    }
+    if (grad)
+        tm_model_finish_gradients(&m->model);
+    return loss;
+}
+
+#endif

@@ -8,6 +8,7 @@
  *   3. a replica of the pack alone: the same bits
  *   4. a step recorded as a graph and replayed on the following steps: the bits of tm_trainer_step
  *   5. timings
+ *   6. the same with examples of any length, in micro-batches padded to one shape (tm_batch.fixed)
  * Exit code 1 when a check fails. Data: random tokens, written to --out. */
 #include "plan/plan.h"
 
@@ -103,6 +104,7 @@ typedef struct side {
     tm_order *order[MAX_REPLICAS];
     tm_run_folder folder[MAX_REPLICAS], *folders[MAX_REPLICAS];
     tm_trainer *t;
+    tm_batch_item items[4 * MAX_REPLICAS]; /* of the step in the batch */
 } side;
 
 static void open_side(side *e, const setup *s, tm_device *device, const char *name, int32_t first, int32_t count, int64_t max_tokens)
@@ -285,7 +287,7 @@ static void first_steps(setup *s, tm_device *gpu)
 /* The step's examples into the batch, its parameters to the device: all that changes from step to step. */
 static int64_t upload_step(side *e, int64_t number)
 {
-    tm_batch_item items[4 * MAX_REPLICAS];
+    tm_batch_item *items = e->items;
     int64_t n = 0, tokens = 0;
     tm_trainer *t = e->t;
     double power1 = 1, power2 = 1;
@@ -365,8 +367,8 @@ static void read_losses(side *e)
     for (int32_t r = 0; r < e->run.replicas; r++)
         t->result[r].loss = 0;
     for (int64_t i = 0; i < b->targets; i++) {
-        int32_t r = b->target_item[i] / 4;
-        t->result[r].loss += 1.0 / (double)(b->targets / e->run.replicas) * b->host_loss[i];
+        const tm_batch_item *item = &e->items[b->target_item[i]];
+        t->result[item->replica].loss += item->scale * b->host_loss[i];
     }
     e->device->calls->download(e->device, t->params, t->device_params, (int64_t)sizeof *t->params * e->run.replicas);
     for (int32_t r = 0; r < e->run.replicas; r++)
@@ -413,80 +415,132 @@ static void time_phase(side *e, const phase *p, int64_t tokens, int repeats)
     printf("\n");
 }
 
-static void graphs(setup *s, tm_device *gpu)
-{
-    enum { LENGTH = 64 };
+/* A run of recorded steps beside tm_trainer_step, which cuts its steps into micro-batches of `micro` tokens. */
+typedef struct recorded {
     side eager, replay;
+    tm_graph *work, *update;
+    double record_seconds;
+} recorded;
+
+static void run_recorded(setup *s, tm_device *gpu, recorded *g, bool fixed, int64_t micro, int64_t max_tokens, const char *name)
+{
     int32_t R = s->replicas;
-    int64_t max_tokens = 4 * LENGTH * R, steps = s->quick ? 6 : s->steps;
-    tm_graph *work = NULL, *update = NULL;
-    open_setup(s, "equal", LENGTH, LENGTH, "0.1");
-    open_side(&eager, s, gpu, "eager", 0, R, max_tokens);
-    open_side(&replay, s, gpu, "replay", 0, R, max_tokens);
-    printf("4. a step of %lld tokens recorded at step 2 and replayed on %lld others\n", (long long)max_tokens, (long long)steps - 2);
+    int64_t steps = s->quick ? 6 : s->steps, tokens = 0;
+    char eager[32], replay[32];
+    snprintf(eager, sizeof eager, "eager-%s", name);
+    snprintf(replay, sizeof replay, "replay-%s", name);
+    open_side(&g->eager, s, gpu, eager, 0, R, micro);
+    open_side(&g->replay, s, gpu, replay, 0, R, max_tokens);
+    g->replay.t->batch.fixed = fixed;
     bool same = true;
-    double key_matters = 0;
+    double loss = 0;
     for (int64_t i = 0; i < steps; i++) {
-        step(&eager);
-        upload_step(&replay, i);
+        step(&g->eager);
+        tokens += upload_step(&g->replay, i);
         if (i == 0) { /* loads the kernels */
-            micro_step(&replay);
-            optimise(&replay);
+            micro_step(&g->replay);
+            optimise(&g->replay);
         } else {
             if (i == 1) {
-                work = record(&replay, micro_step);
-                update = record(&replay, optimise);
+                double start = tm_clock_seconds();
+                g->work = record(&g->replay, micro_step);
+                g->record_seconds = tm_clock_seconds() - start;
+                g->update = record(&g->replay, optimise);
             }
-            gpu->calls->graph_run(gpu, work);
-            gpu->calls->graph_run(gpu, update);
+            gpu->calls->graph_run(gpu, g->work);
+            gpu->calls->graph_run(gpu, g->update);
         }
-        read_losses(&replay);
-        trail_phase(&replay);
+        read_losses(&g->replay);
+        trail_phase(&g->replay);
         for (int32_t r = 0; r < R; r++)
-            same &= step_hash(&eager, r) == step_hash(&replay, r);
-        key_matters += eager.t->result[0].loss;
+            same &= step_hash(&g->eager, r) == step_hash(&g->replay, r);
+        loss += g->eager.t->result[0].loss;
     }
-    printf("  %lld and %lld nodes; mean loss of replica 0 %.6f\n", (long long)work->nodes, (long long)update->nodes, key_matters / (double)steps);
+    printf("  %s: recorded at step 2 of %lld in %.2f ms, %lld and %lld nodes; %.0f tokens a step of at most %lld; mean loss of replica 0 %.6f\n", name, (long long)steps,
+           g->record_seconds * 1e3, (long long)g->work->nodes, (long long)g->update->nodes, (double)tokens / (double)steps, (long long)max_tokens, loss / (double)steps);
     check(same, "every replayed step: gradients, losses, norms and weights have the bits of tm_trainer_step");
-    /* Other step parameters alone: the same batch, another dropout key. */
-    upload_step(&replay, 3);
-    gpu->calls->graph_run(gpu, work);
-    float *x = gradient(&replay, 0, 0);
-    for (int32_t r = 0; r < R; r++)
-        replay.t->params[r].dropout_key ^= 1;
-    gpu->calls->upload(gpu, replay.t->device_params, replay.t->params, (int64_t)sizeof *replay.t->params * R);
-    gpu->calls->graph_run(gpu, work);
-    float *y = gradient(&replay, 0, 0), *z;
-    micro_step(&replay);
-    z = gradient(&replay, 0, 0);
-    size_t bytes = (size_t)tm_param_count(replay.t->trained_param[0]) * 4;
+}
+
+static void end_recorded(tm_device *gpu, recorded *g)
+{
+    gpu->calls->graph_destroy(gpu, g->work);
+    gpu->calls->graph_destroy(gpu, g->update);
+    close_side(&g->eager);
+    close_side(&g->replay);
+}
+
+/* Other step parameters alone: the same batch, another dropout key. */
+static void follow_parameters(tm_device *gpu, recorded *g)
+{
+    side *e = &g->replay;
+    upload_step(e, 3);
+    gpu->calls->graph_run(gpu, g->work);
+    float *x = gradient(e, 0, 0), *y, *z;
+    for (int32_t r = 0; r < e->run.replicas; r++)
+        e->t->params[r].dropout_key ^= 1;
+    gpu->calls->upload(gpu, e->t->device_params, e->t->params, (int64_t)sizeof *e->t->params * e->run.replicas);
+    gpu->calls->graph_run(gpu, g->work);
+    y = gradient(e, 0, 0);
+    micro_step(e);
+    z = gradient(e, 0, 0);
+    size_t bytes = (size_t)tm_param_count(e->t->trained_param[0]) * 4;
     check(memcmp(x, y, bytes) != 0 && memcmp(y, z, bytes) == 0, "another dropout key in step_params: the replay follows it");
     free(x);
     free(y);
     free(z);
+}
 
-    printf("5. timings, medians\n");
-    phase phases[] = {{"forward, loss, backward, op by op", micro_step, NULL}, {"forward, loss, backward, graph", NULL, work}, {"norm, AdamW, op by op", optimise, NULL},
-                      {"norm, AdamW, graph", NULL, update}, {"trail (waits)", trail_phase, NULL}, {"losses to the host (waits)", results_phase, NULL},
-                      {"batch and parameters to the device", upload_phase, NULL}, {"tm_trainer_step", step, NULL}};
-    int repeats = s->quick ? 1 : 50;
+/* Five hundred ops of one element: what queueing costs. */
+static void small_ops(side *e)
+{
+    tm_tensor one = tm_tensor_make(e->t->model.dx.data, TM_F32, 1, 1);
+    for (int i = 0; i < 500; i++)
+        TM_RUN(e->device, fill, one, i);
+}
+
+static void time_phases(setup *s, tm_device *gpu, recorded *g, int64_t tokens)
+{
+    tm_graph *small = record(&g->replay, small_ops);
+    phase phases[] = {{"forward, loss, backward, op by op", micro_step, NULL}, {"forward, loss, backward, graph", NULL, g->work}, {"norm, AdamW, op by op", optimise, NULL},
+                      {"norm, AdamW, graph", NULL, g->update}, {"trail (waits)", trail_phase, NULL}, {"losses to the host (waits)", results_phase, NULL},
+                      {"batch and parameters to the device", upload_phase, NULL}, {"500 ops of one element, op by op", small_ops, NULL},
+                      {"500 ops of one element, graph", NULL, small}, {"tm_trainer_step", step, NULL}};
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
-        side *e = phases[i].run == step ? &eager : &replay;
-        if (phases[i].run == step)
+        bool whole = phases[i].run == step;
+        side *e = whole ? &g->eager : &g->replay;
+        if (whole)
             e->t->step = 0;
-        time_phase(e, &phases[i], i < 2 || phases[i].run == step ? max_tokens : 0, phases[i].run == step && repeats > s->steps ? (int)s->steps : repeats);
+        time_phase(e, &phases[i], i < 2 || whole ? tokens : 0, s->quick ? 1 : whole && s->steps < 50 ? (int)s->steps : 50);
     }
     printf("  memory: %lld bytes in use on the device by both trainers\n", (long long)gpu->used_bytes);
-    gpu->calls->graph_destroy(gpu, work);
-    gpu->calls->graph_destroy(gpu, update);
-    close_side(&eager);
-    close_side(&replay);
+    gpu->calls->graph_destroy(gpu, small);
+}
+
+static void graphs(setup *s, tm_device *gpu)
+{
+    enum { LENGTH = 64, LONGEST = 120 };
+    int32_t R = s->replicas;
+    int64_t tokens = 4 * LENGTH * R;
+    recorded g = {0};
+    printf("4. recorded steps\n");
+    open_setup(s, "equal", LENGTH, LENGTH, "0.1");
+    run_recorded(s, gpu, &g, false, tokens, tokens, "examples of 64 tokens");
+    follow_parameters(gpu, &g);
+    printf("5. timings, medians\n");
+    time_phases(s, gpu, &g, tokens);
+    end_recorded(gpu, &g);
     tm_device *cpu = open_cpu();
     side host;
-    open_side(&host, s, cpu, "host", 0, R, max_tokens);
-    time_phase(&host, &(phase){"tm_trainer_step on the CPU", step, NULL}, max_tokens, s->quick ? 1 : 10);
+    open_side(&host, s, cpu, "host", 0, R, tokens);
+    time_phase(&host, &(phase){"tm_trainer_step on the CPU", step, NULL}, tokens, s->quick ? 1 : 10);
     close_side(&host);
     tm_device_destroy(cpu);
+    close_setup(s);
+
+    printf("6. recorded steps of examples of any length, padded to one shape\n");
+    open_setup(s, "any", 9, LONGEST, "0.1");
+    run_recorded(s, gpu, &g, true, 200, 4 * LONGEST * R, "examples of 9 to 120 tokens");
+    end_recorded(gpu, &g);
     close_setup(s);
 }
 

@@ -1,14 +1,15 @@
 /* Rows in and out, and elementwise helpers. docs/math/dropout.md for dropout. */
 #include "device/cuda/cuda.cuh"
 
-/* y[to(i)] = x[from(i)] for i < n; index NULL: the same row. */
+/* y[to(i)] = x[from(i)] for i < n; index NULL: the same row. Row -1 of x is zeros; row -1 of y is nowhere. */
 static void move_rows(tm_device *d, const char *op, int64_t n, const int32_t *from, const int32_t *to, tm_tensor x, tm_tensor y)
 {
     if (!tm_cuda_f32(d, op, {x, y}))
         return;
     tm_cuda_each(d, op, n * y.cols, [=] __device__(int64_t item) {
-        int64_t t = item / y.cols, c = item % y.cols;
-        at(y, to ? to[t] : t, c) = at(x, from ? from[t] : t, c);
+        int64_t t = item / y.cols, c = item % y.cols, source = from ? from[t] : t, target = to ? to[t] : t;
+        if (target >= 0)
+            at(y, target, c) = source >= 0 ? at(x, source, c) : 0;
     });
 }
 

@@ -1,7 +1,7 @@
 /* Proves the device line on a GPU: LoRA training of a small model with a pack of replicas, through the same
  * trainer as on the CPU.
  *
- *   cuda_spike [--library FILE] [--model DIR] [--out DIR] [--replicas R] [--steps N] [--quick]
+ *   cuda_spike [--library FILE] [--model DIR] [--out DIR] [--replicas R] [--steps N] [--quick] [--timing] [--dora]
  *
  *   1. the first steps on CPU and GPU: losses, gradient norms, every gradient tensor of every replica
  *   2. the same steps again: the same bits
@@ -44,7 +44,7 @@ typedef struct setup {
     const char *library, *model, *out;
     int32_t replicas;
     int64_t steps;
-    bool quick;
+    bool quick, dora;
     tm_recipe *recipe;
     tm_safetensors *file;
     tm_dataset *data;
@@ -79,7 +79,8 @@ static void open_setup(setup *s, const char *name, int low, int high, const char
     snprintf(data, sizeof data, "data=[{path: %s, format: tokens}]", path);
     snprintf(drop, sizeof drop, "lora.dropout=%s", dropout);
     char *const keys[] = {model, data, drop, "method=lora", "lora.r=8", "lora.alpha=16", "precision=f32", "train.recompute=none", "train.batch=4",
-                          "train.lr=1e-3", "train.schedule=constant", "train.warmup_steps=0", "train.weight_decay=0.01", "train.seq=512"};
+                          "train.lr=1e-3", "train.schedule=constant", "train.warmup_steps=0", "train.weight_decay=0.01", "train.seq=512",
+                          s->dora ? "lora.use_dora=true" : "lora.use_dora=false"};
     must(tm_recipe_load(NULL, keys, sizeof keys / sizeof *keys, &s->recipe, &err), &err);
     must(tm_safetensors_open_model(s->model, &s->file, &err), &err);
     tm_pool *pool;
@@ -554,6 +555,8 @@ int main(int argc, char **argv)
             s.quick = true;
         else if (strcmp(argv[i], "--timing") == 0)
             timing = true;
+        else if (strcmp(argv[i], "--dora") == 0)
+            s.dora = true;
         else if (!value)
             break;
         else if (strcmp(argv[i], "--library") == 0)

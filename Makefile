@@ -90,6 +90,9 @@ build/cuda/%.o: %.cu
 	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
 
 # The same sources on the processor, for tests where there is no GPU: tests/emulated.
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
+endif
 EMULATED := $(BUILD)/emulated/libtemper-cuda.so
 EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu))
 EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -Wall \
@@ -108,7 +111,7 @@ $(BUILD)/emulated/%.o: %.cu
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
 $(BUILD)/tests/unit/test_cuda_ops.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
-$(BUILD)/tests/unit/test_cuda_ops: | $(EMULATED)
+$(BUILD)/tests/unit/test_cuda_ops: | $(if $(shell command -v $(CXX)),$(EMULATED))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka

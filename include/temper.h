@@ -81,6 +81,10 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+/* Runs a finished run again, beside its folder, and compares trail, rows and result. *text: a line a
+ * finding, for people; free(). What differs is no failure: *equal says it. */
+tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal, char **text, tm_error *err);
+
 /* Texts that commands print; free() them. */
 
 /* Memory before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
@@ -106,7 +110,24 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err);
 
 /* Loss, perplexity, bits a byte, token accuracy and exact match of a model on a data set, as a table
  * or as JSON. overrides: "key=value" of a data entry (format=completion, loss=all, ...) and train.seq. */
+/* As tm_eval's data, but writes the logits of the first examples (at most `examples`) as tensors
+ * "0", "1", ... [tokens, vocabulary] of a safetensors file: for comparing with other programs. */
+tm_status tm_eval_logits(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, int64_t examples, const char *file, tm_error *err);
 tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
+
+/* --- Text and tokens --- */
+
+typedef struct tm_tokenize_request {
+    const char *tokenizer; /* a folder with tokenizer.json, or such a file */
+    FILE *in;              /* a JSON value a line ... */
+    const char *name;      /* ... of the file of this name, for messages */
+    FILE *out;             /* a JSON value a line */
+    bool add_special;      /* what the tokenizer puts around a text: BOS, EOS */
+    bool decode;           /* arrays of ids to strings; else strings to arrays of ids */
+    bool skip_special;     /* decode: without special tokens */
+} tm_tokenize_request;
+
+tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
 
 #ifdef __cplusplus
 }

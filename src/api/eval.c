@@ -1,4 +1,5 @@
 /* temper eval: scores of a model on a data set, through the trainer's own evaluation. */
+#include "api/inference.h"
 #include "api/job.h"
 
 #include "base/json.h"
@@ -50,39 +51,95 @@ static tm_status evaluate(tm_job *job, tm_scores *scores, tm_error *err)
     return st;
 }
 
-tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err)
+/* The recipe of an evaluation: of one data set, nothing trained. */
+static tm_status open_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, tm_job *job, tm_error *err)
 {
     tm_status st = TM_OK;
     tm_recipe *recipe = NULL;
-    tm_job job = {0};
+    tm_names list = {0};
+    tm_buf line = {0};
+    struct {
+        const char *key, *value;
+    } keys[] = {{"model", model}, {"method", adapter ? "lora" : "none"}, {"eval.0.path", data}, {"eval.0.name", "data"}, {"lora.init", adapter ? adapter : "null"}};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        tm_buf_clear(&line);
+        tm_buf_printf(&line, "%s=%s", keys[i].key, keys[i].value);
+        TM_GO(tm_buf_check(&line, err));
+        TM_GO(tm_names_add(&list, line.data, err));
+    }
+    for (size_t i = 0; i < override_count; i++)
+        TM_GO(tm_names_add(&list, overrides[i], err));
+    TM_GO(tm_recipe_load(NULL, list.item, (size_t)list.count, &recipe, err));
+    st = tm_job_open(recipe, TM_JOB_EVAL, job, err);
+out:
+    tm_buf_deinit(&line);
+    tm_names_deinit(&list);
+    return st;
+}
+
+tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err)
+{
+    tm_job job;
     tm_buf out = {0};
     tm_scores scores;
-    char **list = NULL;
-    size_t count = 0;
-    tm_buf line[4] = {{0}};
     *text = NULL;
-    tm_buf_printf(&line[0], "model=%s", model);
-    tm_buf_printf(&line[1], "method=%s", adapter ? "lora" : "none");
-    tm_buf_printf(&line[2], "eval.0.path=%s", data);
-    tm_buf_printf(&line[3], "lora.init=%s", adapter ? adapter : "null");
-    TM_GO(TM_NEW(&list, override_count + 5, err));
-    for (int i = 0; i < 4; i++)
-        list[count++] = line[i].data;
-    list[count++] = "eval.0.name=data";
-    for (size_t i = 0; i < override_count; i++)
-        list[count++] = overrides[i];
-    TM_GO(tm_recipe_load(NULL, list, count, &recipe, err));
-    TM_GO(tm_job_open(recipe, TM_JOB_EVAL, &job, err));
-    TM_GO(evaluate(&job, &scores, err));
-    (json ? put_json : put_table)(&out, &scores);
-    TM_GO(tm_buf_check(&out, err));
-    *text = out.data;
-    out = (tm_buf){0};
-out:
+    TM_TRY(open_eval(model, adapter, data, overrides, override_count, &job, err));
+    tm_status st = evaluate(&job, &scores, err);
     tm_job_close(&job);
-    tm_buf_deinit(&out);
-    free(list);
-    for (int i = 0; i < 4; i++)
-        tm_buf_deinit(&line[i]);
+    TM_TRY(st);
+    (json ? put_json : put_table)(&out, &scores);
+    st = tm_buf_check(&out, err);
+    *text = out.data;
+    return st;
+}
+
+/* Logits of one example, in host memory that the caller frees. */
+static tm_status example_logits(tm_inference *inf, const tm_example *e, float **out, tm_error *err)
+{
+    int64_t n = e->n * inf->model.config.vocab;
+    TM_TRY(TM_NEW(out, n, err));
+    tm_batch_item item = {.ids = e->ids, .n = e->n};
+    tm_batch_fill(&inf->batch, &item, 1);
+    tm_model_forward(&inf->model, &inf->batch);
+    tm_model_logits(&inf->model, &inf->batch);
+    inf->device->calls->download(inf->device, *out, inf->model.logits.data, n * 4);
+    return inf->device->calls->sync(inf->device, err);
+}
+
+tm_status tm_eval_logits(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, int64_t examples, const char *file, tm_error *err)
+{
+    tm_job job;
+    tm_status st = TM_OK;
+    tm_inference inf = {0};
+    tm_st_tensor *tensors = NULL;
+    char(*names)[24] = NULL;
+    int64_t count = 0;
+    TM_TRY(open_eval(model, adapter, data, overrides, override_count, &job, err));
+    const tm_eval_set *set = &job.evals[0];
+    tm_inference_settings settings = {.model = model, .adapter = adapter, .threads = (int)job.recipe->threads, .max_tokens = job.recipe->seq, .logits = true};
+    if (examples > set->examples)
+        examples = set->examples;
+    TM_GO(tm_inference_open(&settings, &inf, err));
+    TM_GO(TM_NEW(&tensors, examples, err));
+    TM_GO(tm_alloc((void **)&names, (size_t)examples, sizeof *names, err));
+    for (; count < examples; count++) {
+        const tm_example *e = tm_dataset_at(set->data, count);
+        float *logits = NULL;
+        st = example_logits(&inf, e, &logits, err);
+        snprintf(names[count], sizeof names[count], "%lld", (long long)count);
+        tensors[count] = (tm_st_tensor){.name = names[count], .dtype = TM_F32, .ndim = 2, .shape = {e->n, inf.model.config.vocab}, .data = logits};
+        if (st != TM_OK) {
+            free(logits);
+            goto out;
+        }
+    }
+    TM_GO(tm_safetensors_write(file, tensors, count, NULL, err));
+out:
+    for (int64_t i = 0; i < count; i++)
+        free((void *)(uintptr_t)tensors[i].data);
+    free(tensors);
+    free(names);
+    tm_inference_close(&inf);
+    tm_job_close(&job);
     return st;
 }

@@ -56,17 +56,34 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     return path ? TM_OK : TM_NO_MEMORY;
 }
 
-static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
+/* Adds an evaluation set; it owns data from here on. */
+static tm_status add_eval(tm_job *job, const tm_eval_entry *entry, bool probe, tm_dataset *data, tm_error *err)
 {
     tm_eval_set *set = &job->evals[job->eval_count++];
-    *set = (tm_eval_set){.entry = entry, .probe = probe};
-    TM_TRY(tm_dataset_load(&entry->data, 1, ".", job->tokenizer, vocab, job->recipe->seq, pool, &set->data, err));
-    set->examples = tm_dataset_count(set->data);
+    *set = (tm_eval_set){.entry = entry, .probe = probe, .data = data, .examples = tm_dataset_count(data)};
     if (entry->limit > 0 && entry->limit < set->examples)
         set->examples = entry->limit;
     TM_TRY(TM_NEW(&set->first, job->run.replicas, err));
     TM_TRY(TM_NEW(&set->last, job->run.replicas, err));
     return TM_NEW(&set->best, job->run.replicas, err);
+}
+
+static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
+{
+    tm_dataset *data;
+    TM_TRY(tm_dataset_load(&entry->data, 1, ".", job->tokenizer, vocab, job->recipe->seq, pool, &data, err));
+    return add_eval(job, entry, probe, data, err);
+}
+
+/* The rows that val_split holds out become the evaluation `val`. */
+static tm_status hold_out(tm_job *job, tm_error *err)
+{
+    tm_dataset *held;
+    TM_TRY(tm_dataset_split(job->data, job->recipe->data, job->seeds.subset, &held, err));
+    if (!held)
+        return TM_OK;
+    job->held_out = (tm_eval_entry){.name = "val", .metric = TM_METRIC_LOSS, .max_drop = NAN, .max = NAN};
+    return add_eval(job, &job->held_out, false, held, err);
 }
 
 static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
@@ -83,11 +100,13 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     tm_status st = TM_OK;
     if (r->data_count)
         TM_GO(tm_dataset_load(r->data, r->data_count, ".", job->tokenizer, vocab, r->seq, pool, &job->data, err));
-    TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count, err));
+    TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count + 1, err));
     for (int64_t i = 0; i < r->eval_count; i++)
         TM_GO(load_eval(job, &r->eval[i], false, vocab, pool, err));
     for (int64_t i = 0; i < r->probe_count; i++)
         TM_GO(load_eval(job, &r->probes[i], true, vocab, pool, err));
+    if (job->data)
+        TM_GO(hold_out(job, err));
 out:
     tm_pool_destroy(pool);
     return st;
@@ -276,9 +295,6 @@ static const char *human(int64_t bytes, char text[32])
 tm_status tm_job_fits(tm_job *job, tm_error *err)
 {
     int64_t available = tm_memory_available();
-    const char *limit = tm_env("TEMPER_MEMORY_LIMIT"); /* bytes; tests and shared machines */
-    if (limit && *limit)
-        available = strtoll(limit, NULL, 10);
     if (available < 0 || job->plan.peak <= available)
         return TM_OK;
     tm_recipe *r = job->recipe;

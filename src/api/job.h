@@ -11,6 +11,7 @@ typedef struct tm_job {
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;
+    tm_eval_entry held_out;    /* the evaluation `val` of val_split */
     tm_seeds seeds;
     tm_order *order;
     tm_run_folder folder, *folder_list;

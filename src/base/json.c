@@ -95,10 +95,12 @@ tm_status tm_json_get_string(const json_t *object, const char *name, const char 
 
 /* ---- writing ---- */
 
-void tm_json_put_string(tm_buf *buf, const char *text)
+void tm_json_put_string(tm_buf *buf, const char *text) { tm_json_put_bytes(buf, text, strlen(text)); }
+
+void tm_json_put_bytes(tm_buf *buf, const char *text, size_t size)
 {
     tm_buf_char(buf, '"');
-    for (size_t left = strlen(text); left > 0;) {
+    for (size_t left = size; left > 0;) {
         unsigned char c = (unsigned char)*text;
         static const char shorts[] = "btn?fr"; /* from 8 = \b on; 11 has no short form */
         utf8proc_int32_t point;

@@ -32,6 +32,7 @@ tm_status tm_json_get_string(const json_t *object, const char *name, const char 
 /* Writing without building a tree: numbers in the shortest form that reads back to the same double
  * (so files are the same bytes everywhere); text is escaped, non-ASCII stays UTF-8. */
 void tm_json_put_string(tm_buf *buf, const char *text);
+void tm_json_put_bytes(tm_buf *buf, const char *text, size_t size); /* may hold zero bytes: \u0000 */
 void tm_json_put_number(tm_buf *buf, double value); /* NaN and infinities become null */
 
 #endif

@@ -117,8 +117,8 @@ static tm_status yaml_next(yaml_reader *r, yaml_event_t *event, tm_error *err)
         for (size_t i = 0; i < p->problem_offset && i < r->size; i++)
             line += r->text[i] == '\n';
     }
-    return tm_fail(err, TM_RECIPE, "%s:%d: not valid YAML: %s%s%s", r->name, line, p->problem ? p->problem : "unknown error",
-                   p->context ? ", " : "", p->context ? p->context : "");
+    return tm_fail(err, TM_RECIPE, "%s:%d: not valid YAML: %s%s%s", r->name, line,
+                   p->problem ? p->problem : "unknown error", p->context ? ", " : "", p->context ? p->context : "");
 }
 
 /* An anchor names a node once the node is complete, so a value cannot contain itself. */
@@ -142,14 +142,17 @@ static tm_status anchor_find(yaml_reader *r, const yaml_event_t *event, const tm
             *out = r->anchors[i].node;
             return TM_OK;
         }
-    return tm_fail(err, TM_RECIPE, "%s:%d: alias *%s stands for nothing before it", r->name, mark_line(event->start_mark), name);
+    return tm_fail(err, TM_RECIPE, "%s:%d: alias *%s stands for nothing before it", r->name,
+                   mark_line(event->start_mark), name);
 }
 
-static tm_status check_tag(yaml_reader *r, const yaml_event_t *event, const yaml_char_t *tag, const char *allowed, tm_error *err)
+static tm_status check_tag(yaml_reader *r, const yaml_event_t *event, const yaml_char_t *tag, const char *allowed,
+                           tm_error *err)
 {
     if (!tag || strcmp((const char *)tag, allowed) == 0)
         return TM_OK;
-    return tm_fail(err, TM_RECIPE, "%s:%d: tag %s is not supported", r->name, mark_line(event->start_mark), (const char *)tag);
+    return tm_fail(err, TM_RECIPE, "%s:%d: tag %s is not supported", r->name, mark_line(event->start_mark),
+                   (const char *)tag);
 }
 
 static tm_status yaml_value(yaml_reader *r, yaml_event_t *event, int depth, const tm_node **out, tm_error *err);
@@ -201,8 +204,7 @@ static tm_status yaml_value(yaml_reader *r, yaml_event_t *event, int depth, cons
     tm_node *node = NULL;
     const yaml_char_t *name = NULL;
     switch (event->type) {
-    case YAML_ALIAS_EVENT:
-        return anchor_find(r, event, out, err);
+    case YAML_ALIAS_EVENT: return anchor_find(r, event, out, err);
     case YAML_SCALAR_EVENT: {
         const yaml_char_t *tag = event->data.scalar.tag;
         TM_TRY(check_tag(r, event, tag, YAML_STR_TAG, err));
@@ -222,8 +224,7 @@ static tm_status yaml_value(yaml_reader *r, yaml_event_t *event, int depth, cons
         name = map ? event->data.mapping_start.anchor : event->data.sequence_start.anchor;
         break;
     }
-    default:
-        return tm_fail(err, TM_RECIPE, "%s:%d: a value is missing", r->name, line);
+    default: return tm_fail(err, TM_RECIPE, "%s:%d: a value is missing", r->name, line);
     }
     *out = node;
     return anchor_add(r, name, node, err);
@@ -240,14 +241,12 @@ static tm_status yaml_document(yaml_reader *r, tm_error *err)
         switch (event.type) {
         case YAML_STREAM_START_EVENT:
         case YAML_STREAM_END_EVENT:
-        case YAML_DOCUMENT_END_EVENT:
-            break;
+        case YAML_DOCUMENT_END_EVENT: break;
         case YAML_DOCUMENT_START_EVENT:
             if (documents++)
                 st = tm_fail(err, TM_RECIPE, "%s:%d: a second document; a recipe is one", r->name, line);
             break;
-        default:
-            st = yaml_value(r, &event, 1, &r->tree->root, err);
+        default: st = yaml_value(r, &event, 1, &r->tree->root, err);
         }
         yaml_event_delete(&event);
         if (end || st != TM_OK)
@@ -300,7 +299,8 @@ static void skip_string(json_walk *w)
 static tm_status json_value(json_walk *w, const json_t *value, int depth, const tm_node **out, tm_error *err);
 
 /* One item and the comma or bracket behind it. Takes the key. */
-static tm_status json_item(json_walk *w, tm_node *node, char *key, int line, const json_t *value, int depth, tm_error *err)
+static tm_status json_item(json_walk *w, tm_node *node, char *key, int line, const json_t *value, int depth,
+                           tm_error *err)
 {
     const tm_node *child;
     tm_status st = json_value(w, value, depth, &child, err);
@@ -354,7 +354,8 @@ static tm_status json_value(json_walk *w, const json_t *value, int depth, const 
     }
     const char *start = w->at;
     if (json_is_string(value)) {
-        TM_TRY(scalar_create(w->tree, json_string_value(value), json_string_length(value), false, w->line, w->name, &node, err));
+        TM_TRY(scalar_create(w->tree, json_string_value(value), json_string_length(value), false, w->line, w->name,
+                             &node, err));
         skip_string(w);
     } else { /* a number, true, false, null: its text as written */
         w->at += strspn(w->at, "+-.0123456789abcdefghijklmnopqrstuvwxyzE");
@@ -395,10 +396,13 @@ tm_status tm_tree_read(const char *path, tm_tree *out, tm_error *err)
     tm_buf text = {0};
     tm_status st = tm_file_read(path, TM_TREE_MAX_BYTES, &text, err);
     size_t n = strlen(path);
-    if (st != TM_OK) {
-        st = st == TM_NO_MEMORY ? st : TM_RECIPE;
+    if (st == TM_INPUT) { /* it is not there, or too large */
+        st = TM_RECIPE;
         if (err)
             err->status = st;
+    } else if (st != TM_OK) {
+        tm_buf_deinit(&text);
+        return st;
     } else if (n >= 5 && strcmp(path + n - 5, ".json") == 0) {
         st = tm_tree_parse_json(tm_buf_str(&text), text.size, path, out, err);
     } else {
@@ -506,7 +510,10 @@ const char *tm_node_describe(const tm_node *node, char text[96])
     while (n > 0 && n == 60 && ((unsigned char)node->text[n] & 0xC0) == 0x80) /* not inside a character */
         n--;
     bool quote = kind == TM_SCALAR_STRING;
-    snprintf(text, 96, "%s%s%.*s%s%s", kind == TM_SCALAR_NUMBER ? "the number " : quote ? "the string " : "", quote ? "\"" : "", n,
-             node->text, node->text[n] ? "..." : "", quote ? "\"" : "");
+    snprintf(text, 96, "%s%s%.*s%s%s",
+             kind == TM_SCALAR_NUMBER ? "the number "
+             : quote                  ? "the string "
+                                      : "",
+             quote ? "\"" : "", n, node->text, node->text[n] ? "..." : "", quote ? "\"" : "");
     return text;
 }

@@ -41,8 +41,10 @@ typedef struct tm_tree {
  * but !!str). Failures are TM_RECIPE with file and line; duplicate keys are refused. */
 tm_status tm_tree_read(const char *path, tm_tree *out, tm_error *err) TM_MUST_CHECK;
 /* The same from memory; name stands for the file in messages. */
-tm_status tm_tree_parse_yaml(const char *text, size_t size, const char *name, tm_tree *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_tree_parse_json(const char *text, size_t size, const char *name, tm_tree *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_tree_parse_yaml(const char *text, size_t size, const char *name, tm_tree *out,
+                             tm_error *err) TM_MUST_CHECK;
+tm_status tm_tree_parse_json(const char *text, size_t size, const char *name, tm_tree *out,
+                             tm_error *err) TM_MUST_CHECK;
 void tm_tree_deinit(tm_tree *tree);
 
 tm_scalar tm_node_scalar(const tm_node *node);

@@ -20,7 +20,7 @@ typedef struct loader {
     const char *path;
     char *const *overrides;
     int override; /* the one being applied; -1: the file */
-    int *lines;   /* where each row of the recipe's table was set */
+    int *lines; /* where each row of the recipe's table was set */
     tm_error *err;
 } loader;
 
@@ -69,7 +69,8 @@ static bool is_alias(const tm_option *o, const char *key)
     while (tm_next_word(&at, " ", &word, &size)) {
         if (n == size && memcmp(key, word, size) == 0)
             return true;
-        if (group && n == group + 1 + size && memcmp(key, o->key, group + 1) == 0 && memcmp(key + group + 1, word, size) == 0)
+        if (group && n == group + 1 + size && memcmp(key, o->key, group + 1) == 0 &&
+            memcmp(key + group + 1, word, size) == 0)
             return true;
     }
     return false;
@@ -151,7 +152,8 @@ static tm_status note_alias(loader *l, const char *key, const tm_option *o, cons
     char text[2 * MAX_KEY + 64];
     const char *dot = *list ? "." : "";
     snprintf(text, sizeof text, "%s%s%s -> %s%s%s", list, dot, key, list, dot, o->key);
-    return tm_names_contain(&l->recipe->aliases_used, text) ? TM_OK : tm_names_add(&l->recipe->aliases_used, text, l->err);
+    return tm_names_contain(&l->recipe->aliases_used, text) ? TM_OK
+                                                            : tm_names_add(&l->recipe->aliases_used, text, l->err);
 }
 
 /* --- Entries of lists --- */
@@ -226,7 +228,8 @@ static tm_status entry_fill(loader *l, const tm_option_table *table, void *entry
         return entry_set(l, table, entry, line, "path", node, NULL);
     if (node->kind != TM_NODE_MAP) {
         char found[96];
-        return refuse(l, line, "%s: expected a file name or a mapping with path, found %s", table->name, tm_node_describe(node, found));
+        return refuse(l, line, "%s: expected a file name or a mapping with path, found %s", table->name,
+                      tm_node_describe(node, found));
     }
     int lines[64] = {0};
     for (size_t i = 0; i < node->count; i++)
@@ -473,7 +476,8 @@ static tm_status check_name(const loader *l, tm_eval_entry *entry, const char *l
     }
     for (const char *c = entry->name; *c; c++)
         if (strchr(". /\\\"'", *c) || (unsigned char)*c < 0x20)
-            return refuse(l, entry->line, "%s: a name has no dots, slashes, quotes or spaces, found \"%.80s\"", list, entry->name);
+            return refuse(l, entry->line, "%s: a name has no dots, slashes, quotes or spaces, found \"%.80s\"", list,
+                          entry->name);
     return TM_OK;
 }
 
@@ -486,12 +490,15 @@ static tm_status check_evals(const loader *l, tm_eval_entry *entries, int64_t co
         TM_TRY(check_name(l, &entries[i], list));
         for (int64_t j = 0; j < i; j++)
             if (strcmp(entries[i].name, entries[j].name) == 0)
-                return refuse(l, entries[i].line, "%s: two entries are named %.80s; give each a name", list, entries[i].name);
+                return refuse(l, entries[i].line, "%s: two entries are named %.80s; give each a name", list,
+                              entries[i].name);
         bool kl = entries[i].metric == TM_METRIC_KL;
         if (kl && !isnan(entries[i].max_drop))
-            return refuse(l, entries[i].line, "%s.%lld.max_drop: metric kl has a budget in nats: max", list, (long long)i);
+            return refuse(l, entries[i].line, "%s.%lld.max_drop: metric kl has a budget in nats: max", list,
+                          (long long)i);
         if (!kl && !isnan(entries[i].max))
-            return refuse(l, entries[i].line, "%s.%lld.max: is for metric kl; this metric has max_drop", list, (long long)i);
+            return refuse(l, entries[i].line, "%s.%lld.max: is for metric kl; this metric has max_drop", list,
+                          (long long)i);
     }
     return TM_OK;
 }
@@ -542,7 +549,8 @@ static tm_status check(loader *l)
     return TM_OK;
 }
 
-tm_status tm_recipe_load(const char *path, char *const *overrides, size_t override_count, tm_recipe **out, tm_error *err)
+tm_status tm_recipe_load(const char *path, char *const *overrides, size_t override_count, tm_recipe **out,
+                         tm_error *err)
 {
     *out = NULL;
     tm_recipe *recipe;

@@ -28,7 +28,8 @@ typedef struct tm_string_map { /* key -> value as written */
 /* Enums of the CHOICE options, in the order of options.def. */
 enum { TM_INIT_WEIGHTS, TM_INIT_RANDOM };
 enum { TM_PRECISION_AUTO, TM_PRECISION_F32, TM_PRECISION_BF16, TM_PRECISION_F16 };
-enum { TM_METHOD_FULL, TM_METHOD_FREEZE, TM_METHOD_BITFIT, TM_METHOD_LORA, TM_METHOD_ADAPTER, TM_METHOD_PROMPT, TM_METHOD_NONE };
+enum { TM_METHOD_FULL, TM_METHOD_FREEZE, TM_METHOD_BITFIT, TM_METHOD_LORA, TM_METHOD_ADAPTER, TM_METHOD_PROMPT,
+       TM_METHOD_NONE };
 enum { TM_BIAS_NONE, TM_BIAS_ALL, TM_BIAS_LORA_ONLY };
 enum { TM_OPTIM_ADAMW, TM_OPTIM_SGD };
 enum { TM_DECAY_MATRICES, TM_DECAY_ALL };
@@ -75,10 +76,12 @@ typedef struct tm_recipe {
 } tm_recipe;
 
 /* Reads a recipe: .json as JSON, else YAML; path NULL starts from the defaults. overrides are
- * "key=value" with dotted keys (lists by index: data.0.path=x; value in YAML flow syntax). Unknown
+ * "key=value" with dotted keys (lists by index: data.0.path=x); the value is YAML where it starts with
+ * [, {, " or ', else one plain word. Unknown
  * keys, wrong types and values out of range are TM_RECIPE with file, line, key and the nearest key.
  * Paths in the file are relative to the current folder (as in the ecosystem's tools). */
-tm_status tm_recipe_load(const char *path, char *const *overrides, size_t override_count, tm_recipe **out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_recipe_load(const char *path, char *const *overrides, size_t override_count, tm_recipe **out,
+                         tm_error *err) TM_MUST_CHECK;
 void tm_recipe_destroy(tm_recipe *recipe);
 
 /* Every key with its value, as JSON in the order of the table (run.json), or YAML with the help as

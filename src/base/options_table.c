@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#define ROW(field, key, type, fallback, allowed, aliases, help) \
+#define ROW(field, key, type, fallback, allowed, aliases, help)                                                        \
     {key, TM_OPT_##type, offsetof(ROW_STRUCT, field), fallback, allowed, aliases, help},
 #define ROW_LIST(field, key, aliases, help) {key, TM_OPT_LIST, offsetof(ROW_STRUCT, field), NULL, NULL, aliases, help},
 #define ROW_FIXED(key, value, help) {key, TM_OPT_FIXED, 0, value, NULL, NULL, help},
@@ -68,16 +68,22 @@ const tm_option_table *tm_option_entries(const tm_option *list)
     return &tm_option_tables[i];
 }
 
-void **tm_list_array(const tm_recipe *recipe, const tm_option *list) { return (void **)((char *)recipe + list->offset); }
+void **tm_list_array(const tm_recipe *recipe, const tm_option *list)
+{
+    return (void **)((char *)recipe + list->offset);
+}
 
 /* The length stands behind the pointer. */
 int64_t *tm_list_count(const tm_recipe *recipe, const tm_option *list)
 {
     return (int64_t *)((char *)recipe + list->offset + sizeof(void *));
 }
-_Static_assert(offsetof(tm_recipe, data_count) == offsetof(tm_recipe, data) + sizeof(void *), "length behind the pointer");
-_Static_assert(offsetof(tm_recipe, eval_count) == offsetof(tm_recipe, eval) + sizeof(void *), "length behind the pointer");
-_Static_assert(offsetof(tm_recipe, probe_count) == offsetof(tm_recipe, probes) + sizeof(void *), "length behind the pointer");
+_Static_assert(offsetof(tm_recipe, data_count) == offsetof(tm_recipe, data) + sizeof(void *),
+               "length behind the pointer");
+_Static_assert(offsetof(tm_recipe, eval_count) == offsetof(tm_recipe, eval) + sizeof(void *),
+               "length behind the pointer");
+_Static_assert(offsetof(tm_recipe, probe_count) == offsetof(tm_recipe, probes) + sizeof(void *),
+               "length behind the pointer");
 
 bool tm_next_word(const char **at, const char *separators, const char **word, size_t *size)
 {

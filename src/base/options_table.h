@@ -6,8 +6,8 @@
 #include "base/options.h"
 
 typedef enum tm_option_type {
-    TM_OPT_BOOL, TM_OPT_INT, TM_OPT_NUMBER, TM_OPT_AUTO_INT, TM_OPT_AUTO_NUMBER, TM_OPT_STRING, TM_OPT_PATH, TM_OPT_CHOICE,
-    TM_OPT_STRINGS, TM_OPT_MAP, TM_OPT_LIST, TM_OPT_FIXED
+    TM_OPT_BOOL, TM_OPT_INT, TM_OPT_NUMBER, TM_OPT_AUTO_INT, TM_OPT_AUTO_NUMBER, TM_OPT_STRING, TM_OPT_PATH,
+    TM_OPT_CHOICE, TM_OPT_STRINGS, TM_OPT_MAP, TM_OPT_LIST, TM_OPT_FIXED
 } tm_option_type;
 
 typedef struct tm_option {
@@ -33,7 +33,10 @@ const tm_option_table *tm_option_entries(const tm_option *list);
 void **tm_list_array(const tm_recipe *recipe, const tm_option *list);
 int64_t *tm_list_count(const tm_recipe *recipe, const tm_option *list);
 /* Entry i of such an array. */
-static inline void *tm_entry_at(const tm_option_table *table, void *array, int64_t i) { return (char *)array + (size_t)i * table->size; }
+static inline void *tm_entry_at(const tm_option_table *table, void *array, int64_t i)
+{
+    return (char *)array + (size_t)i * table->size;
+}
 
 /* Sets a field (owned text is replaced); on failure the message says what was expected and found,
  * without place and key, and the field keeps its value. */

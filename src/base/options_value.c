@@ -77,9 +77,7 @@ static void choices_text(const char *allowed, tm_buf *out)
 void tm_option_expected(const tm_option *o, tm_buf *out)
 {
     switch (o->type) {
-    case TM_OPT_BOOL:
-        tm_buf_text(out, "true or false");
-        break;
+    case TM_OPT_BOOL: tm_buf_text(out, "true or false"); break;
     case TM_OPT_INT:
     case TM_OPT_AUTO_INT:
         tm_buf_text(out, "a whole number");
@@ -99,12 +97,8 @@ void tm_option_expected(const tm_option *o, tm_buf *out)
         else
             tm_buf_text(out, "one of "), choices_text(o->allowed, out);
         break;
-    case TM_OPT_PATH:
-        tm_buf_text(out, "a path");
-        break;
-    case TM_OPT_STRINGS:
-        tm_buf_text(out, "a name or a list of names");
-        break;
+    case TM_OPT_PATH: tm_buf_text(out, "a path"); break;
+    case TM_OPT_STRINGS: tm_buf_text(out, "a name or a list of names"); break;
     case TM_OPT_MAP:
         if (o->allowed && strchr(o->allowed, '|')) {
             tm_buf_text(out, "a mapping to names with keys out of ");
@@ -114,12 +108,8 @@ void tm_option_expected(const tm_option *o, tm_buf *out)
             interval_text(o->allowed, out);
         }
         break;
-    case TM_OPT_LIST:
-        tm_buf_text(out, "a file name, an entry or a list of entries");
-        break;
-    case TM_OPT_FIXED:
-        tm_buf_printf(out, "%s (all that is supported so far)", o->fallback);
-        break;
+    case TM_OPT_LIST: tm_buf_text(out, "a file name, an entry or a list of entries"); break;
+    case TM_OPT_FIXED: tm_buf_printf(out, "%s (all that is supported so far)", o->fallback); break;
     }
 }
 
@@ -136,7 +126,10 @@ static tm_status mismatch(const tm_option *o, const tm_node *node, tm_error *err
     return st;
 }
 
-static bool is_word(const tm_node *node, const char *word) { return node->kind == TM_NODE_SCALAR && strcmp(node->text, word) == 0; }
+static bool is_word(const tm_node *node, const char *word)
+{
+    return node->kind == TM_NODE_SCALAR && strcmp(node->text, word) == 0;
+}
 
 static tm_status set_int(const tm_option *o, int64_t *field, const tm_node *node, tm_error *err)
 {
@@ -290,7 +283,10 @@ static tm_status set_strings(const tm_option *o, tm_names *field, const tm_node 
     return TM_OK;
 }
 
-static int by_key(const void *a, const void *b) { return strcmp((*(const tm_item *const *)a)->key, (*(const tm_item *const *)b)->key); }
+static int by_key(const void *a, const void *b)
+{
+    return strcmp((*(const tm_item *const *)a)->key, (*(const tm_item *const *)b)->key);
+}
 
 /* A MAP to names out of a list of keys, else one of patterns to numbers. */
 static bool is_names(const tm_option *o) { return strchr(o->allowed, '|') != NULL; }
@@ -359,29 +355,21 @@ tm_status tm_option_set(const tm_option *o, void *base, const tm_node *node, tm_
 {
     void *field = (char *)base + o->offset;
     switch (o->type) {
-    case TM_OPT_BOOL:
-        return set_bool(o, field, node, err);
+    case TM_OPT_BOOL: return set_bool(o, field, node, err);
     case TM_OPT_INT:
-    case TM_OPT_AUTO_INT:
-        return set_int(o, field, node, err);
+    case TM_OPT_AUTO_INT: return set_int(o, field, node, err);
     case TM_OPT_NUMBER:
-    case TM_OPT_AUTO_NUMBER:
-        return set_number(o, field, node, err);
+    case TM_OPT_AUTO_NUMBER: return set_number(o, field, node, err);
     case TM_OPT_STRING:
-    case TM_OPT_PATH:
-        return set_string(o, field, node, err);
-    case TM_OPT_CHOICE:
-        return set_choice(o, field, node, err);
-    case TM_OPT_STRINGS:
-        return set_strings(o, field, node, err);
-    case TM_OPT_MAP:
-        return set_map(o, field, node, err);
+    case TM_OPT_PATH: return set_string(o, field, node, err);
+    case TM_OPT_CHOICE: return set_choice(o, field, node, err);
+    case TM_OPT_STRINGS: return set_strings(o, field, node, err);
+    case TM_OPT_MAP: return set_map(o, field, node, err);
     case TM_OPT_FIXED:
         if (is_word(node, o->fallback) || tm_node_scalar(node) == TM_SCALAR_NULL)
             return TM_OK;
         return mismatch(o, node, err);
-    case TM_OPT_LIST:
-        break; /* by the loader */
+    case TM_OPT_LIST: break; /* by the loader */
     }
     return TM_OK;
 }

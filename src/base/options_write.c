@@ -8,9 +8,9 @@
 typedef struct writer {
     tm_buf *out;
     bool yaml, comments;
-    int depth;        /* of the mapping being written */
-    bool first;       /* nothing has been written into it yet */
-    bool after_dash;  /* YAML: the next key stands behind "- " */
+    int depth; /* of the mapping being written */
+    bool first; /* nothing has been written into it yet */
+    bool after_dash; /* YAML: the next key stands behind "- " */
 } writer;
 
 enum { COMMENT_COLUMN = 36 };
@@ -39,7 +39,9 @@ static void put_string_safe(tm_buf *out, const char *text)
             tm_buf_printf(out, "\\u%04x", s[++i]);
         else if ((s[i] == 0xE2 && s[i + 1] == 0x80 && (s[i + 2] == 0xA8 || s[i + 2] == 0xA9)) || /* line separators */
                  (s[i] == 0xEF && ((s[i + 1] == 0xBB && s[i + 2] == 0xBF) || (s[i + 1] == 0xBF && s[i + 2] >= 0xBE)))) {
-            tm_buf_printf(out, "\\u%04x", (unsigned)(s[i] & 0x0F) << 12 | (unsigned)(s[i + 1] & 0x3F) << 6 | (unsigned)(s[i + 2] & 0x3F));
+            tm_buf_printf(out, "\\u%04x",
+                          (unsigned)(s[i] & 0x0F) << 12 | (unsigned)(s[i + 1] & 0x3F) << 6 |
+                              (unsigned)(s[i + 2] & 0x3F));
             i += 2;
         } else {
             tm_buf_char(out, (char)s[i]);
@@ -95,9 +97,7 @@ static void put_value(writer *w, const tm_option *o, const void *base)
 {
     const void *field = (const char *)base + o->offset;
     switch (o->type) {
-    case TM_OPT_BOOL:
-        tm_buf_text(w->out, *(const bool *)field ? "true" : "false");
-        break;
+    case TM_OPT_BOOL: tm_buf_text(w->out, *(const bool *)field ? "true" : "false"); break;
     case TM_OPT_AUTO_INT:
     case TM_OPT_INT:
         if (o->type == TM_OPT_AUTO_INT && *(const int64_t *)field == TM_AUTO_INT)
@@ -136,12 +136,9 @@ static void put_value(writer *w, const tm_option *o, const void *base)
         tm_buf_char(w->out, ']');
         break;
     }
-    case TM_OPT_MAP:
-        put_map(w, o, field);
-        break;
+    case TM_OPT_MAP: put_map(w, o, field); break;
     case TM_OPT_LIST:
-    case TM_OPT_FIXED:
-        break;
+    case TM_OPT_FIXED: break;
     }
 }
 
@@ -342,8 +339,9 @@ void tm_recipe_document(tm_buf *out)
     document_table(out, &tm_option_tables[TM_TABLE_RECIPE]);
     tm_buf_text(out, "\n`train.betas: [a, b]` sets `train.beta1` and `train.beta2`.\n\n## An entry of `data`\n\n");
     document_table(out, &tm_option_tables[TM_TABLE_DATA]);
-    tm_buf_text(out, "\n## An entry of `eval`\n\n"
-                     "Without a name it is called as its file. `val` is the share that `data.val_split` holds out.\n\n");
+    tm_buf_text(out,
+                "\n## An entry of `eval`\n\n"
+                "Without a name it is called as its file. `val` is the share that `data.val_split` holds out.\n\n");
     document_table(out, &tm_option_tables[TM_TABLE_EVAL]);
     tm_buf_text(out, "\n## An entry of `keep.monitor.probes`\n\nThe keys of an evaluation, and its budget:\n\n");
     tm_option_table budget = tm_option_tables[TM_TABLE_PROBE];

@@ -3,6 +3,7 @@
 #define TM_CLI_CLI_H
 
 #include "base/names.h"
+#include "base/term.h"
 
 typedef struct tm_command {
     const char *name, *summary, *help; /* help: usage, options, an example */
@@ -15,7 +16,10 @@ typedef struct tm_command {
     X(train)            \
     X(eval)             \
     X(generate)         \
-    X(plan)
+    X(plan)             \
+    X(tokenize)         \
+    X(report)           \
+    X(verify)
 
 #define X(name) extern const tm_command cmd_##name;
 CLI_COMMANDS(X)
@@ -42,6 +46,9 @@ typedef struct cli_recipe_args {
 } cli_recipe_args;
 int cli_recipe_arguments(const tm_command *command, int argc, char **argv, cli_recipe_args *out);
 void cli_recipe_deinit(cli_recipe_args *args);
+
+/* The progress line and notes on stderr, and Ctrl-C, for long work; tm_progress_end(line, NULL) ends it. */
+tm_callbacks cli_watch_begin(tm_progress *line);
 
 /* Runs tm_train with the progress bar and notes on stderr; *out as tm_train's. */
 int cli_train(const tm_recipe_source *source, char **out);

@@ -1,8 +1,6 @@
 /* Watching a run: the progress line, notes, and Ctrl-C. */
 #include "cli/cli.h"
 
-#include "base/term.h"
-
 #include <signal.h>
 #include <unistd.h>
 
@@ -33,15 +31,21 @@ static void progress(void *context, const tm_train_progress *p)
                                                        .share = p->share, .seconds_left = p->seconds_left, .probes = probes, .probe_count = n});
 }
 
+tm_callbacks cli_watch_begin(tm_progress *line)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    tm_progress_begin(line, tm_term_of(STDERR_FILENO));
+    return (tm_callbacks){.progress = progress, .note = note, .interrupted = interrupted, .context = line};
+}
+
 int cli_train(const tm_recipe_source *source, char **out)
 {
     tm_error err = {0};
     tm_progress line;
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    tm_progress_begin(&line, tm_term_of(STDERR_FILENO));
-    tm_status st = tm_train(source, &(tm_callbacks){.progress = progress, .note = note, .interrupted = interrupted, .context = &line}, out, &err);
+    tm_callbacks callbacks = cli_watch_begin(&line);
+    tm_status st = tm_train(source, &callbacks, out, &err);
     tm_progress_end(&line, NULL);
     return st == TM_OK ? 0 : cli_failed(&err);
 }

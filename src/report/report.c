@@ -189,8 +189,10 @@ static void put_sentence(page *p)
         put(p, "No evaluation of a new skill was asked for. ");
     if (!probes)
         put(p, "Old skills were not measured.");
+    else if (breaches && probes == 1)
+        put(p, "<b>The old skill lost more than its budget allows.</b>");
     else if (breaches)
-        tm_buf_printf(p->out, "<b>%zu of %zu old skills lost more than the budget allows.</b>", breaches, probes);
+        tm_buf_printf(p->out, "<b>%zu of %zu old skills lost more than their budgets allow.</b>", breaches, probes);
     else if (budgets == probes)
         tm_buf_printf(p->out, probes == 1   ? "The old skill stayed within its budget."
                               : probes == 2 ? "Both old skills stayed within their budgets."
@@ -315,21 +317,28 @@ static chart_point *row_points(page *p, size_t column)
 }
 #define ROW_POINTS(p, field) row_points((p), offsetof(run_row, field))
 
-/* Exponential mean over about a fortieth of the run, without the pull towards its first value. */
+/* The mean of about a fortieth of the run around every step; towards the ends the window shrinks on
+ * both sides alike, so that the curve neither lags nor bends. */
 static chart_point *smoothed(page *p, const chart_point *points, size_t count)
 {
+    enum { WIDEST = 250 };
     chart_point *smooth = malloc((count + 1) * sizeof *smooth);
     if (!smooth) {
         p->out->failed = true;
         return NULL;
     }
-    double keep = 1 - 1 / fmax(2, (double)count / 40), sum = 0, weight = 0;
     for (size_t i = 0; i < count; i++) {
-        if (isfinite(points[i].y)) {
-            sum = keep * sum + (1 - keep) * points[i].y;
-            weight = keep * weight + (1 - keep);
-        }
-        smooth[i] = (chart_point){points[i].x, isfinite(points[i].y) ? sum / weight : NAN, NULL};
+        size_t half = count / 80 + 1, n = 0;
+        half = half > WIDEST ? WIDEST : half;
+        half = half > i ? i : half;
+        half = half > count - 1 - i ? count - 1 - i : half;
+        double sum = 0;
+        for (size_t k = i - half; k <= i + half; k++)
+            if (isfinite(points[k].y)) {
+                sum += points[k].y;
+                n++;
+            }
+        smooth[i] = (chart_point){points[i].x, n && isfinite(points[i].y) ? sum / (double)n : NAN, NULL};
     }
     return smooth;
 }
@@ -570,7 +579,7 @@ static void put_memory(page *p)
     } else
         put(p, "–");
     put(p, "</td></tr>");
-    if (!isnan(share)) {
+    if (share > 0) {
         put_fact(p, "best share of the machine's limit");
         tm_buf_printf(p->out, "%.0f %%</td></tr>", share * 100);
     }

@@ -80,7 +80,10 @@ typedef struct reading {
     tm_dataset_stats stats;
 } reading;
 
-static tm_status locate(const char *path, int64_t line, tm_error *err) { return tm_fail_prefix(err, "%s:%lld", path, (long long)line); }
+static tm_status locate(const char *path, int64_t line, tm_error *err)
+{
+    return tm_fail_prefix(err, "%s:%lld", path, (long long)line);
+}
 
 static void read_chunk(void *context, int64_t task, int thread)
 {
@@ -156,7 +159,8 @@ static tm_status read_document(reading *r, const char *text, size_t size, tm_err
         size -= 3;
     }
     if (size > DOCUMENT_MAX_BYTES)
-        return tm_fail(err, TM_INPUT, "%s: a document of %zu bytes; at most %zu are taken: use .jsonl, a document a row", r->path,
+        return tm_fail(err, TM_INPUT,
+                       "%s: a document of %zu bytes; at most %zu are taken: use .jsonl, a document a row", r->path,
                        size, DOCUMENT_MAX_BYTES);
     size_t valid = tm_utf8_prefix(text, size);
     if (valid < size) {
@@ -272,15 +276,17 @@ static tm_status make_examples(tm_dataset *d, reading *r, int64_t index, tm_erro
         for (size_t k = 0; st == TM_OK && k < r->chunks[i].sink.spans; k++) {
             const tm_span *s = &r->chunks[i].sink.span[k];
             size_t place = first[i] + s->first;
-            st = push_example(d, (tm_example){to->ids + place, s->masked ? to->weight + place : NULL, s->n, s->targets,
-                                              (int32_t)index, s->line}, err);
+            st = push_example(d,
+                              (tm_example){to->ids + place, s->masked ? to->weight + place : NULL, s->n, s->targets,
+                                           (int32_t)index, s->line},
+                              err);
         }
     free(first);
     if (st != TM_OK)
         return st;
     if (r->stats.examples == 0)
-        return tm_fail(err, TM_INPUT, "%s: %lld rows, but nothing to learn from in %lld tokens", r->path, (long long)r->stats.rows,
-                       (long long)ids);
+        return tm_fail(err, TM_INPUT, "%s: %lld rows, but nothing to learn from in %lld tokens", r->path,
+                       (long long)r->stats.rows, (long long)ids);
     d->stats[index] = r->stats;
     return TM_OK;
 }
@@ -298,7 +304,8 @@ static tm_status refuse_other_files(const char *path, tm_error *err)
     static const char *const others[] = {".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet", ".csv", ".tsv", ".arrow"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (has_suffix(path, others[i]))
-            return tm_fail(err, TM_UNSUPPORTED, "%s: %s files are not supported yet; expected .jsonl, .json or .txt", path, others[i]);
+            return tm_fail(err, TM_UNSUPPORTED, "%s: %s files are not supported yet; expected .jsonl, .json or .txt",
+                           path, others[i]);
     if (tm_path_is_dir(path))
         return tm_fail(err, TM_UNSUPPORTED, "%s: a folder; expected a .jsonl, .json or .txt file", path);
     return TM_OK;
@@ -310,7 +317,8 @@ static bool is_plain_text(const char *path, const tm_data_entry *entry, const tm
 {
     if (has_suffix(path, ".txt"))
         return true;
-    if (entry->format != TM_FORMAT_TEXT || has_suffix(path, ".jsonl") || has_suffix(path, ".json") || has_suffix(path, ".ndjson"))
+    if (entry->format != TM_FORMAT_TEXT || has_suffix(path, ".jsonl") || has_suffix(path, ".json") ||
+        has_suffix(path, ".ndjson"))
         return false;
     tm_row_cursor cursor;
     tm_row_cursor_init(&cursor, map->data, map->size);
@@ -337,7 +345,9 @@ static tm_status load_map(tm_dataset *d, int64_t index, const char *path, const 
     if (st == TM_OK)
         st = tm_row_rules_init(&r.rules, entry, &first, plain, tok, vocab_size, seq, err);
     if (st != TM_OK)
-        return st == TM_INPUT && first.line ? locate(path, first.line, err) : st == TM_NO_MEMORY ? st : tm_fail_prefix(err, "%s", path);
+        return st == TM_INPUT && first.line ? locate(path, first.line, err)
+               : st == TM_NO_MEMORY         ? st
+                                            : tm_fail_prefix(err, "%s", path);
     TM_GO(plain ? read_document(&r, map->data, map->size, err) : read_rows(&r, &start, pool, err));
     TM_GO(make_examples(d, &r, index, err));
     TM_GO(tm_sha256_bytes(map->data, map->size, &d->store->source[index].hash, err));
@@ -346,8 +356,8 @@ out:
     return st;
 }
 
-static tm_status load_entry(tm_dataset *d, int64_t index, const tm_data_entry *entry, const char *base_dir, const tm_tokenizer *tok,
-                            int64_t vocab_size, int64_t seq, tm_pool *pool, tm_error *err)
+static tm_status load_entry(tm_dataset *d, int64_t index, const tm_data_entry *entry, const char *base_dir,
+                            const tm_tokenizer *tok, int64_t vocab_size, int64_t seq, tm_pool *pool, tm_error *err)
 {
     bool relative = entry->path[0] != '/' && base_dir && strcmp(base_dir, ".") != 0;
     char *path = relative ? tm_path_join(base_dir, entry->path, err) : tm_strdup(entry->path, err);
@@ -411,8 +421,14 @@ tm_status tm_dataset_load(const tm_data_entry *entries, int64_t count, const cha
 int64_t tm_dataset_count(const tm_dataset *data) { return data->count; }
 const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i) { return &data->example[i]; }
 int64_t tm_dataset_sources(const tm_dataset *data) { return data->store->sources; }
-const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source_index) { return &data->stats[source_index]; }
-const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source_index) { return &data->store->source[source_index].hash; }
+const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source_index)
+{
+    return &data->stats[source_index];
+}
+const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source_index)
+{
+    return &data->store->source[source_index].hash;
+}
 
 /* --- Holding out --- */
 
@@ -424,7 +440,8 @@ static tm_status choose(const tm_dataset *d, const tm_data_entry *entries, uint6
         int64_t n = d->stats[s].examples, take;
         if (entries[s].val_split > 0) {
             if (n < 2)
-                return tm_fail(err, TM_RECIPE, "%s: val_split needs two examples at least, found %lld", entries[s].path, (long long)n);
+                return tm_fail(err, TM_RECIPE, "%s: val_split needs two examples at least, found %lld", entries[s].path,
+                               (long long)n);
             take = llround(entries[s].val_split * (double)n);
             take = take < 1 ? 1 : take > n - 1 ? n - 1 : take;
             int64_t *order;

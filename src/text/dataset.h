@@ -32,7 +32,8 @@ typedef struct tm_dataset_stats {
  * every entry is of format tokens. vocab_size bounds the ids (an id outside is refused). Blocks and
  * cuts at seq tokens. A row without a target is TM_INPUT with file and line. */
 tm_status tm_dataset_load(const tm_data_entry *entries, int64_t count, const char *base_dir, const tm_tokenizer *tok,
-                          int64_t vocab_size, int64_t seq, tm_pool *pool, tm_dataset **out, tm_error *err) TM_MUST_CHECK;
+                          int64_t vocab_size, int64_t seq, tm_pool *pool, tm_dataset **out,
+                          tm_error *err) TM_MUST_CHECK;
 void tm_dataset_destroy(tm_dataset *data);
 int64_t tm_dataset_count(const tm_dataset *data);
 const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i);
@@ -43,7 +44,8 @@ const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source); /* of 
 /* Holds out the share val_split of the examples of every entry that asks for it (at least one, never
  * all), chosen by seed (seeds.subset); both halves keep the order of the file. *held is NULL when no
  * entry asks. rows, cut and dropped stay with data; text_bytes is shared out by targets. */
-tm_status tm_dataset_split(tm_dataset *data, const tm_data_entry *entries, uint64_t seed, tm_dataset **held, tm_error *err) TM_MUST_CHECK;
+tm_status tm_dataset_split(tm_dataset *data, const tm_data_entry *entries, uint64_t seed, tm_dataset **held,
+                           tm_error *err) TM_MUST_CHECK;
 
 /* A permutation of 0 .. n - 1 that depends on the key alone (docs/formats/data.md says how). */
 void tm_permutation(uint64_t key, int64_t n, int64_t *out);

@@ -37,8 +37,8 @@ void tm_permutation(uint64_t key, int64_t n, int64_t *out)
 typedef struct deck {
     int64_t first, n, at;
     uint32_t pass, name; /* name: tells the decks of a run apart */
-    int64_t *order;      /* [n] */
-    double share;        /* mixtures: sum of weight * n up to and including this one */
+    int64_t *order; /* [n] */
+    double share; /* mixtures: sum of weight * n up to and including this one */
 } deck;
 
 typedef struct stream {
@@ -96,7 +96,8 @@ static void stream_deinit(stream *s)
     free(s->decks);
 }
 
-static tm_status stream_init(stream *s, const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings, tm_error *err)
+static tm_status stream_init(stream *s, const tm_dataset *data, const tm_data_entry *entries,
+                             const tm_order_settings *settings, tm_error *err)
 {
     bool mixture = is_mixture(data, entries);
     *s = (stream){.data = data, .settings = settings, .count = mixture ? tm_dataset_sources(data) : 1};
@@ -177,14 +178,15 @@ static tm_status fill(tm_order *o, stream *s, const budget *b, tm_error *err)
     return step_examples ? end_step(o, at, err) : TM_OK;
 }
 
-tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings, tm_order **out,
-                          tm_error *err)
+tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings,
+                          tm_order **out, tm_error *err)
 {
     *out = NULL;
     int64_t product;
     if (tm_dataset_count(data) < 1)
         return tm_fail(err, TM_RECIPE, "data: there is no example");
-    if (__builtin_mul_overflow(settings->batch_tokens > 0 ? settings->batch_tokens : settings->batch, settings->accumulate, &product) ||
+    if (__builtin_mul_overflow(settings->batch_tokens > 0 ? settings->batch_tokens : settings->batch,
+                               settings->accumulate, &product) ||
         product < 1)
         return tm_fail(err, TM_RECIPE, "train: batch times accumulate is not a size of a step");
     tm_order *o = NULL;

@@ -93,7 +93,8 @@ static tm_status next_element(tm_row_cursor *c, tm_row *row, tm_error *err)
     }
     if (c->started) {
         if (c->at >= c->end || *c->at != ',')
-            return tm_fail(err, TM_INPUT, c->at < c->end ? "expected a comma or ] after a row" : "the array is not closed");
+            return tm_fail(err, TM_INPUT,
+                           c->at < c->end ? "expected a comma or ] after a row" : "the array is not closed");
         c->at++;
         skip_space(c);
         row->line = c->line;

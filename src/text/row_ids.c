@@ -68,7 +68,8 @@ bool tm_row_scan_ids(const tm_row_rules *rules, const tm_row *row, tm_ids *ids, 
             return false;
         bool is_ids = key(&s, rules->column[TM_COLUMN_IDS]);
         bool *seen = is_ids ? &has_ids : has_labels;
-        if (*seen || (!is_ids && !key(&s, rules->column[TM_COLUMN_LABELS])) || !next_is(&s, ':') || !list(&s, is_ids ? ids : labels))
+        if (*seen || (!is_ids && !key(&s, rules->column[TM_COLUMN_LABELS])) || !next_is(&s, ':') ||
+            !list(&s, is_ids ? ids : labels))
             return false;
         *seen = true;
     } while (next_is(&s, ','));

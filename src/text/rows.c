@@ -57,7 +57,8 @@ static tm_status detect(tm_row_rules *r, const tm_row *first, tm_error *err)
         }
         st = tm_fail(err, TM_INPUT,
                      "expected a row with text, or prompt and completion, or input_ids; found the keys: %s "
-                     "(columns: {text: NAME} tells which key is which)", tm_buf_str(&keys));
+                     "(columns: {text: NAME} tells which key is which)",
+                     tm_buf_str(&keys));
         tm_buf_deinit(&keys);
     }
     json_decref(row);
@@ -84,8 +85,14 @@ out:
 tm_status tm_row_rules_init(tm_row_rules *r, const tm_data_entry *entry, const tm_row *first, bool plain_text,
                             const tm_tokenizer *tok, int64_t vocab_size, int64_t seq, tm_error *err)
 {
-    *r = (tm_row_rules){.tok = tok, .system = entry->system ? entry->system : "", .vocab_size = vocab_size, .seq = seq,
-                        .bos = -1, .eos = -1, .format = entry->format, .loss = entry->loss};
+    *r = (tm_row_rules){.tok = tok,
+                        .system = entry->system ? entry->system : "",
+                        .vocab_size = vocab_size,
+                        .seq = seq,
+                        .bos = -1,
+                        .eos = -1,
+                        .format = entry->format,
+                        .loss = entry->loss};
     for (int i = 0; i < TM_COLUMN_COUNT; i++) {
         r->column[i] = column_names[i];
         for (int64_t k = 0; k < entry->columns.keys.count; k++)
@@ -126,8 +133,8 @@ static const char *type_name(const json_t *value)
     return value ? "null" : "nothing";
 }
 
-static tm_status get_text(const tm_row_rules *r, const json_t *row, tm_column column, bool may_be_empty, const char **text,
-                          size_t *size, tm_error *err)
+static tm_status get_text(const tm_row_rules *r, const json_t *row, tm_column column, bool may_be_empty,
+                          const char **text, size_t *size, tm_error *err)
 {
     const json_t *value = json_object_get(row, r->column[column]);
     if (!json_is_string(value))
@@ -143,8 +150,8 @@ static tm_status check_ids(const tm_row_rules *r, const tm_ids *ids, size_t from
 {
     for (size_t i = from; i < ids->count; i++)
         if (ids->id[i] < 0 || ids->id[i] >= r->vocab_size)
-            return tm_fail(err, TM_INPUT, "token %d of the tokenizer is outside the model's vocabulary of %lld", ids->id[i],
-                           (long long)r->vocab_size);
+            return tm_fail(err, TM_INPUT, "token %d of the tokenizer is outside the model's vocabulary of %lld",
+                           ids->id[i], (long long)r->vocab_size);
     return TM_OK;
 }
 
@@ -167,7 +174,8 @@ static tm_status put_weights(tm_row_sink *s, size_t first, size_t targets_from, 
 }
 
 /* Takes the ids from `first` on as an example, cut at seq. `targets` of them are targets. */
-static tm_status finish(const tm_row_rules *r, tm_row_sink *s, size_t first, bool masked, int64_t targets, int64_t line, tm_error *err)
+static tm_status finish(const tm_row_rules *r, tm_row_sink *s, size_t first, bool masked, int64_t targets, int64_t line,
+                        tm_error *err)
 {
     size_t n = s->ids.count - first;
     s->stats.rows++;
@@ -198,9 +206,13 @@ static tm_status finish(const tm_row_rules *r, tm_row_sink *s, size_t first, boo
 }
 
 /* part / whole of bytes, rounded down. */
-static int64_t share(int64_t bytes, int64_t part, int64_t whole) { return whole > 0 ? (int64_t)((__int128)bytes * part / whole) : 0; }
+static int64_t share(int64_t bytes, int64_t part, int64_t whole)
+{
+    return whole > 0 ? (int64_t)((__int128)bytes * part / whole) : 0;
+}
 
-static tm_status read_completion(const tm_row_rules *r, tm_tokens *scratch, const json_t *row, int64_t line, tm_row_sink *s, tm_error *err)
+static tm_status read_completion(const tm_row_rules *r, tm_tokens *scratch, const json_t *row, int64_t line,
+                                 tm_row_sink *s, tm_error *err)
 {
     const char *prompt, *completion;
     size_t prompt_size, completion_size, first = s->ids.count, system_size = strlen(r->system);
@@ -234,7 +246,8 @@ static tm_status read_completion(const tm_row_rules *r, tm_tokens *scratch, cons
         size_t start = from > begin ? from : begin, end = (size_t)s->span[s->spans - 1].n;
         end = end < text_end ? end : text_end;
         int64_t kept = end > start ? (int64_t)(end - start) : 0, whole = (int64_t)text_end - (int64_t)begin;
-        s->stats.text_bytes += share((int64_t)completion_size + (r->loss == TM_LOSS_ALL ? (int64_t)prompt_size : 0), kept, whole);
+        s->stats.text_bytes +=
+            share((int64_t)completion_size + (r->loss == TM_LOSS_ALL ? (int64_t)prompt_size : 0), kept, whole);
     }
     return TM_OK;
 }
@@ -274,7 +287,8 @@ static tm_status get_lists(const tm_row_rules *r, const tm_row *row, tm_row_sink
 }
 
 /* Labels to weights; the number of targets and whether any but the first token is none. */
-static tm_status use_labels(const tm_row_rules *r, tm_row_sink *s, size_t first, bool *masked, int64_t *targets, tm_error *err)
+static tm_status use_labels(const tm_row_rules *r, tm_row_sink *s, size_t first, bool *masked, int64_t *targets,
+                            tm_error *err)
 {
     const char *name = r->column[TM_COLUMN_LABELS];
     const tm_ids *labels = &s->row_labels;
@@ -287,7 +301,8 @@ static tm_status use_labels(const tm_row_rules *r, tm_row_sink *s, size_t first,
     for (size_t i = 0; i < n; i++) {
         int32_t label = labels->id[i], id = s->ids.id[first + i];
         if (label != -100 && label != id)
-            return tm_fail(err, TM_INPUT, "%s[%zu]: expected -100 or the token there, %d, found %d", name, i, id, label);
+            return tm_fail(err, TM_INPUT, "%s[%zu]: expected -100 or the token there, %d, found %d", name, i, id,
+                           label);
         if (i == 0)
             continue; /* nothing predicts the first token */
         s->weight[first + i] = label == -100 ? 0 : 1;
@@ -328,8 +343,8 @@ static tm_status read_tokens(const tm_row_rules *r, const tm_row *row, tm_row_si
     for (size_t i = 0; i < n; i++) {
         int32_t id = s->row_ids.id[i];
         if (id < 0 || id >= r->vocab_size)
-            return tm_fail(err, TM_INPUT, "%s[%zu]: %d is outside the vocabulary of %lld", r->column[TM_COLUMN_IDS], i, id,
-                           (long long)r->vocab_size);
+            return tm_fail(err, TM_INPUT, "%s[%zu]: %d is outside the vocabulary of %lld", r->column[TM_COLUMN_IDS], i,
+                           id, (long long)r->vocab_size);
         s->ids.id[first + i] = id;
     }
     s->ids.count = first + n;
@@ -339,7 +354,8 @@ static tm_status read_tokens(const tm_row_rules *r, const tm_row *row, tm_row_si
     return r->tok && s->stats.examples > examples ? decoded_bytes(r, s, err) : TM_OK;
 }
 
-tm_status tm_row_document(const tm_row_rules *r, tm_tokens *scratch, const char *text, size_t size, tm_row_sink *s, tm_error *err)
+tm_status tm_row_document(const tm_row_rules *r, tm_tokens *scratch, const char *text, size_t size, tm_row_sink *s,
+                          tm_error *err)
 {
     size_t first = s->ids.count;
     TM_TRY(tm_tokenizer_encode(r->tok, scratch, text, size, true, &s->ids, err));

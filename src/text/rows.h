@@ -69,12 +69,13 @@ void tm_row_sink_deinit(tm_row_sink *sink);
 tm_status tm_row_rules_init(tm_row_rules *rules, const tm_data_entry *entry, const tm_row *first, bool plain_text,
                             const tm_tokenizer *tok, int64_t vocab_size, int64_t seq, tm_error *err) TM_MUST_CHECK;
 /* Reads a JSON row. Messages do not name the place. */
-tm_status tm_row_read(const tm_row_rules *rules, tm_tokens *scratch, const tm_row *row, tm_row_sink *sink, tm_error *err) TM_MUST_CHECK;
+tm_status tm_row_read(const tm_row_rules *rules, tm_tokens *scratch, const tm_row *row, tm_row_sink *sink,
+                      tm_error *err) TM_MUST_CHECK;
 /* Reads a row that is {"input_ids": [..], "labels": [..]} and nothing else, quickly. False: leave it to
  * the JSON parser. */
 bool tm_row_scan_ids(const tm_row_rules *rules, const tm_row *row, tm_ids *ids, tm_ids *labels, bool *has_labels);
 /* Appends a document: its ids, then EOS where the tokenizer has one. */
-tm_status tm_row_document(const tm_row_rules *rules, tm_tokens *scratch, const char *text, size_t size, tm_row_sink *sink,
-                          tm_error *err) TM_MUST_CHECK;
+tm_status tm_row_document(const tm_row_rules *rules, tm_tokens *scratch, const char *text, size_t size,
+                          tm_row_sink *sink, tm_error *err) TM_MUST_CHECK;
 
 #endif

@@ -640,11 +640,13 @@ static tm_status encode_cached(const bpe *m, const tm_vocab *vocab, scratch *s, 
     uint64_t hash = 0;
     if (size <= CACHE_KEY) {
         hash = tm_hash_bytes(piece, size);
-        e = &s->cache[hash & (CACHE_SLOTS - 1)];
-        if (e->hash == hash && e->size == size && !memcmp(e->key, piece, size)) {
+        e = &s->cache[hash & (CACHE_SLOTS - 2)]; /* the newer of a pair of places, then the older */
+        for (entry *hit = e; hit < e + 2; hit++) {
+            if (hit->hash != hash || hit->size != size || memcmp(hit->key, piece, size))
+                continue;
             TM_TRY(tm_ids_room(ids, CACHE_IDS, err));
-            memcpy(ids->id + ids->count, e->id, e->count * sizeof *e->id);
-            ids->count += e->count;
+            memcpy(ids->id + ids->count, hit->id, hit->count * sizeof *hit->id);
+            ids->count += hit->count;
             return TM_OK;
         }
     }
@@ -653,6 +655,7 @@ static tm_status encode_cached(const bpe *m, const tm_vocab *vocab, scratch *s, 
     for (size_t i = 0; i < s->count; i++)
         ids->id[ids->count + i] = s->symbol[i].id;
     if (e && s->count <= CACHE_IDS) {
+        e[1] = e[0];
         e->hash = hash;
         e->size = (uint8_t)size;
         e->count = (uint8_t)s->count;

@@ -59,8 +59,10 @@ tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, 
     double targets = sum.targets ? (double)sum.targets : 1;
     *out = (tm_scores){.loss = sum.loss / targets, .accuracy = (double)sum.hits / targets, .exact = sum.examples ? (double)sum.exact / (double)sum.examples : 0,
                        .kl = set->teacher.data ? sum.kl / targets : NAN, .bits_per_byte = NAN, .targets = sum.targets};
-    const tm_dataset_stats *stats = tm_dataset_stats_of(set->data, 0);
-    if (stats->text_bytes > 0 && set->examples == tm_dataset_count(set->data))
-        out->bits_per_byte = sum.loss / M_LN2 / (double)stats->text_bytes;
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < tm_dataset_sources(set->data); i++)
+        bytes += tm_dataset_stats_of(set->data, i)->text_bytes;
+    if (bytes > 0 && set->examples == tm_dataset_count(set->data))
+        out->bits_per_byte = sum.loss / M_LN2 / (double)bytes;
     return t->device->calls->sync(t->device, err);
 }

@@ -532,6 +532,8 @@ static tm_status evaluate_now(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+static bool goes_on(const tm_trainer *t) { return t->step < t->run->steps && t->verdict == TM_GO_ON && !t->stopped_early; }
+
 tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
@@ -539,7 +541,7 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
         TM_TRY(evaluate_now(t, err));
     if (run->progress)
         run->progress(run->context, t);
-    while (t->step < run->steps && t->verdict == TM_GO_ON && !t->stopped_early) {
+    while (goes_on(t)) {
         if (run->interrupted && run->interrupted(run->context))
             return tm_fail(err, TM_FAILED, "interrupted after step %lld; the same command goes on from the last checkpoint", (long long)t->step);
         double start = tm_clock_seconds();
@@ -551,8 +553,9 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
             TM_TRY(evaluate_now(t, err));
         if (run->progress)
             run->progress(run->context, t);
+        /* Not of the last step: a run killed before its result is written decides again to end there. */
         int64_t every = t->recipe->checkpoint_every;
-        if (every > 0 && t->step % every == 0 && t->step < run->steps)
+        if (every > 0 && t->step % every == 0 && goes_on(t))
             TM_TRY(tm_trainer_checkpoint(t, err));
     }
     for (int64_t i = 0; i < t->hook_count; i++)

@@ -38,8 +38,8 @@ static void again(const tm_buf *text, bool json, const tm_buf *expected)
     tm_recipe *recipe;
     tm_error err;
     tm_buf out = {0};
-    if (load(text->data, text->size, json, NULL, &recipe, &err) != TM_OK || tm_recipe_to_json(recipe, &out, &err) != TM_OK ||
-        strcmp(out.data, expected->data) != 0) {
+    if (load(text->data, text->size, json, NULL, &recipe, &err) != TM_OK ||
+        tm_recipe_to_json(recipe, &out, &err) != TM_OK || strcmp(out.data, expected->data) != 0) {
         fprintf(stderr, "%s\n%s\n%s\n", err.message, text->data, tm_buf_str(&out));
         abort();
     }

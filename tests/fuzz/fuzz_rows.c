@@ -30,15 +30,16 @@ static void check(const tm_dataset *d, int64_t vocab, int64_t seq)
         tokens += e->n;
         targets += n;
     }
-    if (tokens != s->tokens || targets != s->targets || s->examples != tm_dataset_count(d) || s->text_bytes < 0 || s->dropped > s->cut ||
-        s->cut > s->rows)
+    if (tokens != s->tokens || targets != s->targets || s->examples != tm_dataset_count(d) || s->text_bytes < 0 ||
+        s->dropped > s->cut || s->cut > s->rows)
         abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     tm_error err = {0};
-    if (!pool && (tm_pool_create(1, &pool, &err) != TM_OK || tm_tokenizer_open("models/stories260K", &tok, &err) != TM_OK)) {
+    if (!pool &&
+        (tm_pool_create(1, &pool, &err) != TM_OK || tm_tokenizer_open("models/stories260K", &tok, &err) != TM_OK)) {
         fprintf(stderr, "%s (run from the project's root)\n", err.message);
         abort();
     }
@@ -50,7 +51,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!f || fwrite(data + 1, 1, size - 1, f) != size - 1 || fclose(f) != 0)
         abort();
     int64_t vocab = tm_tokenizer_vocab_size(tok), seq = data[0] & 16 ? 4 : 64;
-    tm_data_entry entry = {.path = path, .format = data[0] & 3, .loss = (data[0] >> 2 & 3) % 3, .weight = 1, .val_split = data[0] & 32 ? 0.5 : 0};
+    tm_data_entry entry = {.path = path,
+                           .format = data[0] & 3,
+                           .loss = (data[0] >> 2 & 3) % 3,
+                           .weight = 1,
+                           .val_split = data[0] & 32 ? 0.5 : 0};
     tm_dataset *d = NULL, *held = NULL;
     tm_status st = tm_dataset_load(&entry, 1, ".", data[0] & 64 ? NULL : tok, vocab, seq, pool, &d, &err);
     if (st == TM_OK) {

@@ -225,5 +225,5 @@ int main(void)
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
         tests[i].name = tests[i].initial_state;
-    return cmocka_run_group_tests_name("golden", tests, scratch_begin, scratch_end);
+    return cmocka_run_group_tests_name("golden", tests, memory_begin, scratch_end);
 }

@@ -175,7 +175,7 @@ static void gradients_over_chunks(void **state)
 static int begin(void **state)
 {
     seed = fresh_seed();
-    if (scratch_begin(state))
+    if (memory_begin(state))
         return -1;
     for (int i = 0; i < FAMILIES; i++)
         write_model(scratch(families[i].name), families[i].config, TM_F32, seed + 7 * (uint64_t)i);

@@ -1,71 +1,231 @@
-/* Micro-batches of a fixed shape: padding rows, chunks, examples and targets changes no bit of a loss or
- * of a gradient. */
-#include "../support/machine.h"
+/* Layout of micro-batches: what ops are told about rows, chunks, groups, spans and slices of targets,
+ * for lists of items at random, against the definitions in device/tensor.h and model/batch.h. */
+#include "../support/run.h"
+
+#include "model/batch.h"
 
 static uint64_t seed;
 
-static const char config[] =
-    "{\"model_type\": \"qwen3\", \"vocab_size\": 61, \"hidden_size\": 23, \"intermediate_size\": 37, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
-    "\"num_key_value_heads\": 2, \"head_dim\": 6, \"max_position_embeddings\": 512, \"tie_word_embeddings\": true}";
+enum { MAX_TOKENS = 2000, MAX_ITEMS = 30, MAX_REPLICAS = 4 };
 
-/* Loss and hash of all gradients. */
-static uint64_t run(const tm_job *job, bool fixed, int64_t max_tokens, bool recompute, double *loss)
+typedef struct list {
+    tm_batch_item item[MAX_ITEMS];
+    int32_t *ids[MAX_ITEMS];
+    float *weight[MAX_ITEMS];
+    int64_t count, tokens;
+} list;
+
+/* Lengths around the chunk, sparse and dense targets, weights other than 1. */
+static void draw(list *l, dice *d, int32_t replicas)
 {
-    machine m;
-    machine_open(&m, job, TM_ISA_AUTO, max_tokens, (tm_model_settings){.recompute = recompute});
-    m.batch.fixed = fixed;
-    tm_model_begin_step(&m.model, &m.step);
-    *loss = machine_loss(&m, true);
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (int64_t i = 0; i < m.model.params.count; i++) {
-        const tm_param *p = m.model.params.item[i];
-        const unsigned char *bytes = p->trained ? p->grad.data : NULL;
-        for (int64_t k = 0; bytes && k < tm_param_count(p) * 4; k++)
-            hash = (hash ^ bytes[k]) * 0x100000001b3u;
+    *l = (list){0};
+    int64_t most = dice_in(d, 1, MAX_ITEMS);
+    for (int32_t replica = 0; l->count < most;) {
+        int64_t n = dice_in(d, 0, 2) ? dice_in(d, 1, 60) : dice_in(d, 250, 530);
+        if (l->tokens + n > MAX_TOKENS)
+            break;
+        while (replica + 1 < replicas && dice_in(d, 0, 3) == 0)
+            replica++;
+        int32_t *ids = malloc((size_t)n * 4);
+        float *weight = dice_in(d, 0, 1) ? malloc((size_t)n * 4) : NULL;
+        double share = dice_unit(d);
+        for (int64_t t = 0; t < n; t++) {
+            ids[t] = (int32_t)dice_in(d, 0, 9999);
+            if (weight)
+                weight[t] = t && dice_unit(d) < share ? (float)dice_in(d, 1, 4) / 2 : 0;
+        }
+        l->item[l->count] = (tm_batch_item){.ids = ids, .weight = weight, .n = (int32_t)n, .replica = replica, .index = dice_word(d), .scale = dice_unit(d) + 0.01,
+                                            .teacher_weight = dice_in(d, 0, 2) ? 0 : (float)dice_unit(d)};
+        l->ids[l->count] = ids;
+        l->weight[l->count++] = weight;
+        l->tokens += n;
     }
-    machine_close(&m);
-    return hash;
 }
 
-static void fixed_shape_changes_nothing(void **state)
+static void drop(list *l)
+{
+    for (int64_t i = 0; i < l->count; i++) {
+        free(l->ids[i]);
+        free(l->weight[i]);
+    }
+}
+
+static float weight_of(const tm_batch_item *item, int32_t t) { return item->weight ? item->weight[t] : 1; }
+
+static void check_rows(const tm_batch *b, const list *l, int32_t replicas)
+{
+    const tm_rows *rows = &b->rows;
+    int64_t row = 0, chunk = 0;
+    assert_int_equal(rows->n, l->tokens);
+    assert_int_equal(rows->replicas, replicas);
+    assert_int_equal(b->spans.n, l->count);
+    for (int64_t e = 0; e < l->count; e++) {
+        const tm_batch_item *item = &l->item[e];
+        assert_int_equal(b->spans.query[e], row);
+        assert_int_equal(b->spans.key[e], row);
+        assert_int_equal(b->spans.keys[e], item->n);
+        assert_in_range(row, rows->group[item->replica], rows->group[item->replica + 1] - 1);
+        assert_in_range(row + item->n - 1, rows->group[item->replica], rows->group[item->replica + 1] - 1);
+        for (int32_t t = 0; t < item->n; t++, row++) {
+            assert_int_equal(b->ids[row], item->ids[t]);
+            assert_int_equal(rows->position[row], t);
+            assert_int_equal(rows->example[row], item->index);
+            if (t % TM_CHUNK_TOKENS == 0)
+                assert_int_equal(rows->chunk[chunk++], row);
+        }
+        assert_true(rows->group_chunk[item->replica] < chunk && chunk <= rows->group_chunk[item->replica + 1]);
+    }
+    assert_int_equal(chunk, rows->chunks);
+    assert_int_equal(rows->chunk[chunk], row);
+    assert_int_equal(b->spans.query[l->count], row);
+    assert_int_equal(rows->group[0], 0);
+    assert_int_equal(rows->group_chunk[0], 0);
+    assert_int_equal(rows->group[replicas], row);
+    assert_int_equal(rows->group_chunk[replicas], chunk);
+    for (int32_t r = 0; r < replicas; r++)
+        assert_int_equal(rows->chunk[rows->group_chunk[r]], rows->group[r]); /* groups start with a chunk */
+}
+
+static void check_targets(const tm_batch *b, const list *l)
+{
+    int64_t target = 0, row = 0;
+    bool teacher = false;
+    for (int64_t e = 0; e < l->count; row += l->item[e++].n)
+        for (int32_t t = 1; t < l->item[e].n; t++) {
+            const tm_batch_item *item = &l->item[e];
+            if (weight_of(item, t) == 0)
+                continue;
+            assert_int_equal(b->target_row[target], row + t - 1);
+            assert_int_equal(b->target[target], item->ids[t]);
+            assert_int_equal(b->target_item[target], e);
+            assert_int_equal(b->target_token[target], t);
+            assert_true(((const float *)b->weight.data)[target] == (float)(weight_of(item, t) * item->scale));
+            teacher |= item->teacher_weight > 0;
+            target++;
+        }
+    assert_int_equal(b->targets, target);
+    assert_int_equal(b->any_teacher, teacher);
+    for (int64_t i = 0; teacher && i < target; i++) {
+        const tm_batch_item *item = &l->item[b->target_item[i]];
+        assert_true(((const float *)b->teacher_weight.data)[i] == (float)(item->teacher_weight * item->scale));
+    }
+}
+
+/* Which chunk of which item a target's predicting row is in. */
+static int64_t chunk_of(const tm_batch *b, int64_t target)
+{
+    return (int64_t)b->target_item[target] * 1000 + (b->target_token[target] - 1) / TM_CHUNK_TOKENS;
+}
+
+static void check_slices(const tm_batch *b, const list *l, int32_t replicas)
+{
+    int64_t next = 0;
+    for (int64_t s = 0; s < b->slices; s++) {
+        const tm_rows *rows = &b->slice[s].rows;
+        assert_int_equal(b->slice[s].first, next);
+        assert_true(rows->n > 0 && rows->n <= TM_HEAD_ROWS);
+        assert_int_equal(rows->replicas, replicas);
+        int64_t chunk = 0;
+        for (int64_t i = 0; i < rows->n; i++) {
+            const tm_batch_item *item = &l->item[b->target_item[next + i]];
+            assert_int_equal(rows->position[i], b->target_token[next + i] - 1);
+            assert_int_equal(rows->example[i], item->index);
+            assert_in_range(i, rows->group[item->replica], rows->group[item->replica + 1] - 1);
+            if (i == 0 || chunk_of(b, next + i) != chunk_of(b, next + i - 1))
+                assert_int_equal(rows->chunk[chunk++], i);
+            assert_in_range(chunk - 1, rows->group_chunk[item->replica], rows->group_chunk[item->replica + 1] - 1);
+        }
+        assert_int_equal(rows->chunks, chunk);
+        assert_int_equal(rows->chunk[chunk], rows->n);
+        assert_int_equal(rows->group[0], 0);
+        assert_int_equal(rows->group[replicas], rows->n);
+        assert_int_equal(rows->group_chunk[replicas], chunk);
+        next += rows->n;
+        if (s + 1 < b->slices) /* a chunk is never cut: its sum is one link of the chain */
+            assert_int_not_equal(chunk_of(b, next), chunk_of(b, next - 1));
+    }
+    assert_int_equal(next, b->targets);
+}
+
+/* An arena sized by the counting device, as in a run. */
+static void batch_open(tm_batch *b, tm_memory *memory, tm_device **device, int64_t items, int32_t replicas)
+{
+    int64_t limits[TM_MEM_KINDS];
+    OK(tm_counting_device_create(TM_F32, device, err));
+    OK(tm_memory_init(memory, *device, NULL, err));
+    OK(tm_batch_create(b, memory, *device, MAX_TOKENS, items, replicas, err));
+    tm_memory_peaks(memory, limits);
+    tm_batch_destroy(b);
+    tm_memory_deinit(memory);
+    tm_device_destroy(*device);
+    OK(tm_cpu_device_create(1, TM_ISA_AUTO, device, err));
+    OK(tm_memory_init(memory, *device, limits, err));
+    OK(tm_batch_create(b, memory, *device, MAX_TOKENS, items, replicas, err));
+}
+
+static void random_lists(void **state)
 {
     (void)state;
-    static const char *const methods[] = {"lora.dropout=0.3", "lora.use_dora=true"};
     dice d = {.key = seed};
-    write_model(scratch("model"), config, TM_F32, seed);
-    for (int round = 0; round < 6; round++) {
-        write_rows(scratch("rows.jsonl"), 6, 2, round % 2 ? 300 : 40, 61, 0.5, seed + (uint64_t)round);
-        args a = {0};
-        tm_job job;
-        arg(&a, "model=%s", scratch("model"));
-        arg(&a, "out=%s", scratch("out"));
-        arg(&a, "data.0.path=%s", scratch("rows.jsonl"));
-        arg(&a, "data.0.format=tokens");
-        arg(&a, "train.batch=6");
-        arg(&a, "lora.r=3");
-        arg(&a, "%s", methods[round / 2 % 2]);
-        open_job(&a, TM_JOB_PLAN, &job);
-        double loss, padded_loss;
-        bool recompute = dice_in(&d, 0, 1);
-        uint64_t plain = run(&job, false, 0, recompute, &loss);
-        for (int k = 0; k < 3; k++) {
-            uint64_t padded = run(&job, true, 300 + dice_in(&d, 0, 1900), recompute, &padded_loss);
-            if (padded != plain || padded_loss != loss)
-                fail_msg("round %d, %d: padding changed the result; losses %.17g and %.17g; seed %llu", round, k, loss, padded_loss, (unsigned long long)seed);
+    print_message("seed %llu\n", (unsigned long long)seed);
+    for (int32_t replicas = 1; replicas <= MAX_REPLICAS; replicas++) {
+        tm_batch b;
+        tm_memory memory;
+        tm_device *device;
+        batch_open(&b, &memory, &device, MAX_ITEMS, replicas);
+        for (int i = 0; i < 150; i++) {
+            list l;
+            draw(&l, &d, replicas);
+            tm_batch_fill(&b, l.item, l.count);
+            check_rows(&b, &l, replicas);
+            check_targets(&b, &l);
+            check_slices(&b, &l, replicas);
+            drop(&l);
         }
-        tm_job_close(&job);
-        args_free(&a);
+        tm_batch_destroy(&b);
+        tm_memory_deinit(&memory);
+        tm_device_destroy(device);
     }
+}
+
+/* The capacity may be used up: as many items as there is room for, of one token; and one item of all. */
+static void full_capacity(void **state)
+{
+    (void)state;
+    tm_batch b;
+    tm_memory memory;
+    tm_device *device;
+    static int32_t ids[MAX_TOKENS];
+    list l = {.count = MAX_ITEMS, .tokens = MAX_TOKENS};
+    batch_open(&b, &memory, &device, MAX_ITEMS, 2);
+    for (int i = 0; i < MAX_ITEMS; i++)
+        l.item[i] = (tm_batch_item){.ids = ids, .n = 1 + (i % 7 == 0 ? 257 : 0), .scale = 1, .index = (uint32_t)i, .replica = i > 20};
+    l.tokens = 0;
+    for (int i = 0; i < MAX_ITEMS; i++)
+        l.tokens += l.item[i].n;
+    tm_batch_fill(&b, l.item, l.count);
+    check_rows(&b, &l, 2);
+    check_targets(&b, &l);
+    check_slices(&b, &l, 2);
+    l = (list){.count = 1, .tokens = MAX_TOKENS, .item = {{.ids = ids, .n = MAX_TOKENS, .scale = 1, .replica = 1}}};
+    tm_batch_fill(&b, l.item, 1);
+    check_rows(&b, &l, 2);
+    check_targets(&b, &l);
+    check_slices(&b, &l, 2);
+    tm_batch_destroy(&b);
+    tm_memory_deinit(&memory);
+    tm_device_destroy(device);
 }
 
 static int begin(void **state)
 {
+    (void)state;
     seed = fresh_seed();
-    return scratch_begin(state);
+    return 0;
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(fixed_shape_changes_nothing)};
-    return cmocka_run_group_tests_name("batch", tests, begin, scratch_end);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_lists), cmocka_unit_test(full_capacity)};
+    return cmocka_run_group_tests_name("batch", tests, begin, NULL);
 }

@@ -10,17 +10,23 @@
 #include "folder.h"
 
 static tm_pool *pool;
-static const tm_tokenizer llama_like = {.adds_bos = true, .has_eos = true}, t5_like = {.adds_eos = true, .has_eos = true}, bare = {0};
+static const tm_tokenizer llama_like = {.adds_bos = true, .has_eos = true},
+                          t5_like = {.adds_eos = true, .has_eos = true}, bare = {0};
 
-static tm_data_entry entry(const char *path, int format) { return (tm_data_entry){.path = (char *)path, .format = format, .weight = 1}; }
+static tm_data_entry entry(const char *path, int format)
+{
+    return (tm_data_entry){.path = (char *)path, .format = format, .weight = 1};
+}
 
-static tm_status load_with(const tm_data_entry *e, const tm_tokenizer *tok, int64_t vocab, int64_t seq, tm_dataset **out, tm_error *err)
+static tm_status load_with(const tm_data_entry *e, const tm_tokenizer *tok, int64_t vocab, int64_t seq,
+                           tm_dataset **out, tm_error *err)
 {
     return tm_dataset_load(e, 1, ".", tok, vocab, seq, pool, out, err);
 }
 
 /* Writes a file and loads it. */
-static tm_status load(const char *name, const char *text, int format, const tm_tokenizer *tok, int64_t seq, tm_dataset **out, tm_error *err)
+static tm_status load(const char *name, const char *text, int format, const tm_tokenizer *tok, int64_t seq,
+                      tm_dataset **out, tm_error *err)
 {
     const char *path = scratch(name);
     TM_TRY(tm_file_write(path, text, strlen(text), err));
@@ -84,8 +90,9 @@ static void tokens_rows(void **state)
     assert_int_equal(strlen(tm_dataset_hash(d, 0)->hex), 64);
     tm_dataset_destroy(d);
 
-    OK(load("a.json", "\n [\n{\"input_ids\": [97, 98, 99], \"labels\": [-100, -100, 99]} ,\n\n {\"input_ids\":\n[100,101]}\n]\n", TM_FORMAT_TOKENS, &bare,
-            16, &d, err));
+    OK(load("a.json",
+            "\n [\n{\"input_ids\": [97, 98, 99], \"labels\": [-100, -100, 99]} ,\n\n {\"input_ids\":\n[100,101]}\n]\n",
+            TM_FORMAT_TOKENS, &bare, 16, &d, err));
     EXPECT(d, "abc|..1", "de|.1");
     assert_int_equal(tm_dataset_at(d, 1)->line, 5);
     assert_int_equal(tm_dataset_stats_of(d, 0)->text_bytes, 2);
@@ -111,15 +118,17 @@ static void long_rows_are_cut(void **state)
     assert_int_equal(s->targets, 4);
     assert_int_equal(s->tokens, 9);
     tm_dataset_destroy(d);
-    FAILS(TM_INPUT, "1 rows, but nothing to learn from",
-          load("b.jsonl", "{\"input_ids\": [1, 2, 3], \"labels\": [-100, -100, 3]}", TM_FORMAT_TOKENS, NULL, 2, &d, err));
+    FAILS(
+        TM_INPUT, "1 rows, but nothing to learn from",
+        load("b.jsonl", "{\"input_ids\": [1, 2, 3], \"labels\": [-100, -100, 3]}", TM_FORMAT_TOKENS, NULL, 2, &d, err));
 }
 
 static void completion_rows(void **state)
 {
     (void)state;
     tm_dataset *d;
-    const char *rows = "{\"prompt\": \"ask\", \"completion\": \"yes\"}\n{\"completion\": \"n\\u00f6\", \"prompt\": \"\"}\n";
+    const char *rows =
+        "{\"prompt\": \"ask\", \"completion\": \"yes\"}\n{\"completion\": \"n\\u00f6\", \"prompt\": \"\"}\n";
     OK(load("a.jsonl", rows, TM_FORMAT_AUTO, &llama_like, 16, &d, err));
     EXPECT(d, "<askyes>|....1111", "<n\xc3\xb6>|.1111");
     assert_int_equal(tm_dataset_stats_of(d, 0)->text_bytes, 3 + 3);
@@ -154,7 +163,8 @@ static void completion_rows(void **state)
     tm_dataset_destroy(d);
 
     e = entry(NULL, TM_FORMAT_AUTO);
-    e.columns = (tm_string_map){{(char *[]){(char *)"completion", (char *)"prompt"}, 2, 2}, {(char *[]){(char *)"a", (char *)"q"}, 2, 2}};
+    e.columns = (tm_string_map){{(char *[]){(char *)"completion", (char *)"prompt"}, 2, 2},
+                                {(char *[]){(char *)"a", (char *)"q"}, 2, 2}};
     OK(tm_file_write(scratch("c.jsonl"), "{\"q\": \"x\", \"a\": \"y\", \"prompt\": 5}", 33, err));
     e.path = (char *)scratch("c.jsonl");
     OK(load_with(&e, &llama_like, TOY_VOCAB, 16, &d, err));
@@ -194,7 +204,8 @@ static void text_is_cut_into_blocks(void **state)
     tm_dataset_destroy(d);
 }
 
-static void refuse(const char *name, const char *text, int format, const tm_tokenizer *tok, tm_status status, const char *message)
+static void refuse(const char *name, const char *text, int format, const tm_tokenizer *tok, tm_status status,
+                   const char *message)
 {
     tm_dataset *d = (tm_dataset *)&d;
     FAILS(status, message, load(name, text, format, tok, 16, &d, err));
@@ -212,7 +223,8 @@ static void refusals_say_where(void **state)
         {"{\"input_ids\": [1, 2]} {}\n", "a.jsonl:1: not valid JSON: ", TM_FORMAT_TOKENS},
         {"5\n", "a.jsonl:1: expected a row: a JSON object", TM_FORMAT_TOKENS},
         {"\n\"x\"\n", "a.jsonl:2: expected a row", TM_FORMAT_TOKENS},
-        {"{\"input_ids\": [1, 300]}\n", "a.jsonl:1: input_ids[1]: 300 is outside the vocabulary of 258", TM_FORMAT_TOKENS},
+        {"{\"input_ids\": [1, 300]}\n", "a.jsonl:1: input_ids[1]: 300 is outside the vocabulary of 258",
+         TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, -1]}\n", "input_ids[1]: -1 is outside", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 1.0]}\n", "input_ids[1]: expected token ids, found a number", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, \"2\"]}\n", "input_ids[1]: expected token ids, found text", TM_FORMAT_TOKENS},
@@ -222,8 +234,10 @@ static void refusals_say_where(void **state)
         {"{\"input_ids\": [1]}\n", "the row has no target", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 2], \"labels\": [1, -100]}\n", "the row has no target", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 2], \"labels\": [1]}\n", "labels: 1 labels beside 2 token ids", TM_FORMAT_TOKENS},
-        {"{\"input_ids\": [1, 2], \"labels\": [1, 3]}\n", "labels[1]: expected -100 or the token there, 2, found 3", TM_FORMAT_TOKENS},
-        {"{\"input_ids\": [1, 2], \"labels\": [1, null]}\n", "labels[1]: expected token ids or -100, found null", TM_FORMAT_TOKENS},
+        {"{\"input_ids\": [1, 2], \"labels\": [1, 3]}\n", "labels[1]: expected -100 or the token there, 2, found 3",
+         TM_FORMAT_TOKENS},
+        {"{\"input_ids\": [1, 2], \"labels\": [1, null]}\n", "labels[1]: expected token ids or -100, found null",
+         TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 2], \"input_ids\": [1, 2]}\n", "not valid JSON: ", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 02]}\n", "a.jsonl:1: not valid JSON: ", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 2e0]}\n", "input_ids[1]: expected token ids, found a number", TM_FORMAT_TOKENS},
@@ -231,9 +245,11 @@ static void refusals_say_where(void **state)
         {"{\"input_ids\": [1, 2,]}\n", "a.jsonl:1: not valid JSON: ", TM_FORMAT_TOKENS},
         {"{\"input_ids\": [1, 2],}\n", "a.jsonl:1: not valid JSON: ", TM_FORMAT_TOKENS},
         {"{\"labels\": [1, 2]}\n", "input_ids: expected a list of token ids, found nothing", TM_FORMAT_TOKENS},
-        {"{\"input_ids\": [1, 9999999999]}\n", "input_ids[1]: expected token ids, found a number beyond 32 bits", TM_FORMAT_TOKENS},
+        {"{\"input_ids\": [1, 9999999999]}\n", "input_ids[1]: expected token ids, found a number beyond 32 bits",
+         TM_FORMAT_TOKENS},
         {"{\"input_ids\": [99999999999999999999, 2]}\n", "not valid JSON: ", TM_FORMAT_TOKENS},
-        {"[\n{\"input_ids\": [1, 2]}\n{\"input_ids\": [1, 2]}]", "a.jsonl:3: expected a comma or ] after a row", TM_FORMAT_TOKENS},
+        {"[\n{\"input_ids\": [1, 2]}\n{\"input_ids\": [1, 2]}]", "a.jsonl:3: expected a comma or ] after a row",
+         TM_FORMAT_TOKENS},
         {"[\n{\"input_ids\": [1, 2]},\n]", "a.jsonl:3: expected a row", TM_FORMAT_TOKENS},
         {"[{\"input_ids\": [1, 2]}", "the array is not closed", TM_FORMAT_TOKENS},
         {"[{\"input_ids\": [1, 2", "the object is not closed", TM_FORMAT_TOKENS},
@@ -242,7 +258,9 @@ static void refusals_say_where(void **state)
         {"[]", "there is no row in it", TM_FORMAT_TOKENS},
         {"\n \n", "there is no row in it", TM_FORMAT_AUTO},
         {"", "there is no row in it", TM_FORMAT_AUTO},
-        {"{\"question\": \"a\", \"answer\": \"b\"}\n", "a.jsonl:1: expected a row with text, or prompt and completion, or input_ids; found the keys: question, answer",
+        {"{\"question\": \"a\", \"answer\": \"b\"}\n",
+         "a.jsonl:1: expected a row with text, or prompt and completion, or input_ids; found the keys: question, "
+         "answer",
          TM_FORMAT_AUTO},
         {"{\"text\": \"\"}\n", "a.jsonl:1: text is empty", TM_FORMAT_AUTO},
         {"{\"text\": \"a\"}\n{\"text\": 5}\n", "a.jsonl:2: text: expected text, found a number", TM_FORMAT_AUTO},
@@ -255,7 +273,8 @@ static void refusals_say_where(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         refuse("a.jsonl", cases[i].text, cases[i].format, &bare, TM_INPUT, cases[i].message);
     refuse("a.jsonl", "{\"text\": \"a\"}\n", TM_FORMAT_AUTO, NULL, TM_INPUT, "rows of text need a tokenizer");
-    refuse("a.jsonl", "{\"text\": \"a\"}\n", TM_FORMAT_AUTO, &bare, TM_INPUT, "1 rows, but nothing to learn from in 1 tokens");
+    refuse("a.jsonl", "{\"text\": \"a\"}\n", TM_FORMAT_AUTO, &bare, TM_INPUT,
+           "1 rows, but nothing to learn from in 1 tokens");
     refuse("a.txt", "a\nb\xff\n", TM_FORMAT_AUTO, &bare, TM_INPUT, "a.txt:2: not valid UTF-8");
     refuse("a.txt", "", TM_FORMAT_AUTO, &bare, TM_INPUT, "the file is empty");
     refuse("a.txt", "a", TM_FORMAT_TOKENS, &bare, TM_RECIPE, "a plain text file has format text");
@@ -273,7 +292,8 @@ static void refusals_say_where(void **state)
     e.system = (char *)"x";
     FAILS(TM_RECIPE, "system is for rows", load_with(&e, &bare, TOY_VOCAB, 16, &d, err));
     e.system = NULL;
-    FAILS(TM_INPUT, "t.jsonl:1: token 99 of the tokenizer is outside the model's vocabulary of 99", load_with(&e, &bare, 99, 16, &d, err));
+    FAILS(TM_INPUT, "t.jsonl:1: token 99 of the tokenizer is outside the model's vocabulary of 99",
+          load_with(&e, &bare, 99, 16, &d, err));
     FAILS(TM_RECIPE, "train.seq: 1", load_with(&e, &bare, 99, 1, &d, err));
     FAILS(TM_RECIPE, "there is no entry", tm_dataset_load(&e, 0, ".", &bare, 99, 16, pool, &d, err));
 }
@@ -285,7 +305,8 @@ static void threads_leave_no_trace(void **state)
     tm_buf text = {0};
     for (int i = 0; i < 60000; i++) {
         tm_philox r = tm_philox_at(11, (uint32_t)i, 0, 0, 0);
-        tm_buf_printf(&text, "{\"prompt\": \"%.*s\", \"completion\": \"%d\"}\n", (int)(r.word[0] % 20), "abcdefghijklmnopqrstuvwxyz", i);
+        tm_buf_printf(&text, "{\"prompt\": \"%.*s\", \"completion\": \"%d\"}\n", (int)(r.word[0] % 20),
+                      "abcdefghijklmnopqrstuvwxyz", i);
     }
     assert_true(text.size > 4 * (256 << 10));
     tm_pool *one;
@@ -376,8 +397,9 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tokens_rows), cmocka_unit_test(long_rows_are_cut), cmocka_unit_test(completion_rows),
-        cmocka_unit_test(text_is_cut_into_blocks), cmocka_unit_test(refusals_say_where), cmocka_unit_test(threads_leave_no_trace),
+        cmocka_unit_test(tokens_rows),        cmocka_unit_test(long_rows_are_cut),
+        cmocka_unit_test(completion_rows),    cmocka_unit_test(text_is_cut_into_blocks),
+        cmocka_unit_test(refusals_say_where), cmocka_unit_test(threads_leave_no_trace),
         cmocka_unit_test(share_is_held_out),
     };
     return cmocka_run_group_tests_name("dataset", tests, begin, end);

@@ -20,7 +20,8 @@ static int setup(void **state)
     if (!getcwd(root, sizeof root) || !mkdtemp(dir) || chdir(dir) != 0)
         return -1;
     tm_error err;
-    return tm_file_write("a.jsonl", "x\n", 2, &err) || tm_file_write("b.jsonl", "x\n", 2, &err) || tm_dir_create("model", &err);
+    return tm_file_write("a.jsonl", "x\n", 2, &err) || tm_file_write("b.jsonl", "x\n", 2, &err) ||
+           tm_dir_create("model", &err);
 }
 
 static int teardown(void **state)
@@ -103,11 +104,13 @@ static const char full[] =
     "model: model                 # a comment\n"
     "init: random\n"
     "quantize: none\n"
-    "lora: {r: 8, alpha: 16, dropout: 0, target_modules: [q_proj, v_proj], bias: all, rank_pattern: {up: 4, down: 8}, init: null}\n"
+    "lora: {r: 8, alpha: 16, dropout: 0, target_modules: [q_proj, v_proj], bias: all, rank_pattern: {up: 4, down: 8}, "
+    "init: null}\n"
     "adapter: {size: 64}\n"
     "freeze: {layers: 8, embeddings: false}\n"
     "data:\n"
-    "  - {path: a.jsonl, format: tokens, weight: 2.5, template: null, roles: null, columns: {labels: y}, val_split: 0.1}\n"
+    "  - {path: a.jsonl, format: tokens, weight: 2.5, template: null, roles: null, columns: {labels: y}, val_split: "
+    "0.1}\n"
     "  - b.jsonl\n"
     "eval: {name: new, path: b.jsonl, metric: accuracy, limit: 10}\n"
     "keep:\n"
@@ -168,9 +171,12 @@ static void reads_every_kind(void **state)
 static void one_recipe_one_json(void **state)
 {
     (void)state;
-    same("a.yaml", "train: {lr: 1e-4, batch: 4}\nlora: {r: 8}\n", "b.yaml", "lora.r: 8.0\ntrain.batch: 4e0\ntrain.lr: .0001\n");
-    same("a.yaml", "train: {lr: 1e-4, batch: 4, seq: 64, accumulate: 2, recompute: full}\nlora: {r: 8, alpha: 4}\n", "b.yaml",
-         "learning_rate: 0.0001\nper_device_train_batch_size: 4\ntrain: {cutoff_len: 64, gradient_accumulation_steps: 2}\n"
+    same("a.yaml", "train: {lr: 1e-4, batch: 4}\nlora: {r: 8}\n", "b.yaml",
+         "lora.r: 8.0\ntrain.batch: 4e0\ntrain.lr: .0001\n");
+    same("a.yaml", "train: {lr: 1e-4, batch: 4, seq: 64, accumulate: 2, recompute: full}\nlora: {r: 8, alpha: 4}\n",
+         "b.yaml",
+         "learning_rate: 0.0001\nper_device_train_batch_size: 4\ntrain: {cutoff_len: 64, gradient_accumulation_steps: "
+         "2}\n"
          "gradient_checkpointing: true\nlora_rank: 8\nlora: {lora_alpha: 4}\n");
     same("a.yaml", "train: {lr: 1e-4}\ndata: a.jsonl\nlora: {target_modules: [q]}\n", "b.json",
          "{\"data\": [{\"path\": \"a.jsonl\"}],\r\n \"train\": {\"lr\": 1E-4}, \"lora\": {\"target_modules\": \"q\"}}");
@@ -187,10 +193,12 @@ static void one_recipe_one_json(void **state)
 static void written_reads_back(void **state)
 {
     (void)state;
-    const char *recipes[] = {
-        full, "", "data: [{path: a.jsonl, system: \"a\\n\\\"b\\\": #\\u0007\\x7f\\u0085\\u2028 \\U0001F600 \\\\ null\"}, {path: a.jsonl, system: 'null'}]\n",
-        "lora: {target_modules: ['1', 'true', '.*\\.(q|v)_proj', 'a, b', '#x', 'привет', '~'], alpha_pattern: {'^a: b': 0.1}}\n",
-        "train: {lr: 1e-300, eps: 3.3333333333333335e-7, seed: 9223372036854775807}\n"};
+    const char *recipes[] = {full, "",
+                             "data: [{path: a.jsonl, system: \"a\\n\\\"b\\\": #\\u0007\\x7f\\u0085\\u2028 \\U0001F600 "
+                             "\\\\ null\"}, {path: a.jsonl, system: 'null'}]\n",
+                             "lora: {target_modules: ['1', 'true', '.*\\.(q|v)_proj', 'a, b', '#x', 'привет', '~'], "
+                             "alpha_pattern: {'^a: b': 0.1}}\n",
+                             "train: {lr: 1e-300, eps: 3.3333333333333335e-7, seed: 9223372036854775807}\n"};
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
         tm_recipe *r;
         tm_error err;
@@ -223,7 +231,8 @@ static void refusals_say_where_and_what(void **state)
     refused("lr: 1\n", "unknown key lr; did you mean train.lr?");
     refused("learning_rat: 1\n", "did you mean learning_rate?");
     refused("completely_other_thing_altogether: 1\n", "docs/recipe.md lists all keys");
-    refused("train: {batch: sixteen}\n", "r.yaml:1: train.batch: expected a whole number from 1 to 1000000000, found the string \"sixteen\"");
+    refused("train: {batch: sixteen}\n",
+            "r.yaml:1: train.batch: expected a whole number from 1 to 1000000000, found the string \"sixteen\"");
     refused("train: {batch: \"16\"}\n", "found the string \"16\"");
     refused("train: {batch: 0}\n", "found the number 0");
     refused("train: {batch: 1.5}\n", "found the number 1.5");
@@ -235,14 +244,16 @@ static void refusals_say_where_and_what(void **state)
     refused("train: {lr: 1_000}\n", "found the string \"1_000\"");
     refused("train: {packing: yes}\n", "train.packing: expected true or false, found the string \"yes\"");
     refused("train: {packing: 1}\n", "expected true or false, found the number 1");
-    refused("train: {schedule: cosin}\n", "one of constant, linear, cosine, wsd, found the string \"cosin\"; did you mean cosine?");
+    refused("train: {schedule: cosin}\n",
+            "one of constant, linear, cosine, wsd, found the string \"cosin\"; did you mean cosine?");
     refused("train: {betas: [0.9]}\n", "train.betas: expected a list of two numbers");
     refused("train: {betas: [0.9, 1]}\n", "train.betas: expected a number in [0, 1), found the number 1");
     refused("train: {betas: [0.9, 0.9]}\ntrain.beta1: 0\n", "r.yaml:2: train.beta1 is set twice (first in line 1)");
     refused("train: 5\n", "train: expected a mapping of keys, found the number 5");
     refused("lora: {dropout: 1}\n", "a number in [0, 1)");
     refused("lora: {dropout: 5%}\n", "found the string \"5%\"");
-    refused("lora: {rank_pattern: {a: 1.5}}\n", "lora.rank_pattern: a: expected a mapping of names to numbers from 1 to 65536, found the number 1.5");
+    refused("lora: {rank_pattern: {a: 1.5}}\n",
+            "lora.rank_pattern: a: expected a mapping of names to numbers from 1 to 65536, found the number 1.5");
     refused("device: gpu\n", "device: expected one of auto, cpu, cuda, cuda:N, found the string \"gpu\"");
     refused("device: null\n", "found nothing (null)");
     refused("quantize: nf4\n", "quantize: expected none (all that is supported so far), found the string \"nf4\"");
@@ -255,13 +266,16 @@ static void refusals_say_where_and_what(void **state)
     refused("data: [{path: a.jsonl, pth: 1}]\n", "unknown key data.pth; did you mean path?");
     refused("data: [{path: a.jsonl, file: a.jsonl}]\n", "data.path is set twice");
     refused("data: 5\n", "data: expected a file name or a mapping with path, found the number 5");
-    refused("data: [{path: a.jsonl, columns: {txt: a}}]\n", "txt: expected a mapping to names with keys out of text, prompt");
+    refused("data: [{path: a.jsonl, columns: {txt: a}}]\n",
+            "txt: expected a mapping to names with keys out of text, prompt");
     refused("eval: [a.jsonl, a.jsonl]\n", "two entries are named a");
     refused("eval: [{path: a.jsonl, name: a b}]\n", "a name has no dots");
     refused("eval: [{path: a.jsonl, max_drop: 1%}]\n", "unknown key eval.max_drop");
-    refused("keep: {monitor: {probes: [{path: a.jsonl, metric: kl, max_drop: 1%}]}}\n", "metric kl has a budget in nats: max");
+    refused("keep: {monitor: {probes: [{path: a.jsonl, metric: kl, max_drop: 1%}]}}\n",
+            "metric kl has a budget in nats: max");
     refused("keep: {monitor: {probes: [{path: a.jsonl, max: 1}]}}\n", "max: is for metric kl");
-    refused("eval: a.jsonl\ntrain: {early_stop: {metric: eval.b.loss}}\n", "r.yaml:2: train.early_stop.metric: there is no evaluation named b");
+    refused("eval: a.jsonl\ntrain: {early_stop: {metric: eval.b.loss}}\n",
+            "r.yaml:2: train.early_stop.metric: there is no evaluation named b");
     refused("train: {early_stop: {metric: loss}}\n", "expected one of eval...., found");
     refused("[1, 2]\n", "expected a mapping of keys, found a list");
     refused("a: [1\nb: 2\n", "not valid YAML");
@@ -281,7 +295,8 @@ static void json_has_lines(void **state)
     char *a = json_of("r.json", "{\n \"train\": {\"seq\": 8,\n\n \"lrr\": [\"x\\\"}\\\\\", {}, []]}}");
     assert_string_equal(a, "error: r.json:4: unknown key train.lrr; did you mean train.lr?");
     free(a);
-    a = json_of("r.json", "{\n\"eval\": [\n{\"name\": \"\\u0041\\\"\", \"path\": \"a.jsonl\", \"limit\": 1, \"metric\": \"loss\"},\n {\"path\": \"no\"}]}");
+    a = json_of("r.json", "{\n\"eval\": [\n{\"name\": \"\\u0041\\\"\", \"path\": \"a.jsonl\", \"limit\": 1, "
+                          "\"metric\": \"loss\"},\n {\"path\": \"no\"}]}");
     assert_non_null(strstr(a, "a name has no dots"));
     free(a);
     a = json_of("r.json", "{\n\"data\": [\n\"a.jsonl\" , {} ,\n {\"path\": \"no\"}\n]}");
@@ -310,9 +325,10 @@ static void arguments_override(void **state)
     tm_recipe *r;
     tm_error err = {0};
     assert_int_equal(tm_file_write("r.yaml", full, strlen(full), &err), TM_OK);
-    if (WITH("r.yaml", "train.lr=1e-3", "learning_rate=2e-3", "data.0.path=b.jsonl", "data.2.path=a.jsonl", "data.2.system=Be: kind # or not",
-             "lora.target_modules=[o_proj]", "keep.monitor.probes.0.metric=accuracy", "eval.1={path: a.jsonl, name: 'x'}",
-             "train.early_stop=null", "train.seeds=", "train.packing=true", "out=\"\"", "keep.monitor.probes.1.max_drop=auto") != TM_OK)
+    if (WITH("r.yaml", "train.lr=1e-3", "learning_rate=2e-3", "data.0.path=b.jsonl", "data.2.path=a.jsonl",
+             "data.2.system=Be: kind # or not", "lora.target_modules=[o_proj]", "keep.monitor.probes.0.metric=accuracy",
+             "eval.1={path: a.jsonl, name: 'x'}", "train.early_stop=null", "train.seeds=", "train.packing=true",
+             "out=\"\"", "keep.monitor.probes.1.max_drop=auto") != TM_OK)
         fail_msg("%s", err.message);
     assert_true(r->lr == 2e-3 && r->packing);
     assert_int_equal(r->data_count, 3);
@@ -330,7 +346,8 @@ static void arguments_override(void **state)
     assert_string_equal(r->aliases_used.item[0], "learning_rate -> train.lr");
     tm_recipe_destroy(r);
 
-    assert_int_equal(WITH(NULL, "model=model", "data=a.jsonl", "data.format=text", "eval=b.jsonl", "eval.metric=accuracy"), TM_OK);
+    assert_int_equal(
+        WITH(NULL, "model=model", "data=a.jsonl", "data.format=text", "eval=b.jsonl", "eval.metric=accuracy"), TM_OK);
     assert_int_equal(r->data[0].format, TM_FORMAT_TEXT);
     assert_string_equal(r->eval[0].name, "b");
     assert_int_equal(r->eval[0].metric, TM_METRIC_ACCURACY);
@@ -430,9 +447,11 @@ static void document_is_current(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_are_the_tables), cmocka_unit_test(reads_every_kind), cmocka_unit_test(one_recipe_one_json),
-        cmocka_unit_test(written_reads_back), cmocka_unit_test(refusals_say_where_and_what), cmocka_unit_test(json_has_lines),
-        cmocka_unit_test(arguments_override), cmocka_unit_test(bombs_are_refused), cmocka_unit_test(document_is_current), cmocka_unit_test(shipped_recipes_load),
+        cmocka_unit_test(defaults_are_the_tables),     cmocka_unit_test(reads_every_kind),
+        cmocka_unit_test(one_recipe_one_json),         cmocka_unit_test(written_reads_back),
+        cmocka_unit_test(refusals_say_where_and_what), cmocka_unit_test(json_has_lines),
+        cmocka_unit_test(arguments_override),          cmocka_unit_test(bombs_are_refused),
+        cmocka_unit_test(document_is_current),         cmocka_unit_test(shipped_recipes_load),
     };
     return cmocka_run_group_tests_name("options", tests, setup, teardown);
 }

@@ -14,8 +14,8 @@
 enum { SMALL = 37, LARGE = 400 };
 static tm_pool *pool;
 static tm_data_entry entries[2];
-static tm_dataset *data;  /* SMALL examples of 2 to 9 tokens, LARGE of 5 */
-static uint64_t seed;     /* fresh a run; printed at the start */
+static tm_dataset *data; /* SMALL examples of 2 to 9 tokens, LARGE of 5 */
+static uint64_t seed; /* fresh a run; printed at the start */
 
 static int begin(void **state)
 {
@@ -27,11 +27,13 @@ static int begin(void **state)
         tm_buf_printf(&a, "{\"input_ids\": [%d, 1%.*s]}\n", i % 100, 3 * (i % 8), ", 2, 2, 2, 2, 2, 2, 2");
     for (int i = 0; i < LARGE; i++)
         tm_buf_text(&b, "{\"input_ids\": [1, 2, 3, 4, 5]}\n");
-    if (scratch_begin(state) || tm_pool_create(1, &pool, err) || tm_file_write(scratch("a.jsonl"), a.data, a.size, err) ||
+    if (scratch_begin(state) || tm_pool_create(1, &pool, err) ||
+        tm_file_write(scratch("a.jsonl"), a.data, a.size, err) ||
         tm_file_write(scratch("b.jsonl"), b.data, b.size, err))
         return -1;
     for (int i = 0; i < 2; i++)
-        entries[i] = (tm_data_entry){.path = strdup(scratch(i ? "b.jsonl" : "a.jsonl")), .format = TM_FORMAT_TOKENS, .weight = 1};
+        entries[i] = (tm_data_entry){
+            .path = strdup(scratch(i ? "b.jsonl" : "a.jsonl")), .format = TM_FORMAT_TOKENS, .weight = 1};
     tm_buf_deinit(&a);
     tm_buf_deinit(&b);
     tm_status st = tm_dataset_load(entries, 2, ".", NULL, 128, 64, pool, &data, err);
@@ -149,7 +151,8 @@ static void steps_go_on_across_epochs(void **state)
 {
     (void)state;
     int64_t n, m, steps;
-    int64_t *list = order((tm_order_settings){.seed = seed, .shuffle = true, .batch = 16, .steps = 100, .epochs = 1}, &n, &steps);
+    int64_t *list =
+        order((tm_order_settings){.seed = seed, .shuffle = true, .batch = 16, .steps = 100, .epochs = 1}, &n, &steps);
     assert_int_equal(steps, 100);
     assert_int_equal(n, 1600);
     /* by epochs the same list begins, and seeds matter */
@@ -166,7 +169,13 @@ static void accumulation_only_cuts(void **state)
 {
     (void)state;
     for (int tokens = 0; tokens < 2; tokens++) {
-        tm_order_settings a = {.seed = seed, .shuffle = true, .batch = 6, .accumulate = 1, .epochs = 2, .batch_tokens = tokens ? 60 : 0}, b = a;
+        tm_order_settings a = {.seed = seed,
+                               .shuffle = true,
+                               .batch = 6,
+                               .accumulate = 1,
+                               .epochs = 2,
+                               .batch_tokens = tokens ? 60 : 0},
+                          b = a;
         b.batch = 2;
         b.accumulate = 3;
         b.batch_tokens = tokens ? 20 : 0;
@@ -192,7 +201,8 @@ static void steps_fill_with_tokens(void **state)
     (void)state;
     for (int64_t budget = 1; budget < 40; budget += 6) {
         tm_order *o;
-        tm_order_settings s = {.seed = seed, .shuffle = true, .batch = 1, .batch_tokens = budget, .accumulate = 1, .epochs = 1};
+        tm_order_settings s = {
+            .seed = seed, .shuffle = true, .batch = 1, .batch_tokens = budget, .accumulate = 1, .epochs = 1};
         OK(tm_order_create(data, entries, &s, &o, err));
         int64_t previous = -1, count, steps = tm_order_steps(o);
         int64_t *all = flat(o, &count, NULL);
@@ -222,7 +232,8 @@ static void mixtures_follow_their_weights(void **state)
     for (int k = 0; k < 2; k++) {
         entries[0].weight = k ? 20 : 0.25;
         int64_t *list = order((tm_order_settings){.seed = seed, .shuffle = k, .batch = 8, .epochs = 10}, &n, NULL);
-        double want = entries[0].weight * (double)tokens[0] / (entries[0].weight * (double)tokens[0] + (double)tokens[1]);
+        double want =
+            entries[0].weight * (double)tokens[0] / (entries[0].weight * (double)tokens[0] + (double)tokens[1]);
         double p = entries[0].weight * SMALL / (entries[0].weight * SMALL + LARGE);
         int64_t drawn[2] = {0}, got[2] = {0}, last[2] = {0};
         bool seen[LARGE] = {false};
@@ -240,7 +251,8 @@ static void mixtures_follow_their_weights(void **state)
                 assert_int_equal(list[i] - SMALL, last[1]++ % sizes[1]);
         }
         double share = (double)got[0] / (double)(got[0] + got[1]), deviation = sqrt(p * (1 - p) / (double)n) * 9 / 4;
-        assert_true(got[0] + got[1] >= 10 * (tokens[0] + tokens[1]) && got[0] + got[1] < 10 * (tokens[0] + tokens[1]) + 9);
+        assert_true(got[0] + got[1] >= 10 * (tokens[0] + tokens[1]) &&
+                    got[0] + got[1] < 10 * (tokens[0] + tokens[1]) + 9);
         if (fabs(share - want) > 5 * deviation)
             fail_msg("seed %llu: share %g, expected %g", (unsigned long long)seed, share, want);
         int64_t m, *again = order((tm_order_settings){.seed = seed, .shuffle = k, .batch = 3, .epochs = 10}, &m, NULL);
@@ -274,8 +286,12 @@ static void impossible_runs_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(permutations), cmocka_unit_test(an_epoch_is_every_example_once), cmocka_unit_test(steps_go_on_across_epochs),
-        cmocka_unit_test(accumulation_only_cuts), cmocka_unit_test(steps_fill_with_tokens), cmocka_unit_test(mixtures_follow_their_weights),
+        cmocka_unit_test(permutations),
+        cmocka_unit_test(an_epoch_is_every_example_once),
+        cmocka_unit_test(steps_go_on_across_epochs),
+        cmocka_unit_test(accumulation_only_cuts),
+        cmocka_unit_test(steps_fill_with_tokens),
+        cmocka_unit_test(mixtures_follow_their_weights),
         cmocka_unit_test(impossible_runs_are_refused),
     };
     return cmocka_run_group_tests_name("order", tests, begin, end);

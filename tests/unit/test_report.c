@@ -187,7 +187,7 @@ static void says_a_breach(void **state)
     put_run("rolled_back", "", 1.2);
     put_rows(100, "");
     tm_buf html = page();
-    assert_says(&html, "1 of 1 old skills lost more than the budget allows.");
+    assert_says(&html, "The old skill lost more than its budget allows.");
     assert_says(&html, "beyond its budget");
     assert_says(&html, "rolled back");
     assert_says(&html, "last evaluation within all budgets");
@@ -251,7 +251,7 @@ static void random_damage(void **state)
 {
     (void)state;
     static const char *const FILES[] = {"run.json", "metrics.jsonl", "timing.jsonl"};
-    for (int round = 0; round < 150; round++) {
+    for (int round = 0; round < 60; round++) {
         erase();
         put_run("done", "", 1);
         put_rows(rand() % 40, "");

@@ -37,8 +37,8 @@ static tm_status toy_push(tm_ids *ids, int32_t id, tm_error *err)
     return TM_OK;
 }
 
-tm_status tm_tokenizer_encode(const tm_tokenizer *tok, tm_tokens *scratch, const char *text, size_t size, bool add_special, tm_ids *ids,
-                              tm_error *err)
+tm_status tm_tokenizer_encode(const tm_tokenizer *tok, tm_tokens *scratch, const char *text, size_t size,
+                              bool add_special, tm_ids *ids, tm_error *err)
 {
     (void)scratch;
     if (add_special && tok->adds_bos)
@@ -48,7 +48,8 @@ tm_status tm_tokenizer_encode(const tm_tokenizer *tok, tm_tokens *scratch, const
     return add_special && tok->adds_eos ? toy_push(ids, TOY_EOS, err) : TM_OK;
 }
 
-tm_status tm_tokenizer_decode(const tm_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special, tm_buf *text, tm_error *err)
+tm_status tm_tokenizer_decode(const tm_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special,
+                              tm_buf *text, tm_error *err)
 {
     (void)tok, (void)skip_special;
     for (size_t i = 0; i < count; i++)

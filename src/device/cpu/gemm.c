@@ -1,7 +1,7 @@
 /* The matrix product: see gemm.h for what fixes its bits.
  *
  * C is cut into super-blocks whose packed factors fit the device's shared memory. For each, the
- * threads pack panels of MR rows of A and NR columns of B, then claim tiles of C: for every block of
+ * threads pack panels of MR rows of A (AW elements a step of k) and NR columns of B, then claim tiles of C: for every block of
  * k, every panel of A (it stays in the first-level cache) meets the tile's panels of B (they stay in
  * the second-level cache) in a micro-kernel that holds MR x NR sums in registers. With few rows of A
  * (decoding) every tile packs its own columns of B just before their only use. */
@@ -10,11 +10,11 @@
 #include "device/cpu/pack.h"
 
 #if defined(TM_SIMD_AVX512)
-enum { MR = 14, NV = 2 }; /* 28 sums, 2 columns of B, 1 broadcast: 31 of 32 registers */
+enum { MR = 14, NV = 2, AW = 16 }; /* 28 sums, 2 columns of B, 1 broadcast: 31 of 32 registers */
 #elif defined(TM_SIMD_AVX2)
-enum { MR = 6, NV = 1 }; /* 12 sums, 2 + 1: 15 of 16 registers */
+enum { MR = 6, NV = 1, AW = 8 }; /* 12 sums, 2 + 1: 15 of 16 registers */
 #else
-enum { MR = 4, NV = 1 };
+enum { MR = 4, NV = 1, AW = 4 };
 #endif
 
 enum {
@@ -25,7 +25,7 @@ enum {
     FEW_ROWS = 4 * MR,     /* at most: columns of B are packed by their tile */
     A_BYTES = 2 << 20, B_BYTES = 1 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
     K_MAX = KC,            /* k of a super-block; with few rows: */
-    K_MAX_FEW = A_BYTES / (int)sizeof(real) / FEW_ROWS / KC * KC,
+    K_MAX_FEW = A_BYTES / (int)sizeof(real) / (4 * AW) / KC * KC - KC,
 };
 
 /* A product on its way: the current super-block. */
@@ -66,7 +66,7 @@ V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int6
 #pragma GCC unroll 2
         for (int j = 0; j < NV; j++)
             sum[i][j] = v16_zero();
-    for (int64_t p = 0; p < k; p++, a += MR, b += NR) {
+    for (int64_t p = 0; p < k; p++, a += AW, b += NR) {
         v16 column[NV];
 #pragma GCC unroll 2
         for (int j = 0; j < NV; j++)
@@ -111,23 +111,29 @@ static void pack_a(const job *j, int64_t task)
 {
     int64_t first = j->m0 + task * j->height;
     real *panel = j->a + task * j->a_stride;
-    pack_panel(panel, MR, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
+    pack_panel(panel, AW, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
     if (j->g->scale != 0)
-        for (int64_t i = 0; i < (j->k1 - j->k0) * MR; i++)
+        for (int64_t i = 0; i < (j->k1 - j->k0) * AW; i++)
             panel[i] *= j->g->scale;
 }
 
-/* Rows [t0, t1) and channels [c0, c1) of B after dropout, in `copy`. */
-static void drop_rows(const tm_gemm *g, int64_t t0, int64_t t1, int64_t c0, int64_t c1, real *copy)
+/* Rows [t0, t1) and channels [c0, c1) of B after dropout; out has rows of ld >= c1 - c0, filled up with zeros. */
+static void drop_rows(const tm_gemm *g, int64_t t0, int64_t t1, int64_t c0, int64_t c1, real *out, int64_t ld)
 {
     tm_dropout_row row = g->drop_b->row;
-    for (int64_t t = t0; t < t1; t++, copy += c1 - c0) {
+    for (int64_t t = t0; t < t1; t++, out += ld) {
         row.position = (uint32_t)g->drop_b->position[t];
         row.example = g->drop_b->example[t];
-        tm_dropout_factors(&row, c0, c1 - c0, copy);
-        for (int64_t c = 0; c < c1 - c0; c += V16) {
-            int n = (int)min64(V16, c1 - c0 - c);
-            v16_put_n(copy + c, n, v16_mul(v16_get_n(copy + c, n), v16_load_n(g->b.data, g->b.dtype, t * g->b.ld + c0 + c, n)));
+        for (int64_t c = 0; c < ld; c += DROPOUT_UNIT) {
+            v16 factor[2];
+            dropout_unit(&row, (uint32_t)((c0 + c) / 4), factor);
+            for (int half = 0; half < 2 && c + half * V16 < ld; half++) {
+                int64_t at = c0 + c + half * V16, left = c1 - at;
+                v16 x = left >= V16 ? v16_load(g->b.data, g->b.dtype, t * g->b.ld + at)
+                        : left > 0  ? v16_load_n(g->b.data, g->b.dtype, t * g->b.ld + at, (int)left)
+                                    : v16_zero();
+                v16_put(out + (at - c0), v16_mul(x, factor[half]));
+            }
         }
     }
 }
@@ -139,13 +145,14 @@ static void pack_columns(const tm_gemm *g, real *panel, int64_t n, int64_t count
         pack_panel(panel, NR, &g->b, n, count, k0, k1);
         return;
     }
+    if (!g->b.k_inner) {
+        drop_rows(g, k0, k1, n, n + count, panel, NR);
+        return;
+    }
     for (int64_t from = k0, to; from < k1; from = to) {
         to = min64(from + KC, k1);
-        tm_gemm_factor dropped = {copy, TM_REAL, g->b.k_inner ? to - from : count, g->b.k_inner};
-        if (g->b.k_inner)
-            drop_rows(g, n, n + count, from, to, copy);
-        else
-            drop_rows(g, from, to, n, n + count, copy);
+        tm_gemm_factor dropped = {copy, TM_REAL, ceil_div(to - from, V16) * V16, true};
+        drop_rows(g, n, n + count, from, to, copy, dropped.ld);
         pack_panel(panel + (from - k0) * NR, NR, &dropped, 0, count, 0, to - from);
     }
 }
@@ -179,11 +186,11 @@ static void run_panels(const job *j, const tile *t, const real *b, int64_t m, in
 {
     int rows = (int)min64(j->height, t->m1 - m), cols = (int)min64(NR, t->n1 - n);
     int64_t start = block_start(j->g, from);
-    const real *a = j->a + (m - j->m0) / j->height * j->a_stride + (start - j->k0) * MR;
+    const real *a = j->a + (m - j->m0) / j->height * j->a_stride + (start - j->k0) * AW;
     real *c = t->sums + (m - t->m0) * t->ld + (n - t->n0);
     for (int64_t i = from; i < to; i++, add = true) {
         int64_t k = block_start(j->g, i) - start, width = block_start(j->g, i + 1) - start - k;
-        micro_rows(rows, a + k * MR, b + k * NR, width, c, t->ld, cols, add);
+        micro_rows(rows, a + k * AW, b + k * NR, width, c, t->ld, cols, add);
     }
 }
 
@@ -239,34 +246,49 @@ static void load_tile(const tm_gemm *g, const tile *t)
         }
 }
 
+/* Sixteen finished sums, of width w, into C. */
+V16_FN void store_sums(const tm_gemm *g, int64_t m, int64_t n, int w, v16 sum)
+{
+    if (w == V16)
+        v16_store(g->c, g->c_dtype, m * g->ldc + n, sum);
+    else
+        v16_store_n(g->c, g->c_dtype, m * g->ldc + n, w, sum);
+}
+
+/* Dropout of the sums, which are then added to C. */
+static void store_dropped(const tm_gemm *g, const tile *t)
+{
+    tm_dropout_row row = g->drop_c->row;
+    for (int64_t m = t->m0; m < t->m1; m++) {
+        const real *sums = t->sums + (m - t->m0) * t->ld - t->n0;
+        row.position = (uint32_t)g->drop_c->position[m];
+        row.example = g->drop_c->example[m];
+        for (int64_t n = t->n0; n < t->n1; n += DROPOUT_UNIT) {
+            v16 factor[2];
+            dropout_unit(&row, (uint32_t)(n / 4), factor);
+            for (int half = 0; half < 2 && n + half * V16 < t->n1; half++) {
+                int64_t at = n + half * V16;
+                int w = (int)min64(V16, t->n1 - at);
+                v16 sum = v16_mul(v16_get_n(sums + at, w), factor[half]);
+                if (g->accumulate)
+                    sum = v16_add(v16_load_n(g->c, g->c_dtype, m * g->ldc + at, w), sum);
+                store_sums(g, m, at, w, sum);
+            }
+        }
+    }
+}
+
 /* The finished sums into C. */
 static void store_tile(const tm_gemm *g, const tile *t)
 {
-    if (g->c_turned) {
-        turned_tile(g, t, true);
-        return;
-    }
-    for (int64_t m = t->m0; m < t->m1; m++) {
-        real factor[TILE_N];
-        if (g->drop_c) {
-            tm_dropout_row row = g->drop_c->row;
-            row.position = (uint32_t)g->drop_c->position[m];
-            row.example = g->drop_c->example[m];
-            tm_dropout_factors(&row, t->n0, t->n1 - t->n0, factor);
-        }
+    for (int64_t m = t->m0; m < t->m1; m++)
         for (int64_t n = t->n0; n < t->n1; n += V16) {
             int w = (int)min64(V16, t->n1 - n);
             v16 sum = v16_get_n(t->sums + (m - t->m0) * t->ld + (n - t->n0), w);
             if (g->bias.data)
                 sum = v16_add(sum, v16_load_n(g->bias.data, g->bias.dtype, n, w));
-            if (g->drop_c) {
-                sum = v16_mul(sum, v16_get_n(factor + (n - t->n0), w));
-                if (g->accumulate)
-                    sum = v16_add(v16_load_n(g->c, g->c_dtype, m * g->ldc + n, w), sum);
-            }
-            v16_store_n(g->c, g->c_dtype, m * g->ldc + n, w, sum);
+            store_sums(g, m, n, w, sum);
         }
-    }
 }
 
 static void run_tile(void *context, int64_t task, int thread)
@@ -292,7 +314,11 @@ static void run_tile(void *context, int64_t task, int thread)
             to++;
         run_blocks(j, &t, from, to, add, scratch);
     }
-    if (j->last && (g->bias.data || !j->direct))
+    if (j->last && g->c_turned)
+        turned_tile(g, &t, true);
+    else if (j->last && g->drop_c)
+        store_dropped(g, &t);
+    else if (j->last && (g->bias.data || !j->direct))
         store_tile(g, &t);
 }
 
@@ -312,15 +338,40 @@ static int64_t even_part(int64_t n, int64_t most, int64_t unit)
     return ceil_div(units, parts) * unit;
 }
 
-static void run_super_block(job *j, bool pack_a_too, bool pack_b_too)
+/* The current super-block: its panels of B, those of A unless they are there already, its tiles. */
+static void run_super_block(job *j, bool new_a)
 {
     int64_t m = j->m1 - j->m0, n = j->n1 - j->n0;
     j->tile_m = even_part(m, TILE_M, j->height);
     j->tile_n = even_part(n, TILE_N, NR);
     j->tiles_m = ceil_div(m, j->tile_m);
-    j->pack_a = pack_a_too ? ceil_div(m, j->height) : 0;
-    tm_pool_run(j->cpu->pool, pack, j, j->pack_a + (pack_b_too ? ceil_div(n, NR) : 0));
+    j->pack_a = new_a ? ceil_div(m, j->height) : 0;
+    tm_pool_run(j->cpu->pool, pack, j, j->pack_a + (j->few_rows ? 0 : ceil_div(n, NR)));
     tm_pool_run(j->cpu->pool, run_tile, j, j->tiles_m * ceil_div(n, j->tile_n));
+}
+
+/* All k for rows [m0, m1) and columns [n0, n1) of C, n_max columns at a time. */
+static void run_strip(job *j, int64_t n0, int64_t n1, int64_t n_max)
+{
+    const tm_gemm *g = j->g;
+    int64_t all = block_count(g);
+    bool one_tile = !j->direct && all <= blocks_from(g, 0, j->k_max);
+    for (j->block = 0; j->block < all; j->block += j->blocks) {
+        j->blocks = blocks_from(g, j->block, j->k_max);
+        j->k0 = block_start(g, j->block);
+        j->k1 = block_start(g, j->block + j->blocks);
+        j->first = j->block == 0;
+        j->last = j->block + j->blocks == all;
+        for (j->n0 = n0; j->n0 < n1; j->n0 = j->n1) {
+            j->n1 = min64(j->n0 + n_max, n1);
+            if (j->direct)
+                j->sums = (real *)g->c + j->m0 * g->ldc + j->n0;
+            else
+                j->sums = (real *)(j->cpu->shared + A_BYTES + B_BYTES) + (j->n0 - n0);
+            j->sums_ld = j->direct ? g->ldc : one_tile ? 0 : n1 - n0;
+            run_super_block(j, j->n0 == n0);
+        }
+    }
 }
 
 void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
@@ -332,33 +383,18 @@ void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
     j.k_max = j.few_rows ? K_MAX_FEW : K_MAX;
     j.height = j.few_rows ? ceil_div(g->m, ceil_div(g->m, MR)) : MR;
     j.direct = g->c_dtype == TM_REAL && !g->c_turned && !g->drop_c;
-    int64_t all = block_count(g), width = min64(g->k, j.k_max);
-    bool one_k = blocks_from(g, 0, j.k_max) == all;
-    j.a_stride = ceil_div(MR * width + PACK_SLACK, V16) * V16;
+    int64_t width = min64(g->k, j.k_max);
+    j.a_stride = ceil_div(AW * width + PACK_SLACK, V16) * V16;
     j.b_stride = NR * width;
     int64_t m_max = j.few_rows ? FEW_ROWS : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
     int64_t n_max = j.few_rows ? ceil_div(g->n, NR) * NR : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
-    if (!j.direct && !one_k) /* sums wait in shared memory for the next super-block of k */
-        n_max = min64(n_max, C_BYTES / (int64_t)sizeof(real) / min64(g->m, m_max) / NR * NR);
     m_max = even_part(g->m, m_max, MR);
-    n_max = even_part(g->n, n_max, NR);
-    int64_t packed_m = -1, packed_n = -1; /* what the packed panels hold, when k has one super-block */
+    int64_t strip = ceil_div(g->n, NR) * NR;
+    if (!j.direct && g->k > j.k_max) /* sums wait in shared memory for the next super-block of k */
+        strip = even_part(g->n, C_BYTES / (int64_t)sizeof(real) / m_max / NR * NR, NR);
     for (j.m0 = 0; j.m0 < g->m; j.m0 = j.m1) {
         j.m1 = min64(j.m0 + m_max, g->m);
-        for (j.n0 = 0; j.n0 < g->n; j.n0 = j.n1) {
-            j.n1 = min64(j.n0 + n_max, g->n);
-            j.sums = j.direct ? (real *)g->c + j.m0 * g->ldc + j.n0 : (real *)(cpu->shared + A_BYTES + B_BYTES);
-            j.sums_ld = j.direct ? g->ldc : one_k ? 0 : j.n1 - j.n0;
-            for (j.block = 0; j.block < all; j.block += j.blocks) {
-                j.blocks = blocks_from(g, j.block, j.k_max);
-                j.k0 = block_start(g, j.block);
-                j.k1 = block_start(g, j.block + j.blocks);
-                j.first = j.block == 0;
-                j.last = j.block + j.blocks == all;
-                run_super_block(&j, !one_k || packed_m != j.m0, !j.few_rows && (!one_k || packed_n != j.n0));
-                packed_m = j.m0;
-                packed_n = j.n0;
-            }
-        }
+        for (int64_t n = 0; n < g->n; n += strip)
+            run_strip(&j, n, min64(n + strip, g->n), even_part(min64(strip, g->n - n), n_max, NR));
     }
 }

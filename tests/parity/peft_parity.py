@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""temper beside transformers + PEFT on models that neither side has seen before, both ways round.
+
+For every family and variant: a fresh random model is written by transformers; temper trains it; the
+result is loaded by PEFT (or transformers) and its logits compared with temper's own; then PEFT makes
+an adapter, and temper's logits with it are compared with PEFT's. Run by hand where torch, transformers
+and peft are installed; figures go to docs/parity.md.
+
+usage: tests/parity/peft_parity.py [--temper build/cpu/temper] [--seed N]"""
+import argparse, json, os, random, subprocess, sys, tempfile, warnings
+
+warnings.filterwarnings("ignore")
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import logging
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BASE = dict(vocab_size=211, hidden_size=48, intermediate_size=104, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=256)
+MODELS = {
+    "llama": lambda: LlamaConfig(**BASE, tie_word_embeddings=False),
+    "llama-biased-tied": lambda: LlamaConfig(**BASE, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
+    "llama3-rope": lambda: LlamaConfig(**BASE, tie_word_embeddings=True, rope_parameters=dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)),
+    "llama-linear-rope": lambda: LlamaConfig(**BASE, tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0)),
+    "mistral": lambda: MistralConfig(**BASE, sliding_window=11, tie_word_embeddings=False),
+    "mistral-no-window": lambda: MistralConfig(**BASE, sliding_window=None, tie_word_embeddings=False, head_dim=14),
+    "qwen2": lambda: Qwen2Config(**BASE, rope_theta=1e6, tie_word_embeddings=True),
+    "qwen2-window": lambda: Qwen2Config(**BASE, tie_word_embeddings=False, use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(**BASE, head_dim=20, tie_word_embeddings=True),
+}
+# name: recipe keys of temper, LoraConfig of PEFT
+VARIANTS = {
+    "lora": (["lora.r=5", "lora.alpha=9"], dict(r=5, lora_alpha=9, target_modules=ALL)),
+    "rslora-qv": (["lora.r=6", "lora.use_rslora=true", "lora.target_modules=[q_proj, v_proj]"], dict(r=6, lora_alpha=32, use_rslora=True, target_modules=["q_proj", "v_proj"])),
+    "dora": (["lora.r=4", "lora.use_dora=true"], dict(r=4, lora_alpha=32, use_dora=True, target_modules=ALL)),
+    "regex": (["lora.r=3", r"lora.target_modules='.*layers\.[02]\.mlp\.(up|down)_proj'"], dict(r=3, lora_alpha=32, target_modules=r".*layers\.[02]\.mlp\.(up|down)_proj")),
+    "patterns": (["lora.r=4", "lora.rank_pattern={q_proj: 7, layers.1.mlp.up_proj: 2}", "lora.alpha_pattern={q_proj: 3}"],
+                 dict(r=4, lora_alpha=32, target_modules=ALL, rank_pattern={"q_proj": 7, "layers.1.mlp.up_proj": 2}, alpha_pattern={"q_proj": 3})),
+    "head-saved": (["lora.r=4", "lora.modules_to_save=[lm_head]"], dict(r=4, lora_alpha=32, target_modules=ALL, modules_to_save=["lm_head"])),
+    "bias-all": (["lora.r=4", "lora.bias=all"], dict(r=4, lora_alpha=32, target_modules=ALL, bias="all")),
+}
+
+
+class Run:
+    def __init__(self, temper, seed):
+        self.temper, self.random = temper, random.Random(seed)
+        torch.manual_seed(seed)
+        self.folder = tempfile.mkdtemp()
+        self.worst = 0.0
+
+    def path(self, *parts):
+        return os.path.join(self.folder, *parts)
+
+    def call(self, *arguments):
+        done = subprocess.run([self.temper, *arguments], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+
+    def rows(self, name, count):
+        rows = [[self.random.randrange(BASE["vocab_size"]) for _ in range(self.random.randrange(12, 60))] for _ in range(count)]
+        with open(self.path(name), "w") as f:
+            for row in rows:
+                f.write(json.dumps(dict(input_ids=row)) + "\n")
+        return rows
+
+    def ours(self, model, adapter, data):
+        out = self.path("logits.safetensors")
+        self.call("eval", "--model", model, "--data", data, "--logits", out, "train.seq=64", *(["--adapter", adapter] if adapter else []))
+        tensors = load_file(out)
+        return [tensors[str(i)] for i in range(len(tensors))]
+
+    def compare(self, what, model, ours, rows):
+        with torch.no_grad():
+            worst = max(float((model(input_ids=torch.tensor([row])).logits[0] - mine).abs().max()) for row, mine in zip(rows, ours))
+        scale = max(float(mine.abs().max()) for mine in ours)
+        self.worst = max(self.worst, worst / scale)
+        print(f"{what:44s} largest difference of logits {worst:.1e} of {scale:.2f}  {'ok' if worst <= 2e-5 * scale else 'DIFFERS'}", flush=True)
+        return worst <= 2e-5 * scale
+
+
+def fresh(config):
+    config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p)) if p.dim() == 1 else p.mul_(4.0)
+    return model
+
+
+def load(folder):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--temper", default="build/cpu/temper")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    args = parser.parse_args()
+    run, good, count = Run(args.temper, args.seed), 0, 0
+    print(f"seed {args.seed}, torch {torch.__version__}")
+    for name, config in MODELS.items():
+        model_dir, data = run.path(name), run.path(name + ".jsonl")
+        fresh(config()).save_pretrained(model_dir)
+        rows = run.rows(name + ".jsonl", 8)
+        base = ["train", f"model={model_dir}", f"data.0.path={data}", "data.0.format=tokens", "train.steps=5", "train.batch=4", "train.lr=5e-3", "train.seq=64", "train.schedule=constant", "train.warmup_steps=0"]
+        checks = [(f"{name}: base", lambda: (load(model_dir), run.ours(model_dir, None, data)))]
+        for variant, (keys, peft) in VARIANTS.items():
+            out = run.path(f"{name}-{variant}")
+            def trained(out=out, keys=keys):
+                run.call(*base, "method=lora", "lora.dropout=0", *keys, f"out={out}")
+                return PeftModel.from_pretrained(load(model_dir), out).eval(), run.ours(model_dir, out, data)
+            def made(out=out, peft=peft):
+                model = get_peft_model(load(model_dir), LoraConfig(task_type="CAUSAL_LM", **peft))
+                with torch.no_grad():
+                    for n, p in model.named_parameters():
+                        if p.requires_grad:
+                            p.add_(0.05 * torch.randn_like(p))
+                model.save_pretrained(out + "-peft")
+                model = PeftModel.from_pretrained(load(model_dir), out + "-peft").eval()
+                return model, run.ours(model_dir, out + "-peft", data)
+            checks += [(f"{name}: {variant}, temper to PEFT", trained), (f"{name}: {variant}, PEFT to temper", made)]
+        for method in ("full", "bitfit"):
+            out = run.path(f"{name}-{method}")
+            def full(out=out, method=method):
+                run.call(*base, f"method={method}", f"out={out}")
+                return load(out), run.ours(out, None, data)
+            if method == "full" or not name.startswith("mistral"):
+                checks.append((f"{name}: {method}, temper to transformers", full))
+        for what, check in checks:
+            count += 1
+            try:
+                model, ours = check()
+                good += run.compare(what, model, ours, rows)
+            except Exception as problem:
+                print(f"{what:44s} FAILED: {str(problem)[:300]}", flush=True)
+    print(f"{good} of {count} within 2e-5 of the largest logit; worst {run.worst:.1e}")
+    sys.exit(good != count)
+
+
+if __name__ == "__main__":
+    main()

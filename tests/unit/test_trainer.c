@@ -1,0 +1,289 @@
+/* What a run computes depends on its recipe alone: not on threads, instruction set, packing, the size of
+ * micro-batches, recomputation, accumulation, or on the replicas beside it. Whole runs, compared byte
+ * for byte. The model is wider than a K block of the GEMM and rows are longer than a chunk of tokens,
+ * so that every border where sums could be regrouped is crossed. */
+#include "../support/run.h"
+
+#include "keep/monitor.h"
+
+static uint64_t seed;
+
+#define SIZES "\"vocab_size\": 53, \"hidden_size\": 390, \"intermediate_size\": 39, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, " \
+              "\"num_key_value_heads\": 2, \"head_dim\": 10, \"max_position_embeddings\": 512"
+
+static const char *const tied = "{\"model_type\": \"qwen3\", \"tie_word_embeddings\": true, " SIZES "}",
+                  *const untied = "{\"model_type\": \"llama\", \"mlp_bias\": true, \"attention_bias\": true, " SIZES "}";
+
+/* A recipe and the file its result is in. */
+typedef struct scenario {
+    const char *name, *model, *result, *arg[8];
+} scenario;
+
+static const scenario scenarios[] = {
+    {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
+    {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.1", "lora.use_dora=true", "lora.bias=all"}},
+    {"lora in bf16", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=4", "lora.dropout=0.1", "lora.use_rslora=true"}},
+    {"full, tied", "tied", "model.safetensors", {"method=full"}},
+    {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
+};
+
+/* What must leave no trace. */
+static const char *const layouts[][5] = {
+    {"threads=2"},
+    {"threads=3", "train.micro_tokens=420"},
+    {"threads=8"},
+    {"train.packing=false"},
+    {"train.recompute=full", "train.packing=false", "threads=2"},
+    {"train.micro_tokens=1", "train.recompute=full"}, /* becomes the longest row */
+    {"train.micro_tokens=700"},
+    {"train.batch=2", "train.accumulate=2"},
+    {"train.batch=1", "train.accumulate=4", "train.packing=false", "threads=3"},
+};
+
+static void recipe(args *a, const scenario *s, const char *out)
+{
+    arg(a, "model=%s", scratch(s->model));
+    arg(a, "out=%s", scratch(out));
+    arg(a, "data.0.path=%s", scratch("rows.jsonl"));
+    arg(a, "data.0.format=tokens");
+    arg(a, "train.batch=4");
+    arg(a, "train.steps=3");
+    arg(a, "train.lr=0.003");
+    arg(a, "train.warmup_steps=0");
+    arg(a, "train.seed=%llu", (unsigned long long)(seed >> 1));
+    arg(a, "train.checkpoint_every=0");
+    arg(a, "train.eval_every=2");
+    arg(a, "train.recompute=none");
+    arg(a, "train.weight_decay=0.1");
+    arg(a, "threads=1");
+    arg(a, "eval.0.name=held");
+    arg(a, "eval.0.path=%s", scratch("held.jsonl"));
+    arg(a, "eval.0.format=tokens");
+    arg(a, "keep.monitor.probes.0.name=base");
+    arg(a, "keep.monitor.probes.0.metric=kl");
+    arg(a, "keep.monitor.probes.0.path=%s", scratch("held.jsonl"));
+    arg(a, "keep.monitor.probes.0.format=tokens");
+    for (int i = 0; i < 8 && s->arg[i]; i++)
+        arg(a, "%s", s->arg[i]);
+}
+
+static void same_as_plain(const scenario *s, const char *what, const char *const *changes)
+{
+    args a = {0};
+    recipe(&a, s, "other");
+    for (int i = 0; i < 5 && changes[i]; i++)
+        arg(&a, "%s", changes[i]);
+    train(&a);
+    if (!runs_agree(scratch("plain"), scratch("other"), s->result))
+        fail_msg("%s: other bytes with %s %s; seed %llu", s->name, what, changes[0] ? changes[0] : "", (unsigned long long)seed);
+    OK(tm_dir_remove(scratch("other"), err));
+    args_free(&a);
+}
+
+static bool isa_there(tm_isa isa)
+{
+    tm_device *d = NULL;
+    tm_error err;
+    bool there = tm_cpu_device_create(1, isa, &d, &err) == TM_OK;
+    tm_device_destroy(d);
+    return there;
+}
+
+static const scenario *plain(void **state)
+{
+    const scenario *s = *state;
+    args a = {0};
+    tm_error err;
+    assert_int_equal(tm_dir_remove(scratch("plain"), &err), TM_OK);
+    recipe(&a, s, "plain");
+    train(&a);
+    args_free(&a);
+    return s;
+}
+
+static void layout_leaves_no_trace(void **state)
+{
+    const scenario *s = plain(state);
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+        same_as_plain(s, "", layouts[i]);
+}
+
+static void instruction_set_leaves_no_trace(void **state)
+{
+    static const struct {
+        const char *name;
+        tm_isa isa;
+        const char *layout[2];
+    } sets[] = {{"scalar", TM_ISA_SCALAR, {"threads=2"}}, {"avx2", TM_ISA_AVX2, {"threads=1"}}, {"avx512", TM_ISA_AVX512, {"threads=2"}}};
+    const scenario *s = plain(state);
+    int missing = 0;
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        if (!isa_there(sets[i].isa)) {
+            print_message("skip: this processor has no %s\n", sets[i].name);
+            missing++;
+            continue;
+        }
+        setenv("TEMPER_ISA", sets[i].name, 1);
+        same_as_plain(s, sets[i].name, sets[i].layout);
+        unsetenv("TEMPER_ISA");
+    }
+    if (missing)
+        skip();
+}
+
+/* The bits must not be the same because nothing is random. */
+static void seeds_matter(void **state)
+{
+    (void)state;
+    const scenario *s = &scenarios[0];
+    static const char *const seeds[] = {"train.seeds.init=7", "train.seeds.order=7", "train.seeds.dropout=7"};
+    args a = {0};
+    recipe(&a, s, "first");
+    train(&a);
+    args_free(&a);
+    for (size_t i = 0; i < 3; i++) {
+        recipe(&a, s, "second");
+        arg(&a, "%s", seeds[i]);
+        train(&a);
+        assert_false(files_agree(scratch("first"), scratch("second"), s->result));
+        OK(tm_dir_remove(scratch("second"), err));
+        args_free(&a);
+    }
+}
+
+/* --- Replicas --- */
+
+enum { REPLICAS = 3 };
+
+typedef struct pack {
+    tm_job job[REPLICAS];
+    tm_seeds seeds[REPLICAS];
+    tm_order *order[REPLICAS];
+    tm_run_folder *folder[REPLICAS];
+    tm_scores scores[2][3][REPLICAS];
+    tm_run run;
+} pack;
+
+static void replica_recipe(args *a, const scenario *s, int replica, const char *out)
+{
+    recipe(a, s, out);
+    arg(a, "train.seeds.init=%d", 100 + replica);
+    arg(a, "train.seeds.order=%d", 200 + replica);
+    arg(a, "train.seeds.dropout=%d", 300 + replica);
+}
+
+/* Trains the replicas together, place k being replica place[k], into folders pack-<replica>. */
+static void train_pack(const scenario *s, const int *place, int count)
+{
+    pack p = {0};
+    tm_memory_plan plan;
+    tm_device *device;
+    tm_trainer *trainer;
+    for (int k = 0; k < count; k++) {
+        args a = {0};
+        char name[32];
+        snprintf(name, sizeof name, "pack-%d", place[k]);
+        replica_recipe(&a, s, place[k], name);
+        open_job(&a, TM_JOB_TRAIN, &p.job[k]);
+        p.seeds[k] = p.job[k].seeds;
+        p.order[k] = p.job[k].order;
+        p.folder[k] = &p.job[k].folder;
+        args_free(&a);
+    }
+    p.run = p.job[0].run;
+    p.run.replicas = count;
+    p.run.seeds = p.seeds;
+    p.run.order = p.order;
+    p.run.folder = p.folder;
+    tm_eval_set sets[2];
+    for (int i = 0; i < 2; i++) {
+        sets[i] = p.job[0].evals[i];
+        sets[i].first = p.scores[i][0];
+        sets[i].last = p.scores[i][1];
+        sets[i].best = p.scores[i][2];
+    }
+    p.run.evals = sets;
+    OK(tm_plan_memory(&p.run, TM_F32, 0, &plan, err));
+    OK(tm_cpu_device_create(2, TM_ISA_AUTO, &device, err));
+    OK(tm_trainer_create(&p.run, device, plan.part, &trainer, err));
+    OK(tm_monitor_add(trainer, err));
+    OK(tm_trainer_start(trainer, err));
+    OK(tm_trainer_run(trainer, err));
+    OK(tm_trainer_save(trainer, err));
+    tm_trainer_destroy(trainer);
+    tm_device_destroy(device);
+    for (int k = 0; k < count; k++)
+        tm_job_close(&p.job[k]);
+}
+
+/* Three in a pack are three alone, wherever each stands and whoever is beside it. */
+static void replicas_are_runs(void **state)
+{
+    static const scenario kinds[] = {
+        {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
+        {"dora", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0"}},
+        {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0.1", "train.packing=false"}},
+    };
+    static const struct {
+        int place[REPLICAS], count;
+    } packs[] = {{{0, 1, 2}, 3}, {{2, 0, 1}, 3}, {{1, 0}, 2}};
+    (void)state;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        char alone[32], packed[32];
+        for (int r = 0; r < REPLICAS; r++) {
+            args a = {0};
+            snprintf(alone, sizeof alone, "alone-%d", r);
+            replica_recipe(&a, &kinds[i], r, alone);
+            train(&a);
+            args_free(&a);
+        }
+        for (size_t k = 0; k < sizeof packs / sizeof *packs; k++) {
+            train_pack(&kinds[i], packs[k].place, packs[k].count);
+            for (int j = 0; j < packs[k].count; j++) {
+                int r = packs[k].place[j];
+                snprintf(alone, sizeof alone, "alone-%d", r);
+                snprintf(packed, sizeof packed, "pack-%d", r);
+                if (!runs_agree(scratch(alone), scratch(packed), kinds[i].result))
+                    fail_msg("%s: replica %d at place %d of %d has other bytes than alone; seed %llu", kinds[i].name, r, j, packs[k].count, (unsigned long long)seed);
+                OK(tm_dir_remove(scratch(packed), err));
+            }
+        }
+        for (int r = 0; r < REPLICAS; r++) {
+            snprintf(alone, sizeof alone, "alone-%d", r);
+            OK(tm_dir_remove(scratch(alone), err));
+        }
+    }
+}
+
+static int begin(void **state)
+{
+    seed = fresh_seed();
+    if (memory_begin(state))
+        return -1;
+    write_model(scratch("tied"), tied, TM_BF16, seed);
+    write_model(scratch("untied"), untied, TM_F32, seed + 1);
+    write_rows(scratch("rows.jsonl"), 9, 3, 150, 53, 0.5, seed + 2);
+    write_rows(scratch("long.jsonl"), 3, 257, 330, 53, 0.3, seed + 3);
+    write_rows(scratch("held.jsonl"), 5, 3, 60, 53, 0, seed + 4);
+    size_t n, m;
+    char *a = slurp(scratch("rows.jsonl"), &n), *b = slurp(scratch("long.jsonl"), &m), *both = malloc(n + m);
+    memcpy(both, a, n);
+    memcpy(both + n, b, m);
+    OK(tm_file_write(scratch("rows.jsonl"), both, n + m, err));
+    free(a);
+    free(b);
+    free(both);
+    return 0;
+}
+
+int main(void)
+{
+    enum { KINDS = sizeof scenarios / sizeof *scenarios };
+    static char names[2 * KINDS][64];
+    struct CMUnitTest tests[2 * KINDS + 2] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(replicas_are_runs)};
+    for (int i = 0; i < 2 * KINDS; i++) {
+        snprintf(names[i], sizeof names[i], "%s: %s", i % 2 ? "instruction sets" : "layouts", scenarios[i / 2].name);
+        tests[i + 2] = (struct CMUnitTest){.name = names[i], .test_func = i % 2 ? instruction_set_leaves_no_trace : layout_leaves_no_trace, .initial_state = (void *)(uintptr_t)&scenarios[i / 2]};
+    }
+    return cmocka_run_group_tests_name("trainer", tests, begin, scratch_end);
+}

@@ -81,6 +81,18 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+typedef struct tm_inspect_request {
+    const char *path;        /* a model, adapter or run folder, a data file or a recipe */
+    const char *model;       /* whose tokenizer reads the data; NULL: the recipe's, or none */
+    int64_t batch;           /* examples shown token by token */
+    bool color;              /* with colours of a terminal; else with brackets */
+    char *const *overrides;  /* "key=value" of the recipe, for data: data.0.format=completion, train.seq=512 */
+    size_t override_count;
+} tm_inspect_request;
+
+/* What is in it, for people; free(). */
+tm_status tm_inspect(const tm_inspect_request *request, char **text, tm_error *err);
+
 /* Runs a finished run again, beside its folder, and compares trail, rows and result. *text: a line a
  * finding, for people; free(). What differs is no failure: *equal says it. */
 tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal, char **text, tm_error *err);
@@ -114,6 +126,23 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err);
  * "0", "1", ... [tokens, vocabulary] of a safetensors file: for comparing with other programs. */
 tm_status tm_eval_logits(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, int64_t examples, const char *file, tm_error *err);
 tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
+
+typedef struct tm_merge_source {
+    const char *adapter;
+    double scale; /* 1: as trained; 0: not at all */
+} tm_merge_source;
+
+typedef struct tm_merge_request {
+    const char *model, *out; /* out: a folder that is new or empty */
+    const tm_merge_source *sources;
+    size_t source_count;
+    int threads;             /* 0: all */
+} tm_merge_request;
+
+/* A model with adapters in its weights: W + sum over adapters of scale * (W_adapted - W), in double,
+ * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
+ * adapter's own; free(). */
+tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);
 
 /* --- Text and tokens --- */
 

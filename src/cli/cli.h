@@ -19,7 +19,9 @@ typedef struct tm_command {
     X(plan)             \
     X(tokenize)         \
     X(report)           \
-    X(verify)
+    X(verify)           \
+    X(merge)            \
+    X(inspect)
 
 #define X(name) extern const tm_command cmd_##name;
 CLI_COMMANDS(X)

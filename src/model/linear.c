@@ -213,3 +213,31 @@ void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group
         lowrank_backward(c, module, rows, &lr, part, x, saved->xa[i], dx);
     }
 }
+
+/* --- dW = s B A --- */
+
+void tm_linear_delta_add_row(const tm_linear_delta *d, int64_t row, double factor, double *sum)
+{
+    for (int64_t k = 0; k < d->r; k++) {
+        double b = factor * d->scale * d->b[row * d->r + k];
+        const float *a = d->a + k * d->in;
+        for (int64_t i = 0; i < d->in; i++)
+            sum[i] += b * a[i];
+    }
+}
+
+/* <Bx Ax, By Ay> = sum over ranks i, j of (Bx^T By)[i, j] (Ax Ay^T)[i, j]. */
+double tm_linear_delta_dot(const tm_linear_delta *x, const tm_linear_delta *y)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < x->r; i++)
+        for (int64_t j = 0; j < y->r; j++) {
+            double a = 0, b = 0;
+            for (int64_t k = 0; k < x->in; k++)
+                a += (double)x->a[i * x->in + k] * y->a[j * y->in + k];
+            for (int64_t k = 0; k < x->out; k++)
+                b += (double)x->b[k * x->r + i] * y->b[k * y->r + j];
+            sum += a * b;
+        }
+    return x->scale * y->scale * sum;
+}

@@ -62,4 +62,18 @@ void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group
 /* Whether anything in the group is trained, so that backward needs x. */
 bool tm_linear_group_trained(const tm_linear_group *group);
 
+/* --- What low-rank matrices add to a weight, on the host: dW = scale * B A, for merging, distances --- */
+
+typedef struct tm_linear_delta {
+    const float *a, *b; /* [r, in], [out, r] */
+    int64_t out, in, r;
+    double scale;
+} tm_linear_delta;
+
+/* sum[in] += factor * row of dW. */
+void tm_linear_delta_add_row(const tm_linear_delta *d, int64_t row, double factor, double *sum);
+/* The inner product of two deltas of one shape over all elements, by r x r products: dW is never made.
+ * sqrt(dot(x, x)) is the Frobenius norm of x. */
+double tm_linear_delta_dot(const tm_linear_delta *x, const tm_linear_delta *y);
+
 #endif

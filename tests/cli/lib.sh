@@ -27,9 +27,9 @@ run()
 # expect NAME EXIT PATTERN ARGUMENTS: the exit code, and the pattern (extended, of grep) in what was printed
 expect()
 {
-    name=$1 want=$2 pattern=$3
+    expect_name=$1 expect_status=$2 expect_text=$3
     shift 3
     run "$@"
-    [ "$status" -eq "$want" ] && cat "$dir/out" "$dir/err" | grep -qE -- "$pattern"
-    result $? "$name"
+    [ "$status" -eq "$expect_status" ] && cat "$dir/out" "$dir/err" | grep -qE -- "$expect_text"
+    result $? "$expect_name"
 }

@@ -1,0 +1,322 @@
+/* temper inspect: what is in a model, adapter or run folder. Reads files only. */
+#include "api/inspect.h"
+
+#include "base/file.h"
+#include "model/config.h"
+#include "text/tokenizer.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int64_t tm_module_layer(const char *module)
+{
+    for (const char *at = module; (at = strchr(at, '.')); at++)
+        if (isdigit((unsigned char)at[1])) {
+            size_t n = strspn(at + 1, "0123456789");
+            if (at[1 + n] == '.' && n < 10)
+                return atoll(at + 1);
+        }
+    return -1;
+}
+
+const char *tm_module_kind(const char *module)
+{
+    const char *dot = strrchr(module, '.');
+    return dot ? dot + 1 : module;
+}
+
+bool tm_dir_has(const char *dir, const char *name)
+{
+    tm_error ignored;
+    char *path = tm_path_join(dir, name, &ignored);
+    bool there = path && tm_path_exists(path);
+    free(path);
+    return there;
+}
+
+/* --- A model --- */
+
+static void put_count(tm_buf *out, double n)
+{
+    static const char *const unit[] = {"", " thousand", " million", " billion", " trillion"};
+    int k = 0;
+    for (; n >= 1000 && k < 4; k++)
+        n /= 1000;
+    tm_buf_printf(out, k ? "%.3g%s" : "%.0f%s", n, unit[k]);
+}
+
+static void put_config(tm_buf *out, const tm_model_config *c)
+{
+    tm_buf_printf(out, "family      %s (%s)\n", c->family->model_type, c->family->architecture);
+    tm_buf_printf(out, "sizes       %lld layers, width %lld, feed-forward %lld, %lld heads of %lld (%lld for keys and values), vocabulary %lld, %lld positions\n",
+                  (long long)c->layers, (long long)c->width, (long long)c->ffn, (long long)c->heads, (long long)c->head_size, (long long)c->kv_heads,
+                  (long long)c->vocab, (long long)c->max_positions);
+    tm_buf_printf(out, "head        %s\n", c->tied ? "tied to the embedding" : "has weights of its own");
+}
+
+typedef struct target { /* a kind of linear module */
+    const char *kind;   /* borrowed from list */
+    int64_t count, out, in;
+} target;
+
+/* Two-dimensional weights inside layers, by kind: what LoRA can be put on. */
+static tm_status put_targets(tm_buf *out, const tm_safetensors *file, tm_error *err)
+{
+    enum { MOST = 64 };
+    target list[MOST];
+    tm_names kinds = {0};
+    int64_t count = 0;
+    tm_status st = TM_OK;
+    for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
+        const tm_st_tensor *t = tm_safetensors_at(file, i);
+        size_t n = strlen(t->name), m = strlen(".weight");
+        char name[300];
+        if (t->ndim != 2 || n <= m || n >= sizeof name || strcmp(t->name + n - m, ".weight") != 0 || tm_module_layer(t->name) < 0)
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)(n - m), t->name);
+        int64_t k = 0;
+        while (k < count && strcmp(list[k].kind, tm_module_kind(name)) != 0)
+            k++;
+        if (k == MOST)
+            break;
+        if (k == count) {
+            TM_GO(tm_names_add(&kinds, tm_module_kind(name), err));
+            list[count++] = (target){.kind = kinds.item[k], .out = t->shape[0], .in = t->shape[1]};
+        }
+        list[k].count++;
+    }
+    for (int64_t k = 0; k < count; k++)
+        tm_buf_printf(out, "%-11s %lld x %s [%lld, %lld]\n", k ? "" : "targets", (long long)list[k].count, list[k].kind, (long long)list[k].out, (long long)list[k].in);
+out:
+    tm_names_deinit(&kinds);
+    return st;
+}
+
+static void put_dtypes(tm_buf *out, const tm_safetensors *file)
+{
+    int64_t elements[TM_DTYPE_COUNT] = {0}, tensors[TM_DTYPE_COUNT] = {0}, bytes = 0;
+    double all = 0;
+    for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
+        const tm_st_tensor *t = tm_safetensors_at(file, i);
+        elements[t->dtype] += t->count;
+        tensors[t->dtype]++;
+        bytes += t->bytes;
+        all += (double)t->count;
+    }
+    tm_buf_text(out, "parameters  ");
+    put_count(out, all);
+    tm_buf_printf(out, " (%.0f) in %lld tensors, %.1f MB:", all, (long long)tm_safetensors_count(file), (double)bytes / 1e6);
+    for (int d = 0; d < TM_DTYPE_COUNT; d++)
+        if (tensors[d])
+            tm_buf_printf(out, " %s %.4g %%", tm_dtype_name((tm_dtype)d), 100 * (double)elements[d] / all);
+    tm_buf_char(out, '\n');
+}
+
+static void put_tokenizer(tm_buf *out, const char *dir)
+{
+    tm_error problem;
+    tm_tokenizer *tok;
+    tm_buf_text(out, "tokenizer   ");
+    if (!tm_dir_has(dir, "tokenizer.json")) {
+        tm_buf_text(out, "none\n");
+        return;
+    }
+    if (tm_tokenizer_open(dir, &tok, &problem) != TM_OK) {
+        tm_buf_printf(out, "cannot be used: %s\n", problem.message);
+        return;
+    }
+    int32_t special[] = {tm_tokenizer_bos(tok), tm_tokenizer_eos(tok)};
+    tm_buf_printf(out, "%d ids", tm_tokenizer_vocab_size(tok));
+    for (int k = 0; k < 2; k++)
+        if (special[k] >= 0)
+            tm_buf_printf(out, ", %s %s (%d)", k ? "EOS" : "BOS", tm_tokenizer_token(tok, special[k]), special[k]);
+    tm_buf_char(out, '\n');
+    tm_tokenizer_close(tok);
+}
+
+static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
+{
+    tm_model_config config;
+    tm_safetensors *file;
+    tm_error problem;
+    tm_buf_printf(out, "model       %s\n", dir);
+    tm_status st = tm_model_config_read(dir, &config, &problem);
+    if (st == TM_OK) {
+        put_config(out, &config);
+        tm_model_config_deinit(&config);
+    } else if (st == TM_UNSUPPORTED)
+        tm_buf_printf(out, "family      cannot be trained: %s\n", problem.message);
+    else {
+        *err = problem;
+        return st;
+    }
+    st = tm_safetensors_open_model(dir, &file, &problem);
+    if (st == TM_OK) {
+        put_dtypes(out, file);
+        put_tokenizer(out, dir);
+        st = put_targets(out, file, err);
+        tm_safetensors_close(file);
+    } else { /* a plan can do with the config alone */
+        tm_buf_printf(out, "weights     %s\n", problem.message);
+        put_tokenizer(out, dir);
+        st = TM_OK;
+    }
+    return st;
+}
+
+/* --- An adapter --- */
+
+/* Norms of dW as a table: a row a layer, a column a kind of module. */
+static tm_status put_norms(tm_buf *out, const tm_adapter_file *f, tm_error *err)
+{
+    tm_names kinds = {0};
+    int64_t last = -1;
+    tm_status st = TM_OK;
+    for (int64_t i = 0; i < f->modules; i++) {
+        const char *kind = tm_module_kind(f->module[i].name);
+        int64_t layer = tm_module_layer(f->module[i].name);
+        if (!tm_names_contain(&kinds, kind))
+            TM_GO(tm_names_add(&kinds, kind, err));
+        last = layer > last ? layer : last;
+    }
+    tm_buf_text(out, "norm of dW (Frobenius), a row a layer\n     ");
+    for (int64_t k = 0; k < kinds.count; k++)
+        tm_buf_printf(out, " %10s", kinds.item[k]);
+    tm_buf_char(out, '\n');
+    for (int64_t layer = -1; layer <= last; layer++) {
+        tm_buf row = {0};
+        bool any = false;
+        tm_buf_printf(&row, layer < 0 ? "    -" : "%5lld", (long long)layer);
+        for (int64_t k = 0; k < kinds.count; k++) {
+            const tm_adapter_module *found = NULL;
+            for (int64_t i = 0; i < f->modules; i++)
+                if (tm_module_layer(f->module[i].name) == layer && strcmp(tm_module_kind(f->module[i].name), kinds.item[k]) == 0)
+                    found = &f->module[i];
+            any |= found != NULL;
+            if (found)
+                tm_buf_printf(&row, " %10.4g", sqrt(tm_linear_delta_dot(&found->delta, &found->delta)));
+            else
+                tm_buf_printf(&row, " %10s", "-");
+        }
+        if (any)
+            tm_buf_printf(out, "%s\n", tm_buf_str(&row));
+        tm_buf_deinit(&row);
+    }
+out:
+    tm_names_deinit(&kinds);
+    return st;
+}
+
+static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err)
+{
+    tm_adapter_file f;
+    TM_TRY(tm_adapter_file_open(dir, &f, err));
+    const tm_adapter_config *c = &f.config;
+    double elements = 0;
+    for (int64_t i = 0; i < tm_safetensors_count(f.file); i++)
+        elements += (double)tm_safetensors_at(f.file, i)->count;
+    tm_buf_printf(out, "adapter     %s\nbase        %s\n", dir, c->base_model ? c->base_model : "not named");
+    tm_buf_printf(out, "method      %s%s, r %lld, alpha %g, dropout %g, bias %s\n", c->use_dora ? "DoRA" : "LoRA", c->use_rslora ? " (rsLoRA)" : "", (long long)c->r, c->alpha,
+                  c->dropout, c->bias ? c->bias : "none");
+    tm_buf_printf(out, "modules     %lld", (long long)f.modules);
+    if (c->target_regex)
+        tm_buf_printf(out, ": %s", c->target_regex);
+    for (int64_t i = 0; i < c->target_modules.count; i++)
+        tm_buf_printf(out, "%s%s", i ? ", " : ": ", c->target_modules.item[i]);
+    tm_buf_text(out, "\nparameters  ");
+    put_count(out, elements);
+    tm_buf_char(out, '\n');
+    for (int64_t i = 0; i < f.saveds; i++)
+        tm_buf_printf(out, "%-11s %s\n", i ? "" : "whole", f.saved[i].name);
+    tm_status st = f.modules ? put_norms(out, &f, err) : TM_OK;
+    tm_adapter_file_close(&f);
+    return st;
+}
+
+/* --- A run --- */
+
+static const char *text_at(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "?";
+}
+
+static double number_at(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static tm_status inspect_run(const char *dir, tm_buf *out, tm_error *err)
+{
+    json_t *run = NULL, *e;
+    size_t i;
+    char *path = tm_path_join(dir, "run.json", err);
+    tm_status st = path ? tm_json_read(path, &run, err) : TM_NO_MEMORY;
+    free(path);
+    TM_TRY(st);
+    const json_t *recipe = json_object_get(run, "recipe"), *device = json_object_get(run, "device");
+    tm_buf_printf(out, "run         %s: %s, by temper %s on %s (%s)\n", dir, text_at(run, "status"), text_at(run, "temper"), text_at(device, "name"), text_at(device, "detail"));
+    tm_buf_printf(out, "model       %s, method %s\n", text_at(recipe, "model"), text_at(recipe, "method"));
+    json_array_foreach(json_object_get(recipe, "data"), i, e)
+        tm_buf_printf(out, "%-11s %s\n", i ? "" : "data", text_at(e, "path"));
+    tm_buf_printf(out, "steps       %.0f of %.0f; %.0f tokens (%.0f targets), %.1f s\n", number_at(run, "steps_done"), number_at(run, "steps"), number_at(run, "tokens"),
+                  number_at(run, "targets"), number_at(run, "seconds"));
+    tm_buf_printf(out, "parameters  %.0f, trained %.0f\n", number_at(run, "parameters"), number_at(run, "trained_parameters"));
+    tm_buf_printf(out, "memory      planned %.1f MB, used %.1f MB\n", number_at(run, "planned_bytes") / 1e6, number_at(run, "peak_bytes") / 1e6);
+    json_array_foreach(json_object_get(run, "evals"), i, e)
+        tm_buf_printf(out, "%-11s %s %s: %.4f at the start, %.4f at the end, best %.4f%s\n", i ? "" : "evaluation", text_at(e, "name"), text_at(e, "metric"),
+                      number_at(e, "first"), number_at(e, "last"), number_at(e, "best"), json_is_true(json_object_get(e, "probe")) ? " (old skill)" : "");
+    json_array_foreach(json_object_get(run, "warnings"), i, e)
+        tm_buf_printf(out, "%-11s %s\n", i ? "" : "warnings", json_string_value(e) ? json_string_value(e) : "?");
+    json_decref(run);
+    return TM_OK;
+}
+
+/* --- Which is it? --- */
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_error *err)
+{
+    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json"), model = tm_dir_has(r->path, "config.json");
+    if (r->batch)
+        return tm_fail(err, TM_USAGE, "%s is a folder: --batch shows examples of a data file or a recipe", r->path);
+    if (!run && !adapter && !model)
+        return tm_fail(err, TM_INPUT, "%s: found none of run.json, adapter_config.json, config.json", r->path);
+    if (run)
+        TM_TRY(inspect_run(r->path, out, err));
+    if (run && (adapter || model))
+        tm_buf_char(out, '\n');
+    if (adapter)
+        TM_TRY(inspect_adapter(r->path, out, err));
+    return model ? inspect_model(r->path, out, err) : TM_OK;
+}
+
+tm_status tm_inspect(const tm_inspect_request *r, char **text, tm_error *err)
+{
+    tm_buf out = {0};
+    tm_status st = TM_OK;
+    *text = NULL;
+    if (!tm_path_exists(r->path))
+        TM_GO(tm_fail(err, TM_INPUT, "%s: no such file or folder", r->path));
+    if (tm_path_is_dir(r->path))
+        st = inspect_folder(r, &out, err);
+    else
+        st = tm_inspect_data(r, ends_with(r->path, ".yaml") || ends_with(r->path, ".yml"), &out, err);
+    if (st == TM_OK)
+        st = tm_buf_check(&out, err);
+    if (st == TM_OK) {
+        *text = out.data;
+        out = (tm_buf){0};
+    }
+out:
+    tm_buf_deinit(&out);
+    return st;
+}

@@ -117,8 +117,6 @@ static tm_status monitor_save(void *state, tm_trainer *t, const char *folder, tm
     char path[4096];
     if (!m->snapshot)
         return TM_OK;
-    if (m->replicas > 1)
-        return tm_fail(err, TM_RECIPE, "keep.monitor.on_breach: rollback works for one replica at a time");
     monitor now = {0};
     tm_status st = monitor_begin(&now, t, err);
     if (st == TM_OK) {
@@ -169,7 +167,8 @@ tm_status tm_monitor_add(tm_trainer *t, tm_error *err)
         return TM_OK;
     monitor *m;
     TM_TRY(TM_NEW(&m, 1, err));
-    tm_hook hook = {.name = "monitor", .replicas = true, .state = m, .begin = monitor_begin, .evaluate = monitor_evaluate,
+    /* Stopping ends the whole pack: a replica's end would depend on its neighbours. */
+    tm_hook hook = {.name = "monitor.on_breach: stop or rollback", .replicas = t->recipe->on_breach == TM_BREACH_WARN, .state = m, .begin = monitor_begin, .evaluate = monitor_evaluate,
                     .save = monitor_save, .load = monitor_load, .destroy = monitor_destroy};
     tm_status st = tm_trainer_add_hook(t, &hook, err);
     if (st != TM_OK)

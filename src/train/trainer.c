@@ -106,6 +106,8 @@ static tm_status build(tm_trainer *t, tm_error *err)
     TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
     if (run->replicas > 1 && !t->tuning.method->replicas)
         return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
+    if (run->replicas > 1 && t->recipe->early_stop_metric)
+        return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
                                   .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));

@@ -210,7 +210,7 @@ static int begin(void **state)
         return -1;
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
         write_model(scratch(models[i].name), models[i].config, models[i].dtype, seed + i);
-    write_rows(scratch("rows.jsonl"), 60, 2, 280, 301, 0.3, seed + 7);
+    write_rows(scratch("rows.jsonl"), 60, 2, 120, 301, 0.3, seed + 7);
     return 0;
 }
 

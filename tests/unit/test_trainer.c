@@ -161,6 +161,7 @@ typedef struct pack {
     tm_order *order[REPLICAS];
     tm_run_folder *folder[REPLICAS];
     tm_scores scores[2][3][REPLICAS];
+    tm_eval_set set[2];
     tm_run run;
     int64_t steps_left; /* until it is interrupted; -1: never */
 } pack;
@@ -180,40 +181,51 @@ static void replica_recipe(args *a, const scenario *s, int replica, const char *
     arg(a, "train.seeds.dropout=%d", 300 + replica);
 }
 
-/* Trains the replicas together, place k being replica place[k], into folders pack-<replica>; interrupts
- * them after so many steps. */
-static void train_pack(const scenario *s, const int *place, int count, int64_t steps)
+/* Place k is replica place[k], in folder pack-<replica>. */
+static void pack_open(pack *p, const scenario *s, const int *place, int count, int64_t steps)
 {
-    pack p = {.steps_left = steps};
-    tm_memory_plan plan;
-    tm_device *device;
-    tm_trainer *trainer;
+    *p = (pack){.steps_left = steps};
     for (int k = 0; k < count; k++) {
         args a = {0};
         char name[32];
         snprintf(name, sizeof name, "pack-%d", place[k]);
         replica_recipe(&a, s, place[k], name);
-        open_job(&a, TM_JOB_TRAIN, &p.job[k]);
-        p.seeds[k] = p.job[k].seeds;
-        p.order[k] = p.job[k].order;
-        p.folder[k] = &p.job[k].folder;
+        open_job(&a, TM_JOB_TRAIN, &p->job[k]);
+        p->seeds[k] = p->job[k].seeds;
+        p->order[k] = p->job[k].order;
+        p->folder[k] = &p->job[k].folder;
         args_free(&a);
     }
-    p.run = p.job[0].run;
-    p.run.replicas = count;
-    p.run.seeds = p.seeds;
-    p.run.order = p.order;
-    p.run.folder = p.folder;
-    tm_eval_set sets[2];
+    p->run = p->job[0].run;
+    p->run.replicas = count;
+    p->run.seeds = p->seeds;
+    p->run.order = p->order;
+    p->run.folder = p->folder;
     for (int i = 0; i < 2; i++) {
-        sets[i] = p.job[0].evals[i];
-        sets[i].first = p.scores[i][0];
-        sets[i].last = p.scores[i][1];
-        sets[i].best = p.scores[i][2];
+        p->set[i] = p->job[0].evals[i];
+        p->set[i].first = p->scores[i][0];
+        p->set[i].last = p->scores[i][1];
+        p->set[i].best = p->scores[i][2];
     }
-    p.run.evals = sets;
-    p.run.interrupted = pack_interrupted;
-    p.run.context = &p;
+    p->run.evals = p->set;
+    p->run.interrupted = pack_interrupted;
+    p->run.context = p;
+}
+
+static void pack_close(pack *p)
+{
+    for (int k = 0; k < p->run.replicas; k++)
+        tm_job_close(&p->job[k]);
+}
+
+/* Trains the replicas together; interrupts them after so many steps. */
+static void train_pack(const scenario *s, const int *place, int count, int64_t steps)
+{
+    static pack p;
+    tm_memory_plan plan;
+    tm_device *device;
+    tm_trainer *trainer;
+    pack_open(&p, s, place, count, steps);
     OK(tm_plan_memory(&p.run, TM_F32, 0, &plan, err));
     OK(tm_cpu_device_create(2, TM_ISA_AUTO, &device, err));
     OK(tm_trainer_create(&p.run, device, plan.part, &trainer, err));
@@ -227,8 +239,40 @@ static void train_pack(const scenario *s, const int *place, int count, int64_t s
     }
     tm_trainer_destroy(trainer);
     tm_device_destroy(device);
-    for (int k = 0; k < count; k++)
-        tm_job_close(&p.job[k]);
+    pack_close(&p);
+}
+
+/* What would make a replica's end depend on its neighbours, or share a tensor between them. */
+static void packs_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        scenario kind;
+    } cases[] = {
+        {"method full works for one replica", {"full", "tied", NULL, {"method=full"}}},
+        {"one replica at a time", {"saved", "untied", NULL, {"lora.modules_to_save=[lm_head]"}}},
+        {"one replica at a time", {"biases", "untied", NULL, {"lora.bias=all"}}},
+        {"train.early_stop works for one replica", {"early", "tied", NULL, {"train.early_stop.metric=eval.held.loss"}}},
+        {"on_breach", {"stop", "tied", NULL, {"keep.monitor.on_breach=stop"}}},
+        {"on_breach", {"rollback", "tied", NULL, {"keep.monitor.on_breach=rollback"}}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        static pack p;
+        tm_device *counting;
+        tm_trainer *trainer;
+        pack_open(&p, &cases[i].kind, (const int[]){0, 1}, 2, -1);
+        OK(tm_counting_device_create(TM_F32, &counting, err));
+        tm_error problem = {0};
+        tm_status st = tm_trainer_create(&p.run, counting, NULL, &trainer, &problem);
+        if (st == TM_OK)
+            st = tm_monitor_add(trainer, &problem);
+        if (st != TM_RECIPE || !strstr(problem.message, cases[i].text))
+            fail_msg("%s: status %d, \"%s\"", cases[i].kind.name, (int)st, problem.message);
+        tm_trainer_destroy(trainer);
+        tm_device_destroy(counting);
+        pack_close(&p);
+    }
 }
 
 /* Three in a pack are three alone, wherever each stands and whoever is beside it, interrupted or not. */
@@ -298,10 +342,10 @@ int main(void)
 {
     enum { KINDS = sizeof scenarios / sizeof *scenarios };
     static char names[2 * KINDS][64];
-    struct CMUnitTest tests[2 * KINDS + 2] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(replicas_are_runs)};
+    struct CMUnitTest tests[2 * KINDS + 3] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(packs_are_refused), cmocka_unit_test(replicas_are_runs)};
     for (int i = 0; i < 2 * KINDS; i++) {
         snprintf(names[i], sizeof names[i], "%s: %s", i % 2 ? "instruction sets" : "layouts", scenarios[i / 2].name);
-        tests[i + 2] = (struct CMUnitTest){.name = names[i], .test_func = i % 2 ? instruction_set_leaves_no_trace : layout_leaves_no_trace, .initial_state = (void *)(uintptr_t)&scenarios[i / 2]};
+        tests[i + 3] = (struct CMUnitTest){.name = names[i], .test_func = i % 2 ? instruction_set_leaves_no_trace : layout_leaves_no_trace, .initial_state = (void *)(uintptr_t)&scenarios[i / 2]};
     }
     return cmocka_run_group_tests_name("trainer", tests, begin, scratch_end);
 }

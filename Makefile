@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda unit
+.PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -70,9 +70,48 @@ $(BUILD)/kernels/$(1)/%.o: src/device/cpu/%.c
 endef
 $(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
 
+# The GPU's part, a library that the program loads when it is asked to: CUDA 13, machine code for the architectures
+# named (a GPU of another one is refused, so that bits never depend on the driver's compiler).
+# -fmad=false: a fused multiply-add happens where the source says fma, nowhere else.
+NVCC      ?= nvcc
+CUDA_ARCH ?= 90
+CUDA_FLAGS := -std=c++17 -O3 --extended-lambda -fmad=false $(foreach a,$(CUDA_ARCH),-gencode=arch=compute_$(a),code=sm_$(a)) \
+              -Xcompiler -fPIC,-fvisibility=hidden,-Wall -Iinclude -Isrc -D_GNU_SOURCE
+CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu))
+CUDA_SHARED  := build/cpu/src/base/status.o build/cpu/src/base/buf.o build/cpu/src/base/dtype.o
+
+cuda: build/cuda/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90 ...": which)
+
+build/cuda/libtemper-cuda.so: $(CUDA_OBJECTS) $(CUDA_SHARED)
+	@echo "  nvcc $@"; $(NVCC) $(CUDA_FLAGS) -shared -cudart static -Xlinker -Bsymbolic,--exclude-libs=ALL -o $@ $^
+
+build/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
+
+# The same sources on the processor, for tests where there is no GPU: tests/emulated.
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
+endif
+EMULATED := $(BUILD)/emulated/libtemper-cuda.so
+EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu))
+EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -Wall \
+                  $(filter -fsanitize%,$(CFLAGS)) $(if $(filter x86_64,$(ARCH)),-mfma)
+
+emulated: $(EMULATED)
+
+$(EMULATED): $(EMULATED_OBJECTS) $(CUDA_SHARED:build/cpu/%=$(BUILD)/%)
+	@echo "  ld $@"; $(CXX) $(LDFLAGS) -shared -Wl,-Bsymbolic -o $@ $^
+
+$(BUILD)/emulated/%.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) -O2 -g -MMD -MP -c -o $@ $<
+
 # Fault tests replace malloc and the file calls by ones that fail on command.
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
+$(BUILD)/tests/unit/test_cuda_ops.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
+$(BUILD)/tests/unit/test_cuda_ops: | $(if $(shell command -v $(CXX)),$(EMULATED))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka
@@ -83,6 +122,10 @@ $(BUILD)/tools/%: $(BUILD)/tools/%.o $(LIB)
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+# For a host with a driver and nothing else of ours.
+$(BUILD)/bench/%-static: $(BUILD)/bench/%.o $(LIB)
+	@echo "  ld $@"; $(CC) $(LDFLAGS) -s -o $@ $< $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
 
 unit: $(TESTS) $(BUILD)/temper
 	@tests/run $(BUILD)
@@ -143,4 +186,4 @@ clean: ## removes build/
 
 include tests/fuzz/fuzz.mk
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) build/cuda -name '*.d' 2>/dev/null)

@@ -6,11 +6,16 @@
 
 #include <stdint.h>
 
+/* What a compiler for another processor puts before the functions that it needs there. */
+#ifndef TM_ON_DEVICE
+#define TM_ON_DEVICE
+#endif
+
 typedef struct tm_philox {
     uint32_t word[4];
 } tm_philox;
 
-static inline tm_philox tm_philox_at(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
+TM_ON_DEVICE static inline tm_philox tm_philox_at(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {

@@ -271,8 +271,8 @@ static void draw(tm_progress *p, const tm_progress_values *values)
 {
     if (p->term.live) {
         tm_buf_char(&p->line, '\r');
-        /* One column stays free: a full line would wrap on some terminals. */
-        int width = tm_term_width(&p->term) - 1;
+        /* Three columns stay free: a full line wraps on some terminals, and Ctrl-C echoes ^C. */
+        int width = tm_term_width(&p->term) - 3;
         tm_progress_render(&p->line, values, width > 1 ? width : 1, p->term.color, p->term.unicode);
         tm_buf_text(&p->line, "\x1b[K");
     } else {

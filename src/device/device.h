@@ -29,6 +29,11 @@ typedef struct tm_ops {
 #undef TM_OP
 } tm_ops;
 
+/* Work that was recorded once and can be queued again as a whole. */
+typedef struct tm_graph {
+    int64_t nodes; /* ops and copies in it */
+} tm_graph;
+
 /* Memory and life of a device; addresses are the device's own. */
 typedef struct tm_device_calls {
     tm_status (*alloc)(tm_device *d, int64_t bytes, void **out, tm_error *err);
@@ -40,6 +45,14 @@ typedef struct tm_device_calls {
     /* Waits for everything and reports the first error since the last sync. */
     tm_status (*sync)(tm_device *d, tm_error *err);
     void (*destroy)(tm_device *d);
+    /* Graphs; NULL where the device has none. What is called between begin and end is recorded, not run:
+     * ops, copy and zero, with the addresses, counts and layouts of that moment. graph_run queues it: it
+     * reads whatever stands at those addresses by then (step parameters, ids, targets). Nothing that
+     * uploads or waits may be recorded. */
+    tm_status (*graph_begin)(tm_device *d, tm_error *err);
+    tm_status (*graph_end)(tm_device *d, tm_graph **out, tm_error *err);
+    void (*graph_run)(tm_device *d, tm_graph *graph);
+    void (*graph_destroy)(tm_device *d, tm_graph *graph);
 } tm_device_calls;
 
 struct tm_device {
@@ -70,6 +83,11 @@ int64_t tm_cpu_workspace_bytes(int threads);
 
 /* Allocates nothing, computes nothing, counts every byte. real as the device it stands for. */
 tm_status tm_counting_device_create(tm_dtype real, tm_device **out, tm_error *err) TM_MUST_CHECK;
+
+/* A GPU, through libtemper-cuda.so: `library` is its path; NULL looks beside the program, in build/cuda of
+ * the tree it was built in and where the system keeps libraries. TM_UNSUPPORTED, with the reason, when there is no
+ * library, driver or GPU. The library stays loaded. */
+tm_status tm_cuda_device_create(const char *library, int index, tm_device **out, tm_error *err) TM_MUST_CHECK;
 
 /* --- Arenas --- */
 

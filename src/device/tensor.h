@@ -98,13 +98,16 @@ typedef struct tm_lowrank {
     const tm_step_params *step; /* [R], device */
 } tm_lowrank;
 
-/* One trained tensor of one replica, for the multi-tensor ops. Contiguous, n elements. */
+/* One trained tensor of one replica, for the multi-tensor ops. Contiguous, n elements. The list of a run
+ * is resident on the device, like all that ops read: it is written once and never changes. */
+enum { TM_TRAINED_BLOCK = 4096 }; /* elements that the ops sum apart, then in order */
 typedef struct tm_trained {
     tm_tensor value, grad; /* [rows, cols], ld = cols */
     tm_tensor m, v;        /* optimiser state; v absent for SGD, both absent for plain SGD */
     float weight_decay;    /* 0 where decay does not apply */
     float lr_ratio;        /* on the rate: LoRA+ has > 1 for B */
     int32_t replica;
+    int64_t first_block;   /* blocks of all tensors before it in the list */
 } tm_trained;
 
 #endif

@@ -66,11 +66,28 @@ static int32_t *stage(tm_batch *b, int64_t n, const int32_t **resident)
     return host;
 }
 
-static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count, int64_t tokens)
+/* Rows, chunks and examples up to the capacities: empty ones, so that sums and attention end where the data does. */
+static void fill_shape(tm_batch *b, int64_t count, int32_t *ids, int32_t *position, int32_t *index, int32_t *chunk, int32_t *query, int32_t *key, int32_t *keys)
+{
+    int32_t row = (int32_t)b->rows.n;
+    for (int64_t t = row; t < b->max_tokens; t++)
+        ids[t] = position[t] = index[t] = 0;
+    for (int64_t c = b->rows.chunks; c <= max_chunks(b); c++)
+        chunk[c] = row;
+    for (int64_t e = count; e < b->max_examples; e++) {
+        query[e + 1] = key[e] = row;
+        keys[e] = 0;
+    }
+    b->rows.n = b->max_tokens;
+    b->rows.chunks = max_chunks(b);
+    b->spans.n = b->max_examples;
+}
+
+static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
     const int32_t *example;
-    int32_t *ids = stage(b, tokens, &b->ids), *position = stage(b, tokens, &b->rows.position);
-    int32_t *index = stage(b, tokens, &example);
+    int32_t *ids = stage(b, b->max_tokens, &b->ids), *position = stage(b, b->max_tokens, &b->rows.position);
+    int32_t *index = stage(b, b->max_tokens, &example);
     int32_t *chunk = stage(b, max_chunks(b) + 1, &b->rows.chunk);
     int32_t *group = stage(b, b->replicas + 1, &b->rows.group);
     int32_t *group_chunk = stage(b, b->replicas + 1, &b->rows.group_chunk);
@@ -106,6 +123,8 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count, int
     b->rows.replicas = b->replicas;
     b->rows.chunks = chunks;
     b->spans.n = count;
+    if (b->fixed)
+        fill_shape(b, count, ids, position, index, chunk, query, key, keys);
 }
 
 /* One slice of targets [first, end): chunk bounds and groups relative to its first row. The chunks
@@ -150,11 +169,26 @@ static void store_real(const tm_batch *b, void *array, int64_t i, double value)
         ((float *)array)[i] = (float)value;
 }
 
-static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count, int64_t tokens)
+/* Slices of a fixed batch: cut by rows alone. No chunks: there is no gradient of the output matrix to sum. */
+static void lay_fixed_slices(tm_batch *b, int32_t *row_of, int32_t *target, int32_t *position, int32_t *index, const int32_t *resident_position, const uint32_t *resident_example)
+{
+    for (int64_t i = b->targets; i < b->max_tokens; i++) {
+        row_of[i] = -1;
+        target[i] = position[i] = index[i] = 0;
+        store_real(b, b->staging_real, i, 0);
+    }
+    b->head_rows = b->max_tokens;
+    for (int64_t first = 0; first < b->max_tokens; first += TM_HEAD_ROWS) {
+        int64_t n = b->max_tokens - first < TM_HEAD_ROWS ? b->max_tokens - first : TM_HEAD_ROWS;
+        b->slice[b->slices++] = (tm_head_slice){.first = first, .rows = {.n = n, .replicas = b->replicas, .position = resident_position + first, .example = resident_example + first}};
+    }
+}
+
+static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
     const int32_t *resident_position, *resident_example;
-    int32_t *row_of = stage(b, tokens, &b->target_row), *target = stage(b, tokens, &b->target);
-    int32_t *position = stage(b, tokens, &resident_position), *index = stage(b, tokens, &resident_example);
+    int32_t *row_of = stage(b, b->max_tokens, &b->target_row), *target = stage(b, b->max_tokens, &b->target);
+    int32_t *position = stage(b, b->max_tokens, &resident_position), *index = stage(b, b->max_tokens, &resident_example);
     int64_t n = 0, row = 0;
     b->any_teacher = false;
     for (int64_t e = 0; e < count; row += items[e++].n)
@@ -172,8 +206,12 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count, 
             b->any_teacher |= items[e].teacher_weight > 0;
             n++;
         }
-    b->targets = n;
+    b->targets = b->head_rows = n;
     b->slices = 0;
+    if (b->fixed) {
+        lay_fixed_slices(b, row_of, target, position, index, resident_position, (const uint32_t *)resident_example);
+        return;
+    }
     for (int64_t first = 0; first < n;) {
         /* Grow by whole chunks; a chunk is never longer than a slice. */
         int64_t end = first, next = first;
@@ -201,10 +239,10 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     assert(!b->cached || count == 1);
     b->cached_past = b->cached ? items[0].past : 0;
     b->staging_count = 0;
-    lay_rows(b, items, count, tokens);
-    lay_targets(b, items, count, tokens);
+    lay_rows(b, items, count);
+    lay_targets(b, items, count);
     d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);
-    int64_t real_bytes = tm_dtype_bytes(d->real, b->targets);
+    int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_teacher; i++)
         store_real(b, b->staging_real, i, items[b->target_item[i]].teacher_weight * items[b->target_item[i]].scale);

@@ -34,12 +34,17 @@ typedef struct tm_batch {
     tm_spans spans;
     const int32_t *ids;      /* [rows.n] device */
     int64_t targets;
-    const int32_t *target_row; /* [targets] device: the row whose output predicts it, ascending */
-    const int32_t *target;     /* [targets] device: token id */
-    tm_tensor weight, teacher_weight; /* [1, targets] device, real */
+    const int32_t *target_row; /* [head_rows] device: the row whose output predicts it, ascending */
+    const int32_t *target;     /* [head_rows] device: token id */
+    tm_tensor weight, teacher_weight; /* [1, head_rows] device, real */
     tm_head_slice *slice;    /* [slices] host */
     int64_t slices;
     bool any_teacher;
+    bool fixed;              /* set before filling: every micro-batch has the shape of the capacities, so that a graph
+                                recorded of one serves all. Rows beyond the last example compute what nobody reads;
+                                target rows beyond the last target have index -1 and weight 0. Not with a trained
+                                output matrix, whose chunks would be cut elsewhere. */
+    int64_t head_rows;       /* rows of the loss head: targets, or the capacity when fixed */
     bool cached;             /* keys and values are those of the cache: one item, no backward */
     int64_t cached_past;     /* tokens in the cache before this batch */
     /* host: which item and token each target is */

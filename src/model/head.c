@@ -43,7 +43,7 @@ void tm_model_loss(tm_model *m, const tm_batch *b, tm_tensor teacher, tm_tensor 
     for (int64_t i = 0; i < b->slices; i++)
         slice_loss(m, b, &b->slice[i], teacher, teacher_head, grad);
     if (grad)
-        RUN(scatter_rows, b->targets, b->target_row, m->dtarget, b->rows.n, m->dy);
+        RUN(scatter_rows, b->head_rows, b->target_row, m->dtarget, b->rows.n, m->dy);
 }
 
 void tm_model_gather_hidden(tm_model *m, const tm_batch *b, tm_tensor out)

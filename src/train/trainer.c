@@ -54,6 +54,7 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
     TM_TRY(TM_NEW(&t->trained_param, count, err));
     TM_TRY(TM_NEW(&t->trail, count * t->run->replicas, err));
     t->trained_count = count;
+    int64_t blocks = 0;
     for (int32_t r = 0; r < t->run->replicas; r++) {
         int64_t k = 0;
         for (int64_t i = 0; i < t->model.params.count; i++) {
@@ -64,9 +65,13 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
             t->trained[r * count + k++] = (tm_trained){
                 .value = tm_param_part(p, p->value, r), .grad = train ? tm_param_part(p, p->grad, r) : tm_tensor_none(),
                 .m = m ? tm_param_part(p, p->m, r) : tm_tensor_none(), .v = v ? tm_param_part(p, p->v, r) : tm_tensor_none(),
-                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r};
+                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r, .first_block = blocks};
+            blocks += (tm_param_count(p) + TM_TRAINED_BLOCK - 1) / TM_TRAINED_BLOCK;
         }
     }
+    int64_t bytes = (int64_t)sizeof *t->trained * count * t->run->replicas;
+    t->device_trained = tm_arena_take(arena, bytes);
+    t->device->calls->upload(t->device, t->device_trained, t->trained, bytes);
     return TM_OK;
 }
 
@@ -336,12 +341,12 @@ static void optimise(tm_trainer *t)
     const tm_recipe *recipe = t->recipe;
     tm_device *d = t->device;
     int64_t n = t->trained_count * t->run->replicas;
-    TM_RUN(d, grad_norm, n, t->trained, t->run->replicas, recipe->max_grad_norm, t->device_params);
+    TM_RUN(d, grad_norm, n, t->device_trained, t->run->replicas, recipe->max_grad_norm, t->device_params);
     if (recipe->optimizer == TM_OPTIM_ADAMW)
-        TM_RUN(d, adamw, n, t->trained, recipe->beta1, recipe->beta2, recipe->eps, t->device_params);
+        TM_RUN(d, adamw, n, t->device_trained, recipe->beta1, recipe->beta2, recipe->eps, t->device_params);
     else
-        TM_RUN(d, sgd, n, t->trained, recipe->momentum, t->step == 0, t->device_params);
-    TM_RUN(d, trail, n, t->trained, t->trail);
+        TM_RUN(d, sgd, n, t->device_trained, recipe->momentum, t->step == 0, t->device_params);
+    TM_RUN(d, trail, n, t->device_trained, t->trail);
 }
 
 tm_status tm_trainer_step(tm_trainer *t, tm_error *err)

@@ -68,7 +68,8 @@ typedef struct tm_trainer {
     tm_model model;
     tm_tuning tuning;
     tm_batch batch;
-    tm_trained *trained;       /* [trained_count]: tensors of replica 0, then of replica 1, ... */
+    tm_trained *trained;       /* [R * trained_count]: tensors of replica 0, then of replica 1, ... */
+    tm_trained *device_trained; /* the same list on the device, for ops */
     const tm_param **trained_param;
     int64_t trained_count;
     tm_step_params *params;    /* [R] host */

@@ -371,4 +371,11 @@ static inline void error_add(error_sum *e, const double *a, const double *b, int
 /* Relative L2 distance. */
 static inline double error_relative(error_sum e) { return e.difference == 0 ? 0 : sqrt(e.difference / (e.norm + 1e-300)); }
 
+static inline double distance(const double *a, const double *b, int64_t n)
+{
+    error_sum e = {0};
+    error_add(&e, a, b, n);
+    return error_relative(e);
+}
+
 #endif

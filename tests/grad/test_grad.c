@@ -38,6 +38,8 @@
 #define CHECK_sgd "tests/unit/test_optim.c"
 #define CHECK_trail "tests/unit/test_optim.c"
 
+static uint64_t seed;
+
 static const struct check {
     const char *op, *where;
 } checks[] = {
@@ -102,7 +104,6 @@ static double check_element(const opcase *c, tm_device *d, double *const *got, c
 static void derivatives(void **state)
 {
     (void)state;
-    uint64_t seed = (uint64_t)time(NULL);
     tm_device *d;
     tm_error err;
     must(tm_cpu_device_create(2, TM_ISA_F64, &d, &err), &err);
@@ -127,8 +128,10 @@ static void derivatives(void **state)
     tm_device_destroy(d);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL); /* a seed to repeat */
+    printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_op_is_checked), cmocka_unit_test(derivatives)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

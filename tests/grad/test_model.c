@@ -118,7 +118,7 @@ static void make_recipe(args *a, const struct family *f, const struct method *me
 }
 
 /* most: how many of the trained tensors are looked at, chosen at random. */
-static void check(const struct family *f, const struct method *method, const char *rows, int64_t most, dice *d)
+static void check(const struct family *f, const struct method *method, const char *rows, int64_t most, bool teacher, dice *d)
 {
     args a = {0};
     tm_job job;
@@ -126,7 +126,9 @@ static void check(const struct family *f, const struct method *method, const cha
     make_recipe(&a, f, method, rows);
     open_job(&a, TM_JOB_PLAN, &job);
     bool recompute = dice_in(d, 0, 1), cut = dice_in(d, 0, 1);
-    machine_open(&m, &job, TM_ISA_F64, cut ? job.recipe->micro_tokens / 2 + 20 : 0, (tm_model_settings){.recompute = recompute});
+    machine_open(&m, &job, TM_ISA_F64, cut ? job.recipe->micro_tokens / 2 + 20 : 0, (tm_model_settings){.recompute = recompute, .teacher = teacher});
+    if (teacher)
+        machine_teach(&m);
     move_trained(&m, d);
     tm_model_begin_step(&m.model, &m.step);
     double loss = machine_loss(&m, true), worst = 0;
@@ -160,7 +162,7 @@ static void gradients_of_family(void **state)
     dice d = {.key = seed + (uint64_t)(f - families)};
     for (const struct method *method = methods; method < methods + METHODS; method++)
         if (!(method->untied && !f->untied) && !(method->biases && f->no_bias))
-            check(f, method, "rows.jsonl", 1000, &d);
+            check(f, method, "rows.jsonl", 1000, false, &d);
 }
 
 /* Rows beyond a chunk of 256 tokens, and more targets than a slice of the head has. */
@@ -168,8 +170,20 @@ static void gradients_over_chunks(void **state)
 {
     (void)state;
     dice d = {.key = seed ^ 99};
-    check(&families[4], &methods[0], "long.jsonl", 5, &d);
-    check(&families[0], &methods[14], "long.jsonl", 5, &d);
+    check(&families[4], &methods[0], "long.jsonl", 5, false, &d);
+    check(&families[0], &methods[14], "long.jsonl", 5, false, &d);
+}
+
+/* KL to the base as a part of the loss; head and embedding as they were, since the teacher's logits are
+ * made with the base's head. */
+static void gradients_with_a_teacher(void **state)
+{
+    (void)state;
+    dice d = {.key = seed ^ 98};
+    for (int k = 0; k < METHODS; k++)
+        if (strcmp(methods[k].name, "lora-dropout") == 0 || strcmp(methods[k].name, "dora-dropout") == 0 || strcmp(methods[k].name, "head") == 0)
+            for (int i = 0; i < FAMILIES; i++)
+                check(&families[i], &methods[k], "rows.jsonl", 6, true, &d);
 }
 
 static int begin(void **state)
@@ -186,7 +200,7 @@ static int begin(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[FAMILIES + 1] = {[FAMILIES] = cmocka_unit_test(gradients_over_chunks)};
+    struct CMUnitTest tests[FAMILIES + 2] = {[FAMILIES] = cmocka_unit_test(gradients_over_chunks), [FAMILIES + 1] = cmocka_unit_test(gradients_with_a_teacher)};
     for (int i = 0; i < FAMILIES; i++)
         tests[i] = (struct CMUnitTest){.name = families[i].name, .test_func = gradients_of_family, .initial_state = (void *)(uintptr_t)&families[i]};
     return cmocka_run_group_tests_name("model", tests, begin, scratch_end);

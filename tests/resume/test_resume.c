@@ -67,9 +67,26 @@ static void must_agree(const scenario *s, const char *a, const char *b)
     free(q);
 }
 
-/* Trains in a child that is killed after so many microseconds; true: it came to its end before. */
-static bool survived(const scenario *s, const args *a, int64_t delay)
+/* Layout and instruction set may be others at each start. */
+static args changed_layout(const args *from)
 {
+    static const char *const choice[][3] = {{"threads=1", "threads=2", "threads=3"}, {"train.packing=true", "train.packing=false", "train.packing=true"},
+                                            {"train.recompute=none", "train.recompute=full", "train.recompute=auto"},
+                                            {"train.micro_tokens=auto", "train.micro_tokens=1", "train.micro_tokens=33"}};
+    args a = args_copy(from);
+    for (size_t i = 0; i < sizeof choice / sizeof *choice; i++)
+        arg(&a, "%s", choice[i][dice_in(&moments, 0, 2)]);
+    if (dice_in(&moments, 0, 2) == 0)
+        setenv("TEMPER_ISA", "scalar", 1);
+    else
+        unsetenv("TEMPER_ISA");
+    return a;
+}
+
+/* Trains in a child that is killed after so many microseconds; true: it came to its end before. */
+static bool survived(const scenario *s, const args *plain, int64_t delay)
+{
+    args layout = changed_layout(plain), *a = &layout;
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
@@ -81,6 +98,8 @@ static bool survived(const scenario *s, const args *a, int64_t delay)
     }
     usleep((useconds_t)delay);
     kill(child, SIGKILL);
+    args_free(a);
+    unsetenv("TEMPER_ISA");
     int status;
     assert_int_equal(waitpid(child, &status, 0), child);
     if (WIFEXITED(status) && WEXITSTATUS(status) != 0)

@@ -15,6 +15,7 @@ typedef struct machine {
     tm_step_params step; /* one replica; the CPU reads it where it is */
     tm_batch_item *items;
     int64_t item_count, max_tokens;
+    tm_tensor teacher; /* absent, or hidden states at every target of the step */
 } machine;
 
 static inline void machine_build(machine *m, const int64_t *limits, tm_model_settings settings)
@@ -73,13 +74,40 @@ static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64
 static inline void machine_close(machine *m)
 {
     free(m->items);
+    if (m->teacher.data)
+        tm_device_release(m->device, m->teacher.data, tm_dtype_bytes(m->teacher.dtype, m->teacher.rows * m->teacher.cols));
     machine_unbuild(m);
+}
+
+/* The model without its adapter becomes the teacher: KL joins the loss, with another weight an item.
+ * Needs settings.teacher; release the memory with machine_close. */
+static inline void machine_teach(machine *m)
+{
+    int64_t targets = 0, bytes;
+    for (int64_t i = 0; i < m->item_count; i++)
+        for (int32_t t = 1; t < m->items[i].n; t++)
+            targets += !m->items[i].weight || m->items[i].weight[t] != 0;
+    void *memory;
+    bytes = tm_dtype_bytes(m->device->real, targets * m->model.config.width);
+    OK(tm_device_alloc(m->device, bytes, &memory, err));
+    m->teacher = tm_tensor_make(memory, m->device->real, targets, m->model.config.width);
+    m->model.linear.base_only = true;
+    targets = 0;
+    for (int64_t i = 0; i < m->item_count; i++) {
+        tm_batch_fill(&m->batch, &m->items[i], 1);
+        tm_model_forward(&m->model, &m->batch);
+        tm_model_gather_hidden(&m->model, &m->batch, tm_tensor_rows(m->teacher, targets, m->batch.targets));
+        targets += m->batch.targets;
+        m->items[i].teacher_weight = (float)i / 2;
+    }
+    m->model.linear.base_only = false;
 }
 
 /* Loss of the step, gradients if asked for; after tm_model_begin_step. */
 static inline double machine_loss(machine *m, bool grad)
 {
     double loss = 0;
+    int64_t taught = 0;
     for (int64_t i = 0; grad && i < m->model.params.count; i++) {
         const tm_param *p = m->model.params.item[i];
         const tm_tensor both[] = {p->grad, p->grad2};
@@ -94,13 +122,15 @@ static inline double machine_loss(machine *m, bool grad)
         assert_true(n > 0);
         tm_batch_fill(&m->batch, m->items + done, n);
         tm_model_forward(&m->model, &m->batch);
-        tm_model_loss(&m->model, &m->batch, tm_tensor_none(), tm_tensor_none(), grad);
+        tm_model_loss(&m->model, &m->batch, m->teacher.data ? tm_tensor_rows(m->teacher, taught, m->batch.targets) : tm_tensor_none(), tm_tensor_none(), grad);
+        taught += m->batch.targets;
         if (grad)
             tm_model_backward(&m->model, &m->batch);
         tm_batch_read_results(&m->batch);
         for (int64_t i = 0; i < m->batch.targets; i++) {
             const tm_batch_item *item = &m->items[done + m->batch.target_item[i]];
             loss += (item->weight ? item->weight[m->batch.target_token[i]] : 1) * item->scale * m->batch.host_loss[i];
+            loss += m->teacher.data ? item->teacher_weight * item->scale * m->batch.host_kl[i] : 0;
         }
     }
     if (grad)

@@ -355,9 +355,9 @@ static void empty(void **state)
     tm_device_destroy(d);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    seed = (uint64_t)time(NULL);
+    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL); /* a seed to repeat */
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(values),        cmocka_unit_test(bits),          cmocka_unit_test(cache),

@@ -29,7 +29,7 @@ static void as_pytorch(void **state)
         float value[4], grad[4], m[4] = {0}, v[4] = {0};
         memcpy(value, start, sizeof value);
         tm_trained t = {tm_tensor_make(value, TM_F32, 2, 2), tm_tensor_make(grad, TM_F32, 2, 2), tm_tensor_make(m, TM_F32, 2, 2),
-                        sgd ? tm_tensor_none() : tm_tensor_make(v, TM_F32, 2, 2), 0.1f, 1, 0};
+                        sgd ? tm_tensor_none() : tm_tensor_make(v, TM_F32, 2, 2), 0.1f, 1, 0, 0};
         for (int step = 1; step <= 3; step++) {
             tm_step_params s = {.lr = 0.01, .bias1 = 1 - pow(0.9, step), .bias2 = 1 - pow(0.99, step), .clip = 1};
             for (int i = 0; i < 4; i++)
@@ -97,7 +97,7 @@ static set set_make(int replica)
     for (int i = 0; i < TENSORS; i++) {
         rng r = {seed + (uint64_t)i};
         tm_trained t = {vector(sizes[i], &r, 1), vector(sizes[i], &r, 0.01), vector(sizes[i], &r, 0.01),
-                        vector(sizes[i], &r, 0.001), i % 2 ? 0.1f : 0, i == 4 ? 16 : 1, replica < 0 ? i % REPLICAS : 0};
+                        vector(sizes[i], &r, 0.001), i % 2 ? 0.1f : 0, i == 4 ? 16 : 1, replica < 0 ? i % REPLICAS : 0, 0};
         for (int64_t k = 0; k < sizes[i]; k++)
             ((float *)t.v.data)[k] = fabsf(((float *)t.v.data)[k]);
         if (replica < 0 || i % REPLICAS == replica) {
@@ -223,9 +223,9 @@ static void norms_at_the_edge(void **state)
     tm_device_destroy(d);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    seed = (uint64_t)time(NULL);
+    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL); /* a seed to repeat */
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_pytorch), cmocka_unit_test(trail_is_the_documented_sum), cmocka_unit_test(against_double_loops),

@@ -162,20 +162,29 @@ typedef struct pack {
     tm_run_folder *folder[REPLICAS];
     tm_scores scores[2][3][REPLICAS];
     tm_run run;
+    int64_t steps_left; /* until it is interrupted; -1: never */
 } pack;
+
+static bool pack_interrupted(void *context)
+{
+    pack *p = context;
+    return p->steps_left >= 0 && p->steps_left-- == 0;
+}
 
 static void replica_recipe(args *a, const scenario *s, int replica, const char *out)
 {
     recipe(a, s, out);
+    arg(a, "train.checkpoint_every=1");
     arg(a, "train.seeds.init=%d", 100 + replica);
     arg(a, "train.seeds.order=%d", 200 + replica);
     arg(a, "train.seeds.dropout=%d", 300 + replica);
 }
 
-/* Trains the replicas together, place k being replica place[k], into folders pack-<replica>. */
-static void train_pack(const scenario *s, const int *place, int count)
+/* Trains the replicas together, place k being replica place[k], into folders pack-<replica>; interrupts
+ * them after so many steps. */
+static void train_pack(const scenario *s, const int *place, int count, int64_t steps)
 {
-    pack p = {0};
+    pack p = {.steps_left = steps};
     tm_memory_plan plan;
     tm_device *device;
     tm_trainer *trainer;
@@ -203,20 +212,26 @@ static void train_pack(const scenario *s, const int *place, int count)
         sets[i].best = p.scores[i][2];
     }
     p.run.evals = sets;
+    p.run.interrupted = pack_interrupted;
+    p.run.context = &p;
     OK(tm_plan_memory(&p.run, TM_F32, 0, &plan, err));
     OK(tm_cpu_device_create(2, TM_ISA_AUTO, &device, err));
     OK(tm_trainer_create(&p.run, device, plan.part, &trainer, err));
     OK(tm_monitor_add(trainer, err));
     OK(tm_trainer_start(trainer, err));
-    OK(tm_trainer_run(trainer, err));
-    OK(tm_trainer_save(trainer, err));
+    if (steps >= 0)
+        FAILS(TM_FAILED, "interrupted", tm_trainer_run(trainer, err));
+    else {
+        OK(tm_trainer_run(trainer, err));
+        OK(tm_trainer_save(trainer, err));
+    }
     tm_trainer_destroy(trainer);
     tm_device_destroy(device);
     for (int k = 0; k < count; k++)
         tm_job_close(&p.job[k]);
 }
 
-/* Three in a pack are three alone, wherever each stands and whoever is beside it. */
+/* Three in a pack are three alone, wherever each stands and whoever is beside it, interrupted or not. */
 static void replicas_are_runs(void **state)
 {
     static const scenario kinds[] = {
@@ -226,7 +241,8 @@ static void replicas_are_runs(void **state)
     };
     static const struct {
         int place[REPLICAS], count;
-    } packs[] = {{{0, 1, 2}, 3}, {{2, 0, 1}, 3}, {{1, 0}, 2}};
+        bool resumed;
+    } packs[] = {{{0, 1, 2}, 3, false}, {{2, 0, 1}, 3, true}, {{1, 0}, 2, false}};
     (void)state;
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         char alone[32], packed[32];
@@ -238,7 +254,9 @@ static void replicas_are_runs(void **state)
             args_free(&a);
         }
         for (size_t k = 0; k < sizeof packs / sizeof *packs; k++) {
-            train_pack(&kinds[i], packs[k].place, packs[k].count);
+            if (packs[k].resumed)
+                train_pack(&kinds[i], packs[k].place, packs[k].count, 2);
+            train_pack(&kinds[i], packs[k].place, packs[k].count, -1);
             for (int j = 0; j < packs[k].count; j++) {
                 int r = packs[k].place[j];
                 snprintf(alone, sizeof alone, "alone-%d", r);

@@ -44,7 +44,8 @@ typedef struct tile {
     real *max, *sum, *factor;     /* [TILE] */
     real *qr, *gr, *gt;           /* backward: queries and dout [TILE][Dr]; dout [Dr][TILE] */
     real *lse, *delta;            /* backward [TILE] */
-    real *dk, *dv;                /* backward [keys of the task][Dr] */
+    real *slope;                  /* backward [BLOCK][TILE]: of the soft cap */
+    real *dk, *dv;                /* backward [keys of the task][Dr]: what is left of the scratch memory */
 } tile;
 
 /* --- Small matrix products --- */
@@ -171,27 +172,32 @@ static void load_keys(const tile *t, tm_tensor from, int64_t first, int64_t coun
     memset(out + count * w->Dr, 0, sizeof(real) * (size_t)((-count & 3) * w->Dr));
 }
 
-static real *take(char **memory, int64_t elements)
+static real *take(real **memory, int64_t elements)
 {
-    real *p = (real *)*memory;
-    *memory += (elements * (int64_t)sizeof(real) + TM_CPU_ALIGN - 1) / TM_CPU_ALIGN * TM_CPU_ALIGN;
+    real *p = *memory;
+    *memory += elements;
     return p;
 }
 
-static tile tile_init(const work *w, void *scratch, int64_t span, int64_t kv_head, bool backward)
+/* What tile_init takes of the scratch memory; every part is a multiple of a cache line. */
+static int64_t tile_elements(const work *w) { return 6 * TILE + 7 * TILE * w->Dr + 3 * BLOCK * TILE; }
+
+static tile tile_init(const work *w, void *scratch, int64_t span, int64_t kv_head)
 {
-    char *memory = scratch;
     tile t = {.w = w, .span = span, .kv_head = kv_head};
+    real *memory = scratch;
     real **vectors[] = {&t.position, &t.max, &t.sum, &t.factor, &t.lse, &t.delta};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = take(&memory, TILE);
     real **heads[] = {&t.qt, &t.ot, &t.k, &t.v, &t.qr, &t.gr, &t.gt};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
         *heads[i] = take(&memory, TILE * w->Dr);
-    t.p = take(&memory, BLOCK * TILE);
-    t.ds = take(&memory, BLOCK * TILE);
-    t.dk = backward ? (real *)memory : NULL;
-    assert(memory <= (char *)scratch + TM_CPU_SCRATCH_BYTES);
+    real **blocks[] = {&t.p, &t.ds, &t.slope};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        *blocks[i] = take(&memory, BLOCK * TILE);
+    t.dk = memory;
+    assert(memory - (real *)scratch == tile_elements(w));
+    assert((char *)(memory + 2 * BLOCK * w->Dr) <= (char *)scratch + TM_CPU_SCRATCH_BYTES); /* head sizes below 1500 */
     return t;
 }
 
@@ -303,7 +309,7 @@ static void store_output(const tile *t)
 
 static void forward_tile(const work *w, void *scratch, int64_t span, int64_t kv_head, int64_t first)
 {
-    tile t = tile_init(w, scratch, span, kv_head, false);
+    tile t = tile_init(w, scratch, span, kv_head);
     tile_rows(&t, first);
     load_rows(&t, w->q, t.qr);
     transpose(t.qr, TILE, w->Dr, t.qt);
@@ -377,8 +383,7 @@ static void backward_block(const tile *t, int64_t first, int64_t count, real *dk
     bool capped = w->a->softcap > 0;
     load_keys(t, w->k, first, count, t->k);
     load_keys(t, w->v, first, count, t->v);
-    real *slope = t->factor; /* [BLOCK][TILE] when capped */
-    scores(t, first, count, capped ? slope : NULL);
+    scores(t, first, count, capped ? t->slope : NULL);
     product(padded, TILE_V, w->D, t->v, w->Dr, 1, t->gt, TILE, false, t->ds, TILE);
     v16 scale = v16_set1((real)w->a->scale);
     for (int64_t j = 0; j < padded; j++)
@@ -392,7 +397,7 @@ static void backward_block(const tile *t, int64_t first, int64_t count, real *dk
             v16 e = v16_exp(v16_sub(v16_get(p), v16_get(t->lse + i)));
             v16 s = v16_mul(v16_mul(e, v16_sub(v16_get(ds), v16_get(t->delta + i))), scale);
             if (capped)
-                s = v16_mul(s, v16_get(slope + j * TILE + i));
+                s = v16_mul(s, v16_get(t->slope + j * TILE + i));
             v16_put(p, e);
             v16_put(ds, s);
         }
@@ -437,18 +442,21 @@ static void backward_part(const work *w, tile *t, int64_t first_tile, int64_t la
                           int64_t last_key)
 {
     int64_t keys = last_key - first_key, padded = (keys + 3) & ~3;
-    t->dv = t->dk + padded * w->Dr;
-    if (w->want_dkv)
+    t->dv = t->dk; /* unused without want_dkv: a span's keys need not fit then */
+    if (w->want_dkv) {
+        t->dv = t->dk + padded * w->Dr;
         memset(t->dk, 0, sizeof(real) * (size_t)(2 * padded * w->Dr));
+    }
     for (int64_t i = first_tile; i < last_tile; i++) {
         tile_rows(t, i * TILE);
-        if (t->high < first_key)
+        if (t->high < first_key || first_block(t) >= last_key)
             continue;
         load_gradients(t, i * TILE);
         int64_t key = first_block(t) > first_key ? first_block(t) : first_key;
         for (; key <= t->high && key < last_key; key += BLOCK) {
             int64_t end = t->high + 1 < last_key ? t->high + 1 : last_key, count = end - key < BLOCK ? end - key : BLOCK;
-            backward_block(t, key, count, t->dk + (key - first_key) * w->Dr, t->dv + (key - first_key) * w->Dr);
+            int64_t at = w->want_dkv ? (key - first_key) * w->Dr : 0;
+            backward_block(t, key, count, t->dk + at, t->dv + at);
         }
         if (w->want_dq)
             store_rows(t, w->dq);
@@ -466,10 +474,7 @@ static void backward_task(void *context, int64_t task, int thread)
 {
     const work *w = ((void **)context)[0];
     place at = find_place(w, task, w->whole ? span_once : w->want_dq ? span_tiles : span_blocks);
-    tile t = tile_init(w, tm_cpu_scratch(((void **)context)[1], thread), at.span, at.kv_head, true);
-    /* the slopes of a cap need room: behind the other vectors */
-    t.factor = t.dk;
-    t.dk += BLOCK * TILE;
+    tile t = tile_init(w, tm_cpu_scratch(((void **)context)[1], thread), at.span, at.kv_head);
     int64_t tiles = span_tiles(w, at.span), keys = w->spans->keys[at.span];
     if (w->whole)
         backward_part(w, &t, 0, tiles, 0, keys);
@@ -499,7 +504,7 @@ static void delta_rows(void *context, int64_t task, int thread)
 /* Whether one task can hold dk and dv of the longest span. */
 static bool fits_whole(const work *w)
 {
-    int64_t room = TM_CPU_SCRATCH_BYTES / (int64_t)sizeof(real) - 8 * TILE - 7 * TILE * w->Dr - 3 * BLOCK * TILE;
+    int64_t room = TM_CPU_SCRATCH_BYTES / (int64_t)sizeof(real) - tile_elements(w);
     for (int64_t span = 0; span < w->spans->n; span++)
         if (2 * (w->spans->keys[span] + 3) * w->Dr > room)
             return false;

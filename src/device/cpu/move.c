@@ -18,11 +18,12 @@ static void run_rows(tm_device *d, void (*fn)(void *, int64_t, int), work *w)
     tm_pool_run(tm_cpu_of(d)->pool, fn, w, task_count(w->n, task_rows(w->y.cols)));
 }
 
+/* Row -1 of x is zeros; row -1 of y is nowhere. */
 V16_FN void copy_row(tm_tensor x, int64_t from, tm_tensor y, int64_t to)
 {
-    for (int64_t i = 0; i < y.cols; i += V16) {
+    for (int64_t i = 0; i < y.cols && to >= 0; i += V16) {
         int lanes = lanes_at(y.cols, i);
-        lanes_store(y, to, i, lanes, lanes_load(x, from, i, lanes));
+        lanes_store(y, to, i, lanes, from >= 0 ? lanes_load(x, from, i, lanes) : v16_zero());
     }
 }
 
@@ -99,7 +100,7 @@ static void dropout_rows(void *context, int64_t task, int thread)
     tm_dropout_row row = w->dropout;
     int64_t size = task_rows(w->y.cols), C = w->y.cols, replica = 0;
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++) {
-        while (t >= w->rows->group[replica + 1])
+        while (replica + 1 < w->rows->replicas && t >= w->rows->group[replica + 1]) /* rows beyond all are padding */
             replica++;
         row.key = w->step[replica].dropout_key;
         row.position = (uint32_t)w->rows->position[t];

@@ -5,7 +5,7 @@
  * its own tensors alone, whoever stands between them. */
 #include "device/cpu/row.h"
 
-enum { BLOCK = 4096 };
+enum { BLOCK = TM_TRAINED_BLOCK };
 
 typedef union partial {
     double norm;

@@ -334,7 +334,10 @@ V16_FN real_bits real_to_bits(real x)
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
-V16_FN v16 v16_pow2(v16 n) { V16_EACH(real_from_bits(((real_bits)n.v[i] + REAL_BIAS) << REAL_MANTISSA)); }
+V16_FN v16 v16_pow2(v16 n) /* shifted without a sign: n may be not-a-number */
+{
+    V16_EACH(real_from_bits((real_bits)((uint64_t)((real_bits)n.v[i] + REAL_BIAS) << REAL_MANTISSA)));
+}
 V16_FN v16 v16_exponent(v16 a)
 {
     V16_EACH((real)((real_to_bits((real)__builtin_fabs(a.v[i])) >> REAL_MANTISSA) - REAL_BIAS));

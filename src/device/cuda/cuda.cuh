@@ -1,0 +1,197 @@
+/* The CUDA device: what its ops see of it.
+ *
+ * Invariants:
+ *  1. Ops only queue work on the device's one stream; whatever fails is kept and reported by sync.
+ *  2. No float atomics; every sum has one order, that of the CPU device: an op here gives the bits of the CPU's f32 op.
+ *     These kernels are the plain ones: a thread an output. Faster ones may choose their own order, by the
+ *     same rule: from the tensors and the layout of the examples alone.
+ *  3. Layout arrays (tm_rows, tm_spans) are read by kernels, never by the host. */
+#ifndef TM_DEVICE_CUDA_CUDA_CUH
+#define TM_DEVICE_CUDA_CUDA_CUH
+
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+
+#define TM_ON_DEVICE __host__ __device__
+extern "C" {
+#include "base/philox.h"
+#include "device/cuda/plugin.h"
+}
+
+#define TM_LANE static __device__ inline
+
+/* Blocks of trained tensors whose partial sums there is room for: 17 billion elements. */
+enum { TM_CUDA_PARTIALS = 1 << 22, TM_CUDA_TENSORS = 1 << 16 };
+
+struct tm_cuda {
+    tm_device base;
+    cudaStream_t stream;
+    tm_error failure;     /* the first since the last sync; status TM_OK: none */
+    bool recording;       /* between graph_begin and graph_end */
+    uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS]: of the op that runs */
+    char detail[256];
+};
+
+static inline tm_cuda *tm_cuda_of(tm_device *d) { return (tm_cuda *)d; }
+
+/* Keeps the first failure for sync. */
+void tm_cuda_note(tm_cuda *c, tm_status status, const char *what, const char *why);
+static inline void tm_cuda_check(tm_cuda *c, const char *what, cudaError_t error)
+{
+    if (error != cudaSuccess)
+        tm_cuda_note(c, TM_FAILED, what, cudaGetErrorString(error));
+}
+
+/* Whether all tensors that are there are f32: the one type that these kernels compute in. */
+static inline bool tm_cuda_f32(tm_device *d, const char *op, std::initializer_list<tm_tensor> tensors)
+{
+    for (const tm_tensor &t : tensors)
+        if (t.data && t.dtype != TM_F32) {
+            tm_cuda_note(tm_cuda_of(d), TM_UNSUPPORTED, op, "not implemented on CUDA for types other than f32 yet");
+            return false;
+        }
+    return true;
+}
+
+/* --- Launching --- */
+
+#ifdef TM_CUDA_EMULATED /* tests/emulated: on the processor, one after the other */
+template <class F> static inline void tm_cuda_each(tm_device *d, const char *, int64_t n, F f)
+{
+    emulated_queue(tm_cuda_of(d)->stream, [=] {
+        for (int64_t i = n - 1; i >= 0; i--)
+            f(i);
+    });
+}
+#else
+template <class F> __global__ void tm_cuda_kernel(int64_t n, F f)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        f(i);
+}
+
+/* f(i) for every i < n, in no order. */
+template <class F> static inline void tm_cuda_each(tm_device *d, const char *op, int64_t n, F f)
+{
+    enum { THREADS = 128, BLOCKS = 1 << 20 };
+    tm_cuda *c = tm_cuda_of(d);
+    if (n <= 0)
+        return;
+    int64_t blocks = (n + THREADS - 1) / THREADS;
+    tm_cuda_kernel<<<(unsigned)(blocks < BLOCKS ? blocks : BLOCKS), THREADS, 0, c->stream>>>(n, f);
+    tm_cuda_check(c, op, cudaGetLastError());
+}
+#endif
+
+/* --- Elements and sums --- */
+
+TM_LANE float &at(const tm_tensor &t, int64_t row, int64_t col) { return ((float *)t.data)[row * t.ld + col]; }
+TM_LANE float larger(float a, float b) { return a > b ? a : b; } /* b when either is not a number */
+
+/* The CPU's joining of sixteen lanes. */
+TM_LANE float join_lanes(float *lane)
+{
+    for (int step = 8; step; step /= 2)
+        for (int i = 0; i < step; i++)
+            lane[i] += lane[i + step];
+    return lane[0];
+}
+
+/* Sum over columns 0 .. n - 1 in the CPU's order (row.h there): next(i, sum) is the sum with column i. */
+template <class F> TM_LANE float row_sum(int64_t n, F next)
+{
+    float lane[16];
+    int64_t whole = n / 64 * 64;
+    for (int l = 0; l < 16; l++) {
+        float sum[4] = {0, 0, 0, 0};
+        for (int64_t i = l; i < whole; i += 64)
+            for (int k = 0; k < 4; k++)
+                sum[k] = next(i + 16 * k, sum[k]);
+        for (int64_t i = whole + l; i < n; i += 16)
+            sum[0] = next(i, sum[0]);
+        lane[l] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    }
+    return join_lanes(lane);
+}
+
+/* The same with one accumulator a lane. */
+template <class F> TM_LANE float lane_sum(int64_t n, F next)
+{
+    float lane[16];
+    for (int l = 0; l < 16; l++) {
+        lane[l] = 0;
+        for (int64_t i = l; i < n; i += 16)
+            lane[l] = next(i, lane[l]);
+    }
+    return join_lanes(lane);
+}
+
+/* Sum over k < n of a(k) b(k): a chain in every block of 384, as the CPU's matrix product has it; the
+ * blocks' sums are added in order, to *old first when there is one. */
+template <class A, class B> TM_LANE float product_sum(int64_t n, const float *old, A a, B b)
+{
+    enum { BLOCK = 384 };
+    float total = old ? *old : 0;
+    bool add = old != nullptr;
+    for (int64_t from = 0; from < n; from += BLOCK, add = true) {
+        float sum = 0;
+        for (int64_t k = from; k < n && k < from + BLOCK; k++)
+            sum = fmaf(a(k), b(k), sum);
+        total = add ? total + sum : sum;
+    }
+    return total;
+}
+
+/* old + sum over chunks [first, last), a chain over the rows t of each from zero: next(t, sum). */
+template <class F> TM_LANE float chunk_sum(const int32_t *chunk, int64_t first, int64_t last, float old, F next)
+{
+    for (int64_t c = first; c < last; c++) {
+        float sum = 0;
+        for (int64_t t = chunk[c]; t < chunk[c + 1]; t++)
+            sum = next(t, sum);
+        old += sum;
+    }
+    return old;
+}
+
+/* --- Rows --- */
+
+/* The replica that row t belongs to. */
+TM_LANE int32_t replica_of(const tm_rows &rows, int64_t t)
+{
+    int32_t r = 0;
+    while (r + 1 < rows.replicas && t >= rows.group[r + 1])
+        r++;
+    return r;
+}
+
+/* 0 or 1 / (1 - p) for a channel of row t: docs/math/dropout.md. */
+struct tm_cuda_drop {
+    uint32_t module, threshold;
+    float scale;
+};
+
+static inline tm_cuda_drop tm_cuda_drop_of(uint32_t module, float p)
+{
+    return {module, (uint32_t)ceil((double)p * 0x1p24), 1.0f / (1.0f - p)};
+}
+
+TM_LANE float dropout_factor(const tm_cuda_drop &d, uint64_t key, const tm_rows &rows, int64_t t, int64_t channel)
+{
+    tm_philox random = tm_philox_at(key, (uint32_t)(channel / 4), (uint32_t)rows.position[t], rows.example[t], d.module);
+    return random.word[channel % 4] >> 8 >= d.threshold ? d.scale : 0;
+}
+
+/* The ops, defined by the op files. */
+extern "C" {
+#define TM_OP(name, params) void tm_cuda_##name params;
+#include "device/ops.def"
+#undef TM_OP
+}
+
+#endif

@@ -1,0 +1,51 @@
+/* Gated feed-forward: act(gate) * up, elementwise. docs/math/glu.md. */
+#include "device/cuda/math.cuh"
+
+/* act(g) and its derivative. */
+struct tm_cuda_act {
+    float act, slope;
+};
+
+TM_LANE tm_cuda_act activate(tm_activation act, float g)
+{
+    if (act == TM_ACT_SILU) {
+        float s = sigmoid_of(g), a = g * s;
+        return {a, fmaf(a, 1 - s, s)};
+    }
+    if (act == TM_ACT_GELU) {
+        float cdf = 0.5f * (1 + erf_of(g * 0.70710678118654752440f));
+        float density = exp_of((g * g) * -0.5f) * 0.39894228040143267794f;
+        return {g * cdf, fmaf(g, density, cdf)};
+    }
+    float root = 0.79788456080286535588f, square = g * g;
+    float inner = fmaf(0.044715f * square, g, g);
+    float t = tanh_of(root * inner), cdf = 0.5f * (1 + t);
+    float slope = root * fmaf((float)(3 * 0.044715), square, 1);
+    float rest = ((0.5f * g) * fmaf(-t, t, 1)) * slope;
+    return {g * cdf, cdf + rest};
+}
+
+void tm_cuda_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor h)
+{
+    if (!tm_cuda_f32(d, "glu_forward", {gate_up, h}))
+        return;
+    int64_t F = h.cols;
+    tm_cuda_each(d, "glu_forward", rows->n * F, [=] __device__(int64_t item) {
+        int64_t t = item / F, i = item % F;
+        at(h, t, i) = activate(act, at(gate_up, t, i)).act * at(gate_up, t, F + i);
+    });
+}
+
+void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
+{
+    if (!tm_cuda_f32(d, "glu_backward", {gate_up, dh, dgate_up}))
+        return;
+    int64_t F = dh.cols;
+    tm_cuda_each(d, "glu_backward", rows->n * F, [=] __device__(int64_t item) {
+        int64_t t = item / F, i = item % F;
+        tm_cuda_act a = activate(act, at(gate_up, t, i));
+        float up = at(gate_up, t, F + i), g = at(dh, t, i);
+        at(dgate_up, t, i) = (g * up) * a.slope;
+        at(dgate_up, t, F + i) = g * a.act;
+    });
+}

@@ -1,0 +1,63 @@
+/* Cross-entropy of one target a row, and KL to a teacher: a thread a row. docs/math/xent.md. */
+#include "device/cuda/math.cuh"
+
+/* softmax of a row is exp(z - max) * inverse; log-sum-exp is max + log_sum. */
+struct tm_cuda_softmax {
+    float max, log_sum, inverse;
+};
+
+TM_LANE tm_cuda_softmax softmax_of(const tm_tensor &z, int64_t row)
+{
+    float max = -INFINITY;
+    for (int64_t i = 0; i < z.cols; i++)
+        max = larger(at(z, row, i), max);
+    float sum = row_sum(z.cols, [&](int64_t i, float a) { return a + exp_of(at(z, row, i) - max); });
+    return {max, log_of(sum), 1 / sum};
+}
+
+TM_LANE bool is_hit(const tm_tensor &z, int64_t row, int32_t target, float max)
+{
+    for (int64_t v = 0; v < target; v++)
+        if (at(z, row, v) == max)
+            return false;
+    return at(z, row, target) == max;
+}
+
+/* p' (log p' - log p) - p' + p, which is >= 0. */
+TM_LANE float kl_term(const tm_cuda_softmax &model, const tm_cuda_softmax &teacher, float z, float w)
+{
+    float x = z - model.max, y = w - teacher.max, p = exp_of(x) * model.inverse, q = exp_of(y) * teacher.inverse;
+    float apart = (x - model.log_sum) - (y - teacher.log_sum);
+    float term = fabsf(apart) < 0.34f ? q * exp_rest(apart) : (p - q) - q * apart;
+    return q == 0 ? p : term;
+}
+
+void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+{
+    if (!tm_cuda_f32(d, "xent", {logits, weight, teacher, teacher_weight, loss, kl}))
+        return;
+    tm_cuda_each(d, "xent", n, [=] __device__(int64_t row) {
+        tm_tensor z = logits;
+        int64_t want = target[row];
+        tm_cuda_softmax model = softmax_of(z, row), other = {0, 0, 0};
+        at(loss, 0, row) = model.log_sum + (model.max - at(z, row, want));
+        hit[row] = is_hit(z, row, (int32_t)want, model.max);
+        if (teacher.data) {
+            other = softmax_of(teacher, row);
+            at(kl, 0, row) = row_sum(z.cols, [&](int64_t i, float a) { return a + kl_term(model, other, at(z, row, i), at(teacher, row, i)); });
+        }
+        if (!grad)
+            return;
+        float a = at(weight, 0, row), b = teacher.data && teacher_weight.data ? at(teacher_weight, 0, row) : 0;
+        for (int64_t i = 0; i < z.cols; i++) {
+            if (a == 0 && b == 0) {
+                at(z, row, i) = 0;
+                continue;
+            }
+            float p = exp_of(at(z, row, i) - model.max) * model.inverse, g = a * (i == want ? p - 1 : p);
+            if (b != 0)
+                g = fmaf(b, p - exp_of(at(teacher, row, i) - other.max) * other.inverse, g);
+            at(z, row, i) = g;
+        }
+    });
+}

@@ -1,0 +1,98 @@
+/* The part of the CUDA runtime that src/device/cuda uses, on the processor: "device" memory is ordinary
+ * memory, a launch is a loop. With it the ops of the GPU are compiled by g++ (make emulated) and tested where there
+ * is no GPU: their arithmetic, their layout reading, and what goes into a graph.
+ *
+ * Items of a launch run from the last to the first, so an op that leans on their order is found. */
+#ifndef TM_TESTS_EMULATED_CUDA_RUNTIME_H
+#define TM_TESTS_EMULATED_CUDA_RUNTIME_H
+
+#define TM_CUDA_EMULATED
+#define __host__
+#define __device__
+#define CUDART_VERSION 13000
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation, cudaErrorInsufficientDriver, cudaErrorNoDevice };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum { cudaStreamNonBlocking = 1, cudaStreamCaptureModeThreadLocal = 1 };
+
+typedef std::vector<std::function<void()>> *cudaGraph_t, *cudaGraphExec_t;
+struct emulated_stream {
+    cudaGraph_t recorded; /* NULL: run at once */
+};
+typedef emulated_stream *cudaStream_t;
+
+struct cudaDeviceProp {
+    char name[64];
+    int major, minor;
+};
+
+template <class F> static inline cudaError_t emulated_queue(cudaStream_t s, F f)
+{
+    if (s->recorded)
+        s->recorded->push_back(f);
+    else
+        f();
+    return cudaSuccess;
+}
+
+static inline const char *cudaGetErrorString(cudaError_t) { return "emulated error"; }
+static inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+static inline cudaError_t cudaDriverGetVersion(int *v) { return *v = CUDART_VERSION, cudaSuccess; }
+static inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
+static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
+{
+    *p = {"emulated", 0, 0};
+    return cudaSuccess;
+}
+static inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+static inline cudaError_t cudaMemGetInfo(size_t *a, size_t *b) { return *a = *b = 0, cudaSuccess; }
+static inline cudaError_t cudaMalloc(void *out, size_t bytes)
+{
+    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    memcpy(out, &p, sizeof p);
+    return p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+static inline cudaError_t cudaFree(void *p) { return free(p), cudaSuccess; }
+static inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, int) { return *s = new emulated_stream{nullptr}, cudaSuccess; }
+static inline cudaError_t cudaStreamDestroy(cudaStream_t s) { return delete s, cudaSuccess; }
+static inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t s)
+{
+    return emulated_queue(s, [=] { memmove(dst, src, bytes); });
+}
+static inline cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t s)
+{
+    return emulated_queue(s, [=] { memset(dst, value, bytes); });
+}
+
+static inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, int) { return s->recorded = new std::vector<std::function<void()>>, cudaSuccess; }
+static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out)
+{
+    *out = s->recorded;
+    s->recorded = nullptr;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGraphGetNodes(cudaGraph_t g, void *, size_t *n) { return *n = g->size(), cudaSuccess; }
+static inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, int)
+{
+    *out = new std::vector<std::function<void()>>(*g);
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t)
+{
+    for (auto &work : *g)
+        work();
+    return cudaSuccess;
+}
+static inline cudaError_t cudaGraphDestroy(cudaGraph_t g) { return delete g, cudaSuccess; }
+static inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) { return delete g, cudaSuccess; }
+
+#endif

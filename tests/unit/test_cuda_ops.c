@@ -1,0 +1,134 @@
+/* Ops of the CUDA device, compiled for the processor (tests/emulated): the same bits as the CPU device in
+ * f32, whole and example by example; and the loader's refusals. */
+#include "../grad/cases.h"
+
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <time.h>
+#include <unistd.h>
+
+static uint64_t seed;
+
+/* Without a C++ compiler there is nothing to test. */
+static void need_library(void)
+{
+    if (access(EMULATED, R_OK) != 0) {
+        print_message("skipped: no C++ compiler here, so no " EMULATED "\n");
+        skip();
+    }
+}
+
+static void same_bits_as_cpu(void **state)
+{
+    (void)state;
+    need_library();
+    tm_device *cpu, *cuda;
+    tm_error err;
+    assert_int_equal(tm_cpu_device_create(2, TM_ISA_AUTO, &cpu, &err), TM_OK);
+    if (tm_cuda_device_create(EMULATED, 0, &cuda, &err) != TM_OK)
+        fail_msg("%s", err.message);
+    for (int round = 0; round < 3; round++)
+        for (int k = 0; k < CASE_KINDS; k++)
+            for (int variant = 0; variant < case_kinds[k].variants; variant++) {
+                opcase *c = case_make(&case_kinds[k], variant, seed + (uint64_t)round);
+                double **mine = case_values(c), **theirs = case_values(c);
+                bool clean;
+                uint64_t want = case_run(c, cpu, types_f32, false, theirs, &clean);
+                uint64_t got = case_run(c, cuda, types_f32, false, mine, &clean);
+                for (int i = 0; i < c->fields; i++) {
+                    error_sum e = {0};
+                    error_add(&e, mine[i], theirs[i], c->f[i].rows * c->f[i].cols);
+                    if (e.difference != 0)
+                        print_message("%s: %s differs by %g\n", c->note, c->f[i].name, error_relative(e));
+                }
+                assert_true(clean);
+                if (got != want)
+                    fail_msg("%s: bits differ from the CPU's", c->note);
+                if (c->splits && case_run(c, cuda, types_f32, true, NULL, &clean) != want)
+                    fail_msg("%s: bits differ example by example", c->note);
+                values_free(mine);
+                values_free(theirs);
+                case_free(c);
+            }
+    tm_device_destroy(cuda);
+    tm_device_destroy(cpu);
+}
+
+static void refusals(void **state)
+{
+    (void)state;
+    need_library();
+    tm_device *d;
+    tm_error err;
+    assert_int_equal(tm_cuda_device_create("/nowhere/libtemper-cuda.so", 0, &d, &err), TM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "/nowhere/libtemper-cuda.so"));
+    assert_int_equal(tm_cuda_device_create("libm.so.6", 0, &d, &err), TM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "another version"));
+    assert_int_equal(tm_cuda_device_create(EMULATED, 7, &d, &err), TM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "GPU 7"));
+    assert_null(d);
+}
+
+/* What is not there yet ends the run at the next sync, once. */
+static void missing_types(void **state)
+{
+    (void)state;
+    need_library();
+    tm_device *d;
+    tm_error err;
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d, &err), TM_OK);
+    uint16_t half[4] = {0};
+    tm_tensor t = tm_tensor_make(half, TM_BF16, 1, 4);
+    TM_RUN(d, fill, t, 1);
+    assert_int_equal(d->calls->sync(d, &err), TM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "fill"));
+    assert_int_equal(d->calls->sync(d, &err), TM_OK);
+    tm_device_destroy(d);
+}
+
+static void graphs(void **state)
+{
+    (void)state;
+    need_library();
+    tm_device *d;
+    tm_error err;
+    tm_graph *g;
+    float value[3] = {1, 2, 3}, got[3];
+    void *x;
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d, &err), TM_OK);
+    assert_int_equal(tm_device_alloc(d, sizeof value, &x, &err), TM_OK);
+    tm_tensor t = tm_tensor_make(x, TM_F32, 1, 3);
+    d->calls->upload(d, x, value, sizeof value);
+    assert_int_equal(d->calls->graph_begin(d, &err), TM_OK);
+    TM_RUN(d, axpy, 1, t, t);
+    assert_int_equal(d->calls->graph_end(d, &g, &err), TM_OK);
+    assert_int_equal(g->nodes, 1);
+    d->calls->download(d, got, x, sizeof got);
+    assert_memory_equal(got, value, sizeof got); /* recorded, not run */
+    d->calls->graph_run(d, g);
+    d->calls->graph_run(d, g);
+    d->calls->download(d, got, x, sizeof got);
+    for (int i = 0; i < 3; i++)
+        assert_true(got[i] == 4 * value[i]);
+    d->calls->graph_destroy(d, g);
+    /* an upload cannot be part of a graph: the recording fails */
+    assert_int_equal(d->calls->graph_begin(d, &err), TM_OK);
+    d->calls->upload(d, x, value, sizeof value);
+    assert_int_equal(d->calls->graph_end(d, &g, &err), TM_FAILED);
+    assert_null(g);
+    tm_device_release(d, x, sizeof value);
+    tm_device_destroy(d);
+}
+
+int main(void)
+{
+    seed = (uint64_t)time(NULL);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_bits_as_cpu),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(missing_types),
+        cmocka_unit_test(graphs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -81,6 +81,19 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+typedef struct tm_compare_request {
+    char *const *paths;     /* adapters, models or runs; the others are held against the first */
+    size_t path_count;
+    const char *model;      /* base of adapters; NULL: the one their config names */
+    const char *data;       /* tokens are compared on it; NULL: weights and results alone */
+    char *const *overrides; /* "key=value" of the recipe, for data */
+    size_t override_count;
+    bool json;
+} tm_compare_request;
+
+/* Differences of weights by layer, of what is predicted, of results of runs; free(). */
+tm_status tm_compare(const tm_compare_request *request, char **text, tm_error *err);
+
 typedef struct tm_inspect_request {
     const char *path;        /* a model, adapter or run folder, a data file or a recipe */
     const char *model;       /* whose tokenizer reads the data; NULL: the recipe's, or none */

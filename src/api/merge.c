@@ -9,6 +9,7 @@
  *    and moved into place when it is whole and its logits were looked at. */
 #include "api/adapter_file.h"
 #include "api/inference.h"
+#include "api/logits.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/pool.h"
@@ -284,30 +285,19 @@ static tm_status logits_of(const merge *m, const char *model, const char *adapte
     return st;
 }
 
-static double log_sum_exp(const float *x, int64_t n)
-{
-    double top = x[0], sum = 0;
-    for (int64_t i = 1; i < n; i++)
-        top = fmax(top, x[i]);
-    for (int64_t i = 0; i < n; i++)
-        sum += exp(x[i] - top);
-    return top + log(sum);
-}
-
 static void compare_logits(merge *m, const float *a, const float *b, int64_t vocab)
 {
     double largest = 0, square = 0, kl = 0;
     for (int64_t t = 0; t < LOOK_TOKENS; t++, a += vocab, b += vocab) {
-        double za = log_sum_exp(a, vocab), zb = log_sum_exp(b, vocab);
+        kl += tm_logits_kl(a, b, vocab);
         for (int64_t i = 0; i < vocab; i++) {
             double d = (double)b[i] - a[i];
             largest = fmax(largest, fabs(d));
             square += d * d;
-            kl += exp(a[i] - za) * (a[i] - za - (b[i] - zb));
         }
     }
     tm_buf_printf(&m->text, "logits against the model with the adapter on, %d tokens: largest difference %.2g, RMS %.2g, KL %.2g nats a token\n", LOOK_TOKENS, largest,
-                  sqrt(square / (double)(LOOK_TOKENS * vocab)), fmax(kl, 0) / LOOK_TOKENS);
+                  sqrt(square / (double)(LOOK_TOKENS * vocab)), kl / LOOK_TOKENS);
 }
 
 /* Why the logits cannot be looked at; NULL: they can. */

@@ -21,7 +21,8 @@ typedef struct tm_command {
     X(report)           \
     X(verify)           \
     X(merge)            \
-    X(inspect)
+    X(inspect)          \
+    X(compare)
 
 #define X(name) extern const tm_command cmd_##name;
 CLI_COMMANDS(X)

@@ -8,7 +8,7 @@ result $? "a model: parameters, head, tokenizer"
 printf '%s\n' '{"prompt": "Кто? 🦜", "completion": " Я\n你"}' > "$dir/data.jsonl"
 expect "data: rows, tokens, targets" 0 '^rows        1, examples 1$' inspect "$dir/data.jsonl" --model $model --batch 5
 line=$(grep -A3 '^example 0' "$dir/out" | tail -n +2 | tr -d '\n')
-[ "$line" = '{<s>}{К}{т}{о}{?}{ }{🦜}[ ][Я][\n][你][</s>]' ]
+[ "$line" = '{<s>}{К}{т}{о}{?}{ }{🦜}[ ][ ][Я][\n][你][</s>]' ]
 result $? "the prompt is masked, the completion trained on, characters are whole"
 iconv -f UTF-8 -t UTF-8 "$dir/out" >/dev/null 2>&1
 result $? "the output is UTF-8"

@@ -81,6 +81,20 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+/* A recipe with every key and what it means, settled for this machine when a model is given. model and
+ * data may be NULL. *yaml: its text; free(). */
+tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err);
+
+typedef struct tm_bench_request {
+    int threads;           /* 0: all */
+    const char *tokenizer; /* with text: how fast it reads; NULL: not measured */
+    const char *text;
+    bool json;
+} tm_bench_request;
+
+/* Rates of this machine, in about two seconds, as a table or as JSON; free(). */
+tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
+
 typedef struct tm_compare_request {
     char *const *paths;     /* adapters, models or runs; the others are held against the first */
     size_t path_count;

@@ -22,7 +22,9 @@ typedef struct tm_command {
     X(verify)           \
     X(merge)            \
     X(inspect)          \
-    X(compare)
+    X(compare)          \
+    X(init)             \
+    X(bench)
 
 #define X(name) extern const tm_command cmd_##name;
 CLI_COMMANDS(X)

@@ -1,0 +1,44 @@
+/* temper bench. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+
+static int run(int argc, char **argv)
+{
+    tm_bench_request request = {0};
+    const char *threads = NULL;
+    int64_t number = 0;
+    tm_error err = {0};
+    for (int i = 1; i < argc; i++) {
+        if (cli_option(argc, argv, &i, "--tokenizer", &request.tokenizer) || cli_option(argc, argv, &i, "--text", &request.text) ||
+            cli_option(argc, argv, &i, "--threads", &threads))
+            continue;
+        if (cli_is(argv[i], "--calibrate"))
+            return cli_usage(&cmd_bench, "--calibrate is not there yet");
+        if (!cli_is(argv[i], "--json"))
+            return cli_usage(&cmd_bench, "unknown argument %s", argv[i]);
+        request.json = true;
+    }
+    if (threads && !cli_integer(&cmd_bench, "--threads", threads, 0, 4096, &number))
+        return 2;
+    if (!request.tokenizer != !request.text)
+        return cli_usage(&cmd_bench, "--tokenizer and --text go together");
+    request.threads = (int)number;
+    char *text;
+    if (tm_bench(&request, &text, &err) != TM_OK)
+        return cli_failed(&err);
+    fputs(text, stdout);
+    free(text);
+    return 0;
+}
+
+const tm_command cmd_bench = {
+    .name = "bench", .summary = "rates of this machine", .run = run,
+    .help = "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--json]\n\n"
+            "Matrix products, memory and (with a text) a tokenizer; about two seconds. Rates of single ops beside other\n"
+            "libraries: make bench.\n\n"
+            "  --threads N      0: all\n"
+            "  --tokenizer DIR  model folder or tokenizer.json\n"
+            "  --text FILE      what it reads; the first MiB is used\n\n"
+            "example: temper bench --tokenizer models/stories260K --text data/demo/pushkin-train.txt\n",
+};

@@ -12,7 +12,7 @@ expect "nothing given: what is to be filled in" 0 '^# Still to be filled in: mod
 export TEMPER_MEMORY_LIMIT=1000000
 expect "a machine too small" 4 'more than there is' init --model $model --out -
 export TEMPER_MEMORY_LIMIT=
-expect "no such model" 2 'no such file' init --model "$dir/none" --out -
+expect "no such model" 3 "none/config.json" init --model "$dir/none" --out -
 expect "an unknown argument" 2 '--modle' init --modle x
 expect "help" 0 'example: ' init --help
 

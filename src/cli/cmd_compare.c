@@ -4,36 +4,45 @@
 #include <stdlib.h>
 #include <string.h>
 
+static int compare(tm_compare_request *request, const tm_names *paths, const tm_names *overrides)
+{
+    tm_error err = {0};
+    char *text;
+    if (paths->count < 2)
+        return cli_usage(&cmd_compare, "two or more folders are needed");
+    request->paths = paths->item;
+    request->path_count = (size_t)paths->count;
+    request->overrides = overrides->item;
+    request->override_count = (size_t)overrides->count;
+    if (tm_compare(request, &text, &err) != TM_OK)
+        return cli_failed(&err);
+    fputs(text, stdout);
+    free(text);
+    return 0;
+}
+
 static int run(int argc, char **argv)
 {
     tm_compare_request request = {0};
     tm_names paths = {0}, overrides = {0};
     tm_error err = {0};
-    for (int i = 1; i < argc; i++) {
+    int code = 0;
+    for (int i = 1; i < argc && code == 0; i++) {
         if (cli_option(argc, argv, &i, "--model", &request.model) ||
             cli_option(argc, argv, &i, "--data", &request.data))
             continue;
         if (cli_is(argv[i], "--json"))
             request.json = true;
         else if (argv[i][0] == '-')
-            return cli_usage(&cmd_compare, "unknown option %s", argv[i]);
+            code = cli_usage(&cmd_compare, "unknown option %s", argv[i]);
         else if (tm_names_add(strchr(argv[i], '=') ? &overrides : &paths, argv[i], &err) != TM_OK)
-            return cli_failed(&err);
+            code = cli_failed(&err);
     }
-    if (paths.count < 2)
-        return cli_usage(&cmd_compare, "two or more folders are needed");
-    request.paths = paths.item;
-    request.path_count = (size_t)paths.count;
-    request.overrides = overrides.item;
-    request.override_count = (size_t)overrides.count;
-    char *text;
-    tm_status st = tm_compare(&request, &text, &err);
-    if (st == TM_OK)
-        fputs(text, stdout);
-    free(text);
+    if (code == 0)
+        code = compare(&request, &paths, &overrides);
     tm_names_deinit(&paths);
     tm_names_deinit(&overrides);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return code;
 }
 
 const tm_command cmd_compare = {

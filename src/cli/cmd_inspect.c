@@ -5,38 +5,46 @@
 #include <string.h>
 #include <unistd.h>
 
+static int inspect(tm_inspect_request *request, const tm_names *overrides)
+{
+    tm_error err = {0};
+    char *text;
+    if (!request->path)
+        return cli_usage(&cmd_inspect, "a path is missing");
+    request->overrides = overrides->item;
+    request->override_count = (size_t)overrides->count;
+    if (tm_inspect(request, &text, &err) != TM_OK)
+        return cli_failed(&err);
+    fputs(text, stdout);
+    free(text);
+    return 0;
+}
+
 static int run(int argc, char **argv)
 {
     tm_inspect_request request = {.color = tm_term_of(STDOUT_FILENO).color};
     tm_names overrides = {0};
     const char *batch = NULL;
     tm_error err = {0};
-    for (int i = 1; i < argc; i++) {
+    int code = 0;
+    for (int i = 1; i < argc && code == 0; i++) {
         if (cli_option(argc, argv, &i, "--model", &request.model))
             continue;
-        if (cli_option(argc, argv, &i, "--batch", &batch)) {
-            if (!cli_integer(&cmd_inspect, "--batch", batch, 1, 1000000, &request.batch))
-                return 2;
-        } else if (argv[i][0] == '-')
-            return cli_usage(&cmd_inspect, "unknown option %s", argv[i]);
+        if (cli_option(argc, argv, &i, "--batch", &batch))
+            code = cli_integer(&cmd_inspect, "--batch", batch, 1, 1000000, &request.batch) ? 0 : 2;
+        else if (argv[i][0] == '-')
+            code = cli_usage(&cmd_inspect, "unknown option %s", argv[i]);
         else if (!request.path)
             request.path = argv[i];
         else if (!strchr(argv[i], '='))
-            return cli_usage(&cmd_inspect, "one path at a time; found also %s", argv[i]);
+            code = cli_usage(&cmd_inspect, "one path at a time; found also %s", argv[i]);
         else if (tm_names_add(&overrides, argv[i], &err) != TM_OK)
-            return cli_failed(&err);
+            code = cli_failed(&err);
     }
-    if (!request.path)
-        return cli_usage(&cmd_inspect, "a path is missing");
-    request.overrides = overrides.item;
-    request.override_count = (size_t)overrides.count;
-    char *text;
-    tm_status st = tm_inspect(&request, &text, &err);
-    if (st == TM_OK)
-        fputs(text, stdout);
-    free(text);
+    if (code == 0)
+        code = inspect(&request, &overrides);
     tm_names_deinit(&overrides);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return code;
 }
 
 const tm_command cmd_inspect = {

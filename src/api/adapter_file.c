@@ -15,8 +15,12 @@ static const struct {
     const char *suffix;
     part part;
 } suffixes[] = {
-    {".lora_A.weight", PART_A}, {".lora_B.weight", PART_B}, {".lora_embedding_A", PART_EMBEDDING_A}, {".lora_embedding_B", PART_EMBEDDING_B},
-    {".lora_magnitude_vector", PART_MAGNITUDE}, {".lora_magnitude_vector.weight", PART_MAGNITUDE},
+    {".lora_A.weight", PART_A},
+    {".lora_B.weight", PART_B},
+    {".lora_embedding_A", PART_EMBEDDING_A},
+    {".lora_embedding_B", PART_EMBEDDING_B},
+    {".lora_magnitude_vector", PART_MAGNITUDE},
+    {".lora_magnitude_vector.weight", PART_MAGNITUDE},
 };
 
 /* Which part of which module a key is; *size: bytes of the module's name. */
@@ -33,13 +37,17 @@ static part part_of(const char *name, size_t *size)
     return PART_NONE;
 }
 
-static bool is_float(tm_dtype dtype) { return dtype == TM_F64 || dtype == TM_F32 || dtype == TM_F16 || dtype == TM_BF16; }
+static bool is_float(tm_dtype dtype)
+{
+    return dtype == TM_F64 || dtype == TM_F32 || dtype == TM_F16 || dtype == TM_BF16;
+}
 
 /* The tensor as floats; transposed when asked for. */
 static tm_status read_floats(const tm_st_tensor *t, bool transpose, float **out, tm_error *err)
 {
     if (!is_float(t->dtype))
-        return tm_fail(err, TM_INPUT, "tensor %s is of type %s, expected a float type", t->name, tm_dtype_name(t->dtype));
+        return tm_fail(err, TM_INPUT, "tensor %s is of type %s, expected a float type", t->name,
+                       tm_dtype_name(t->dtype));
     float *value;
     TM_TRY(TM_NEW(out, t->count, err));
     tm_dtype_convert(*out, TM_F32, t->data, t->dtype, t->count);
@@ -72,14 +80,17 @@ static tm_status module_named(tm_adapter_file *f, const char *name, size_t size,
 }
 
 /* A weight stored [in, out] (fan_in_fan_out, embeddings) changes by (s B A)^T = s A^T B^T. */
-static tm_status take_part(tm_adapter_file *f, part what, const char *module, size_t size, const tm_st_tensor *t, tm_error *err)
+static tm_status take_part(tm_adapter_file *f, part what, const char *module, size_t size, const tm_st_tensor *t,
+                           tm_error *err)
 {
     tm_adapter_module *m;
     TM_TRY(module_named(f, module, size, &m, err));
     bool is_a = what == PART_A || what == PART_EMBEDDING_A;
-    bool transposed = what == PART_EMBEDDING_A || what == PART_EMBEDDING_B || (what != PART_MAGNITUDE && f->config.fan_in_fan_out);
+    bool transposed =
+        what == PART_EMBEDDING_A || what == PART_EMBEDDING_B || (what != PART_MAGNITUDE && f->config.fan_in_fan_out);
     if (t->ndim != (what == PART_MAGNITUDE ? 1 : 2) || t->count == 0)
-        return tm_fail(err, TM_INPUT, "tensor %s has %d dimensions and %lld elements", t->name, t->ndim, (long long)t->count);
+        return tm_fail(err, TM_INPUT, "tensor %s has %d dimensions and %lld elements", t->name, t->ndim,
+                       (long long)t->count);
     if (what == PART_MAGNITUDE ? m->magnitude != NULL : is_a != transposed ? m->a != NULL : m->b != NULL)
         return tm_fail(err, TM_INPUT, "tensor %s: the module has two of its kind", t->name);
     if (what == PART_MAGNITUDE) {
@@ -87,11 +98,13 @@ static tm_status take_part(tm_adapter_file *f, part what, const char *module, si
             return tm_fail(err, TM_UNSUPPORTED, "tensor %s: DoRA with fan_in_fan_out is not supported", t->name);
         m->delta.out = m->delta.out ? m->delta.out : t->shape[0];
         return m->delta.out == t->shape[0] ? read_floats(t, false, &m->magnitude, err)
-                                           : tm_fail(err, TM_INPUT, "tensor %s has %lld elements, lora_B has %lld rows", t->name, (long long)t->shape[0], (long long)m->delta.out);
+                                           : tm_fail(err, TM_INPUT, "tensor %s has %lld elements, lora_B has %lld rows",
+                                                     t->name, (long long)t->shape[0], (long long)m->delta.out);
     }
     int64_t r = is_a ? t->shape[0] : t->shape[1], side = is_a ? t->shape[1] : t->shape[0];
     if (m->delta.r && m->delta.r != r)
-        return tm_fail(err, TM_INPUT, "tensor %s has rank %lld, the other matrix of the module has %lld", t->name, (long long)r, (long long)m->delta.r);
+        return tm_fail(err, TM_INPUT, "tensor %s has rank %lld, the other matrix of the module has %lld", t->name,
+                       (long long)r, (long long)m->delta.r);
     m->delta.r = r;
     bool as_a = is_a != transposed;
     *(as_a ? &m->delta.in : &m->delta.out) = side;
@@ -102,7 +115,8 @@ static tm_status take_saved(tm_adapter_file *f, const char *name, const tm_st_te
 {
     static const char base[] = ".base_layer.";
     if (!is_float(t->dtype))
-        return tm_fail(err, TM_INPUT, "tensor %s is of type %s, expected a float type", t->name, tm_dtype_name(t->dtype));
+        return tm_fail(err, TM_INPUT, "tensor %s is of type %s, expected a float type", t->name,
+                       tm_dtype_name(t->dtype));
     if (strstr(name, ".lora_"))
         return tm_fail(err, TM_INPUT, "tensor %s: its name is none of a LoRA adapter", t->name);
     TM_TRY(TM_GROW(&f->saved, &f->saved_capacity, f->saveds + 1, err));
@@ -122,11 +136,13 @@ static tm_status settle_module(const tm_adapter_file *f, tm_adapter_module *m, t
     if (!m->a || !m->b)
         return tm_fail(err, TM_INPUT, "module %s: lora_A and lora_B are expected, one is missing", m->name);
     if (c->use_dora != (m->magnitude != NULL))
-        return tm_fail(err, TM_INPUT, "module %s: use_dora is %s, but lora_magnitude_vector is %s", m->name, c->use_dora ? "true" : "false", m->magnitude ? "there" : "missing");
+        return tm_fail(err, TM_INPUT, "module %s: use_dora is %s, but lora_magnitude_vector is %s", m->name,
+                       c->use_dora ? "true" : "false", m->magnitude ? "there" : "missing");
     TM_TRY(tm_adapter_pattern(c->rank_pattern, c->rank_patterns, m->name, (double)c->r, &r, err));
     TM_TRY(tm_adapter_pattern(c->alpha_pattern, c->alpha_patterns, m->name, c->alpha, &alpha, err));
     if (r != (double)m->delta.r)
-        return tm_fail(err, TM_INPUT, "module %s has rank %lld, adapter_config.json says %g", m->name, (long long)m->delta.r, r);
+        return tm_fail(err, TM_INPUT, "module %s has rank %lld, adapter_config.json says %g", m->name,
+                       (long long)m->delta.r, r);
     m->delta.a = m->a;
     m->delta.b = m->b;
     m->delta.scale = c->use_rslora ? alpha / sqrt(r) : alpha / r;
@@ -141,7 +157,8 @@ static tm_status read_tensors(tm_adapter_file *f, tm_error *err)
         if (strncmp(t->name, key_prefix, prefix) != 0)
             return tm_fail(err, TM_INPUT, "tensor %s: expected a name that begins with %s", t->name, key_prefix);
         part what = part_of(t->name + prefix, &size);
-        TM_TRY(what == PART_NONE ? take_saved(f, t->name + prefix, t, err) : take_part(f, what, t->name + prefix, size, t, err));
+        TM_TRY(what == PART_NONE ? take_saved(f, t->name + prefix, t, err)
+                                 : take_part(f, what, t->name + prefix, size, t, err));
     }
     for (int64_t i = 0; i < f->modules; i++)
         TM_TRY(settle_module(f, &f->module[i], err));

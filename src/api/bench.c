@@ -51,7 +51,8 @@ static tm_status measure_products(tm_device *d, rate *out, tm_error *err)
     int32_t chunk[CHUNKS + 1], group[2] = {0, SIDE}, group_chunk[2] = {0, CHUNKS};
     for (int i = 0; i <= CHUNKS; i++)
         chunk[i] = i * TM_CHUNK_TOKENS;
-    tm_rows rows = {.n = SIDE, .replicas = 1, .chunks = CHUNKS, .chunk = chunk, .group = group, .group_chunk = group_chunk};
+    tm_rows rows =
+        {.n = SIDE, .replicas = 1, .chunks = CHUNKS, .chunk = chunk, .group = group, .group_chunk = group_chunk};
     int64_t bytes = 3 * tm_dtype_bytes(d->real, SIDE * SIDE);
     void *memory;
     TM_TRY(tm_device_alloc(d, bytes, &memory, err));
@@ -71,7 +72,8 @@ static tm_status measure_memory(tm_device *d, rate *out, tm_error *err)
     void *memory;
     TM_TRY(tm_device_alloc(d, bytes, &memory, err));
     d->calls->zero(d, memory, bytes);
-    tm_tensor x = tm_tensor_make(memory, d->real, 1, ELEMENTS), y = tm_tensor_make((char *)memory + bytes / 2, d->real, 1, ELEMENTS);
+    tm_tensor x = tm_tensor_make(memory, d->real, 1, ELEMENTS),
+              y = tm_tensor_make((char *)memory + bytes / 2, d->real, 1, ELEMENTS);
     double best = INFINITY, end = tm_clock_seconds() + share_seconds;
     tm_status st = TM_OK;
     do {

@@ -70,10 +70,12 @@ static products tensor_products(const tm_st_tensor *a, const tm_st_tensor *b)
     return p;
 }
 
-static tm_status compare_tensor(comparison *c, const char *name, const tm_st_tensor *a, const tm_st_tensor *b, tm_error *err)
+static tm_status compare_tensor(comparison *c, const char *name, const tm_st_tensor *a, const tm_st_tensor *b,
+                                tm_error *err)
 {
     if (a->count != b->count)
-        return tm_fail(err, TM_INPUT, "tensor %s has %lld elements in one and %lld in the other", name, (long long)a->count, (long long)b->count);
+        return tm_fail(err, TM_INPUT, "tensor %s has %lld elements in one and %lld in the other", name,
+                       (long long)a->count, (long long)b->count);
     if (!is_float(a->dtype) || !is_float(b->dtype))
         return TM_OK;
     products p = tensor_products(a, b);
@@ -100,8 +102,10 @@ static tm_status compare_module(comparison *c, const tm_adapter_module *a, const
 {
     products p = {0};
     if (a && b && (a->delta.out != b->delta.out || a->delta.in != b->delta.in))
-        return tm_fail(err, TM_INPUT, "module %s is [%lld, %lld] in one and [%lld, %lld] in the other: adapters of different models", a->name, (long long)a->delta.out,
-                       (long long)a->delta.in, (long long)b->delta.out, (long long)b->delta.in);
+        return tm_fail(err, TM_INPUT,
+                       "module %s is [%lld, %lld] in one and [%lld, %lld] in the other: adapters of different models",
+                       a->name, (long long)a->delta.out, (long long)a->delta.in, (long long)b->delta.out,
+                       (long long)b->delta.in);
     p.aa = a ? tm_linear_delta_dot(&a->delta, &a->delta) : 0;
     p.bb = b ? tm_linear_delta_dot(&b->delta, &b->delta) : 0;
     p.ab = a && b ? tm_linear_delta_dot(&a->delta, &b->delta) : 0;
@@ -192,7 +196,8 @@ static void put_weights_json(tm_buf *out, const comparison *c)
 {
     bool any, first = true;
     products sum = sum_of(c, 0, true, &any);
-    tm_buf_printf(out, ", \"kind\": \"%s\", \"alone_a\": %lld, \"alone_b\": %lld", c->kind, (long long)c->alone[0], (long long)c->alone[1]);
+    tm_buf_printf(out, ", \"kind\": \"%s\", \"alone_a\": %lld, \"alone_b\": %lld", c->kind, (long long)c->alone[0],
+                  (long long)c->alone[1]);
     put_products(out, &sum);
     tm_buf_text(out, ", \"layers\": [");
     for (int64_t layer = -1; layer <= last_layer(c); layer++) {
@@ -226,9 +231,11 @@ static void put_weights(tm_buf *out, const comparison *c)
     size_t same = 0;
     for (size_t i = 0; i < c->count; i++)
         same += c->entry[i].p.dd == 0;
-    tm_buf_printf(out, "  %zu %s, %zu of them equal\n", c->count, strcmp(c->kind, "adapter") == 0 ? "changes dW = s B A (and whole tensors)" : "tensors", same);
+    tm_buf_printf(out, "  %zu %s, %zu of them equal\n", c->count,
+                  strcmp(c->kind, "adapter") == 0 ? "changes dW = s B A (and whole tensors)" : "tensors", same);
     if (c->alone[0] || c->alone[1])
-        tm_buf_printf(out, "  tensors that one side alone has: %lld and %lld\n", (long long)c->alone[0], (long long)c->alone[1]);
+        tm_buf_printf(out, "  tensors that one side alone has: %lld and %lld\n", (long long)c->alone[0],
+                      (long long)c->alone[1]);
     if (c->note)
         tm_buf_printf(out, "  %s\n", c->note);
     tm_buf_printf(out, "  %-8s %11s %11s %11s %9s\n", "layer", "norm A", "norm B", "|A-B|/|A|", "cosine");
@@ -246,12 +253,15 @@ static void put_tokens(tm_buf *out, const tm_token_scores *s, bool json)
 {
     double share = s->targets ? (double)s->agree / (double)s->targets : NAN;
     if (!json) {
-        tm_buf_printf(out, "  tokens: %.2f %% agree on top (%lld of %lld), mean KL(A || B) %.3g nats, loss %.4f\n", 100 * share, (long long)s->agree, (long long)s->targets, s->kl, s->loss);
-        tm_buf_printf(out, "  flips: %lld right in A and wrong in B, %lld the other way\n", (long long)s->to_wrong, (long long)s->to_right);
+        tm_buf_printf(out, "  tokens: %.2f %% agree on top (%lld of %lld), mean KL(A || B) %.3g nats, loss %.4f\n",
+                      100 * share, (long long)s->agree, (long long)s->targets, s->kl, s->loss);
+        tm_buf_printf(out, "  flips: %lld right in A and wrong in B, %lld the other way\n", (long long)s->to_wrong,
+                      (long long)s->to_right);
         return;
     }
-    tm_buf_printf(out, ", \"tokens\": {\"targets\": %lld, \"agree\": %lld, \"right_to_wrong\": %lld, \"wrong_to_right\": %lld", (long long)s->targets, (long long)s->agree,
-                  (long long)s->to_wrong, (long long)s->to_right);
+    tm_buf_printf(
+        out, ", \"tokens\": {\"targets\": %lld, \"agree\": %lld, \"right_to_wrong\": %lld, \"wrong_to_right\": %lld",
+        (long long)s->targets, (long long)s->agree, (long long)s->to_wrong, (long long)s->to_right);
     put_field(out, "agreement", share);
     put_field(out, "kl", s->kl);
     put_field(out, "loss", s->loss);
@@ -285,7 +295,8 @@ static tm_status put_run(tm_buf *out, const char *dir, bool json, tm_error *err)
     json_array_foreach(json_object_get(run, "evals"), i, e) {
         name = json_string_value(json_object_get(e, "name"));
         const char *metric = json_string_value(json_object_get(e, "metric"));
-        double first = json_number_value(json_object_get(e, "first")), last = json_number_value(json_object_get(e, "last"));
+        double first = json_number_value(json_object_get(e, "first")),
+               last = json_number_value(json_object_get(e, "last"));
         if (!json) {
             tm_buf_printf(out, "  %s %s: %.4f, from %.4f\n", name ? name : "?", metric ? metric : "?", last, first);
             continue;
@@ -306,7 +317,8 @@ static tm_status put_run(tm_buf *out, const char *dir, bool json, tm_error *err)
 /* --- The command --- */
 
 /* What is said of path i: its run, and (i > 0) how it differs from the first. */
-static tm_status put_path(tm_buf *out, const tm_compare_request *r, size_t i, const tm_token_scores *scores, bool *anything, tm_error *err)
+static tm_status put_path(tm_buf *out, const tm_compare_request *r, size_t i, const tm_token_scores *scores,
+                          bool *anything, tm_error *err)
 {
     comparison c = {0};
     const char *path = r->paths[i];
@@ -347,8 +359,12 @@ tm_status tm_compare(const tm_compare_request *r, char **text, tm_error *err)
     tm_status st = TM_OK;
     *text = NULL;
     for (size_t i = 0; i < r->path_count; i++)
-        if (!tm_dir_has(r->paths[i], "adapter_config.json") && !tm_dir_has(r->paths[i], "config.json") && !tm_dir_has(r->paths[i], "run.json"))
-            TM_GO(tm_fail(err, TM_INPUT, "%s: expected an adapter, model or run folder; found none of adapter_config.json, config.json, run.json", r->paths[i]));
+        if (!tm_dir_has(r->paths[i], "adapter_config.json") && !tm_dir_has(r->paths[i], "config.json") &&
+            !tm_dir_has(r->paths[i], "run.json"))
+            TM_GO(tm_fail(
+                err, TM_INPUT,
+                "%s: expected an adapter, model or run folder; found none of adapter_config.json, config.json, run.json",
+                r->paths[i]));
     if (r->data) {
         TM_GO(TM_NEW(&scores, r->path_count, err));
         TM_GO(tm_compare_tokens(r, scores, err));
@@ -358,7 +374,9 @@ tm_status tm_compare(const tm_compare_request *r, char **text, tm_error *err)
         TM_GO(put_path(&out, r, i, scores, &anything, err));
     tm_buf_text(&out, r->json ? "\n]\n" : "");
     if (!anything)
-        TM_GO(tm_fail(err, TM_USAGE, "%s and %s have no weights of one kind: an adapter and a model are compared with --data FILE", r->paths[0], r->paths[1]));
+        TM_GO(tm_fail(err, TM_USAGE,
+                      "%s and %s have no weights of one kind: an adapter and a model are compared with --data FILE",
+                      r->paths[0], r->paths[1]));
     TM_GO(tm_buf_check(&out, err));
     *text = out.data;
     out = (tm_buf){0};

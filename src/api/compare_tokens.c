@@ -39,7 +39,8 @@ static tm_status find_model(table *t, size_t i, tm_error *err)
     s->adapter_dir = path;
     s->model = t->request->model ? t->request->model : s->adapter.base_model;
     if (!s->model || !tm_dir_has(s->model, "config.json"))
-        return tm_fail(err, TM_USAGE, "%s: its base model %s is not a model folder here: --model DIR says where it is", path, s->model ? s->model : "(not named)");
+        return tm_fail(err, TM_USAGE, "%s: its base model %s is not a model folder here: --model DIR says where it is",
+                       path, s->model ? s->model : "(not named)");
     return TM_OK;
 }
 
@@ -62,7 +63,8 @@ static tm_status load_data(table *t, tm_error *err)
     TM_GO(tm_model_config_read(t->seat[0].model, &config, err));
     t->vocab = config.vocab;
     tm_model_config_deinit(&config);
-    TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, ".", t->tok, t->vocab, t->recipe->seq, t->pool, &t->data, err));
+    TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, ".", t->tok, t->vocab, t->recipe->seq, t->pool,
+                          &t->data, err));
     for (int64_t i = 0; i < tm_dataset_count(t->data); i++)
         t->longest = tm_dataset_at(t->data, i)->n > t->longest ? tm_dataset_at(t->data, i)->n : t->longest;
 out:
@@ -73,11 +75,16 @@ out:
 
 static tm_status open_seat(table *t, seat *s, tm_error *err)
 {
-    tm_inference_settings settings = {.model = s->model, .adapter = s->adapter_dir, .threads = (int)t->recipe->threads, .max_tokens = t->longest, .logits = true};
+    tm_inference_settings settings = {.model = s->model,
+                                      .adapter = s->adapter_dir,
+                                      .threads = (int)t->recipe->threads,
+                                      .max_tokens = t->longest,
+                                      .logits = true};
     TM_TRY(tm_inference_open(&settings, &s->inf, err));
     if (s->inf.model.config.vocab != t->vocab)
-        return tm_fail(err, TM_INPUT, "%s has a vocabulary of %lld, %s one of %lld: their predictions cannot be compared", s->model, (long long)s->inf.model.config.vocab,
-                       t->seat[0].model, (long long)t->vocab);
+        return tm_fail(err, TM_INPUT,
+                       "%s has a vocabulary of %lld, %s one of %lld: their predictions cannot be compared", s->model,
+                       (long long)s->inf.model.config.vocab, t->seat[0].model, (long long)t->vocab);
     return TM_NEW(&s->logits, t->longest * t->vocab, err);
 }
 

@@ -15,7 +15,8 @@ typedef struct choice {
     int64_t peak, steps; /* of the plan; -1: unknown */
 } choice;
 
-static tm_status make_recipe(const char *model, const char *data, const choice *c, bool plan, tm_recipe **out, tm_error *err)
+static tm_status make_recipe(const char *model, const char *data, const choice *c, bool plan, tm_recipe **out,
+                             tm_error *err)
 {
     tm_names list = {0};
     tm_buf line = {0};
@@ -85,8 +86,10 @@ static tm_status choose(const char *model, const char *data, choice *c, tm_error
         c->batch = c->batch * c->steps / ENOUGH_STEPS > 1 ? c->batch * c->steps / ENOUGH_STEPS : 1;
         TM_TRY(plan(model, data, c, &fits, err));
     }
-    return fits ? TM_OK : tm_fail(err, TM_NO_FIT, "%s: LoRA with examples of %lld tokens and recomputation needs %.2f GiB of memory: more than there is", model,
-                                  (long long)c->seq, (double)c->peak / (1 << 30));
+    if (fits)
+        return TM_OK;
+    return tm_fail(err, TM_NO_FIT, "%s: LoRA on %lld tokens with recomputation needs %.2f GiB: more than there is", model,
+                   (long long)c->seq, (double)c->peak / (1 << 30));
 }
 
 tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err)
@@ -99,13 +102,15 @@ tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *er
     if (model)
         TM_GO(choose(model, data, &c, err));
     TM_GO(make_recipe(model, data, &c, false, &recipe, err));
-    tm_buf_text(&out, "# A recipe by temper " TM_VERSION ". Every key is here with its value; what you delete keeps its default.\n");
+    tm_buf_text(&out, "# A recipe by temper " TM_VERSION
+                      ". Every key is here with its value; what you delete keeps its default.\n");
     if (c.peak >= 0)
         tm_buf_printf(&out, "# This run needs %.1f MiB of memory, and fits here.\n", (double)c.peak / (1 << 20));
     if (c.steps >= 0)
         tm_buf_printf(&out, "# It has %lld optimiser steps.\n", (long long)c.steps);
     if (!model || !data)
-        tm_buf_printf(&out, "# Still to be filled in: %s%s%s.\n", model ? "" : "model", model || data ? "" : ", ", data ? "" : "data");
+        tm_buf_printf(&out, "# Still to be filled in: %s%s%s.\n", model ? "" : "model", model || data ? "" : ", ",
+                      data ? "" : "data");
     tm_buf_text(&out, "# Then: temper plan FILE, temper train FILE.\n\n");
     TM_GO(tm_recipe_to_yaml(recipe, true, &out, err));
     TM_GO(tm_buf_check(&out, err));

@@ -50,9 +50,11 @@ static void put_count(tm_buf *out, double n)
 static void put_config(tm_buf *out, const tm_model_config *c)
 {
     tm_buf_printf(out, "family      %s (%s)\n", c->family->model_type, c->family->architecture);
-    tm_buf_printf(out, "sizes       %lld layers, width %lld, feed-forward %lld, %lld heads of %lld (%lld for keys and values), vocabulary %lld, %lld positions\n",
-                  (long long)c->layers, (long long)c->width, (long long)c->ffn, (long long)c->heads, (long long)c->head_size, (long long)c->kv_heads,
-                  (long long)c->vocab, (long long)c->max_positions);
+    tm_buf_printf(
+        out,
+        "sizes       %lld layers, width %lld, feed-forward %lld, %lld heads of %lld (%lld for keys and values), vocabulary %lld, %lld positions\n",
+        (long long)c->layers, (long long)c->width, (long long)c->ffn, (long long)c->heads, (long long)c->head_size,
+        (long long)c->kv_heads, (long long)c->vocab, (long long)c->max_positions);
     tm_buf_printf(out, "head        %s\n", c->tied ? "tied to the embedding" : "has weights of its own");
 }
 
@@ -73,7 +75,8 @@ static tm_status put_targets(tm_buf *out, const tm_safetensors *file, tm_error *
         const tm_st_tensor *t = tm_safetensors_at(file, i);
         size_t n = strlen(t->name), m = strlen(".weight");
         char name[300];
-        if (t->ndim != 2 || n <= m || n >= sizeof name || strcmp(t->name + n - m, ".weight") != 0 || tm_module_layer(t->name) < 0)
+        if (t->ndim != 2 || n <= m || n >= sizeof name || strcmp(t->name + n - m, ".weight") != 0 ||
+            tm_module_layer(t->name) < 0)
             continue;
         snprintf(name, sizeof name, "%.*s", (int)(n - m), t->name);
         int64_t k = 0;
@@ -88,7 +91,8 @@ static tm_status put_targets(tm_buf *out, const tm_safetensors *file, tm_error *
         list[k].count++;
     }
     for (int64_t k = 0; k < count; k++)
-        tm_buf_printf(out, "%-11s %lld x %s [%lld, %lld]\n", k ? "" : "targets", (long long)list[k].count, list[k].kind, (long long)list[k].out, (long long)list[k].in);
+        tm_buf_printf(out, "%-11s %lld x %s [%lld, %lld]\n", k ? "" : "targets", (long long)list[k].count, list[k].kind,
+                      (long long)list[k].out, (long long)list[k].in);
 out:
     tm_names_deinit(&kinds);
     return st;
@@ -107,7 +111,8 @@ static void put_dtypes(tm_buf *out, const tm_safetensors *file)
     }
     tm_buf_text(out, "parameters  ");
     put_count(out, all);
-    tm_buf_printf(out, " (%.0f) in %lld tensors, %.1f MB:", all, (long long)tm_safetensors_count(file), (double)bytes / 1e6);
+    tm_buf_printf(out, " (%.0f) in %lld tensors, %.1f MB:", all, (long long)tm_safetensors_count(file),
+                  (double)bytes / 1e6);
     for (int d = 0; d < TM_DTYPE_COUNT; d++)
         if (tensors[d])
             tm_buf_printf(out, " %s %.4g %%", tm_dtype_name((tm_dtype)d), 100 * (double)elements[d] / all);
@@ -192,7 +197,8 @@ static tm_status put_norms(tm_buf *out, const tm_adapter_file *f, tm_error *err)
         for (int64_t k = 0; k < kinds.count; k++) {
             const tm_adapter_module *found = NULL;
             for (int64_t i = 0; i < f->modules; i++)
-                if (tm_module_layer(f->module[i].name) == layer && strcmp(tm_module_kind(f->module[i].name), kinds.item[k]) == 0)
+                if (tm_module_layer(f->module[i].name) == layer &&
+                    strcmp(tm_module_kind(f->module[i].name), kinds.item[k]) == 0)
                     found = &f->module[i];
             any |= found != NULL;
             if (found)
@@ -218,8 +224,8 @@ static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err)
     for (int64_t i = 0; i < tm_safetensors_count(f.file); i++)
         elements += (double)tm_safetensors_at(f.file, i)->count;
     tm_buf_printf(out, "adapter     %s\nbase        %s\n", dir, c->base_model ? c->base_model : "not named");
-    tm_buf_printf(out, "method      %s%s, r %lld, alpha %g, dropout %g, bias %s\n", c->use_dora ? "DoRA" : "LoRA", c->use_rslora ? " (rsLoRA)" : "", (long long)c->r, c->alpha,
-                  c->dropout, c->bias ? c->bias : "none");
+    tm_buf_printf(out, "method      %s%s, r %lld, alpha %g, dropout %g, bias %s\n", c->use_dora ? "DoRA" : "LoRA",
+                  c->use_rslora ? " (rsLoRA)" : "", (long long)c->r, c->alpha, c->dropout, c->bias ? c->bias : "none");
     tm_buf_printf(out, "modules     %lld", (long long)f.modules);
     if (c->target_regex)
         tm_buf_printf(out, ": %s", c->target_regex);
@@ -258,17 +264,22 @@ static tm_status inspect_run(const char *dir, tm_buf *out, tm_error *err)
     free(path);
     TM_TRY(st);
     const json_t *recipe = json_object_get(run, "recipe"), *device = json_object_get(run, "device");
-    tm_buf_printf(out, "run         %s: %s, by temper %s on %s (%s)\n", dir, text_at(run, "status"), text_at(run, "temper"), text_at(device, "name"), text_at(device, "detail"));
+    tm_buf_printf(out, "run         %s: %s, by temper %s on %s (%s)\n", dir, text_at(run, "status"),
+                  text_at(run, "temper"), text_at(device, "name"), text_at(device, "detail"));
     tm_buf_printf(out, "model       %s, method %s\n", text_at(recipe, "model"), text_at(recipe, "method"));
     json_array_foreach(json_object_get(recipe, "data"), i, e)
         tm_buf_printf(out, "%-11s %s\n", i ? "" : "data", text_at(e, "path"));
-    tm_buf_printf(out, "steps       %.0f of %.0f; %.0f tokens (%.0f targets), %.1f s\n", number_at(run, "steps_done"), number_at(run, "steps"), number_at(run, "tokens"),
-                  number_at(run, "targets"), number_at(run, "seconds"));
-    tm_buf_printf(out, "parameters  %.0f, trained %.0f\n", number_at(run, "parameters"), number_at(run, "trained_parameters"));
-    tm_buf_printf(out, "memory      planned %.1f MB, used %.1f MB\n", number_at(run, "planned_bytes") / 1e6, number_at(run, "peak_bytes") / 1e6);
+    tm_buf_printf(out, "steps       %.0f of %.0f; %.0f tokens (%.0f targets), %.1f s\n", number_at(run, "steps_done"),
+                  number_at(run, "steps"), number_at(run, "tokens"), number_at(run, "targets"),
+                  number_at(run, "seconds"));
+    tm_buf_printf(out, "parameters  %.0f, trained %.0f\n", number_at(run, "parameters"),
+                  number_at(run, "trained_parameters"));
+    tm_buf_printf(out, "memory      planned %.1f MB, used %.1f MB\n", number_at(run, "planned_bytes") / 1e6,
+                  number_at(run, "peak_bytes") / 1e6);
     json_array_foreach(json_object_get(run, "evals"), i, e)
-        tm_buf_printf(out, "%-11s %s %s: %.4f at the start, %.4f at the end, best %.4f%s\n", i ? "" : "evaluation", text_at(e, "name"), text_at(e, "metric"),
-                      number_at(e, "first"), number_at(e, "last"), number_at(e, "best"), json_is_true(json_object_get(e, "probe")) ? " (old skill)" : "");
+        tm_buf_printf(out, "%-11s %s %s: %.4f at the start, %.4f at the end, best %.4f%s\n", i ? "" : "evaluation",
+                      text_at(e, "name"), text_at(e, "metric"), number_at(e, "first"), number_at(e, "last"),
+                      number_at(e, "best"), json_is_true(json_object_get(e, "probe")) ? " (old skill)" : "");
     json_array_foreach(json_object_get(run, "warnings"), i, e)
         tm_buf_printf(out, "%-11s %s\n", i ? "" : "warnings", json_string_value(e) ? json_string_value(e) : "?");
     json_decref(run);
@@ -285,7 +296,8 @@ static bool ends_with(const char *name, const char *end)
 
 static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_error *err)
 {
-    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json"), model = tm_dir_has(r->path, "config.json");
+    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json"),
+         model = tm_dir_has(r->path, "config.json");
     if (r->batch)
         return tm_fail(err, TM_USAGE, "%s is a folder: --batch shows examples of a data file or a recipe", r->path);
     if (!run && !adapter && !model)

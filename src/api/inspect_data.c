@@ -91,7 +91,8 @@ out:
     return st;
 }
 
-static tm_status put_examples(tm_buf *out, const tm_recipe *recipe, const tm_dataset *data, const tm_tokenizer *tok, const tm_inspect_request *r, tm_error *err)
+static tm_status put_examples(tm_buf *out, const tm_recipe *recipe, const tm_dataset *data, const tm_tokenizer *tok,
+                              const tm_inspect_request *r, tm_error *err)
 {
     painter p = {out, tok, r->color};
     int64_t count = r->batch < tm_dataset_count(data) ? r->batch : tm_dataset_count(data);
@@ -104,7 +105,8 @@ static tm_status put_examples(tm_buf *out, const tm_recipe *recipe, const tm_dat
     tm_buf_text(out, "; tokens that make a character together stand together\n");
     for (int64_t i = 0; i < count; i++) {
         const tm_example *e = tm_dataset_at(data, i);
-        tm_buf_printf(out, "\nexample %lld (%s:%lld): %d tokens, %d targets\n", (long long)i, recipe->data[e->source].path, (long long)e->line, e->n, e->targets);
+        tm_buf_printf(out, "\nexample %lld (%s:%lld): %d tokens, %d targets\n", (long long)i,
+                      recipe->data[e->source].path, (long long)e->line, e->n, e->targets);
         TM_TRY(put_example(&p, e, err));
         tm_buf_char(out, '\n');
     }
@@ -142,13 +144,17 @@ static void put_stats(tm_buf *out, const tm_recipe *recipe, const tm_dataset *da
 {
     for (int64_t i = 0; i < tm_dataset_sources(data); i++) {
         const tm_dataset_stats *s = tm_dataset_stats_of(data, i);
-        tm_buf_printf(out, "data        %s\nrows        %lld, examples %lld\ntokens      %lld, of these %lld targets (%.1f %%)\n", recipe->data[i].path, (long long)s->rows,
-                      (long long)s->examples, (long long)s->tokens, (long long)s->targets, s->tokens ? 100.0 * (double)s->targets / (double)s->tokens : 0);
+        tm_buf_printf(
+            out, "data        %s\nrows        %lld, examples %lld\ntokens      %lld, of these %lld targets (%.1f %%)\n",
+            recipe->data[i].path, (long long)s->rows, (long long)s->examples, (long long)s->tokens,
+            (long long)s->targets, s->tokens ? 100.0 * (double)s->targets / (double)s->tokens : 0);
         if (s->text_bytes && s->targets)
-            tm_buf_printf(out, "text        %lld bytes of targets, %.2f bytes a token\n", (long long)s->text_bytes, (double)s->text_bytes / (double)s->targets);
+            tm_buf_printf(out, "text        %lld bytes of targets, %.2f bytes a token\n", (long long)s->text_bytes,
+                          (double)s->text_bytes / (double)s->targets);
         if (s->cut)
-            tm_buf_printf(out, "cut         %lld rows longer than train.seq = %lld tokens (%lld dropped: no target left)\n", (long long)s->cut, (long long)recipe->seq,
-                          (long long)s->dropped);
+            tm_buf_printf(out,
+                          "cut         %lld rows longer than train.seq = %lld tokens (%lld dropped: no target left)\n",
+                          (long long)s->cut, (long long)recipe->seq, (long long)s->dropped);
     }
     put_lengths(out, data);
 }
@@ -163,7 +169,8 @@ static tm_status put_lines(tm_buf *out, const char *path, tm_error *err)
     int64_t lines = 0;
     for (const char *k = at; k < end && (newline = memchr(k, '\n', (size_t)(end - k))); k = newline + 1)
         lines++;
-    tm_buf_printf(out, "data        %s\nsize        %zu bytes, %lld lines\n", path, map.size, (long long)(lines + (map.size && end[-1] != '\n')));
+    tm_buf_printf(out, "data        %s\nsize        %zu bytes, %lld lines\n", path, map.size,
+                  (long long)(lines + (map.size && end[-1] != '\n')));
     for (int i = 0; i < LINES && at < end; i++) {
         newline = memchr(at, '\n', (size_t)(end - at));
         size_t size = (size_t)((newline ? newline : end) - at), shown = size < BYTES ? size : BYTES;
@@ -207,13 +214,15 @@ out:
     return st;
 }
 
-static tm_status show(const tm_inspect_request *r, const tm_recipe *recipe, const tm_tokenizer *tok, tm_buf *out, tm_error *err)
+static tm_status show(const tm_inspect_request *r, const tm_recipe *recipe, const tm_tokenizer *tok, tm_buf *out,
+                      tm_error *err)
 {
     tm_pool *pool = NULL;
     tm_dataset *data = NULL;
     tm_status st = TM_OK;
     TM_GO(tm_pool_create((int)recipe->threads, &pool, err));
-    TM_GO(tm_dataset_load(recipe->data, recipe->data_count, ".", tok, tok ? tm_tokenizer_vocab_size(tok) : INT32_MAX, recipe->seq, pool, &data, err));
+    TM_GO(tm_dataset_load(recipe->data, recipe->data_count, ".", tok, tok ? tm_tokenizer_vocab_size(tok) : INT32_MAX,
+                          recipe->seq, pool, &data, err));
     put_stats(out, recipe, data);
     st = put_examples(out, recipe, data, tok, r, err);
 out:
@@ -239,7 +248,8 @@ tm_status tm_inspect_data(const tm_inspect_request *r, bool recipe_file, tm_buf 
         TM_GO(tm_fail(err, TM_INPUT, "%s: it has no tokenizer.json", recipe->model));
     if (needed && !tok) {
         if (r->batch)
-            TM_GO(tm_fail(err, TM_USAGE, "--batch needs --model DIR, whose tokenizer reads the data (or data.0.format=tokens)"));
+            TM_GO(tm_fail(err, TM_USAGE,
+                          "--batch needs --model DIR, whose tokenizer reads the data (or data.0.format=tokens)"));
         st = put_lines(out, r->path, err);
     } else
         st = show(r, recipe, tok, out, err);

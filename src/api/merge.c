@@ -76,14 +76,20 @@ static tm_status check_shape(const change *c, const tm_st_tensor *t, tm_error *e
 {
     bool float_type = t->dtype == TM_F64 || t->dtype == TM_F32 || t->dtype == TM_F16 || t->dtype == TM_BF16;
     if (!float_type)
-        return tm_fail(err, TM_UNSUPPORTED, "tensor %s of the base is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name, tm_dtype_name(t->dtype));
+        return tm_fail(err, TM_UNSUPPORTED,
+                       "tensor %s of the base is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name,
+                       tm_dtype_name(t->dtype));
     if (c->module && c->saved)
         return tm_fail(err, TM_INPUT, "tensor %s: the adapter both adapts and replaces it", t->name);
     if (c->saved && c->saved->count != t->count)
-        return tm_fail(err, TM_INPUT, "tensor %s has %lld elements, the adapter's %s has %lld", t->name, (long long)t->count, c->saved->name, (long long)c->saved->count);
+        return tm_fail(err, TM_INPUT, "tensor %s has %lld elements, the adapter's %s has %lld", t->name,
+                       (long long)t->count, c->saved->name, (long long)c->saved->count);
     if (c->module && (t->ndim != 2 || t->shape[0] != c->module->delta.out || t->shape[1] != c->module->delta.in))
-        return tm_fail(err, TM_INPUT, "tensor %s has shape [%lld, %lld], the adapter's matrices make [%lld, %lld]: another base model?", t->name, (long long)t->shape[0],
-                       (long long)(t->ndim > 1 ? t->shape[1] : 1), (long long)c->module->delta.out, (long long)c->module->delta.in);
+        return tm_fail(
+            err, TM_INPUT,
+            "tensor %s has shape [%lld, %lld], the adapter's matrices make [%lld, %lld]: another base model?", t->name,
+            (long long)t->shape[0], (long long)(t->ndim > 1 ? t->shape[1] : 1), (long long)c->module->delta.out,
+            (long long)c->module->delta.in);
     return TM_OK;
 }
 
@@ -132,7 +138,8 @@ static void merge_row(void *context, int64_t row, int thread)
 }
 
 /* Appends the tensor to the result under a name, changed by what the list says. */
-static tm_status add_tensor(merge *m, tm_pool *pool, const char *name, const tm_st_tensor *from, const change *list, int64_t count, tm_error *err)
+static tm_status add_tensor(merge *m, tm_pool *pool, const char *name, const tm_st_tensor *from, const change *list,
+                            int64_t count, tm_error *err)
 {
     tm_st_tensor *out = &m->tensor[m->tensors];
     bool changes = false;
@@ -145,7 +152,10 @@ static tm_status add_tensor(merge *m, tm_pool *pool, const char *name, const tm_
     m->tensors++;
     if (!changes)
         return TM_OK;
-    row_work w = {.from = from, .list = list, .count = count, .cols = from->ndim > 1 ? from->shape[from->ndim - 1] : from->count};
+    row_work w = {.from = from,
+                  .list = list,
+                  .count = count,
+                  .cols = from->ndim > 1 ? from->shape[from->ndim - 1] : from->count};
     w.rows = w.cols ? from->count / w.cols : 0;
     TM_TRY(TM_NEW(&w.to, from->bytes, err));
     out->data = w.to;
@@ -178,11 +188,13 @@ static tm_status name_leftover(merge *m, size_t source, tm_error *err)
     char name[600];
     for (int64_t i = 0; i < f->modules + f->saveds; i++) {
         bool module = i < f->modules;
-        snprintf(name, sizeof name, "%s%s", module ? f->module[i].name : f->saved[i - f->modules].name, module ? ".weight" : "");
+        snprintf(name, sizeof name, "%s%s", module ? f->module[i].name : f->saved[i - f->modules].name,
+                 module ? ".weight" : "");
         if (!tm_safetensors_find(m->base, name) && !(m->head && m->config.tied && strcmp(name, m->head) == 0))
             break;
     }
-    return tm_fail(err, TM_INPUT, "%s: it changes %s, which %s does not have: another base model?", m->request->sources[source].adapter, name, m->request->model);
+    return tm_fail(err, TM_INPUT, "%s: it changes %s, which %s does not have: another base model?",
+                   m->request->sources[source].adapter, name, m->request->model);
 }
 
 static tm_status merge_tensors(merge *m, tm_error *err)
@@ -219,7 +231,8 @@ static tm_status untie_config(const merge *m, tm_error *err)
     if (st == TM_OK) {
         json_object_set_new(json, "tie_word_embeddings", json_false());
         text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
-        st = text ? tm_file_write(path, text, strlen(text), err) : tm_fail(err, TM_NO_MEMORY, "out of memory for config.json");
+        st = text ? tm_file_write(path, text, strlen(text), err)
+                  : tm_fail(err, TM_NO_MEMORY, "out of memory for config.json");
     }
     free(text);
     json_decref(json);
@@ -261,13 +274,19 @@ static tm_status write_folder(merge *m, tm_error *err)
 
 enum { LOOK_TOKENS = 32 };
 
-static tm_status logits_of(const merge *m, const char *model, const char *adapter, double scale, int64_t vocab, float *out, tm_error *err)
+static tm_status logits_of(const merge *m, const char *model, const char *adapter, double scale, int64_t vocab,
+                           float *out, tm_error *err)
 {
     tm_inference inf;
     int32_t ids[LOOK_TOKENS];
     for (int i = 0; i < LOOK_TOKENS; i++)
         ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
-    TM_TRY(tm_inference_open(&(tm_inference_settings){.model = model, .adapter = adapter, .threads = m->request->threads, .max_tokens = LOOK_TOKENS, .logits = true}, &inf, err));
+    TM_TRY(tm_inference_open(&(tm_inference_settings){.model = model,
+                                                      .adapter = adapter,
+                                                      .threads = m->request->threads,
+                                                      .max_tokens = LOOK_TOKENS,
+                                                      .logits = true},
+                             &inf, err));
     for (int64_t i = 0; adapter && i < inf.model.config.layers * TM_SLOTS; i++) {
         tm_lora *lora = inf.model.block[i / TM_SLOTS].slot[i % TM_SLOTS].lora;
         if (lora)
@@ -296,8 +315,10 @@ static void compare_logits(merge *m, const float *a, const float *b, int64_t voc
             square += d * d;
         }
     }
-    tm_buf_printf(&m->text, "logits against the model with the adapter on, %d tokens: largest difference %.2g, RMS %.2g, KL %.2g nats a token\n", LOOK_TOKENS, largest,
-                  sqrt(square / (double)(LOOK_TOKENS * vocab)), kl / LOOK_TOKENS);
+    tm_buf_printf(
+        &m->text,
+        "logits against the model with the adapter on, %d tokens: largest difference %.2g, RMS %.2g, KL %.2g nats a token\n",
+        LOOK_TOKENS, largest, sqrt(square / (double)(LOOK_TOKENS * vocab)), kl / LOOK_TOKENS);
 }
 
 /* Why the logits cannot be looked at; NULL: they can. */
@@ -325,7 +346,8 @@ static tm_status look_at_logits(merge *m, tm_error *err)
     }
     TM_GO(TM_NEW(&a, LOOK_TOKENS * vocab, err));
     TM_GO(TM_NEW(&b, LOOK_TOKENS * vocab, err));
-    st = logits_of(m, m->request->model, m->request->sources[0].scale != 0 ? m->request->sources[0].adapter : NULL, m->request->sources[0].scale, vocab, a, err);
+    st = logits_of(m, m->request->model, m->request->sources[0].scale != 0 ? m->request->sources[0].adapter : NULL,
+                   m->request->sources[0].scale, vocab, a, err);
     if (st == TM_OK)
         st = logits_of(m, m->aside, NULL, 1, vocab, b, err);
     if (st == TM_NO_FIT) {
@@ -402,7 +424,8 @@ tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err)
     TM_GO(open_all(&m, err));
     TM_GO(merge_tensors(&m, err));
     TM_GO(write_folder(&m, err));
-    tm_buf_printf(&m.text, "%lld of %lld tensors changed%s\n", (long long)m.changed, (long long)m.tensors, m.untied ? "; the head has weights of its own now" : "");
+    tm_buf_printf(&m.text, "%lld of %lld tensors changed%s\n", (long long)m.changed, (long long)m.tensors,
+                  m.untied ? "; the head has weights of its own now" : "");
     TM_GO(look_at_logits(&m, err));
     TM_GO(tm_buf_check(&m.text, err));
     TM_GO(tm_path_move(m.aside, request->out, err));

@@ -19,7 +19,8 @@ static tm_status encode_line(work *w, const json_t *value, tm_error *err)
     if (!json_is_string(value))
         return tm_fail(err, TM_INPUT, "found %s, expected a string", json_is_array(value) ? "a list" : "another value");
     w->ids.count = 0;
-    TM_TRY(tm_tokenizer_encode(w->tokenizer, w->scratch, json_string_value(value), json_string_length(value), w->request->add_special, &w->ids, err));
+    TM_TRY(tm_tokenizer_encode(w->tokenizer, w->scratch, json_string_value(value), json_string_length(value),
+                               w->request->add_special, &w->ids, err));
     tm_buf_char(&w->line, '[');
     for (size_t i = 0; i < w->ids.count; i++)
         tm_buf_printf(&w->line, "%s%d", i ? ", " : "", w->ids.id[i]);
@@ -30,7 +31,8 @@ static tm_status encode_line(work *w, const json_t *value, tm_error *err)
 static tm_status decode_line(work *w, const json_t *value, tm_error *err)
 {
     if (!json_is_array(value))
-        return tm_fail(err, TM_INPUT, "found %s, expected a list of ids", json_is_string(value) ? "a string" : "another value");
+        return tm_fail(err, TM_INPUT, "found %s, expected a list of ids",
+                       json_is_string(value) ? "a string" : "another value");
     size_t count = json_array_size(value);
     TM_TRY(TM_GROW(&w->ids.id, &w->ids.capacity, count, err));
     for (size_t i = 0; i < count; i++) {

@@ -29,17 +29,21 @@ typedef struct check {
 static void say_changed(check *c, const char *what, const char *path, const char *then, const char *now)
 {
     c->findings++;
-    tm_buf_printf(&c->text, "%s: the %s has changed since the run: its sha256 is %s, run.json says %s\n", path, what, now, then);
+    tm_buf_printf(&c->text, "%s: the %s has changed since the run: its sha256 is %s, run.json says %s\n", path, what,
+                  now, then);
 }
 
-static void compare_hash(check *c, const char *what, const char *path, const json_t *then, tm_status st, const tm_sha256 *now, const tm_error *problem)
+static void compare_hash(check *c, const char *what, const char *path, const json_t *then, tm_status st,
+                         const tm_sha256 *now, const tm_error *problem)
 {
     const char *stored = json_string_value(then);
     if (!stored || !*stored)
         return;
     if (st != TM_OK) {
         c->findings++;
-        tm_buf_printf(&c->text, "the %s of the run cannot be read (paths are those of the folder the run was started in): %s\n", what, problem->message);
+        tm_buf_printf(&c->text,
+                      "the %s of the run cannot be read (paths are those of the folder the run was started in): %s\n",
+                      what, problem->message);
     } else if (strcmp(stored, now->hex) != 0)
         say_changed(c, what, path, stored, now->hex);
 }
@@ -61,7 +65,8 @@ static tm_status check_sources(check *c, tm_error *err)
     char *tokenizer = tm_path_join(model, "tokenizer.json", err);
     if (!tokenizer)
         return TM_NO_MEMORY;
-    compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"), tm_sha256_file(tokenizer, &now, &problem), &now, &problem);
+    compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
+                 tm_sha256_file(tokenizer, &now, &problem), &now, &problem);
     free(tokenizer);
     for (size_t i = 0; i < json_array_size(data); i++) {
         const char *path = json_string_value(json_object_get(json_array_get(data, i), "path"));
@@ -96,10 +101,12 @@ out:
 static tm_status run_again(check *c, const tm_callbacks *callbacks, tm_error *err)
 {
     tm_status st = TM_OK;
-    char *file = tm_path_join(c->aside, "recipe.json", err), *out = tm_path_join(c->aside, "again", err), *written = NULL, *text = NULL;
+    char *file = tm_path_join(c->aside, "recipe.json", err), *out = tm_path_join(c->aside, "again", err),
+         *written = NULL, *text = NULL;
     if (!file || !out)
         TM_GO(TM_NO_MEMORY);
-    if (json_object_set_new(c->recipe, "out", json_string(out)) != 0 || !(text = json_dumps(c->recipe, JSON_REAL_PRECISION(17))))
+    if (json_object_set_new(c->recipe, "out", json_string(out)) != 0 ||
+        !(text = json_dumps(c->recipe, JSON_REAL_PRECISION(17))))
         TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for the recipe"));
     TM_GO(tm_file_write(file, text, strlen(text), err));
     st = tm_train(&(tm_recipe_source){.path = file}, callbacks, &written, err);
@@ -165,7 +172,8 @@ static tm_status compare_bytes(check *c, const char *name, const pair *p, tm_err
         tm_buf_printf(&c->text, "%s: equal\n", name);
     else {
         c->findings++;
-        tm_buf_printf(&c->text, "%s/%s:%lld: first difference\n", c->run, name, (long long)first_different_line(&a, &b));
+        tm_buf_printf(&c->text, "%s/%s:%lld: first difference\n", c->run, name,
+                      (long long)first_different_line(&a, &b));
     }
     tm_map_close(&a);
     tm_map_close(&b);
@@ -177,12 +185,18 @@ static void describe_trail(check *c, const tm_trail *a, const tm_trail *b, const
     unsigned long long step = d->step;
     tm_buf_printf(&c->text, "%s/trail.bin: ", c->run);
     switch (d->verdict) {
-    case TM_TRAIL_VALUE: tm_buf_printf(&c->text, "first difference after step %llu in tensor %s\n", step, d->tensor); break;
-    case TM_TRAIL_TENSORS: tm_buf_printf(&c->text, "it names other tensors than were trained now (%s)\n", d->tensor ? d->tensor : "fewer"); break;
-    case TM_TRAIL_STEP: tm_buf_printf(&c->text, "record %lld is of step %llu, found in no run\n", (long long)d->record, step); break;
+    case TM_TRAIL_VALUE:
+        tm_buf_printf(&c->text, "first difference after step %llu in tensor %s\n", step, d->tensor);
+        break;
+    case TM_TRAIL_TENSORS:
+        tm_buf_printf(&c->text, "it names other tensors than were trained now (%s)\n", d->tensor ? d->tensor : "fewer");
+        break;
+    case TM_TRAIL_STEP:
+        tm_buf_printf(&c->text, "record %lld is of step %llu, found in no run\n", (long long)d->record, step);
+        break;
     default:
-        tm_buf_printf(&c->text, "equal over %lld steps, but it has %lld steps%s and the second run %lld\n", (long long)d->record, (long long)a->steps,
-                      a->rest ? " and a torn one" : "", (long long)b->steps);
+        tm_buf_printf(&c->text, "equal over %lld steps, but it has %lld steps%s and the second run %lld\n",
+                      (long long)d->record, (long long)a->steps, a->rest ? " and a torn one" : "", (long long)b->steps);
     }
 }
 
@@ -220,7 +234,8 @@ static bool compare_tensors(check *c, const char *name, const tm_safetensors *a,
     while (i < na || k < nb) {
         const tm_st_tensor *x = i < na ? tm_safetensors_at(a, i) : NULL, *y = k < nb ? tm_safetensors_at(b, k) : NULL;
         int order = !x ? 1 : !y ? -1 : strcmp(x->name, y->name);
-        bool same = order == 0 && x->dtype == y->dtype && x->bytes == y->bytes && memcmp(x->data, y->data, (size_t)x->bytes) == 0;
+        bool same = order == 0 && x->dtype == y->dtype && x->bytes == y->bytes &&
+                    memcmp(x->data, y->data, (size_t)x->bytes) == 0;
         if (!same && different++ == 0)
             first = order <= 0 ? x->name : y->name;
         i += order <= 0;
@@ -228,7 +243,8 @@ static bool compare_tensors(check *c, const char *name, const tm_safetensors *a,
     }
     if (different) {
         c->findings++;
-        tm_buf_printf(&c->text, "%s/%s: %lld of %lld tensors differ, the first is %s\n", c->run, name, (long long)different, (long long)nb, first);
+        tm_buf_printf(&c->text, "%s/%s: %lld of %lld tensors differ, the first is %s\n", c->run, name,
+                      (long long)different, (long long)nb, first);
     }
     return !different;
 }
@@ -291,7 +307,9 @@ static tm_status open_run(check *c, tm_error *err)
     if (!status || !json_is_object(c->recipe))
         return tm_fail(err, TM_INPUT, "%s/run.json: status and recipe of a run expected", c->run);
     if (strcmp(status, "running") == 0 || strcmp(status, "failed") == 0)
-        return tm_fail(err, TM_INPUT, "%s: this run is not finished (status %s): finish it first, with the command that started it", c->run, status);
+        return tm_fail(err, TM_INPUT,
+                       "%s: this run is not finished (status %s): finish it first, with the command that started it",
+                       c->run, status);
     const char *version = json_string_value(json_object_get(c->json, "temper"));
     if (version && strcmp(version, TM_VERSION) != 0)
         tm_buf_printf(&c->text, "note: the run was made by temper %s, this is " TM_VERSION "\n", version);
@@ -314,7 +332,8 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     }
     *equal = c.findings == 0;
     if (*equal)
-        tm_buf_printf(&c.text, "%s: equal to the bit over %lld steps of %lld tensors\n", run, (long long)c.steps, (long long)c.tensors);
+        tm_buf_printf(&c.text, "%s: equal to the bit over %lld steps of %lld tensors\n", run, (long long)c.steps,
+                      (long long)c.tensors);
     else
         tm_buf_printf(&c.text, "%s: %s\n", run, c.aside ? "different" : "cannot be run again as it was");
     TM_GO(tm_buf_check(&c.text, err));

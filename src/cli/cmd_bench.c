@@ -10,8 +10,8 @@ static int run(int argc, char **argv)
     int64_t number = 0;
     tm_error err = {0};
     for (int i = 1; i < argc; i++) {
-        if (cli_option(argc, argv, &i, "--tokenizer", &request.tokenizer) || cli_option(argc, argv, &i, "--text", &request.text) ||
-            cli_option(argc, argv, &i, "--threads", &threads))
+        if (cli_option(argc, argv, &i, "--tokenizer", &request.tokenizer) ||
+            cli_option(argc, argv, &i, "--text", &request.text) || cli_option(argc, argv, &i, "--threads", &threads))
             continue;
         if (cli_is(argv[i], "--calibrate"))
             return cli_usage(&cmd_bench, "--calibrate is not there yet");
@@ -33,12 +33,15 @@ static int run(int argc, char **argv)
 }
 
 const tm_command cmd_bench = {
-    .name = "bench", .summary = "rates of this machine", .run = run,
-    .help = "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--json]\n\n"
-            "Matrix products, memory and (with a text) a tokenizer; about two seconds. Rates of single ops beside other\n"
-            "libraries: make bench.\n\n"
-            "  --threads N      0: all\n"
-            "  --tokenizer DIR  model folder or tokenizer.json\n"
-            "  --text FILE      what it reads; the first MiB is used\n\n"
-            "example: temper bench --tokenizer models/stories260K --text data/demo/pushkin-train.txt\n",
+    .name = "bench",
+    .summary = "rates of this machine",
+    .run = run,
+    .help =
+        "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--json]\n\n"
+        "Matrix products, memory and (with a text) a tokenizer; about two seconds. Rates of single ops beside other\n"
+        "libraries: make bench.\n\n"
+        "  --threads N      0: all\n"
+        "  --tokenizer DIR  model folder or tokenizer.json\n"
+        "  --text FILE      what it reads; the first MiB is used\n\n"
+        "example: temper bench --tokenizer models/stories260K --text data/demo/pushkin-train.txt\n",
 };

@@ -10,7 +10,8 @@ static int run(int argc, char **argv)
     tm_names paths = {0}, overrides = {0};
     tm_error err = {0};
     for (int i = 1; i < argc; i++) {
-        if (cli_option(argc, argv, &i, "--model", &request.model) || cli_option(argc, argv, &i, "--data", &request.data))
+        if (cli_option(argc, argv, &i, "--model", &request.model) ||
+            cli_option(argc, argv, &i, "--data", &request.data))
             continue;
         if (cli_is(argv[i], "--json"))
             request.json = true;
@@ -36,13 +37,16 @@ static int run(int argc, char **argv)
 }
 
 const tm_command cmd_compare = {
-    .name = "compare", .summary = "how far adapters, models or runs are apart", .run = run,
-    .help = "usage: temper compare A B [C ...] [--data FILE] [--model DIR] [--json] [key=value ...]\n\n"
-            "Folders of adapters, models or runs, made by temper or by PyTorch; the others are held against A: changes of\n"
-            "weights by layer (norms, relative distance, cosine), results of runs.\n\n"
-            "  --data FILE   also what they predict there: agreement on the top token, mean KL, answers that flip\n"
-            "  --model DIR   base model of the adapters; otherwise the one that their config names\n"
-            "  --json        everything, by layer and tensor\n"
-            "  key=value     recipe keys for the data, such as train.seq=256, threads=2\n\n"
-            "example: temper compare runs/demo runs/mine --data data/demo/shakespeare-dev.txt train.seq=256\n",
+    .name = "compare",
+    .summary = "how far adapters, models or runs are apart",
+    .run = run,
+    .help =
+        "usage: temper compare A B [C ...] [--data FILE] [--model DIR] [--json] [key=value ...]\n\n"
+        "Folders of adapters, models or runs, made by temper or by PyTorch; the others are held against A: changes of\n"
+        "weights by layer (norms, relative distance, cosine), results of runs.\n\n"
+        "  --data FILE   also what they predict there: agreement on the top token, mean KL, answers that flip\n"
+        "  --model DIR   base model of the adapters; otherwise the one that their config names\n"
+        "  --json        everything, by layer and tensor\n"
+        "  key=value     recipe keys for the data, such as train.seq=256, threads=2\n\n"
+        "example: temper compare runs/demo runs/mine --data data/demo/shakespeare-dev.txt train.seq=256\n",
 };

@@ -40,12 +40,15 @@ static int run(int argc, char **argv)
 }
 
 const tm_command cmd_inspect = {
-    .name = "inspect", .summary = "what is in a model, adapter, data set or run", .run = run,
-    .help = "usage: temper inspect PATH [--model DIR] [--batch N] [key=value ...]\n\n"
-            "PATH: a model folder (sizes, types, tuning targets), an adapter (norms of its changes), a run folder, a data file\n"
-            "or a recipe (rows, tokens, targets, lengths).\n\n"
-            "  --model DIR   whose tokenizer reads a data file\n"
-            "  --batch N     the first N examples token by token: trained on or masked; brackets when piped\n"
-            "  key=value     recipe keys, such as train.seq=512, data.0.format=completion\n\n"
-            "example: temper inspect data/demo/pushkin-dev.txt --model models/stories260K --batch 1 train.seq=64\n",
+    .name = "inspect",
+    .summary = "what is in a model, adapter, data set or run",
+    .run = run,
+    .help =
+        "usage: temper inspect PATH [--model DIR] [--batch N] [key=value ...]\n\n"
+        "PATH: a model folder (sizes, types, tuning targets), an adapter (norms of its changes), a run folder, a data file\n"
+        "or a recipe (rows, tokens, targets, lengths).\n\n"
+        "  --model DIR   whose tokenizer reads a data file\n"
+        "  --batch N     the first N examples token by token: trained on or masked; brackets when piped\n"
+        "  key=value     recipe keys, such as train.seq=512, data.0.format=completion\n\n"
+        "example: temper inspect data/demo/pushkin-dev.txt --model models/stories260K --batch 1 train.seq=64\n",
 };

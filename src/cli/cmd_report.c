@@ -9,7 +9,9 @@ static int run(int argc, char **argv)
     const char *dir = NULL;
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] == '-' || dir)
-            return cli_usage(&cmd_report, argv[i][0] == '-' ? "unknown option %s" : "one run folder at a time; found also %s", argv[i]);
+            return cli_usage(&cmd_report,
+                             argv[i][0] == '-' ? "unknown option %s" : "one run folder at a time; found also %s",
+                             argv[i]);
         dir = argv[i];
     }
     if (!dir)
@@ -21,9 +23,12 @@ static int run(int argc, char **argv)
 }
 
 const tm_command cmd_report = {
-    .name = "report", .summary = "writes report.html of a run", .run = run,
-    .help = "usage: temper report RUN\n\n"
-            "Writes RUN/report.html out of the files of the run folder, finished or not, and prints its path. The page is\n"
-            "one file and asks nothing of the network.\n\n"
-            "example: temper report runs/demo\n",
+    .name = "report",
+    .summary = "writes report.html of a run",
+    .run = run,
+    .help =
+        "usage: temper report RUN\n\n"
+        "Writes RUN/report.html out of the files of the run folder, finished or not, and prints its path. The page is\n"
+        "one file and asks nothing of the network.\n\n"
+        "example: temper report runs/demo\n",
 };

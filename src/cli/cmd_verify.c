@@ -13,7 +13,9 @@ static int run(int argc, char **argv)
             if (!cli_integer(&cmd_verify, "--sample", sample, 1, INT64_MAX, &ignored))
                 return 2;
         } else if (argv[i][0] == '-' || folder)
-            return cli_usage(&cmd_verify, argv[i][0] == '-' ? "unknown option %s" : "one run folder at a time; found also %s", argv[i]);
+            return cli_usage(&cmd_verify,
+                             argv[i][0] == '-' ? "unknown option %s" : "one run folder at a time; found also %s",
+                             argv[i]);
         else
             folder = argv[i];
     }
@@ -34,11 +36,14 @@ static int run(int argc, char **argv)
 }
 
 const tm_command cmd_verify = {
-    .name = "verify", .summary = "runs a run again; equal, or what differs first", .run = run,
-    .help = "usage: temper verify RUN [--sample N]\n\n"
-            "Trains the recipe of RUN/run.json again, beside the run, and compares every step's hash of every trained tensor\n"
-            "(trail.bin), metrics.jsonl and the result. Exit 0: equal to the bit; 1: different, and the first step and tensor\n"
-            "that differ. Start it in the folder that the run was started in.\n\n"
-            "  --sample N   of a study: N of its runs (a single run is always run again whole)\n\n"
-            "example: temper verify runs/demo\n",
+    .name = "verify",
+    .summary = "runs a run again; equal, or what differs first",
+    .run = run,
+    .help =
+        "usage: temper verify RUN [--sample N]\n\n"
+        "Trains the recipe of RUN/run.json again, beside the run, and compares every step's hash of every trained tensor\n"
+        "(trail.bin), metrics.jsonl and the result. Exit 0: equal to the bit; 1: different, and the first step and tensor\n"
+        "that differ. Start it in the folder that the run was started in.\n\n"
+        "  --sample N   of a study: N of its runs (a single run is always run again whole)\n\n"
+        "example: temper verify runs/demo\n",
 };

@@ -23,11 +23,15 @@ static double worst_distance(const opcase *c, double *const *got, double *const 
 {
     double worst = 0;
     error_sum e = {0};
-    for (int i = 0; i < (gradients ? c->n_ins : c->n_outs); i++) {
+    int count = gradients ? c->n_ins : c->n_outs;
+    for (int i = 0; i < count; i++) {
         int k = gradients ? c->ins[i].grad : c->outs[i].value;
-        if (!gradients || !c->joint)
+        bool joint = gradients && c->joint; /* one of the gradients may be exactly 0: their sum is measured */
+        if (!joint)
             e = (error_sum){0};
         error_add(&e, got[k], want[k], c->f[k].rows * c->f[k].cols);
+        if (joint && i < count - 1)
+            continue;
         if (!isnan(worst) && !(error_relative(e) <= worst))
             worst = error_relative(e);
     }

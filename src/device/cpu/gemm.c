@@ -112,7 +112,7 @@ static void pack_a(const job *j, int64_t task)
     int64_t first = j->m0 + task * j->height;
     real *panel = j->a + task * j->a_stride;
     pack_panel(panel, AW, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
-    if (j->g->scale != 0)
+    if (j->g->scaled)
         for (int64_t i = 0; i < (j->k1 - j->k0) * AW; i++)
             panel[i] *= j->g->scale;
 }

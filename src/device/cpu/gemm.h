@@ -32,7 +32,8 @@ typedef struct tm_gemm_dropout {
 typedef struct tm_gemm {
     int64_t m, n, k;
     tm_gemm_factor a, b;
-    real scale; /* on A's elements, when they are packed; 0 means 1 */
+    bool scaled;   /* A's elements are multiplied by scale when they are packed */
+    real scale;
     /* On B's elements (tokens are its ld rows); on the sums before they are added to C or stored. */
     const tm_gemm_dropout *drop_b, *drop_c;
     /* [blocks + 1] ascending bounds of k (they may start anywhere; k is their span), each block at most

@@ -54,6 +54,7 @@ void TM_KERNEL(lowrank_forward)(tm_device *d, const tm_rows *rows, const tm_lowr
         g.drop_b = lr->dropout > 0 ? &p.drop : NULL;
         TM_KERNEL(gemm)(tm_cpu_of(d), &g);
         g = product(p.rows, y.cols, r, tm_gemm_rows_of(xai), tm_gemm_rows_of(p.b), yi);
+        g.scaled = true;
         g.scale = lr->scale;
         g.accumulate = true;
         TM_KERNEL(gemm)(tm_cpu_of(d), &g);
@@ -67,6 +68,7 @@ static void backward_part(tm_cpu *cpu, const part *p, const tm_lowrank *lr, tm_t
     const tm_gemm_dropout *drop = lr->dropout > 0 ? &p->drop : NULL;
     tm_tensor dyi = tm_tensor_rows(dy, p->first, p->rows), dxai = tm_tensor_rows(dxa, p->first, p->rows);
     tm_gemm g = product(r, p->rows, dy.cols, tm_gemm_cols_of(p->b), tm_gemm_rows_of(dyi), dxai);
+    g.scaled = true;
     g.scale = lr->scale;
     g.c_turned = true;
     TM_KERNEL(gemm)(cpu, &g);
@@ -87,6 +89,7 @@ static void backward_part(tm_cpu *cpu, const part *p, const tm_lowrank *lr, tm_t
         g = product(r, dy.cols, p->rows, tm_gemm_cols_of(xa), tm_gemm_cols_of(dy), db);
         g.block = p->chunk;
         g.blocks = p->chunks;
+        g.scaled = true;
         g.scale = lr->scale;
         g.c_turned = true;
         g.accumulate = true;

@@ -49,6 +49,13 @@ static void move_snapshot(tm_trainer *t, monitor *m, int32_t r, bool restore)
     }
 }
 
+static void drop_snapshot(monitor *m)
+{
+    for (int32_t r = 0; r < m->replicas; r++)
+        free(m->snapshot[r]);
+    free(m->snapshot);
+}
+
 static tm_status monitor_begin(void *state, tm_trainer *t, tm_error *err)
 {
     monitor *m = state;
@@ -125,9 +132,7 @@ static tm_status monitor_save(void *state, tm_trainer *t, const char *folder, tm
         st = tm_trained_write(t, 0, false, path, err);
         move_snapshot(t, &now, 0, true);
     }
-    for (int32_t r = 0; r < now.replicas; r++)
-        free(now.snapshot[r]);
-    free(now.snapshot);
+    drop_snapshot(&now);
     return st;
 }
 
@@ -146,18 +151,14 @@ static tm_status monitor_load(void *state, tm_trainer *t, const char *folder, tm
         move_snapshot(t, m, 0, false);
         move_snapshot(t, &now, 0, true);
     }
-    for (int32_t r = 0; r < now.replicas; r++)
-        free(now.snapshot[r]);
-    free(now.snapshot);
+    drop_snapshot(&now);
     return st;
 }
 
 static void monitor_destroy(void *state)
 {
     monitor *m = state;
-    for (int32_t r = 0; r < m->replicas; r++)
-        free(m->snapshot[r]);
-    free(m->snapshot);
+    drop_snapshot(m);
     free(m);
 }
 

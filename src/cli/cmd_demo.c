@@ -10,10 +10,10 @@
 #include <unistd.h>
 
 static const struct story {
-    const char *lang, *recipe, *new_skill, *prompt;
+    const char *lang, *recipe, *new_skill, *prompt, *next;
 } stories[] = {
-    {"en", "recipes/demo.yaml", "Shakespeare", "Once upon a time"},
-    {"ru", "recipes/demo-ru.yaml", "Pushkin", "Once upon a time"},
+    {"en", "recipes/demo.yaml", "Shakespeare", "Once upon a time", "ROMEO:"},
+    {"ru", "recipes/demo-ru.yaml", "Pushkin", "Однажды", "Пугачёв"},
 };
 
 /* Goes to the folder that has recipes/, models/ and data/: here, beside the program (a build in its
@@ -49,7 +49,7 @@ static void show_text(const char *title, const char *adapter, const char *prompt
 {
     tm_error err;
     printf("%s%s%s %s", term->color ? "\033[1m" : "", title, term->color ? "\033[0m" : "", prompt);
-    tm_generate_request r = {.model = "models/stories260K", .adapter = adapter, .prompt = prompt, .max_tokens = 48, .temperature = 0.7, .top_p = 0.9, .seed = 1, .write = write_text};
+    tm_generate_request r = {.model = "models/stories260K", .adapter = adapter, .prompt = prompt, .max_tokens = 64, .temperature = 0.7, .top_p = 0.9, .seed = 1, .write = write_text};
     if (tm_generate(&r, &err) != TM_OK)
         printf("(%s)", err.message);
     printf("\n");
@@ -85,7 +85,7 @@ static void show_result(const char *out, const struct story *story)
     }
     printf("\nadapter, loads in PEFT   %s\n", out);
     printf("report                   %s/report.html\n", out);
-    printf("try next                 temper generate --model models/stories260K --adapter %s --prompt \"ROMEO:\" --temperature 0.8\n", out);
+    printf("try next                 temper generate --model models/stories260K --adapter %s --prompt \"%s\" --temperature 0.8\n", out, story->next);
 }
 
 /* The first of runs/demo, runs/demo-2, ... that does not hold a finished demo. */

@@ -69,7 +69,7 @@ static void show_result(const char *out, const struct story *story)
     tm_term term = tm_term_of(STDOUT_FILENO);
     tm_error err;
     json_t *run = NULL;
-    char path[4200];
+    char path[4600];
     printf("\n");
     show_text("before:", NULL, story->prompt, &term);
     show_text("after: ", out, story->prompt, &term);
@@ -88,12 +88,12 @@ static void show_result(const char *out, const struct story *story)
     printf("try next                 temper generate --model models/stories260K --adapter %s --prompt \"%s\" --temperature 0.8\n", out, story->next);
 }
 
-/* The first of runs/demo, runs/demo-2, ... that does not hold a finished demo. */
-static void choose_folder(const char *base, char out[256])
+/* The first of base, base-2, ... that does not hold a finished demo. */
+static void choose_folder(const char *base, char out[4400])
 {
     for (int n = 1; n < 1000; n++) {
-        char path[300];
-        snprintf(out, 256, n == 1 ? "%s" : "%s-%d", base, n);
+        char path[4500];
+        snprintf(out, 4400, n == 1 ? "%s" : "%s-%d", base, n);
         snprintf(path, sizeof path, "%s/report.html", out);
         if (!tm_path_exists(path))
             return;
@@ -111,15 +111,21 @@ static int run(int argc, char **argv)
         story = &stories[1];
     else if (lang && strcmp(lang, "en") != 0)
         return cli_usage(&cmd_demo, "--lang: found '%s', expected en or ru", lang);
-    char absolute[4096] = "", chosen[256], key[4400], *out = NULL;
-    if (given && given[0] != '/' && getcwd(absolute, sizeof absolute - 1))
-        strcat(absolute, "/");
+    /* Results go below the folder where the command was given, wherever the demo's files are. */
+    char start[4096] = "", here[4096] = "", base[4300], chosen[4400], key[4500], *out = NULL;
+    bool known = getcwd(start, sizeof start - 1) != NULL;
     if (!find_root()) {
         fprintf(stderr, "temper: the demo's files (recipes/, models/, data/) were not found; run it in temper's folder\n");
         return 1;
     }
-    choose_folder(lang && story == &stories[1] ? "runs/demo-ru" : "runs/demo", chosen);
-    snprintf(key, sizeof key, "out=%s%s", given ? absolute : "", given ? given : chosen);
+    bool moved = known && getcwd(here, sizeof here - 1) && strcmp(start, here) != 0;
+    const char *folder = given ? given : story == &stories[1] ? "runs/demo-ru" : "runs/demo";
+    snprintf(base, sizeof base, "%s%s%s", moved && folder[0] != '/' ? start : "", moved && folder[0] != '/' ? "/" : "", folder);
+    if (given)
+        snprintf(chosen, sizeof chosen, "%s", base);
+    else
+        choose_folder(base, chosen);
+    snprintf(key, sizeof key, "out=%s", chosen);
     printf("A model of 260 thousand parameters that knows children's stories learns %s. Old skill watched: its own stories.\n", story->new_skill);
     printf("recipe: %s\n\n", story->recipe);
     fflush(stdout);

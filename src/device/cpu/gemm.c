@@ -114,7 +114,7 @@ static void pack_a(const job *j, int64_t task)
     pack_panel(panel, AW, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
     if (j->g->scaled)
         for (int64_t i = 0; i < (j->k1 - j->k0) * AW; i++)
-            panel[i] *= j->g->scale;
+            panel[i] *= (real)j->g->scale;
 }
 
 /* Rows [t0, t1) and channels [c0, c1) of B after dropout; out has rows of ld >= c1 - c0, filled up with zeros. */

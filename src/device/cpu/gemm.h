@@ -33,7 +33,7 @@ typedef struct tm_gemm {
     int64_t m, n, k;
     tm_gemm_factor a, b;
     bool scaled;   /* A's elements are multiplied by scale when they are packed */
-    real scale;
+    double scale; /* the same layout in every build */
     /* On B's elements (tokens are its ld rows); on the sums before they are added to C or stored. */
     const tm_gemm_dropout *drop_b, *drop_c;
     /* [blocks + 1] ascending bounds of k (they may start anywhere; k is their span), each block at most

@@ -51,6 +51,15 @@ static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t block_count(const tm_gemm *g) { return g->block ? g->blocks : ceil_div(g->k, KC); }
 static inline int64_t block_start(const tm_gemm *g, int64_t i) { return g->block ? g->block[i] : min64(i * KC, g->k); }
 
+/* Sixteen sums, n of them in use: c = sum, or c += sum. */
+V16_FN void put_sums(real *c, int n, v16 sum, bool add)
+{
+    if (n >= V16)
+        v16_put(c, add ? v16_add(v16_get(c), sum) : sum);
+    else if (n > 0)
+        v16_put_n(c, n, add ? v16_add(v16_get_n(c, n), sum) : sum);
+}
+
 /* One block of k for `rows` rows and `cols` columns: c = sum, or c += sum. */
 V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int64_t k, real *restrict c, int64_t ldc,
                   int cols, bool add)
@@ -82,13 +91,8 @@ V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int6
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++, c += ldc)
 #pragma GCC unroll 2
-        for (int j = 0; j < NV; j++) {
-            int n = cols - j * V16;
-            if (n >= V16)
-                v16_put(c + j * V16, add ? v16_add(v16_get(c + j * V16), sum[i][j]) : sum[i][j]);
-            else if (n > 0)
-                v16_put_n(c + j * V16, n, add ? v16_add(v16_get_n(c + j * V16, n), sum[i][j]) : sum[i][j]);
-        }
+        for (int j = 0; j < NV; j++)
+            put_sums(c + j * V16, cols - j * V16, sum[i][j], add);
 }
 
 static void micro_rows(int rows, const real *a, const real *b, int64_t k, real *c, int64_t ldc, int cols, bool add)
@@ -194,6 +198,57 @@ static void run_panels(const job *j, const tile *t, const real *b, int64_t m, in
     }
 }
 
+/* One or two rows of A (decoding) and NR columns of B: B goes from memory through a transpose in registers
+ * straight into the sums. */
+V16_FN void thin_block(int rows, const real *a, const tm_gemm_factor *f, tm_dtype t, int64_t n, int cols, int64_t k0,
+                       int64_t k1, real *c, int64_t ldc, bool add)
+{
+    v16 sum[2][NV];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < NV; j++)
+            sum[i][j] = v16_zero();
+    for (int64_t k = k0; k < k1; k += V16, a += V16 * AW) {
+        int depth = (int)min64(V16, k1 - k);
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++) {
+            v16 r[V16];
+            turned_block(r, f, t, n + j * V16, cols - j * V16, k, depth);
+            if (depth == V16) {
+#pragma GCC unroll 16
+                for (int p = 0; p < V16; p++)
+                    for (int i = 0; i < rows; i++)
+                        sum[i][j] = v16_fma(v16_set1(a[p * AW + i]), r[p], sum[i][j]);
+            } else {
+#pragma GCC unroll 16
+                for (int p = 0; p < V16; p++)
+                    for (int i = 0; i < rows; i++)
+                        if (p < depth)
+                            sum[i][j] = v16_fma(v16_set1(a[p * AW + i]), r[p], sum[i][j]);
+            }
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < NV && cols > j * V16; j++)
+            put_sums(c + i * ldc + j * V16, (int)min64(V16, cols - j * V16), sum[i][j], add);
+}
+
+static void thin_blocks(const job *j, const tile *t, int64_t n, int64_t from, int64_t to, bool add)
+{
+    const tm_gemm_factor *f = &j->g->b;
+    int cols = (int)min64(NR, t->n1 - n);
+    real *c = t->sums + (n - t->n0);
+    for (int64_t i = from; i < to; i++, add = true) {
+        int64_t k0 = block_start(j->g, i), k1 = block_start(j->g, i + 1);
+        const real *a = j->a + (k0 - j->k0) * AW;
+        if (f->dtype == TM_REAL && t->m1 - t->m0 == 1)
+            thin_block(1, a, f, TM_REAL, n, cols, k0, k1, c, t->ld, add);
+        else if (t->m1 - t->m0 == 1)
+            thin_block(1, a, f, f->dtype, n, cols, k0, k1, c, t->ld, add);
+        else
+            thin_block(2, a, f, f->dtype, n, cols, k0, k1, c, t->ld, add);
+    }
+}
+
 /* The same for all panels of a tile. A panel of A stays in the first-level cache while B's pass by;
  * with few rows it is the other way round, and B's are packed here, for their only use. */
 static void run_blocks(const job *j, const tile *t, int64_t from, int64_t to, bool add, real *scratch)
@@ -201,6 +256,10 @@ static void run_blocks(const job *j, const tile *t, int64_t from, int64_t to, bo
     int64_t start = block_start(j->g, from);
     if (j->few_rows) {
         for (int64_t n = t->n0; n < t->n1; n += NR) {
+            if (j->g->m <= 2 && j->g->b.k_inner && !j->g->drop_b) {
+                thin_blocks(j, t, n, from, to, add);
+                continue;
+            }
             pack_columns(j->g, scratch, n, min64(NR, t->n1 - n), start, block_start(j->g, to), scratch + NR * KC);
             for (int64_t m = t->m0; m < t->m1; m += j->height)
                 run_panels(j, t, scratch, m, n, from, to, add);

@@ -55,6 +55,28 @@ V16_FN void v16_transpose(v16 r[V16])
 /* Panel memory: stores are whole vectors, so the last one may run over by this many elements. */
 enum { PACK_SLACK = V16 };
 
+/* Elements fetched ahead: sixteen rows at once are more streams than hardware follows from memory. */
+enum { TURN_AHEAD = 64 };
+
+/* r[j] lane i = element (first + i, k + j), i < count, j < depth; zeros elsewhere. */
+V16_FN void turned_block(v16 r[V16], const tm_gemm_factor *f, tm_dtype t, int64_t first, int count, int64_t k, int depth)
+{
+    int64_t element = t == TM_REAL ? (int64_t)sizeof(real) : t == TM_F32 ? 4 : 2;
+    if (depth == V16) {
+#pragma GCC unroll 16
+        for (int i = 0; i < V16; i++) {
+            if (i < count)
+                __builtin_prefetch((const char *)f->data + ((first + i) * f->ld + k + TURN_AHEAD) * element);
+            r[i] = i < count ? v16_load(f->data, t, (first + i) * f->ld + k) : v16_zero();
+        }
+    } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < V16; i++)
+            r[i] = i < count ? v16_load_n(f->data, t, (first + i) * f->ld + k, depth) : v16_zero();
+    }
+    v16_transpose(r);
+}
+
 /* Rows first .. first + count (count <= V16) into lanes; W elements a step of k. */
 V16_FN void pack_turned(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, int64_t first, int count, int64_t k0,
                         int64_t k1)
@@ -62,12 +84,7 @@ V16_FN void pack_turned(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, i
     for (int64_t k = k0; k < k1; k += V16) {
         int n = k1 - k < V16 ? (int)(k1 - k) : V16;
         v16 r[V16];
-#pragma GCC unroll 16
-        for (int i = 0; i < V16; i++) {
-            int64_t at = (first + i) * f->ld + k;
-            r[i] = i >= count ? v16_zero() : n == V16 ? v16_load(f->data, t, at) : v16_load_n(f->data, t, at, n);
-        }
-        v16_transpose(r);
+        turned_block(r, f, t, first, count, k, n);
         real *out = dst + (k - k0) * W;
         if (n == V16) {
 #pragma GCC unroll 16

@@ -72,13 +72,18 @@ out:
 
 /* --- Counters --- */
 
+/* NULL when memory runs out, here and in what is made of it: a state without a part must not be written. */
 static json_t *pack_scores(const tm_scores *s)
 {
     json_t *list = json_array();
     double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets};
+    int failed = 0;
     for (int i = 0; i < 6; i++)
-        json_array_append_new(list, isnan(value[i]) ? json_null() : json_real(value[i]));
-    return list;
+        failed |= json_array_append_new(list, isnan(value[i]) ? json_null() : json_real(value[i]));
+    if (!failed)
+        return list;
+    json_decref(list);
+    return NULL;
 }
 
 static void unpack_scores(const json_t *list, tm_scores *s)
@@ -100,9 +105,10 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
     tm_run_position at;
     TM_TRY(tm_run_folder_position(t->run->folder[r], &at, err));
     json_t *evals = json_array();
+    int failed = 0;
     for (int64_t i = 0; i < t->run->eval_count; i++) {
         const tm_eval_set *set = &t->run->evals[i];
-        json_array_append_new(evals, json_pack("{s:s, s:o, s:o, s:o}", "name", set->entry->name, "first", pack_scores(&set->first[r]),
+        failed |= json_array_append_new(evals, json_pack("{s:s, s:o, s:o, s:o}", "name", set->entry->name, "first", pack_scores(&set->first[r]),
                                                "last", pack_scores(&set->last[r]), "best", pack_scores(&set->best[r])));
     }
     json_t *json = json_pack("{s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:o, s:I, s:I, s:o, s:o}", "step", (json_int_t)t->step, "tokens", (json_int_t)t->tokens,
@@ -112,11 +118,10 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
                              "best_checkpoint_metric", pack_best(t->best_checkpoint_metric), "evals", evals);
     json_t *warnings = json_array();
     for (int64_t i = 0; i < t->warnings.count; i++)
-        json_array_append_new(warnings, json_string(t->warnings.item[i]));
-    json_object_set_new(json, "warnings", warnings);
-    if (json)
-        json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
-    char *text = json ? json_dumps(json, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
+        failed |= json_array_append_new(warnings, json_string(t->warnings.item[i]));
+    failed |= json_object_set_new(json, "warnings", warnings);
+    failed |= json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
+    char *text = !failed ? json_dumps(json, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
     tm_status st = text ? tm_file_write(path, text, strlen(text), err) : tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", path);
     json_decref(json);
     free(text);

@@ -56,9 +56,24 @@ static tm_status compare_hash(check *c, const char *what, const char *path, cons
     return TM_OK;
 }
 
+/* The files of a list of the recipe against the hashes that run.json has of them. */
+static tm_status check_files(check *c, const char *what, const json_t *entries, const json_t *hashes, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    for (size_t i = 0; i < json_array_size(entries); i++) {
+        const char *path = json_string_value(json_object_get(json_array_get(entries, i), "path"));
+        tm_status st =
+            path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
+        TM_TRY(compare_hash(c, what, path, json_array_get(hashes, i), st, &now, &problem, err));
+    }
+    return TM_OK;
+}
+
 static tm_status check_sources(check *c, tm_error *err)
 {
-    const json_t *hashes = json_object_get(c->json, "sha256"), *data = json_object_get(c->recipe, "data");
+    const json_t *hashes = json_object_get(c->json, "sha256");
+    const json_t *monitor = json_object_get(json_object_get(c->recipe, "keep"), "monitor");
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
@@ -77,13 +92,9 @@ static tm_status check_sources(check *c, tm_error *err)
                       tm_sha256_file(tokenizer, &now, &problem), &now, &problem, err);
     free(tokenizer);
     TM_TRY(st);
-    for (size_t i = 0; i < json_array_size(data); i++) {
-        const char *path = json_string_value(json_object_get(json_array_get(data, i), "path"));
-        st = path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
-        TM_TRY(compare_hash(c, "data", path, json_array_get(json_object_get(hashes, "data"), i), st, &now, &problem,
-                            err));
-    }
-    return TM_OK;
+    TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
+    TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
+    return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);
 }
 
 /* --- The second run --- */

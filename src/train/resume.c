@@ -196,20 +196,24 @@ tm_status tm_trainer_checkpoint(tm_trainer *t, tm_error *err)
 /* The newest step that every replica has a checkpoint of; -1: none. */
 static tm_status common_step(tm_trainer *t, int64_t *step, tm_error *err)
 {
+    tm_names passed = {0};
+    tm_status st = TM_OK;
     *step = -1;
     for (int32_t r = 0, same = 0; same < t->run->replicas; r = (r + 1) % t->run->replicas) {
         char *folder;
         int64_t found;
-        TM_TRY(tm_checkpoint_latest(t->run->folder[r]->dir, *step, &found, &folder, err));
+        TM_GO(tm_checkpoint_latest(t->run->folder[r]->dir, *step, &found, &folder, &passed, err));
         free(folder);
-        if (found < 0) {
-            *step = -1;
-            return TM_OK;
-        }
         same = found == *step ? same + 1 : 1;
         *step = found;
+        if (found < 0)
+            break;
     }
-    return TM_OK;
+    for (int64_t i = 0; i < passed.count; i++)
+        TM_GO(tm_trainer_warn(t, err, "%s", passed.item[i]));
+out:
+    tm_names_deinit(&passed);
+    return st;
 }
 
 tm_status tm_trainer_resume(tm_trainer *t, bool *resumed, tm_error *err)
@@ -223,7 +227,7 @@ tm_status tm_trainer_resume(tm_trainer *t, bool *resumed, tm_error *err)
         char path[4096], *folder;
         int64_t found;
         tm_run_position at;
-        TM_TRY(tm_checkpoint_latest(t->run->folder[r]->dir, step, &found, &folder, err));
+        TM_TRY(tm_checkpoint_latest(t->run->folder[r]->dir, step, &found, &folder, NULL, err));
         snprintf(path, sizeof path, "%s/train.safetensors", folder);
         tm_status st = tm_trained_read(t, r, true, path, err);
         snprintf(path, sizeof path, "%s/state.json", folder);

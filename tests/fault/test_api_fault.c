@@ -66,7 +66,7 @@ static int64_t newest_checkpoint(const char *run)
 {
     int64_t step;
     char *folder;
-    OK(tm_checkpoint_latest(scratch(run), -1, &step, &folder, err));
+    OK(tm_checkpoint_latest(scratch(run), -1, &step, &folder, NULL, err));
     free(folder);
     return step;
 }

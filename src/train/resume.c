@@ -16,34 +16,44 @@ static const char *const part_prefix[] = {"", "m.", "v."};
 
 static tm_tensor part_of(const tm_param *p, int part) { return part == 0 ? p->value : part == 1 ? p->m : p->v; }
 
+typedef struct origin { /* of a tensor that is written */
+    tm_trainer *trainer;
+    const tm_param *param;
+    tm_tensor tensor;
+    int32_t replica;
+    char name[512];
+} origin;
+
+static tm_status give_part(const tm_st_tensor *t, void *to, tm_error *err)
+{
+    const origin *o = t->source;
+    return tm_param_read(&o->trainer->model, o->param, o->tensor, o->replica, to, t->dtype, err);
+}
+
 tm_status tm_trained_write(tm_trainer *t, int32_t replica, bool optimizer, const char *path, tm_error *err)
 {
     tm_status st = TM_OK;
     tm_st_tensor *tensors = NULL;
-    char(*names)[512] = NULL;
+    origin *origins = NULL;
     int64_t count = 0, most = t->trained_count * 3;
     TM_GO(TM_NEW(&tensors, most, err));
-    TM_GO(tm_alloc((void **)&names, (size_t)most, sizeof *names, err));
+    TM_GO(TM_NEW(&origins, most, err));
     for (int part = 0; part < (optimizer ? 3 : 1); part++)
         for (int64_t i = 0; i < t->trained_count; i++) {
             const tm_param *p = t->trained_param[i];
             tm_tensor tensor = part_of(p, part);
             if (!tensor.data)
                 continue;
-            void *value;
-            TM_GO(tm_alloc(&value, (size_t)tm_param_count(p), (size_t)tm_dtype_bytes(tensor.dtype, 1), err));
-            snprintf(names[count], sizeof names[count], "%s%s", part_prefix[part], p->name);
-            tensors[count] = (tm_st_tensor){.name = names[count], .dtype = tensor.dtype, .ndim = 2, .shape = {p->rows, p->cols}, .count = tm_param_count(p),
-                                            .bytes = tm_dtype_bytes(tensor.dtype, tm_param_count(p)), .data = value};
-            count++;
-            TM_GO(tm_param_read(&t->model, p, tensor, replica, value, tensor.dtype, err));
+            origin *o = &origins[count];
+            *o = (origin){.trainer = t, .param = p, .tensor = tensor, .replica = replica};
+            snprintf(o->name, sizeof o->name, "%s%s", part_prefix[part], p->name);
+            tensors[count++] = (tm_st_tensor){.name = o->name, .dtype = tensor.dtype, .ndim = 2,
+                                              .shape = {p->rows, p->cols}, .give = give_part, .source = o};
         }
     TM_GO(tm_safetensors_write(path, tensors, count, NULL, err));
 out:
-    for (int64_t i = 0; i < count; i++)
-        free((void *)(uintptr_t)tensors[i].data);
     free(tensors);
-    free(names);
+    free(origins);
     return st;
 }
 

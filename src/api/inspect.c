@@ -27,15 +27,6 @@ const char *tm_module_kind(const char *module)
     return dot ? dot + 1 : module;
 }
 
-bool tm_dir_has(const char *dir, const char *name)
-{
-    tm_error ignored;
-    char *path = tm_path_join(dir, name, &ignored);
-    bool there = path && tm_path_exists(path);
-    free(path);
-    return there;
-}
-
 /* --- A model --- */
 
 static void put_count(tm_buf *out, double n)
@@ -119,18 +110,23 @@ static void put_dtypes(tm_buf *out, const tm_safetensors *file)
     tm_buf_char(out, '\n');
 }
 
-static void put_tokenizer(tm_buf *out, const char *dir)
+static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
 {
     tm_error problem;
     tm_tokenizer *tok;
     tm_buf_text(out, "tokenizer   ");
     if (!tm_dir_has(dir, "tokenizer.json")) {
         tm_buf_text(out, "none\n");
-        return;
+        return TM_OK;
     }
-    if (tm_tokenizer_open(dir, &tok, &problem) != TM_OK) {
+    tm_status st = tm_tokenizer_open(dir, &tok, &problem);
+    if (st == TM_NO_MEMORY || st == TM_IO) {
+        *err = problem;
+        return st;
+    }
+    if (st != TM_OK) {
         tm_buf_printf(out, "cannot be used: %s\n", problem.message);
-        return;
+        return TM_OK;
     }
     int32_t special[] = {tm_tokenizer_bos(tok), tm_tokenizer_eos(tok)};
     tm_buf_printf(out, "%d ids", tm_tokenizer_vocab_size(tok));
@@ -139,6 +135,7 @@ static void put_tokenizer(tm_buf *out, const char *dir)
             tm_buf_printf(out, ", %s %s (%d)", k ? "EOS" : "BOS", tm_tokenizer_token(tok, special[k]), special[k]);
     tm_buf_char(out, '\n');
     tm_tokenizer_close(tok);
+    return TM_OK;
 }
 
 static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
@@ -160,13 +157,15 @@ static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
     st = tm_safetensors_open_model(dir, &file, &problem);
     if (st == TM_OK) {
         put_dtypes(out, file);
-        put_tokenizer(out, dir);
-        st = put_targets(out, file, err);
+        st = put_tokenizer(out, dir, err);
+        if (st == TM_OK)
+            st = put_targets(out, file, err);
         tm_safetensors_close(file);
+    } else if (st == TM_NO_MEMORY || st == TM_IO) {
+        *err = problem;
     } else { /* a plan can do with the config alone */
         tm_buf_printf(out, "weights     %s\n", problem.message);
-        put_tokenizer(out, dir);
-        st = TM_OK;
+        st = put_tokenizer(out, dir, err);
     }
     return st;
 }
@@ -206,6 +205,7 @@ static tm_status put_norms(tm_buf *out, const tm_adapter_file *f, tm_error *err)
             else
                 tm_buf_printf(&row, " %10s", "-");
         }
+        out->failed |= row.failed;
         if (any)
             tm_buf_printf(out, "%s\n", tm_buf_str(&row));
         tm_buf_deinit(&row);

@@ -229,8 +229,8 @@ static tm_status untie_config(const merge *m, tm_error *err)
     char *text = NULL, *path = tm_path_join(m->aside, "config.json", err);
     tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
     if (st == TM_OK) {
-        json_object_set_new(json, "tie_word_embeddings", json_false());
-        text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
+        int failed = json_object_set_new(json, "tie_word_embeddings", json_false());
+        text = failed ? NULL : json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
         st = text ? tm_file_write(path, text, strlen(text), err)
                   : tm_fail(err, TM_NO_MEMORY, "out of memory for config.json");
     }

@@ -94,7 +94,8 @@ static tm_status predict(const table *t, seat *s, const tm_example *e, tm_error 
     tm_batch_fill(&s->inf.batch, &item, 1);
     tm_model_forward(&s->inf.model, &s->inf.batch);
     tm_model_logits(&s->inf.model, &s->inf.batch);
-    s->inf.device->calls->download(s->inf.device, s->logits, s->inf.model.logits.data, e->n * t->vocab * 4);
+    tm_tensor rows = tm_tensor_rows(s->inf.model.logits, s->inf.batch.prefix, e->n);
+    s->inf.device->calls->download(s->inf.device, s->logits, rows.data, e->n * t->vocab * 4);
     return s->inf.device->calls->sync(s->inf.device, err);
 }
 

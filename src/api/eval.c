@@ -102,7 +102,8 @@ static tm_status example_logits(tm_inference *inf, const tm_example *e, float **
     tm_batch_fill(&inf->batch, &item, 1);
     tm_model_forward(&inf->model, &inf->batch);
     tm_model_logits(&inf->model, &inf->batch);
-    inf->device->calls->download(inf->device, *out, inf->model.logits.data, n * 4);
+    tm_tensor rows = tm_tensor_rows(inf->model.logits, inf->batch.prefix, e->n);
+    inf->device->calls->download(inf->device, *out, rows.data, n * 4);
     return inf->device->calls->sync(inf->device, err);
 }
 

@@ -15,7 +15,9 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
-    return tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err);
+    TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
+    tm_model_fit_batch(&inf->model, &inf->batch);
+    return TM_OK;
 }
 
 static void drop_model(tm_inference *inf)

@@ -5,6 +5,24 @@
  * (a constant in backward): y = W x + b + (g - 1) W x' + g s B A x' = g u + b + W (x - x'). */
 #include "model/linear.h"
 
+#include "base/buf.h"
+
+#include <stdlib.h>
+
+tm_status tm_identity_take(tm_memory *memory, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err)
+{
+    *out = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], device->real, n * replicas, n);
+    void *row;
+    TM_TRY(tm_alloc(&row, (size_t)n, 8, err));
+    for (int64_t i = 0; i < n * replicas; i++) {
+        for (int64_t k = 0; k < n; k++)
+            device->real == TM_F64 ? (((double *)row)[k] = k == i % n) : (((float *)row)[k] = k == i % n);
+        device->calls->upload(device, tm_tensor_rows(*out, i, 1).data, row, tm_dtype_bytes(device->real, n));
+    }
+    free(row);
+    return TM_OK;
+}
+
 /* Gradients of an added or trained parameter, laid out as its value. */
 static void take_gradient(tm_param *p, tm_memory *memory, tm_dtype real, bool gradients)
 {

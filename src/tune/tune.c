@@ -25,6 +25,8 @@ tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *mode
 {
     *t = (tm_tuning){.recipe = recipe, .model = model};
     TM_TRY(tm_method_find(recipe->method, &t->method, err));
+    t->from = recipe->method == TM_METHOD_LORA ? recipe->lora_init : NULL;
+    t->adapter_result = t->method->adapter;
     return t->method->select(t, err);
 }
 

@@ -44,7 +44,10 @@ static const struct method {
     {"head-dora", {"lora.target_modules=[lm_head, k_proj]", "lora.r=4", "lora.dropout=0.2", "lora.use_dora=true"}, false, false},
     {"saved-head", {"lora.modules_to_save=[lm_head]", "lora.r=2", "lora.dropout=0.1"}, false, false},
     {"saved-norms", {"lora.modules_to_save=[norm, input_layernorm]", "lora.r=2", "lora.target_modules=[v_proj]"}, false, false},
-    {"saved-embedding", {"lora.modules_to_save=[embed_tokens]", "lora.r=2", "lora.target_modules=[up_proj]"}, true, false},
+    {"saved-embedding", {"lora.modules_to_save=[embed_tokens]", "lora.r=2", "lora.target_modules=[up_proj]"}, false, false},
+    {"saved-both", {"lora.modules_to_save=[embed_tokens, lm_head]", "lora.r=2", "lora.target_modules=[up_proj]"}, false, false},
+    {"embedding", {"lora.target_modules=[embed_tokens, v_proj]", "lora.r=3", "lora.use_rslora=true", "lora.dropout=0.2"}, false, false},
+    {"embedding-alone", {"lora.target_modules=[embed_tokens]", "lora.rank_pattern={embed_tokens: 5}"}, false, false},
 };
 
 enum { FAMILIES = sizeof families / sizeof *families, METHODS = sizeof methods / sizeof *methods };

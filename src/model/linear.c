@@ -136,8 +136,9 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
     bool dora = false;
     for (int32_t i = 0; i < group->count && !c->base_only; i++)
         dora |= group->module[i]->lora && group->module[i]->lora->magnitude;
+    bool own = !(c->base_only && group->module[0]->bias && group->module[0]->bias->added);
     /* With DoRA in the group biases are added behind the scaling, module by module. */
-    TM_RUN(d, linear_forward, rows, x, group->weight, dora ? tm_tensor_none() : group->bias, y);
+    TM_RUN(d, linear_forward, rows, x, group->weight, dora || !own ? tm_tensor_none() : group->bias, y);
     if (c->base_only)
         return;
     int64_t at = 0;

@@ -134,6 +134,15 @@ def main():
                 return load(out), run.ours(out, None, data)
             if method == "full" or not name.startswith("mistral"):
                 checks.append((f"{name}: {method}, temper to transformers", full))
+                continue
+            def biases(out=out): # an adapter of temper's own: its biases put on by hand
+                run.call(*base, "method=bitfit", f"out={out}")
+                model, named = load(model_dir), load_file(os.path.join(out, "adapter_model.safetensors"))
+                for key, bias in named.items():
+                    model.get_submodule(key.removesuffix(".bias")).bias = torch.nn.Parameter(bias)
+                assert all(float(b.abs().max()) > 0 for b in named.values())
+                return model, run.ours(model_dir, out, data)
+            checks.append((f"{name}: bitfit, an adapter of biases", biases))
         for what, check in checks:
             if args.only not in what:
                 continue

@@ -2,6 +2,7 @@
 #include "api/inspect.h"
 
 #include "base/file.h"
+#include "io/adapter_kind.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
 
@@ -215,9 +216,33 @@ out:
     return st;
 }
 
+/* An adapter that is no LoRA: what it is and how large. */
+static tm_status inspect_other(const char *dir, tm_adapter_kind kind, tm_buf *out, tm_error *err)
+{
+    tm_safetensors *file;
+    double elements = 0;
+    char *path = tm_path_join(dir, tm_adapter_kind_file(kind), err);
+    if (!path)
+        return TM_NO_MEMORY;
+    tm_status st = tm_safetensors_open(path, &file, err);
+    free(path);
+    TM_TRY(st);
+    for (int64_t i = 0; i < tm_safetensors_count(file); i++)
+        elements += (double)tm_safetensors_at(file, i)->count;
+    tm_buf_printf(out, "adapter     %s\nmethod      %s\ntensors     %lld\nparameters  ", dir, tm_adapter_kind_name(kind), (long long)tm_safetensors_count(file));
+    put_count(out, elements);
+    tm_buf_char(out, '\n');
+    tm_safetensors_close(file);
+    return TM_OK;
+}
+
 static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err)
 {
     tm_adapter_file f;
+    tm_adapter_kind kind;
+    TM_TRY(tm_adapter_kind_of(dir, &kind, err));
+    if (kind != TM_ADAPTER_LORA)
+        return inspect_other(dir, kind, out, err);
     TM_TRY(tm_adapter_file_open(dir, &f, err));
     const tm_adapter_config *c = &f.config;
     double elements = 0;

@@ -200,10 +200,10 @@ static tm_status hash_result(const tm_job *job, const tm_trainer *t, tm_sha256 *
         return TM_OK;
     tm_names files = {0};
     tm_status st = TM_OK;
-    if (t->tuning.method->adapter) {
+    if (t->tuning.adapter_result) {
         st = tm_names_add(&files, "adapter_config.json", err);
         if (st == TM_OK)
-            st = tm_names_add(&files, "adapter_model.safetensors", err);
+            st = tm_names_add(&files, t->tuning.method->file, err);
     } else
         st = tm_hf_model_files(job->folder.dir, &files, err);
     if (st == TM_OK)

@@ -291,7 +291,6 @@ static tm_status compare_weights(check *c, const char *name, const pair *p, tm_e
 
 static tm_status compare_results(check *c, tm_error *err)
 {
-    static const char adapter[] = "adapter_model.safetensors";
     tm_names files = {0};
     char *again = tm_path_join(c->aside, "again", err);
     tm_status st = again ? tm_hf_model_files(again, &files, err) : TM_NO_MEMORY;
@@ -301,7 +300,7 @@ static tm_status compare_results(check *c, tm_error *err)
         TM_GO(pair_make(c, name, &p, err));
         st = strcmp(end, ".safetensors") == 0 ? compare_weights(c, name, &p, err) : compare_bytes(c, name, &p, err);
         pair_free(&p);
-        if (st == TM_OK && strcmp(name, adapter) == 0) {
+        if (st == TM_OK && (strcmp(name, "adapter_model.safetensors") == 0 || strcmp(name, "adapter.safetensors") == 0)) {
             TM_GO(pair_make(c, "adapter_config.json", &p, err));
             st = compare_bytes(c, "adapter_config.json", &p, err);
             pair_free(&p);

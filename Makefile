@@ -108,7 +108,8 @@ $(BUILD)/emulated/%.o: %.cu
 	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) -O2 -g -MMD -MP -c -o $@ $<
 
 # Fault tests replace malloc and the file calls by ones that fail on command.
-WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap
+WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap \
+        -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
 $(BUILD)/tests/unit/test_cuda_ops.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
 $(BUILD)/tests/unit/test_cuda_ops: | $(if $(shell command -v $(CXX)),$(EMULATED))

@@ -163,7 +163,7 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
     } else
         job->run.steps = r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
-        r->warmup_steps = (int64_t)ceil(0.03 * (double)job->run.steps);
+        r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
     if (r->checkpoint_every == TM_AUTO_INT)
         r->checkpoint_every = job->run.steps >= 10 ? job->run.steps / 10 : 1;
     return TM_OK;

@@ -91,6 +91,18 @@ bool tm_next_word(const char **at, const char *separators, const char **word, si
     return *size > 0;
 }
 
+bool tm_next_alias(const char **at, tm_alias *alias)
+{
+    size_t size;
+    *alias = (tm_alias){0};
+    if (!tm_next_word(at, " ", &alias->name, &size))
+        return false;
+    const char *bracket = memchr(alias->name, '(', size);
+    alias->size = bracket ? (size_t)(bracket - alias->name) : size;
+    alias->values = bracket ? bracket + 1 : NULL;
+    return true;
+}
+
 size_t tm_key_group(const char *key)
 {
     const char *dot = strrchr(key, '.');

@@ -18,6 +18,7 @@ typedef struct tm_command {
     X(generate)         \
     X(plan)             \
     X(tokenize)         \
+    X(template)         \
     X(report)           \
     X(verify)           \
     X(merge)            \

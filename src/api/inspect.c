@@ -323,9 +323,12 @@ static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_err
 {
     bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json"),
          model = tm_dir_has(r->path, "config.json");
+    bool ours = run || adapter || model;
+    if (!ours && r->model)
+        return tm_inspect_data(r, false, out, err); /* a folder of data files */
     if (r->batch)
         return tm_fail(err, TM_USAGE, "%s is a folder: --batch shows examples of a data file or a recipe", r->path);
-    if (!run && !adapter && !model)
+    if (!ours)
         return tm_fail(err, TM_INPUT, "%s: found none of run.json, adapter_config.json, config.json", r->path);
     if (run)
         TM_TRY(inspect_run(r->path, out, err));
@@ -341,7 +344,7 @@ tm_status tm_inspect(const tm_inspect_request *r, char **text, tm_error *err)
     tm_buf out = {0};
     tm_status st = TM_OK;
     *text = NULL;
-    if (!tm_path_exists(r->path))
+    if (!tm_path_exists(r->path) && !strpbrk(r->path, "*?["))
         TM_GO(tm_fail(err, TM_INPUT, "%s: no such file or folder", r->path));
     if (tm_path_is_dir(r->path))
         st = inspect_folder(r, &out, err);

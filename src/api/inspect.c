@@ -2,6 +2,8 @@
 #include "api/inspect.h"
 
 #include "base/file.h"
+#include "io/gguf.h"
+#include "io/hf.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
 
@@ -124,7 +126,7 @@ static void put_tokenizer(tm_buf *out, const char *dir)
     tm_error problem;
     tm_tokenizer *tok;
     tm_buf_text(out, "tokenizer   ");
-    if (!tm_dir_has(dir, "tokenizer.json")) {
+    if (!tm_gguf_is(dir) && !tm_dir_has(dir, "tokenizer.json")) {
         tm_buf_text(out, "none\n");
         return;
     }
@@ -157,7 +159,7 @@ static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
         *err = problem;
         return st;
     }
-    st = tm_safetensors_open_model(dir, &file, &problem);
+    st = tm_hf_open_weights(dir, &file, &problem);
     if (st == TM_OK) {
         put_dtypes(out, file);
         put_tokenizer(out, dir);

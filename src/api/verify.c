@@ -48,26 +48,38 @@ static void compare_hash(check *c, const char *what, const char *path, const jso
         say_changed(c, what, path, stored, now->hex);
 }
 
+static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    if (tm_gguf_is(model)) { /* its hash is that of the file it would be */
+        tm_tokenizer *tok;
+        tm_status st = tm_tokenizer_open(model, &tok, &problem);
+        if (st == TM_OK)
+            now = *tm_tokenizer_hash(tok);
+        tm_tokenizer_close(tok);
+        compare_hash(c, "tokenizer", model, hash, st, &now, &problem);
+        return TM_OK;
+    }
+    char *path = tm_path_join(model, "tokenizer.json", err);
+    if (!path)
+        return TM_NO_MEMORY;
+    compare_hash(c, "tokenizer", path, hash, tm_sha256_file(path, &now, &problem), &now, &problem);
+    free(path);
+    return TM_OK;
+}
+
 static tm_status check_sources(check *c, tm_error *err)
 {
     const json_t *hashes = json_object_get(c->json, "sha256"), *data = json_object_get(c->recipe, "data");
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
-    tm_names files = {0};
     tm_sha256 now;
     tm_error problem = {0};
-    tm_status st = tm_hf_model_files(model, &files, &problem);
-    if (st == TM_OK)
-        st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
-    tm_names_deinit(&files);
+    tm_status st = tm_hf_hash(model, &now, &problem);
     compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem);
-    char *tokenizer = tm_path_join(model, "tokenizer.json", err);
-    if (!tokenizer)
-        return TM_NO_MEMORY;
-    compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
-                 tm_sha256_file(tokenizer, &now, &problem), &now, &problem);
-    free(tokenizer);
+    TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
     for (size_t i = 0; i < json_array_size(data); i++) {
         const char *path = json_string_value(json_object_get(json_array_get(data, i), "path"));
         st = path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");

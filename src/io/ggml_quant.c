@@ -5,8 +5,6 @@
  * addition. That is why the bits agree with ggml's however its compiler fused the operations. */
 #include "io/ggml_quant.h"
 
-#include "base/dtype.h"
-
 #include <stddef.h>
 
 /* 4-bit indices of IQ4_NL and IQ4_XS stand for these (constants of the format). */
@@ -201,7 +199,7 @@ const tm_ggml_type *tm_ggml_type_of(uint32_t number)
     return NULL;
 }
 
-static tm_dtype plain(const tm_ggml_type *type)
+tm_dtype tm_ggml_dtype(const tm_ggml_type *type)
 {
     switch (type->type) {
     case TM_GGML_F16: return TM_F16;
@@ -215,7 +213,7 @@ void tm_ggml_unpack(const tm_ggml_type *type, const void *blocks, float *out, in
 {
     const uint8_t *b = blocks;
     if (!type->unpack) {
-        tm_dtype_convert(out, TM_F32, blocks, plain(type), n);
+        tm_dtype_convert(out, TM_F32, blocks, tm_ggml_dtype(type), n);
         return;
     }
     for (int64_t i = 0; i < n; i += type->block, b += type->bytes)
@@ -226,7 +224,7 @@ void tm_ggml_pack(const tm_ggml_type *type, const float *x, void *blocks, int64_
 {
     uint8_t *b = blocks;
     if (!type->unpack) {
-        tm_dtype_convert(blocks, plain(type), x, TM_F32, n);
+        tm_dtype_convert(blocks, tm_ggml_dtype(type), x, TM_F32, n);
         return;
     }
     for (int64_t i = 0; i < n; i += type->block, b += type->bytes)

@@ -4,8 +4,7 @@
 #ifndef TM_IO_GGML_QUANT_H
 #define TM_IO_GGML_QUANT_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "base/dtype.h"
 
 /* Numbers of the format. */
 typedef enum tm_ggml {
@@ -26,6 +25,8 @@ typedef struct tm_ggml_type {
 } tm_ggml_type;
 
 const tm_ggml_type *tm_ggml_type_of(uint32_t number); /* NULL: a type temper does not read */
+
+tm_dtype tm_ggml_dtype(const tm_ggml_type *type); /* of unpacked elements: F32 but for F16, BF16, F64 */
 
 /* n elements, a multiple of the type's block. Any alignment. */
 void tm_ggml_unpack(const tm_ggml_type *type, const void *blocks, float *out, int64_t n);

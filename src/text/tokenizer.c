@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* One row a kind of model. */
-static const tm_model_kind *const kinds[] = {&tm_model_bpe};
+static const tm_model_kind *const kinds[] = {&tm_model_bpe, &tm_model_unigram};
 
 struct tm_tokens {
     const tm_tokenizer *tok;
@@ -70,15 +70,15 @@ static tm_status parse_model(tm_tokenizer *tok, const json_t *json, const char *
     const char *type = tm_part_type(json);
     if (!json_is_object(json))
         return tm_fail(err, TM_INPUT, "%s is missing or no object", name);
-    if (!*type && json_object_get(json, "merges"))
-        type = "BPE"; /* files of old do not say */
+    if (!*type) /* files of old do not say */
+        type = json_object_get(json, "merges") ? "BPE" : json_is_array(json_object_get(json, "vocab")) ? "Unigram" : "";
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         if (strcmp(type, kinds[i]->type))
             continue;
         tok->kind = kinds[i];
         return kinds[i]->parse(json, name, &tok->vocab, &tok->model, err);
     }
-    return tm_fail(err, TM_UNSUPPORTED, "%s: a model of type \"%.60s\", expected BPE", name, type);
+    return tm_fail(err, TM_UNSUPPORTED, "%s: a model of type \"%.60s\", expected BPE or Unigram", name, type);
 }
 
 static tm_status parse_parts(tm_tokenizer *tok, const json_t *root, const char *path, tm_match_memory *memory, tm_error *err)

@@ -8,6 +8,7 @@
 
 #include "api/inspect.h"
 #include "base/file.h"
+#include "io/hf.h"
 
 #include <math.h>
 #include <stdlib.h>

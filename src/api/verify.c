@@ -6,7 +6,9 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
+#include "text/tokenizer.h"
 #include "io/safetensors.h"
 #include "train/trail.h"
 

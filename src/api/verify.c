@@ -6,7 +6,9 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
+#include "text/tokenizer.h"
 #include "io/safetensors.h"
 #include "train/trail.h"
 
@@ -70,6 +72,26 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     return TM_OK;
 }
 
+static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    if (tm_gguf_is(model)) { /* its hash is that of the file it would be */
+        tm_tokenizer *tok;
+        tm_status st = tm_tokenizer_open(model, &tok, &problem);
+        if (st == TM_OK)
+            now = *tm_tokenizer_hash(tok);
+        tm_tokenizer_close(tok);
+        return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
+    }
+    char *path = tm_path_join(model, "tokenizer.json", err);
+    if (!path)
+        return TM_NO_MEMORY;
+    tm_status st = compare_hash(c, "tokenizer", path, hash, tm_sha256_file(path, &now, &problem), &now, &problem, err);
+    free(path);
+    return st;
+}
+
 static tm_status check_sources(check *c, tm_error *err)
 {
     const json_t *hashes = json_object_get(c->json, "sha256");
@@ -77,21 +99,11 @@ static tm_status check_sources(check *c, tm_error *err)
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
-    tm_names files = {0};
     tm_sha256 now;
     tm_error problem = {0};
-    tm_status st = tm_hf_model_files(model, &files, &problem);
-    if (st == TM_OK)
-        st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
-    tm_names_deinit(&files);
+    tm_status st = tm_hf_hash(model, &now, &problem);
     TM_TRY(compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem, err));
-    char *tokenizer = tm_path_join(model, "tokenizer.json", err);
-    if (!tokenizer)
-        return TM_NO_MEMORY;
-    st = compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
-                      tm_sha256_file(tokenizer, &now, &problem), &now, &problem, err);
-    free(tokenizer);
-    TM_TRY(st);
+    TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
     TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
     TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
     return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);

@@ -1,4 +1,6 @@
 /* Tokenizers: reads a tokenizer.json into its parts (tokenizer_parts.h) and runs text through them. */
+#include "io/gguf.h"
+#include "text/tokenizer_gguf.h"
 #include "text/tokenizer_parts.h"
 
 #include "base/file.h"
@@ -194,6 +196,8 @@ static tm_status read_ends(tm_tokenizer *tok, const char *dir, tm_error *err)
 
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err)
 {
+    if (tm_gguf_is(path))
+        return tm_tokenizer_open_gguf(path, out, err);
     bool dir = tm_path_is_dir(path);
     char *file = dir ? tm_path_join(path, "tokenizer.json", err) : tm_strdup(path, err);
     tm_buf text = {0};

@@ -24,7 +24,7 @@ enum {
     TILE_N = 128,          /* at most; a multiple of NR */
     FEW_ROWS = 4 * MR,     /* at most: columns of B are packed by their tile */
     A_BYTES = 2 << 20, B_BYTES = 1 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
-    FETCH_C = 16,          /* steps of k before its use */
+    FETCH_C = 32,          /* steps of k before its use */
     PACK_STEPS = 32,       /* of k, a task that packs all panels */
     K_MAX = KC,            /* k of a super-block; with few rows: */
     K_MAX_FEW = A_BYTES / (int)sizeof(real) / (4 * AW) / KC * KC - KC,

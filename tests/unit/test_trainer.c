@@ -25,6 +25,7 @@ static const scenario scenarios[] = {
     {"lora in bf16", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=4", "lora.dropout=0.1", "lora.use_rslora=true"}},
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
+    {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
 };
 
 /* What must leave no trace. */

@@ -15,9 +15,11 @@ typedef struct tm_ids {
 } tm_ids;
 void tm_ids_deinit(tm_ids *ids);
 
-/* A folder with tokenizer.json (and tokenizer_config.json, generation_config.json when there), or a
- * tokenizer.json itself. */
+/* A model folder: the first of tokenizer.json, tokenizer.model, spiece.model, sentencepiece.bpe.model, *.tiktoken,
+ * vocab.json with merges.txt, and what tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+ * generation_config.json and config.json say. Or such a file itself, without them. */
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
+bool tm_tokenizer_is_in(const char *dir); /* the folder has one of these files */
 /* From the text of a tokenizer.json; name stands for it in messages. BOS and EOS stay unknown. */
 tm_status tm_tokenizer_parse(const char *text, size_t size, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 void tm_tokenizer_close(tm_tokenizer *tok);

@@ -15,7 +15,11 @@ typedef struct tm_st_tensor {
     int64_t shape[TM_ST_MAX_DIMS];
     int64_t count; /* elements */
     int64_t bytes;
-    const void *data; /* mapped when reading (may be unaligned); the caller's when writing */
+    const void *data; /* mapped when reading (may be unaligned); the caller's when writing, or NULL: then give is */
+    /* asked for the bytes when they are due (once a file that is written), so that what is made on the way to
+     * disk never stands in memory as a whole. */
+    tm_status (*give)(const struct tm_st_tensor *tensor, void *to, tm_error *err);
+    const void *source; /* for give */
 } tm_st_tensor;
 
 typedef struct tm_safetensors tm_safetensors;

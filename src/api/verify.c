@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "io/hf.h"
 #include "io/safetensors.h"
+#include "text/tokenizer.h"
 #include "train/trail.h"
 
 #include <libgen.h>
@@ -85,13 +86,12 @@ static tm_status check_sources(check *c, tm_error *err)
         st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
     tm_names_deinit(&files);
     TM_TRY(compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem, err));
-    char *tokenizer = tm_path_join(model, "tokenizer.json", err);
-    if (!tokenizer)
-        return TM_NO_MEMORY;
-    st = compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
-                      tm_sha256_file(tokenizer, &now, &problem), &now, &problem, err);
-    free(tokenizer);
-    TM_TRY(st);
+    tm_tokenizer *tokenizer = NULL;
+    st = tm_tokenizer_open(model, &tokenizer, &problem);
+    if (st == TM_OK)
+        now = *tm_tokenizer_hash(tokenizer);
+    tm_tokenizer_close(tokenizer);
+    TM_TRY(compare_hash(c, "tokenizer", model, json_object_get(hashes, "tokenizer"), st, &now, &problem, err));
     TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
     TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
     return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "io/adapter_kind.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 
@@ -68,7 +69,7 @@ tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, t
     tm_status st = TM_OK;
     int64_t limits[TM_MEM_KINDS];
     TM_GO(make_recipe(s, &inf->recipe, err));
-    TM_GO(tm_safetensors_open_model(s->model, &inf->file, err));
+    TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
     TM_GO(measure(inf, s, limits, err));
     inf->recipe->threads = s->threads;
     TM_GO(tm_job_device(inf->recipe, &inf->device, err));

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
 
 #include <math.h>
@@ -34,22 +35,20 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     job->run.dtype = TM_F32;
     if (r->init == TM_INIT_RANDOM)
         return TM_OK;
-    tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
+    tm_status st = tm_hf_open_weights(r->model, &job->file, err);
     if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;
     /* A plan can do without weights: their type is what config.json says. */
     tm_error ignored;
     json_t *json = NULL;
     const char *dtype = "float32";
-    char *path = tm_path_join(r->model, "config.json", err);
-    if (path && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(r->model, "config.json", &json, &ignored) == TM_OK && json) {
         const json_t *value = json_object_get(json, "dtype") ? json_object_get(json, "dtype") : json_object_get(json, "torch_dtype");
         dtype = json_is_string(value) ? json_string_value(value) : dtype;
         job->run.dtype = strcmp(dtype, "bfloat16") == 0 ? TM_BF16 : strcmp(dtype, "float16") == 0 ? TM_F16 : TM_F32;
     }
     json_decref(json);
-    free(path);
-    return path ? TM_OK : TM_NO_MEMORY;
+    return TM_OK;
 }
 
 tm_data_settings tm_job_data_settings(const tm_recipe *r, const tm_tokenizer *tok, int64_t vocab, const char *cache)

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/pool.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -265,6 +266,7 @@ static tm_status write_folder(merge *m, tm_error *err)
     TM_TRY(tm_dir_remove(m->aside, err));
     TM_TRY(tm_dir_create(m->aside, err));
     TM_TRY(tm_hf_copy_files(m->request->model, m->aside, err));
+    TM_TRY(tm_tokenizer_write(m->request->model, m->aside, err));
     if (m->untied)
         TM_TRY(untie_config(m, err));
     return tm_hf_write_model(m->aside, m->tensor, m->tensors, TM_HF_SHARD_BYTES, err);
@@ -370,7 +372,8 @@ static tm_status open_all(merge *m, tm_error *err)
     const tm_merge_request *r = m->request;
     tm_error why;
     TM_TRY(check_out(r->out, err));
-    TM_TRY(tm_safetensors_open_model(r->model, &m->base, err));
+    TM_TRY(tm_hf_open_weights(r->model, &m->base, err));
+    TM_TRY(tm_safetensors_unpack(m->base, err));
     tm_status st = tm_model_config_read(r->model, &m->config, &why);
     m->known = st == TM_OK;
     if (st != TM_OK && st != TM_UNSUPPORTED) {

@@ -27,11 +27,7 @@ typedef struct model_hash {
 static void *hash_model(void *context)
 {
     model_hash *h = context;
-    tm_names files = {0};
-    h->status = tm_hf_model_files(h->dir, &files, &h->error);
-    if (h->status == TM_OK)
-        h->status = tm_sha256_files(h->dir, files.item, (size_t)files.count, &h->hash, &h->error);
-    tm_names_deinit(&files);
+    h->status = tm_hf_hash(h->dir, &h->hash, &h->error);
     return NULL;
 }
 

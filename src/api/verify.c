@@ -7,8 +7,8 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "io/hf.h"
-#include "io/safetensors.h"
 #include "text/tokenizer.h"
+#include "io/safetensors.h"
 #include "train/trail.h"
 
 #include <libgen.h>
@@ -71,6 +71,19 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     return TM_OK;
 }
 
+/* Its hash is that of tokenizer.json, or of the one that other files stand for. */
+static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    tm_tokenizer *tok;
+    tm_status st = tm_tokenizer_open(model, &tok, &problem);
+    if (st == TM_OK)
+        now = *tm_tokenizer_hash(tok);
+    tm_tokenizer_close(tok);
+    return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
+}
+
 static tm_status check_sources(check *c, tm_error *err)
 {
     const json_t *hashes = json_object_get(c->json, "sha256");
@@ -78,20 +91,11 @@ static tm_status check_sources(check *c, tm_error *err)
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
-    tm_names files = {0};
     tm_sha256 now;
     tm_error problem = {0};
-    tm_status st = tm_hf_model_files(model, &files, &problem);
-    if (st == TM_OK)
-        st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
-    tm_names_deinit(&files);
+    tm_status st = tm_hf_hash(model, &now, &problem);
     TM_TRY(compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem, err));
-    tm_tokenizer *tokenizer = NULL;
-    st = tm_tokenizer_open(model, &tokenizer, &problem);
-    if (st == TM_OK)
-        now = *tm_tokenizer_hash(tokenizer);
-    tm_tokenizer_close(tokenizer);
-    TM_TRY(compare_hash(c, "tokenizer", model, json_object_get(hashes, "tokenizer"), st, &now, &problem, err));
+    TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
     TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
     TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
     return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);

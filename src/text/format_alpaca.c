@@ -76,7 +76,7 @@ static tm_status as_text(const tm_row_rules *r, tm_tokens *scratch, const alpaca
                          tm_error *err)
 {
     size_t turns = json_array_size(a->history) + 1, at = 0;
-    tm_piece *pieces;
+    tm_row_piece *pieces;
     TM_TRY(TM_NEW(&pieces, 2 * turns, err));
     tm_buf *text = &s->text;
     tm_buf_clear(text);
@@ -93,8 +93,8 @@ static tm_status as_text(const tm_row_rules *r, tm_tokens *scratch, const alpaca
             put_question(text, a->instruction, a->instruction_size, a->input, a->input_size);
         pieces[2 * i].size = text->size - at;
         at = text->size;
-        pieces[2 * i + 1] = turn ? (tm_piece){json_string_value(answer), json_string_length(answer), true, true}
-                                 : (tm_piece){a->output, a->output_size, true, true};
+        pieces[2 * i + 1] = turn ? (tm_row_piece){json_string_value(answer), json_string_length(answer), true, true}
+                                 : (tm_row_piece){a->output, a->output_size, true, true};
         pieces[2 * i + 1].target = i + 1 == turns || r->loss != TM_LOSS_COMPLETION;
     }
     tm_status st = tm_buf_check(text, err);

@@ -21,7 +21,7 @@ static tm_status one_way(const tm_row_rules *r, tm_tokens *scratch, const tm_buf
                          const json_t *row, int64_t line, tm_row_sink *s, tm_error *err)
 {
     if (!r->chat) {
-        tm_piece pieces[] = {{tm_buf_str(&s->text), s->text.size, false, false}, {answer, size, true, true}};
+        tm_row_piece pieces[] = {{tm_buf_str(&s->text), s->text.size, false, false}, {answer, size, true, true}};
         return tm_row_pieces(r, scratch, pieces, 2, line, s, err);
     }
     json_t *messages = json_array(), *conversation = NULL;

@@ -18,6 +18,6 @@ tm_status tm_format_completion(const tm_row_rules *r, tm_tokens *scratch, const 
         prompt = tm_buf_str(&s->text);
         prompt_size = s->text.size;
     }
-    tm_piece pieces[] = {{prompt, prompt_size, false, false}, {completion, completion_size, true, true}};
+    tm_row_piece pieces[] = {{prompt, prompt_size, false, false}, {completion, completion_size, true, true}};
     return tm_row_pieces(r, scratch, pieces, 2, line, s, err);
 }

@@ -327,7 +327,7 @@ static int64_t share(size_t bytes, size_t part, size_t whole)
     return whole > 0 ? (int64_t)((__int128)bytes * part / whole) : 0;
 }
 
-static tm_status encode_piece(const tm_row_rules *r, tm_tokens *scratch, const tm_piece *p, bool first, size_t start,
+static tm_status encode_piece(const tm_row_rules *r, tm_tokens *scratch, const tm_row_piece *p, bool first, size_t start,
                               tm_row_sink *s, size_t *text_from, size_t *text_to, tm_error *err)
 {
     size_t from = s->ids.count - start;
@@ -345,7 +345,7 @@ static tm_status encode_piece(const tm_row_rules *r, tm_tokens *scratch, const t
     return TM_OK;
 }
 
-tm_status tm_row_pieces(const tm_row_rules *r, tm_tokens *scratch, const tm_piece *pieces, size_t count, int64_t line,
+tm_status tm_row_pieces(const tm_row_rules *r, tm_tokens *scratch, const tm_row_piece *pieces, size_t count, int64_t line,
                         tm_row_sink *s, tm_error *err)
 {
     size_t start = s->ids.count, *text;

@@ -151,12 +151,12 @@ tm_status tm_row_list(const tm_row_rules *rules, const json_t *row, tm_column co
 
 /* An example of texts that are encoded apart, so that no token reaches across: special tokens before the
  * first, EOS behind each that `ends`. Targets are the pieces that say so, all with loss all. */
-typedef struct tm_piece {
+typedef struct tm_row_piece {
     const char *text;
     size_t size;
     bool target, ends;
-} tm_piece;
-tm_status tm_row_pieces(const tm_row_rules *rules, tm_tokens *scratch, const tm_piece *pieces, size_t count,
+} tm_row_piece;
+tm_status tm_row_pieces(const tm_row_rules *rules, tm_tokens *scratch, const tm_row_piece *pieces, size_t count,
                         int64_t line, tm_row_sink *sink, tm_error *err) TM_MUST_CHECK;
 /* Takes the ids from `first` on as an example, cut at seq; sink->mask holds a byte for each: is it a
  * target? (the first never is). A row without a target is TM_INPUT. */

@@ -19,7 +19,7 @@ void tm_ids_deinit(tm_ids *ids);
  * vocab.json with merges.txt, and what tokenizer_config.json, special_tokens_map.json, added_tokens.json,
  * generation_config.json and config.json say. Or such a file itself, without them. */
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
-bool tm_tokenizer_is_in(const char *dir); /* the folder has one of these files */
+bool tm_tokenizer_is_in(const char *model); /* the folder has one of these files; or it is a GGUF file */
 /* From the text of a tokenizer.json; name stands for it in messages. BOS and EOS stay unknown. */
 tm_status tm_tokenizer_parse(const char *text, size_t size, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 void tm_tokenizer_close(tm_tokenizer *tok);

@@ -3,6 +3,8 @@
 #include "text/tokenizer_convert.h"
 
 #include "base/file.h"
+#include "io/gguf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -448,11 +450,13 @@ static tm_status detect(const char *dir, const struct kind **kind, char **first,
     return TM_OK;
 }
 
-bool tm_tokenizer_is_in(const char *dir)
+bool tm_tokenizer_is_in(const char *model)
 {
     const struct kind *kind;
     char *first = NULL, *second = NULL;
-    bool there = tm_path_is_dir(dir) && detect(dir, &kind, &first, &second, NULL) == TM_OK && kind;
+    if (!tm_path_is_dir(model))
+        return tm_gguf_is(model);
+    bool there = detect(model, &kind, &first, &second, NULL) == TM_OK && kind;
     free(first);
     free(second);
     return there;
@@ -624,7 +628,9 @@ static tm_status open_file(const char *path, tm_tokenizer **out, tm_error *err)
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err)
 {
     *out = NULL;
-    tm_status st = tm_path_is_dir(path) ? open_folder(path, out, err) : open_file(path, out, err);
+    tm_status st = tm_path_is_dir(path) ? open_folder(path, out, err)
+                   : tm_gguf_is(path)   ? tm_tokenizer_open_gguf(path, out, err)
+                                        : open_file(path, out, err);
     if (st != TM_OK) {
         tm_tokenizer_close(*out);
         *out = NULL;

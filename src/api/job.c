@@ -26,12 +26,7 @@ static tm_status open_tokenizer(tm_job *job, tm_error *err)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    char *path = tm_path_join(r->model, "tokenizer.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    bool there = tm_gguf_is(r->model) || tm_path_exists(path);
-    free(path);
-    return needed && there ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
+    return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
 static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)

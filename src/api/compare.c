@@ -8,6 +8,7 @@
 
 #include "api/inspect.h"
 #include "base/file.h"
+#include "io/adapter_kind.h"
 #include "io/hf.h"
 
 #include <math.h>
@@ -145,8 +146,13 @@ static tm_status compare_weights(comparison *c, const char *a, const char *b, tm
 {
     bool adapters = tm_dir_has(a, "adapter_config.json") && tm_dir_has(b, "adapter_config.json");
     bool models = tm_dir_has(a, "config.json") && tm_dir_has(b, "config.json");
-    if (adapters)
-        return compare_adapters(c, a, b, err);
+    tm_adapter_kind kind[2] = {TM_ADAPTER_LORA, TM_ADAPTER_LORA};
+    if (adapters) {
+        TM_TRY(tm_adapter_kind_of(a, &kind[0], err));
+        TM_TRY(tm_adapter_kind_of(b, &kind[1], err));
+        bool matrices = kind[0] == TM_ADAPTER_LORA && kind[1] == TM_ADAPTER_LORA; /* others: with --data alone */
+        return matrices ? compare_adapters(c, a, b, err) : TM_OK;
+    }
     return models ? compare_models(c, a, b, err) : TM_OK;
 }
 

@@ -4,7 +4,9 @@
 #include "api/job.h"
 #include "base/clock.h"
 #include "base/exact.h"
+#include "base/json.h"
 #include "base/philox.h"
+#include "io/adapter_kind.h"
 #include "io/hf.h"
 
 #include <stdlib.h>
@@ -16,7 +18,9 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
-    return tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err);
+    TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
+    tm_model_fit_batch(&inf->model, &inf->batch);
+    return TM_OK;
 }
 
 static void drop_model(tm_inference *inf)
@@ -42,18 +46,21 @@ static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int6
 
 static tm_status make_recipe(const tm_inference_settings *s, tm_recipe **out, tm_error *err)
 {
-    char method[32], *adapter = NULL;
-    char *overrides[2] = {method, NULL};
-    snprintf(method, sizeof method, "method=%s", s->adapter ? "lora" : "none");
-    TM_TRY(tm_recipe_load(NULL, overrides, 1, out, err));
-    if (s->adapter) {
-        adapter = tm_strdup(s->adapter, err);
-        if (!adapter)
-            return TM_NO_MEMORY;
-        free((*out)->lora_init);
-        (*out)->lora_init = adapter;
-    }
-    return TM_OK;
+    tm_adapter_kind kind = TM_ADAPTER_LORA;
+    tm_buf line[2] = {{0}, {0}};
+    if (s->adapter)
+        TM_TRY(tm_adapter_kind_of(s->adapter, &kind, err));
+    tm_buf_printf(&line[0], "method=%s", s->adapter ? tm_adapter_kind_method(kind) : "none");
+    tm_buf_printf(&line[1], "%s.init=", tm_adapter_kind_method(kind));
+    tm_json_put_string(&line[1], s->adapter ? s->adapter : "");
+    tm_status st = tm_buf_check(&line[0], err);
+    if (st == TM_OK)
+        st = tm_buf_check(&line[1], err);
+    if (st == TM_OK)
+        st = tm_recipe_load(NULL, (char *[]){line[0].data, line[1].data}, s->adapter ? 2 : 1, out, err);
+    tm_buf_deinit(&line[0]);
+    tm_buf_deinit(&line[1]);
+    return st;
 }
 
 tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, tm_error *err)

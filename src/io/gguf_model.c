@@ -464,21 +464,24 @@ static void reorder(const piece *p, const uint8_t *from, uint8_t *to, int64_t el
 
 static bool moves(tm_gguf_change change) { return change == TM_GGUF_PERMUTED_Q || change == TM_GGUF_PERMUTED_K || change == TM_GGUF_TRANSPOSED; }
 
-static void unpack_plain(const tm_st_tensor *t, void *out)
+static tm_status give_plain(const tm_st_tensor *t, void *out, tm_error *err)
 {
-    const piece *p = t->packed;
+    (void)err;
+    const piece *p = t->source;
     reorder(p, p->tensor->data, out, tm_dtype_bytes(t->dtype, 1));
+    return TM_OK;
 }
 
-static void unpack_floats(const tm_st_tensor *t, void *out)
+static tm_status give_floats(const tm_st_tensor *t, void *out, tm_error *err)
 {
-    const piece *p = t->packed;
+    (void)err;
+    const piece *p = t->source;
     float *value = out;
     if (!moves(p->change)) {
         tm_ggml_unpack(p->tensor->type, p->tensor->data, value, t->count);
         for (int64_t i = 0; i < t->count && p->change == TM_GGUF_PLUS_ONE; i++)
             value[i] -= 1;
-        return;
+        return TM_OK;
     }
     /* Row by row through a block's worth of floats: no second copy of the tensor. */
     const tm_gguf_tensor *from = p->tensor;
@@ -491,6 +494,7 @@ static void unpack_floats(const tm_st_tensor *t, void *out)
             for (int64_t k = 0; k < block; k++)
                 value[p->change == TM_GGUF_TRANSPOSED ? (c + k) * rows + r : tm_gguf_permuted_row(r, p->head_size) * cols + c + k] = part[k];
         }
+    return TM_OK;
 }
 
 static tm_status make_piece(const source *s, const tm_gguf_tensor *t, const tm_gguf_place *place, piece *p, tm_st_tensor *out)
@@ -506,14 +510,14 @@ static tm_status make_piece(const source *s, const tm_gguf_tensor *t, const tm_g
                            (long long)rows, (long long)heads);
         p->head_size = rows / heads;
     }
-    *out = (tm_st_tensor){.ndim = t->ndim, .count = t->count, .dtype = TM_F32, .packed = p, .storage = t->type->name};
+    *out = (tm_st_tensor){.ndim = t->ndim, .count = t->count, .dtype = TM_F32, .source = p, .storage = t->type->name};
     for (int i = 0; i < t->ndim; i++)
         out->shape[i] = t->ne[p->change == TM_GGUF_TRANSPOSED ? i : t->ndim - 1 - i];
     if (t->type->unpack || p->change == TM_GGUF_PLUS_ONE)
-        out->unpack = unpack_floats;
+        out->give = give_floats;
     else {
         out->dtype = tm_ggml_dtype(t->type);
-        out->unpack = moves(p->change) ? unpack_plain : NULL;
+        out->give = moves(p->change) ? give_plain : NULL;
         out->data = moves(p->change) ? NULL : t->data;
     }
     if (t->count > INT64_MAX / 8)

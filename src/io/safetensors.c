@@ -295,9 +295,13 @@ tm_status tm_st_values(const tm_st_tensor *t, void **buffer, const void **out, t
     if (t->data)
         return TM_OK;
     TM_TRY(tm_alloc(buffer, (size_t)t->bytes, 1, err));
-    t->unpack(t, *buffer);
+    tm_status st = t->give(t, *buffer, err);
+    if (st != TM_OK) {
+        free(*buffer);
+        *buffer = NULL;
+    }
     *out = *buffer;
-    return TM_OK;
+    return st;
 }
 
 tm_status tm_safetensors_unpack(tm_safetensors *st, tm_error *err)

@@ -15,11 +15,12 @@ typedef struct tm_st_tensor {
     int64_t shape[TM_ST_MAX_DIMS];
     int64_t count; /* elements */
     int64_t bytes;
-    const void *data; /* mapped when reading (may be unaligned); the caller's when writing. NULL: the file
-                         holds the elements in another form, tm_st_values gives them */
-    void (*unpack)(const struct tm_st_tensor *tensor, void *out); /* then: fills out[bytes] */
-    const void *packed;  /* for unpack */
-    const char *storage; /* then: what the file calls its type */
+    const void *data; /* mapped when reading (may be unaligned); the caller's when writing. NULL: `give` is asked for
+                       * the bytes when they are due, so that what is made on the way (to disk, out of a file of
+                       * another form) never stands in memory as a whole: tm_st_values */
+    tm_status (*give)(const struct tm_st_tensor *tensor, void *to, tm_error *err);
+    const void *source;  /* for give */
+    const char *storage; /* what a file of another form calls its type; NULL: dtype */
 } tm_st_tensor;
 
 /* The elements of a tensor: its data, or *buffer (free(); NULL when not needed), unpacked. */

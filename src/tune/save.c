@@ -49,32 +49,38 @@ out:
     return st;
 }
 
+typedef struct origin { /* of a tensor that is written */
+    tm_model *model;
+    const tm_param *param;
+} origin;
+
+static tm_status give_param(const tm_st_tensor *t, void *to, tm_error *err)
+{
+    const origin *o = t->source;
+    return tm_param_read(o->model, o->param, o->param->value, 0, to, t->dtype, err);
+}
+
 tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const char *dir, tm_error *err)
 {
     tm_status st = TM_OK;
-    tm_st_tensor *tensors;
-    int64_t count = 0;
-    TM_TRY(TM_NEW(&tensors, m->params.count, err));
+    tm_st_tensor *tensors = NULL;
+    origin *origins = NULL;
+    int64_t count = m->params.count;
+    TM_GO(TM_NEW(&tensors, count, err));
+    TM_GO(TM_NEW(&origins, count, err));
     TM_GO(tm_dir_create(dir, err));
-    for (int64_t i = 0; i < m->params.count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         const tm_param *p = m->params.item[i];
-        tm_dtype dtype = file_dtype(p, save_dtype);
-        void *value;
-        TM_GO(tm_alloc(&value, (size_t)tm_param_count(p), (size_t)tm_dtype_bytes(dtype, 1), err));
-        tensors[count] = (tm_st_tensor){.name = p->name, .dtype = dtype, .ndim = p->ndim, .count = tm_param_count(p), .data = value};
-        tensors[count].bytes = tm_dtype_bytes(dtype, tensors[count].count);
-        tensors[count].shape[0] = p->ndim == 1 ? p->cols : p->rows;
-        tensors[count].shape[1] = p->cols;
-        count++;
-        TM_GO(tm_param_read(m, p, p->value, 0, value, dtype, err));
+        origins[i] = (origin){m, p};
+        tensors[i] = (tm_st_tensor){.name = p->name, .dtype = file_dtype(p, save_dtype), .ndim = p->ndim, .give = give_param,
+                                    .shape = {p->ndim == 1 ? p->cols : p->rows, p->cols}, .source = &origins[i]};
     }
     TM_GO(tm_hf_copy_files(source, dir, err));
     TM_GO(tm_tokenizer_write(source, dir, err));
     TM_GO(write_config(m, source, save_dtype, dir, err));
     TM_GO(tm_hf_write_model(dir, tensors, count, TM_HF_SHARD_BYTES, err));
 out:
-    for (int64_t i = 0; i < count; i++)
-        free((void *)(uintptr_t)tensors[i].data);
+    free(origins);
     free(tensors);
     return st;
 }

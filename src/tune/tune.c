@@ -25,6 +25,10 @@ tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *mode
 {
     *t = (tm_tuning){.recipe = recipe, .model = model};
     TM_TRY(tm_method_find(recipe->method, &t->method, err));
+    const char *const from[] = {[TM_METHOD_BITFIT] = recipe->bitfit_init, [TM_METHOD_LORA] = recipe->lora_init,
+                                [TM_METHOD_ADAPTER] = recipe->adapter_init, [TM_METHOD_PROMPT] = recipe->prompt_init, [TM_METHOD_NONE] = NULL};
+    t->from = from[recipe->method];
+    t->adapter_result = t->method->adapter;
     return t->method->select(t, err);
 }
 

@@ -40,6 +40,10 @@ VARIANTS = {
     "patterns": (["lora.r=4", "lora.rank_pattern={q_proj: 7, layers.1.mlp.up_proj: 2}", "lora.alpha_pattern={q_proj: 3}"],
                  dict(r=4, lora_alpha=32, target_modules=ALL, rank_pattern={"q_proj": 7, "layers.1.mlp.up_proj": 2}, alpha_pattern={"q_proj": 3})),
     "head-saved": (["lora.r=4", "lora.modules_to_save=[lm_head]"], dict(r=4, lora_alpha=32, target_modules=ALL, modules_to_save=["lm_head"])),
+    "embedding": (["lora.r=4", "lora.target_modules=[embed_tokens, v_proj]"], dict(r=4, lora_alpha=32, target_modules=["embed_tokens", "v_proj"])),
+    "embedding-rslora": (["lora.r=3", "lora.use_rslora=true", "lora.target_modules=[embed_tokens]"], dict(r=3, lora_alpha=32, use_rslora=True, target_modules=["embed_tokens"])),
+    "embedding-saved": (["lora.r=4", "lora.modules_to_save=[embed_tokens]"], dict(r=4, lora_alpha=32, target_modules=ALL, modules_to_save=["embed_tokens"])),
+    "both-saved": (["lora.r=4", "lora.modules_to_save=[embed_tokens, lm_head]"], dict(r=4, lora_alpha=32, target_modules=ALL, modules_to_save=["embed_tokens", "lm_head"])),
     "bias-all": (["lora.r=4", "lora.bias=all"], dict(r=4, lora_alpha=32, target_modules=ALL, bias="all")),
 }
 
@@ -97,6 +101,7 @@ def load(folder):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--temper", default="build/cpu/temper")
+    parser.add_argument("--only", default="", help="part of the names of the checks to make")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
     run, good, count = Run(args.temper, args.seed), 0, 0
@@ -129,7 +134,18 @@ def main():
                 return load(out), run.ours(out, None, data)
             if method == "full" or not name.startswith("mistral"):
                 checks.append((f"{name}: {method}, temper to transformers", full))
+                continue
+            def biases(out=out): # an adapter of temper's own: its biases put on by hand
+                run.call(*base, "method=bitfit", f"out={out}")
+                model, named = load(model_dir), load_file(os.path.join(out, "adapter_model.safetensors"))
+                for key, bias in named.items():
+                    model.get_submodule(key.removesuffix(".bias")).bias = torch.nn.Parameter(bias)
+                assert all(float(b.abs().max()) > 0 for b in named.values())
+                return model, run.ours(model_dir, out, data)
+            checks.append((f"{name}: bitfit, an adapter of biases", biases))
         for what, check in checks:
+            if args.only not in what:
+                continue
             count += 1
             try:
                 model, ours = check()

@@ -24,6 +24,8 @@ enum {
     TILE_N = 128,          /* at most; a multiple of NR */
     FEW_ROWS = 4 * MR,     /* at most: columns of B are packed by their tile */
     A_BYTES = 2 << 20, B_BYTES = 1 << 20, C_BYTES = TM_CPU_SHARED_BYTES - A_BYTES - B_BYTES,
+    FETCH_C = 16,          /* steps of k before its use */
+    PACK_STEPS = 32,       /* of k, a task that packs all panels */
     K_MAX = KC,            /* k of a super-block; with few rows: */
     K_MAX_FEW = A_BYTES / (int)sizeof(real) / (4 * AW) / KC * KC - KC,
 };
@@ -37,7 +39,8 @@ typedef struct job {
     int64_t height;           /* rows of a panel in use: MR, less where that balances few rows */
     int64_t m0, m1, n0, n1, k0, k1, k_max;
     int64_t block, blocks;    /* the first block of k in the super-block, and how many */
-    int64_t pack_a;           /* panels of A to be packed */
+    int64_t pack_a;           /* tasks that pack A */
+    bool sweep_a, sweep_b;    /* packing tasks are steps of k for all panels, not panels */
     int64_t tile_m, tile_n, tiles_m; /* rows and columns of a tile, tiles above one another */
     real *sums;               /* C, or where its sums are kept until they are rounded: row m0, column n0 */
     int64_t sums_ld;          /* 0: in the thread's scratch, one tile */
@@ -60,21 +63,9 @@ V16_FN void put_sums(real *c, int n, v16 sum, bool add)
         v16_put_n(c, n, add ? v16_add(v16_get_n(c, n), sum) : sum);
 }
 
-/* One block of k for `rows` rows and `cols` columns: c = sum, or c += sum. */
-V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int64_t k, real *restrict c, int64_t ldc,
-                  int cols, bool add)
+/* k steps more of every sum. */
+V16_FN void chain(int rows, const real *restrict a, const real *restrict b, int64_t k, v16 sum[MR][NV])
 {
-    v16 sum[MR][NV];
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; j++)
-            __builtin_prefetch(c + i * ldc + j * V16, 1);
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 2
-        for (int j = 0; j < NV; j++)
-            sum[i][j] = v16_zero();
     for (int64_t p = 0; p < k; p++, a += AW, b += NR) {
         v16 column[NV];
 #pragma GCC unroll 2
@@ -88,6 +79,27 @@ V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int6
                 sum[i][j] = v16_fma(row, column[j], sum[i][j]);
         }
     }
+}
+
+/* One block of k for `rows` rows and `cols` columns: c = sum, or c += sum. C is fetched shortly before its use:
+ * the panels going by would push it out of the first-level cache again. */
+V16_FN void micro(int rows, const real *restrict a, const real *restrict b, int64_t k, real *restrict c, int64_t ldc,
+                  int cols, bool add)
+{
+    v16 sum[MR][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++)
+            sum[i][j] = v16_zero();
+    int64_t early = k > FETCH_C ? k - FETCH_C : 0;
+    chain(rows, a, b, early, sum);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; j++)
+            __builtin_prefetch(c + i * ldc + j * V16, 1);
+    chain(rows, a + early * AW, b + early * NR, k - early, sum);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; i++, c += ldc)
 #pragma GCC unroll 2
@@ -113,6 +125,12 @@ static void micro_rows(int rows, const real *a, const real *b, int64_t k, real *
 
 static void pack_a(const job *j, int64_t task)
 {
+    if (j->sweep_a) {
+        int64_t k = j->k0 + task * PACK_STEPS;
+        pack_sweep(j->a + (k - j->k0) * AW, j->a_stride, AW, j->height, &j->g->a, j->m0, j->m1 - j->m0, k,
+                   min64(k + PACK_STEPS, j->k1));
+        return;
+    }
     int64_t first = j->m0 + task * j->height;
     real *panel = j->a + task * j->a_stride;
     pack_panel(panel, AW, &j->g->a, first, min64(j->height, j->m1 - first), j->k0, j->k1);
@@ -163,6 +181,12 @@ static void pack_columns(const tm_gemm *g, real *panel, int64_t n, int64_t count
 
 static void pack_b(const job *j, int64_t task, int thread)
 {
+    if (j->sweep_b) {
+        int64_t k = j->k0 + task * PACK_STEPS;
+        pack_sweep(j->b + (k - j->k0) * NR, j->b_stride, NR, NR, &j->g->b, j->n0, j->n1 - j->n0, k,
+                   min64(k + PACK_STEPS, j->k1));
+        return;
+    }
     int64_t first = j->n0 + task * NR;
     pack_columns(j->g, j->b + task * j->b_stride, first, min64(NR, j->n1 - first), j->k0, j->k1,
                  tm_cpu_scratch(j->cpu, thread));
@@ -404,8 +428,10 @@ static void run_super_block(job *j, bool new_a)
     j->tile_m = even_part(m, TILE_M, j->height);
     j->tile_n = even_part(n, TILE_N, NR);
     j->tiles_m = ceil_div(m, j->tile_m);
-    j->pack_a = new_a ? ceil_div(m, j->height) : 0;
-    tm_pool_run(j->cpu->pool, pack, j, j->pack_a + (j->few_rows ? 0 : ceil_div(n, NR)));
+    int64_t sweeps = ceil_div(j->k1 - j->k0, PACK_STEPS);
+    j->pack_a = !new_a ? 0 : j->sweep_a ? sweeps : ceil_div(m, j->height);
+    int64_t tasks_b = j->few_rows ? 0 : j->sweep_b ? sweeps : ceil_div(n, NR);
+    tm_pool_run(j->cpu->pool, pack, j, j->pack_a + tasks_b);
     tm_pool_run(j->cpu->pool, run_tile, j, j->tiles_m * ceil_div(n, j->tile_n));
 }
 
@@ -444,7 +470,9 @@ void TM_KERNEL(gemm)(tm_cpu *cpu, const tm_gemm *g)
     j.direct = g->c_dtype == TM_REAL && !g->c_turned && !g->drop_c;
     int64_t width = min64(g->k, j.k_max);
     j.a_stride = ceil_div(AW * width + PACK_SLACK, V16) * V16;
-    j.b_stride = NR * width;
+    j.b_stride = NR * width + NR; /* panels side by side do not share their places in a cache */
+    j.sweep_a = !g->a.k_inner && !g->scaled;
+    j.sweep_b = !g->b.k_inner && !g->drop_b;
     int64_t m_max = j.few_rows ? FEW_ROWS : A_BYTES / (int64_t)sizeof(real) / j.a_stride * MR;
     int64_t n_max = j.few_rows ? ceil_div(g->n, NR) * NR : B_BYTES / (int64_t)sizeof(real) / j.b_stride * NR;
     m_max = even_part(g->m, m_max, MR);

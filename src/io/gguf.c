@@ -133,7 +133,9 @@ static tm_status take_value(reader *r, tm_gguf_value *v)
     v->type = (tm_gguf_type)type;
     v->count = (int64_t)count;
     v->data = r->at;
-    return skip_elements(r, v);
+    TM_TRY(skip_elements(r, v));
+    v->bytes = (size_t)(r->at - v->data);
+    return TM_OK;
 }
 
 /* ---- tensors ---- */

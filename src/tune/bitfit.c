@@ -28,7 +28,7 @@ static tm_status bitfit_select(tm_tuning *t, tm_error *err)
     bool mlp = family->mlp_bias == TM_BIAS_BY_KEY;
     for (int64_t i = 0; i < m->config.layers; i++)
         for (int s = 0; s < TM_SLOTS; s++)
-            if (s <= TM_O || mlp) {
+            if (m->block[i].slot[s].weight && (s <= TM_O || mlp)) {
                 TM_TRY(add_bias(t, &m->block[i].slot[s], err));
                 m->block[i].slot[s].bias->trained = true;
             }

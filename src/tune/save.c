@@ -31,10 +31,11 @@ static tm_status write_config(const tm_model *m, const char *source, int save_dt
     int failed = 0;
     if (save_dtype != TM_SAVE_SOURCE)
         failed |= json_object_set_new(json, json_object_get(json, "dtype") ? "dtype" : "torch_dtype", json_string(names[save_dtype]));
+    json_t *part = family->text_config ? json_object_get(json, family->text_config) : json;
     if (family->qkv_bias == TM_BIAS_BY_KEY && m->config.qkv_bias)
-        failed |= json_object_set_new(json, family->attn_bias_key, json_true());
+        failed |= json_object_set_new(part, family->attn_bias_key, json_true());
     if (family->mlp_bias == TM_BIAS_BY_KEY && m->config.mlp_bias)
-        failed |= json_object_set_new(json, family->mlp_bias_key, json_true());
+        failed |= json_object_set_new(part, family->mlp_bias_key, json_true());
     text = failed ? NULL : json_dumps(json, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     if (!text)
         TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", to));
@@ -61,10 +62,10 @@ tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const c
         TM_GO(tm_alloc(&value, (size_t)tm_param_count(p), (size_t)tm_dtype_bytes(dtype, 1), err));
         tensors[count] = (tm_st_tensor){.name = p->name, .dtype = dtype, .ndim = p->ndim, .count = tm_param_count(p), .data = value};
         tensors[count].bytes = tm_dtype_bytes(dtype, tensors[count].count);
-        tensors[count].shape[0] = p->ndim == 1 ? p->cols : p->rows;
-        tensors[count].shape[1] = p->cols;
+        tensors[count].shape[0] = p->ndim == 1 || p->transposed ? p->cols : p->rows;
+        tensors[count].shape[1] = p->transposed ? p->rows : p->cols;
         count++;
-        TM_GO(tm_param_read(m, p, p->value, 0, value, dtype, err));
+        TM_GO(tm_param_export(m, p, value, dtype, err));
     }
     TM_GO(tm_hf_copy_files(source, dir, err));
     TM_GO(write_config(m, source, save_dtype, dir, err));

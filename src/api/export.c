@@ -383,18 +383,18 @@ static tm_status merge_first(exporting *e, tm_error *err)
 
 static tm_status make_rope(exporting *e, tm_error *err)
 {
-    const tm_model_config *c = &e->config;
-    tm_model_config plain = *c;
-    int64_t half = c->head_size / 2;
+    const tm_rope_config *rope = &e->config.rope[0];
+    tm_rope_config plain = *rope;
+    int64_t half = rope->size / 2;
     float *scaled = NULL;
     tm_status st;
-    if (c->rope.kind != TM_ROPE_LLAMA3)
+    if (rope->kind != TM_ROPE_LLAMA3)
         return TM_OK;
-    plain.rope.kind = TM_ROPE_DEFAULT;
+    plain.kind = TM_ROPE_DEFAULT;
     TM_GO(TM_NEW(&e->rope, half, err));
     TM_GO(TM_NEW(&scaled, half, err));
-    tm_rope_frequencies(&plain, e->rope);
-    tm_rope_frequencies(c, scaled);
+    tm_rope_frequencies(&plain, 0, false, e->rope);
+    tm_rope_frequencies(rope, 0, false, scaled);
     for (int64_t i = 0; i < half; i++)
         e->rope[i] /= scaled[i];
 out:

@@ -72,7 +72,7 @@ static tm_status put_rope(const meta *m)
     const char *kind = json_string_value(json_object_get(full, "rope_type")), *older = json_string_value(json_object_get(full, "type"));
     char key[128];
     kind = kind ? kind : older ? older : "default";
-    put_float(m, "rope.freq_base", number(full, "rope_theta", number(m->config, "rope_theta", m->c->rope.theta)));
+    put_float(m, "rope.freq_base", number(full, "rope_theta", number(m->config, "rope_theta", m->c->rope[0].theta)));
     if (m->family->gemma && m->family->window_pattern != 2)
         put_float(m, "rope.freq_base_swa", number(local, "rope_theta", number(m->config, "rope_local_base_freq", 10000)));
     if (strcmp(kind, "default") == 0)

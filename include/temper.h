@@ -186,6 +186,18 @@ typedef struct tm_merge_request {
  * adapter's own; free(). */
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);
 
+typedef struct tm_export_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *gguf;            /* the file to write */
+    const char *type;            /* f32, f16, bf16, q8_0, q4_k_m; NULL: f16, of an adapter f32 */
+    bool adapter_only;           /* the adapter alone, as GGUF LoRA */
+    int threads;                 /* 0: all */
+} tm_export_request;
+
+/* A model as a GGUF file for llama.cpp and others, adapter merged; or an adapter alone. The file is read
+ * back and compared before it stands under its name. *text: what was found; free(). */
+tm_status tm_export(const tm_export_request *request, char **text, tm_error *err);
+
 /* --- Text and tokens --- */
 
 typedef struct tm_tokenize_request {

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -53,8 +54,8 @@ static tm_status check_shape(const tm_merge_change *c, const tm_st_tensor *t, tm
         return tm_fail(err, TM_UNSUPPORTED,
                        "tensor %s of the base is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name,
                        tm_dtype_name(t->dtype));
-    if (c->module && c->saved)
-        return tm_fail(err, TM_INPUT, "tensor %s: the adapter both adapts and replaces it", t->name);
+    if (c->module && c->saved && c->module->magnitude)
+        return tm_fail(err, TM_INPUT, "tensor %s: the adapter both replaces it and adapts it with DoRA", t->name);
     if (c->saved && c->saved->count != t->count)
         return tm_fail(err, TM_INPUT, "tensor %s has %lld elements, the adapter's %s has %lld", t->name,
                        (long long)t->count, c->saved->name, (long long)c->saved->count);
@@ -187,6 +188,7 @@ static tm_status write_folder(tm_merge_work *m, tm_error *err)
     TM_TRY(tm_dir_remove(m->aside, err));
     TM_TRY(tm_dir_create(m->aside, err));
     TM_TRY(tm_hf_copy_files(m->request->model, m->aside, err));
+    TM_TRY(tm_tokenizer_write(m->request->model, m->aside, err));
     if (m->untied)
         TM_TRY(untie_config(m, err));
     return tm_hf_write_model(m->aside, m->tensor, m->tensors, TM_HF_SHARD_BYTES, err);
@@ -199,7 +201,8 @@ static tm_status open_all(tm_merge_work *m, tm_error *err)
     const tm_merge_request *r = m->request;
     tm_error why;
     TM_TRY(check_out(r->out, err));
-    TM_TRY(tm_safetensors_open_model(r->model, &m->base, err));
+    TM_TRY(tm_hf_open_weights(r->model, &m->base, err));
+    TM_TRY(tm_safetensors_unpack(m->base, err));
     tm_status st = tm_model_config_read(r->model, &m->config, &why);
     m->known = st == TM_OK;
     if (st != TM_OK && st != TM_UNSUPPORTED) {

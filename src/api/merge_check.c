@@ -135,8 +135,10 @@ static tm_status logits_of(const tm_merge_work *m, const char *model, const char
         if (lora)
             lora->scale = (float)(lora->scale * scale);
     }
-    if (adapter && inf.model.head.lora)
-        inf.model.head.lora->scale = (float)(inf.model.head.lora->scale * scale);
+    tm_lora *ends[] = {inf.model.head.lora, inf.model.embed_lora};
+    for (int i = 0; i < 2; i++)
+        if (adapter && ends[i])
+            ends[i]->scale = (float)(ends[i]->scale * scale);
     tm_batch_item item = {.ids = ids, .n = LOOK_TOKENS, .scale = 1};
     tm_batch_fill(&inf.batch, &item, 1);
     tm_model_forward(&inf.model, &inf.batch);
@@ -163,6 +165,15 @@ static void put_difference(tm_merge_work *m, const char *what, const float *a, c
                   LOOK_TOKENS, largest, sqrt(square / (double)(LOOK_TOKENS * vocab)), kl / LOOK_TOKENS);
 }
 
+/* Its tensors have names and shapes of their own. */
+static bool adapts_embedding(const tm_merge_work *m, const tm_adapter_file *f)
+{
+    for (int64_t i = 0; i < f->modules; i++)
+        if (m->embed && strncmp(m->embed, f->module[i].name, strlen(f->module[i].name)) == 0)
+            return true;
+    return false;
+}
+
 /* Why the sum of the adapters is no adapter that can be turned on; NULL: it is. */
 static const char *no_sum(const tm_merge_work *m)
 {
@@ -171,8 +182,8 @@ static const char *no_sum(const tm_merge_work *m)
     for (size_t i = 0; i < r->source_count; i++) {
         const tm_adapter_file *f = &m->adapter[i];
         bool special = f->config.use_dora || f->saveds;
-        if (several && special)
-            return "DoRA or whole tensors among several adapters";
+        if (several && (special || adapts_embedding(m, f)))
+            return "DoRA, whole tensors or the embedding among several adapters";
         if (special && r->sources[i].scale != 1 && r->sources[i].scale != 0)
             return "a scale other than 1 with DoRA or whole tensors";
         if (f->config.fan_in_fan_out != m->adapter[0].config.fan_in_fan_out)

@@ -36,6 +36,8 @@ static void adapted_row(const tm_merge_change *c, int64_t row, int64_t cols, con
     if (c->saved) {
         int64_t offset = tm_dtype_bytes(c->saved->dtype, row * cols);
         tm_dtype_convert(out, TM_F64, (const char *)c->saved->data + offset, c->saved->dtype, cols);
+        if (c->module) /* PEFT's copy of an adapted embedding */
+            tm_linear_delta_add_row(&c->module->delta, row, 1, out);
         return;
     }
     double square = 0;

@@ -27,11 +27,7 @@ typedef struct model_hash {
 static void *hash_model(void *context)
 {
     model_hash *h = context;
-    tm_names files = {0};
-    h->status = tm_hf_model_files(h->dir, &files, &h->error);
-    if (h->status == TM_OK)
-        h->status = tm_sha256_files(h->dir, files.item, (size_t)files.count, &h->hash, &h->error);
-    tm_names_deinit(&files);
+    h->status = tm_hf_hash(h->dir, &h->hash, &h->error);
     return NULL;
 }
 
@@ -200,10 +196,10 @@ static tm_status hash_result(const tm_job *job, const tm_trainer *t, tm_sha256 *
         return TM_OK;
     tm_names files = {0};
     tm_status st = TM_OK;
-    if (t->tuning.method->adapter) {
+    if (t->tuning.adapter_result) {
         st = tm_names_add(&files, "adapter_config.json", err);
         if (st == TM_OK)
-            st = tm_names_add(&files, "adapter_model.safetensors", err);
+            st = tm_names_add(&files, t->tuning.method->file, err);
     } else
         st = tm_hf_model_files(job->folder.dir, &files, err);
     if (st == TM_OK)

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "io/hf.h"
+#include "text/tokenizer.h"
 #include "io/safetensors.h"
 #include "train/trail.h"
 
@@ -70,6 +71,19 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     return TM_OK;
 }
 
+/* Its hash is that of tokenizer.json, or of the one that other files stand for. */
+static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    tm_tokenizer *tok;
+    tm_status st = tm_tokenizer_open(model, &tok, &problem);
+    if (st == TM_OK)
+        now = *tm_tokenizer_hash(tok);
+    tm_tokenizer_close(tok);
+    return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
+}
+
 static tm_status check_sources(check *c, tm_error *err)
 {
     const json_t *hashes = json_object_get(c->json, "sha256");
@@ -77,21 +91,11 @@ static tm_status check_sources(check *c, tm_error *err)
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
-    tm_names files = {0};
     tm_sha256 now;
     tm_error problem = {0};
-    tm_status st = tm_hf_model_files(model, &files, &problem);
-    if (st == TM_OK)
-        st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
-    tm_names_deinit(&files);
+    tm_status st = tm_hf_hash(model, &now, &problem);
     TM_TRY(compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem, err));
-    char *tokenizer = tm_path_join(model, "tokenizer.json", err);
-    if (!tokenizer)
-        return TM_NO_MEMORY;
-    st = compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
-                      tm_sha256_file(tokenizer, &now, &problem), &now, &problem, err);
-    free(tokenizer);
-    TM_TRY(st);
+    TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
     TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
     TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
     return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);
@@ -288,7 +292,6 @@ static tm_status compare_weights(check *c, const char *name, const pair *p, tm_e
 
 static tm_status compare_results(check *c, tm_error *err)
 {
-    static const char adapter[] = "adapter_model.safetensors";
     tm_names files = {0};
     char *again = tm_path_join(c->aside, "again", err);
     tm_status st = again ? tm_hf_model_files(again, &files, err) : TM_NO_MEMORY;
@@ -298,7 +301,7 @@ static tm_status compare_results(check *c, tm_error *err)
         TM_GO(pair_make(c, name, &p, err));
         st = strcmp(end, ".safetensors") == 0 ? compare_weights(c, name, &p, err) : compare_bytes(c, name, &p, err);
         pair_free(&p);
-        if (st == TM_OK && strcmp(name, adapter) == 0) {
+        if (st == TM_OK && (strcmp(name, "adapter_model.safetensors") == 0 || strcmp(name, "adapter.safetensors") == 0)) {
             TM_GO(pair_make(c, "adapter_config.json", &p, err));
             st = compare_bytes(c, "adapter_config.json", &p, err);
             pair_free(&p);

@@ -600,6 +600,9 @@ static tm_status check(loader *l)
     tm_recipe *r = l->recipe;
     TM_TRY(check_set_path(l, "model", r->model));
     TM_TRY(check_set_path(l, "lora.init", r->lora_init));
+    TM_TRY(check_set_path(l, "bitfit.init", r->bitfit_init));
+    TM_TRY(check_set_path(l, "adapter.init", r->adapter_init));
+    TM_TRY(check_set_path(l, "prompt.init", r->prompt_init));
     for (int64_t i = 0; i < r->data_count; i++) {
         char key[64];
         snprintf(key, sizeof key, "data.%lld.path", (long long)i);

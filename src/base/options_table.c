@@ -26,9 +26,6 @@ static const tm_option data_rows[] = {
 #define TM_DATA_OPTIONS ROW
 #include "base/options.def"
 #undef TM_DATA_OPTIONS
-#define TM_FIXED_DATA ROW_FIXED
-#include "base/options.def"
-#undef TM_FIXED_DATA
 };
 #undef ROW_STRUCT
 

@@ -86,7 +86,7 @@ void tm_model_begin_step(tm_model *m, const tm_step_params *step)
 
 void tm_model_forward(tm_model *m, const tm_batch *b)
 {
-    RUN(embed_forward, &b->rows, b->ids, m->embed->value, 1, m->x0);
+    tm_embed_forward(m, b);
     tm_tensor x = m->x0, delta = tm_tensor_none();
     for (int64_t i = 0; i < m->config.layers; i++) {
         block_forward(m, i, b, x, delta);
@@ -154,8 +154,8 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */
         attention_backward(m, i, b, i > m->first_trained || m->block[i].attn_norm->trained);
     }
-    if (m->embed->trained)
-        RUN(embed_backward, rows, b->ids, m->dx, 1, m->embed->grad2.data ? m->embed->grad2 : m->embed->grad);
+    if (m->first_trained < 0)
+        tm_embed_backward(m, b);
 }
 
 void tm_model_finish_gradients(tm_model *m)

@@ -141,6 +141,7 @@ void tm_model_destroy(tm_model *m)
         for (int s = 0; s < TM_SLOTS; s++)
             linear_deinit(&m->block[i].slot[s]);
     linear_deinit(&m->head);
+    free(m->embed_lora);
     free(m->block);
     free(m->saved);
     free(m->cache_k);
@@ -212,7 +213,7 @@ static void take_weights(tm_model *m)
 
 static int64_t trained_layer(const tm_model *m)
 {
-    if (m->embed->trained)
+    if (tm_embed_trained(m))
         return -1;
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_block *b = &m->block[i];
@@ -294,7 +295,8 @@ static tm_status take_activations(tm_model *m, tm_error *err)
 /* Largest rank of any adapter, and the widest module that needs DoRA's scratch. */
 static void adapter_needs(const tm_model *m, int64_t *rank, int64_t *in, int64_t *wide)
 {
-    *rank = *in = *wide = 0;
+    *rank = m->embed_lora ? m->embed_lora->r : 0;
+    *in = *wide = 0;
     for (int64_t i = 0; i <= m->config.layers; i++)
         for (int s = 0; s < (i < m->config.layers ? TM_SLOTS : 1); s++) {
             const tm_linear *module = i < m->config.layers ? &m->block[i].slot[s] : &m->head;
@@ -392,10 +394,17 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
     m->linear.replicas = m->replicas;
     m->first_trained = trained_layer(m);
     take_weights(m);
+    TM_TRY(tm_embed_allocate(m, err));
     TM_TRY(take_activations(m, err));
     take_scratch(m);
     TM_TRY(take_rope(m, err));
     return settings->cache_tokens ? take_cache(m, err) : TM_OK;
+}
+
+void tm_model_fit_batch(const tm_model *m, tm_batch *b)
+{
+    b->table_rows = m->embed_lora ? m->config.vocab : 0;
+    b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
 }
 
 /* --- Values --- */
@@ -466,7 +475,12 @@ tm_status tm_model_load(tm_model *m, const tm_safetensors *file, const char *pat
             continue;
         const tm_st_tensor *stored = tm_safetensors_find(file, p->name);
         TM_TRY(check_stored(p, stored, path, err));
-        TM_TRY(tm_param_write(m, p, 0, stored->data, stored->dtype, err));
+        void *buffer;
+        const void *values;
+        TM_TRY(tm_st_values(stored, &buffer, &values, err));
+        tm_status st = tm_param_write(m, p, 0, values, stored->dtype, err);
+        free(buffer);
+        TM_TRY(st);
     }
     for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
         const char *name = tm_safetensors_at(file, i)->name;

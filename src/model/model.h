@@ -50,6 +50,8 @@ typedef struct tm_model {
     int32_t replicas;
     tm_params params;
     tm_param *embed, *final_norm;
+    tm_param *prompt;         /* [tokens, C] a replica: trained rows before every example; NULL: none */
+    tm_lora *embed_lora;      /* on the embedding table; owned; NULL: none. A is [V, r] a replica: `turned` */
     tm_block *block;          /* [layers] */
     tm_linear head;
     tm_linear_group head_group;
@@ -59,6 +61,7 @@ typedef struct tm_model {
     /* buffers, allocated once */
     tm_tensor rope_cos, rope_sin;
     tm_tensor x0;             /* embeddings: x_in of block 0 */
+    tm_tensor embed_identity, embed_column, embed_xa; /* of embed_lora: [R r, r], [T, r], [T, r] */
     tm_block_saved *saved;    /* [layers] */
     tm_tensor x_final, rstd_final, hidden; /* hidden: after the final norm */
     tm_tensor y, delta, h, dh;             /* scratch [T, C], [T, C], [T, F], [T, F] */
@@ -87,6 +90,15 @@ tm_status tm_param_read(tm_model *model, const tm_param *p, tm_tensor t, int32_t
 
 /* What depends on the weights of this step alone. step: device; NULL for evaluation (no dropout). */
 void tm_model_begin_step(tm_model *model, const tm_step_params *step);
+
+/* After tm_batch_create: what the model's batches must lay out beside ids. */
+void tm_model_fit_batch(const tm_model *model, tm_batch *batch);
+
+/* embed.c: the decoder's first rows, into model->x0; gradients from model->dx. */
+tm_status tm_embed_allocate(tm_model *model, tm_error *err) TM_MUST_CHECK;
+void tm_embed_forward(tm_model *model, const tm_batch *batch);
+void tm_embed_backward(tm_model *model, const tm_batch *batch);
+bool tm_embed_trained(const tm_model *model);
 
 /* Runs the batch up to model->hidden. */
 void tm_model_forward(tm_model *model, const tm_batch *batch);

@@ -17,6 +17,7 @@ typedef struct tm_param {
     tm_dtype source;     /* in the model's file; TM_DTYPE_COUNT: not from a file */
     bool trained;
     bool added;          /* by the tuning method: not part of the base model */
+    bool turned;         /* an adapter's file has it as [cols, rows] */
     float lr_ratio;      /* LoRA+; 1 */
     tm_tensor value;     /* [R * rows, cols] */
     tm_tensor grad;      /* as value in device->real, when trained */

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <stdlib.h>
 
@@ -23,11 +24,13 @@ static tm_status write_config(const tm_model *m, const char *source, int save_dt
     static const char *const names[] = {NULL, "float32", "bfloat16", "float16"};
     tm_status st = TM_OK;
     json_t *json = NULL;
-    char *from = tm_path_join(source, "config.json", err), *to = tm_path_join(dir, "config.json", err);
+    char *to = tm_path_join(dir, "config.json", err);
     const tm_family *family = m->config.family;
-    if (!from || !to)
+    if (!to)
         TM_GO(TM_NO_MEMORY);
-    TM_GO(tm_json_read(from, &json, err));
+    TM_GO(tm_hf_json(source, "config.json", &json, err));
+    if (!json)
+        TM_GO(tm_fail(err, TM_INPUT, "%s: its config.json is gone", source));
     int failed = 0;
     if (save_dtype != TM_SAVE_SOURCE)
         failed |= json_object_set_new(json, json_object_get(json, "dtype") ? "dtype" : "torch_dtype", json_string(names[save_dtype]));
@@ -38,7 +41,6 @@ static tm_status write_config(const tm_model *m, const char *source, int save_dt
     TM_GO(tm_json_write(to, failed ? NULL : json, JSON_INDENT(2) | JSON_PRESERVE_ORDER, err));
 out:
     json_decref(json);
-    free(from);
     free(to);
     return st;
 }
@@ -70,6 +72,7 @@ tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const c
                                     .shape = {p->ndim == 1 ? p->cols : p->rows, p->cols}, .source = &origins[i]};
     }
     TM_GO(tm_hf_copy_files(source, dir, err));
+    TM_GO(tm_tokenizer_write(source, dir, err));
     TM_GO(write_config(m, source, save_dtype, dir, err));
     TM_GO(tm_hf_write_model(dir, tensors, count, TM_HF_SHARD_BYTES, err));
 out:

@@ -182,7 +182,7 @@ int main(int argc, char **argv)
     tm_pool *pool = tm_cpu_of(b.d)->pool;
     double most = 0; /* a second */
     for (int i = 0; i < 50; i++)
-        most = fmax(most, peak_rate(peak_of(isa), pool));
+        most = fmax(most, peak_rate(peak_of(isa, false), pool));
     printf("%s; peak %.0f GFLOP/s; spans of %lld, heads of %lld\n", b.d->detail, most * 1e-9, (long long)span, (long long)D);
     printf("%-22s %9s %10s %8s %10s\n", "op", "ms", "GFLOP/s", "GB/s", "of limit");
     copy c = {.pool = pool, .from = b.table.data, .to = b.trained.value.data};

@@ -59,7 +59,7 @@ static tm_status load_data(table *t, tm_error *err)
         TM_GO(tm_names_add(&list, t->request->overrides[i], err));
     TM_GO(tm_recipe_load(NULL, list.item, (size_t)list.count, &t->recipe, err));
     TM_GO(tm_pool_create((int)t->recipe->threads, &t->pool, err));
-    if (tm_dir_has(t->seat[0].model, "tokenizer.json"))
+    if (tm_tokenizer_is_in(t->seat[0].model))
         TM_GO(tm_tokenizer_open(t->seat[0].model, &t->tok, err));
     tm_model_config config;
     TM_GO(tm_model_config_read(t->seat[0].model, &config, err));

@@ -128,7 +128,7 @@ static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
     tm_error problem;
     tm_tokenizer *tok;
     tm_buf_text(out, "tokenizer   ");
-    if (!tm_gguf_is(dir) && !tm_dir_has(dir, "tokenizer.json")) {
+    if (!tm_tokenizer_is_in(dir)) {
         tm_buf_text(out, "none\n");
         return TM_OK;
     }

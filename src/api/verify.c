@@ -6,7 +6,6 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
-#include "io/gguf.h"
 #include "io/hf.h"
 #include "text/tokenizer.h"
 #include "io/safetensors.h"
@@ -72,24 +71,17 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     return TM_OK;
 }
 
+/* Its hash is that of tokenizer.json, or of the one that other files stand for. */
 static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
 {
     tm_sha256 now;
     tm_error problem = {0};
-    if (tm_gguf_is(model)) { /* its hash is that of the file it would be */
-        tm_tokenizer *tok;
-        tm_status st = tm_tokenizer_open(model, &tok, &problem);
-        if (st == TM_OK)
-            now = *tm_tokenizer_hash(tok);
-        tm_tokenizer_close(tok);
-        return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
-    }
-    char *path = tm_path_join(model, "tokenizer.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    tm_status st = compare_hash(c, "tokenizer", path, hash, tm_sha256_file(path, &now, &problem), &now, &problem, err);
-    free(path);
-    return st;
+    tm_tokenizer *tok;
+    tm_status st = tm_tokenizer_open(model, &tok, &problem);
+    if (st == TM_OK)
+        now = *tm_tokenizer_hash(tok);
+    tm_tokenizer_close(tok);
+    return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
 }
 
 static tm_status check_sources(check *c, tm_error *err)

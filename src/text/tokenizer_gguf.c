@@ -70,7 +70,7 @@ static tm_status same_length(const tm_gguf *g, const char *key, int64_t count, i
 }
 
 /* The layouts are the same, so that arrays need no copy. */
-_Static_assert(sizeof(tm_gguf_text) == sizeof(tm_piece) && offsetof(tm_gguf_text, size) == offsetof(tm_piece, size), "pieces");
+_Static_assert(sizeof(tm_gguf_text) == sizeof(tm_token_text) && offsetof(tm_gguf_text, size) == offsetof(tm_token_text, size), "pieces");
 
 static tm_status read_arrays(const tm_gguf *g, arrays *a, tm_error *err)
 {
@@ -84,7 +84,7 @@ static tm_status read_arrays(const tm_gguf *g, arrays *a, tm_error *err)
     TM_TRY(tm_gguf_get_texts(g, tokens, &a->token, &count, err));
     if (!p->model || !count)
         return tm_fail(err, TM_INPUT, "%s: key %s is missing: the file holds no tokenizer", tm_gguf_name(g), p->model ? tokens : "tokenizer.ggml.model");
-    p->token = (const tm_piece *)a->token;
+    p->token = (const tm_token_text *)a->token;
     p->count = (size_t)count;
     TM_TRY(tm_gguf_get_floats(g, "tokenizer.ggml.scores", &a->score, &n, err));
     TM_TRY(same_length(g, "tokenizer.ggml.scores", n, count, err));
@@ -93,7 +93,7 @@ static tm_status read_arrays(const tm_gguf *g, arrays *a, tm_error *err)
     TM_TRY(same_length(g, "tokenizer.ggml.token_type", n, count, err));
     p->type = n ? a->type : NULL;
     TM_TRY(tm_gguf_get_texts(g, "tokenizer.ggml.merges", &a->merge, &n, err));
-    p->merge = (const tm_piece *)a->merge;
+    p->merge = (const tm_token_text *)a->merge;
     p->merge_count = (size_t)n;
     if (map && map->is_array && (map->type == TM_GGUF_U8 || map->type == TM_GGUF_I8)) {
         p->charsmap = map->data;

@@ -272,8 +272,12 @@ struct tm_tokenizer {
     tm_post post;
     tm_decoder decoder;
     int32_t bos, eos;
+    bool clean_up; /* decoded text: no space before English punctuation */
     tm_sha256 hash;
 };
+
+/* From the tree of a tokenizer.json. */
+tm_status tm_tokenizer_build(const json_t *root, const tm_sha256 *hash, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 
 /* "type" of a part; "" when the part is not an object or has none. */
 const char *tm_part_type(const json_t *json);

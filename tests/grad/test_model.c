@@ -45,6 +45,7 @@ static const struct method {
     {"saved-embedding", {"lora.modules_to_save=[embed_tokens]", "lora.r=2", "lora.target_modules=[up_proj]"}},
     {"saved-both", {"lora.modules_to_save=[embed_tokens, lm_head]", "lora.r=2", "lora.target_modules=[up_proj]"}},
     {"embedding", {"lora.target_modules=[embed_tokens, v_proj]", "lora.r=3", "lora.use_rslora=true", "lora.dropout=0.2"}},
+    {"prompt", {"method=prompt", "prompt.tokens=3"}},
     {"embedding-alone", {"lora.target_modules=[embed_tokens]", "lora.rank_pattern={embed_tokens: 5}"}},
 };
 

@@ -209,8 +209,10 @@ static tm_tokenizer *shared_tokenizer(const char *name)
 {
     char path[200], command[400], unpacked[] = "/tmp/temper-tokenizer-XXXXXX";
     snprintf(path, sizeof path, SHARED "tokenizers/%s/tokenizer.json", name);
-    if (tm_path_exists(path))
+    if (tm_path_exists(path)) {
+        *strrchr(path, '/') = 0; /* with the folder's settings */
         return open_tokenizer(path);
+    }
     strcat(path, ".xz");
     if (!tm_path_exists(path))
         return NULL;
@@ -591,6 +593,7 @@ static void first_and_last_token(void **state)
     }
     tm_tokenizer *tok;
     put(dir, "tokenizer.json", NULL);
+    put(dir, "tokenizer_config.json", NULL);
     assert_int_not_equal(tm_tokenizer_open(dir, &tok, &err), TM_OK);
     assert_non_null(strstr(err.message, "tokenizer.json"));
     assert_null(tok);

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/pool.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -287,13 +288,13 @@ static tm_status put_meta(exporting *e, tm_error *err)
     tm_gguf_put_u32(&e->writer, "general.file_type", e->type->number);
     tm_gguf_put_u32(&e->writer, "general.quantization_version", 2);
     TM_TRY(tm_export_config(&e->writer, e->family, &e->config, e->json, e->model, err));
-    TM_TRY(tm_export_tokenizer(&e->writer, e->model, e->json, e->config.vocab, &tokenizer, err));
+    TM_TRY(tm_tokenizer_put_gguf(&e->writer, e->model, e->json, e->config.vocab, &tokenizer, err));
     int64_t positions = tm_export_positions(e->family, &e->config);
     if (positions < e->config.max_positions)
         tm_buf_printf(&e->text, "the file's context is %lld tokens, the model's sliding window: llama.cpp has none in architecture %s\n",
                       (long long)positions, e->family->architecture);
     if (!tokenizer)
-        tm_buf_printf(&e->text, "%s has no tokenizer.json: the file has no tokenizer\n", e->model);
+        tm_buf_printf(&e->text, "%s has no tokenizer: the file has no tokenizer\n", e->model);
     return TM_OK;
 }
 

@@ -414,7 +414,8 @@ static void fresh_blocks(void **state)
         memset(z, 0, sizeof z);
         tm_ggml_pack(type, z, alone, 256);
         tm_ggml_unpack(type, alone, y, 256);
-        assert_memory_equal(y, z, sizeof z);
+        for (int i = 0; i < 256; i++)
+            assert_true(y[i] == 0);
         for (int i = 0; i < 256; i++)
             z[i] = 1e-38f * (float)(i % 5 - 2);
         tm_ggml_pack(type, z, alone, 256); /* far below a 16-bit scale: no division by it */

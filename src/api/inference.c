@@ -16,6 +16,10 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     tm_model_settings settings = {.act = device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
+    int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);
+    if (tokens > longest)
+        return tm_fail(err, TM_USAGE, "%s: the model has positions for %lld tokens, prompt and answer need %lld: ask for fewer tokens", s->model,
+                       (long long)longest, (long long)tokens);
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
     TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));

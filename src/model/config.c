@@ -259,3 +259,8 @@ void tm_model_config_deinit(tm_model_config *config)
         tm_rope_deinit(&config->rope[i]);
     *config = (tm_model_config){0};
 }
+
+int64_t tm_model_config_longest(const tm_model_config *config)
+{
+    return config->family->positions ? config->max_positions : INT64_MAX;
+}

@@ -111,5 +111,7 @@ typedef struct tm_model_config {
  * computed are TM_UNSUPPORTED, nonsense is TM_INPUT; both name the key. */
 tm_status tm_model_config_read(const char *dir, tm_model_config *out, tm_error *err) TM_MUST_CHECK;
 void tm_model_config_deinit(tm_model_config *config);
+/* Tokens an example may have: INT64_MAX but where positions are a table. */
+int64_t tm_model_config_longest(const tm_model_config *config);
 
 #endif

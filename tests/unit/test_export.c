@@ -79,10 +79,10 @@ static void same_config(const char *model, const char *gguf)
     assert_true(a.norm_eps == b.norm_eps);
     assert_int_equal(a.activation, b.activation);
     assert_int_equal(a.tied, b.tied);
-    assert_int_equal(a.rope.kind, b.rope.kind);
+    assert_int_equal(a.rope[0].kind, b.rope[0].kind);
     float *f = calloc((size_t)a.head_size, 4), *g = calloc((size_t)a.head_size, 4);
-    tm_rope_frequencies(&a, f);
-    tm_rope_frequencies(&b, g);
+    tm_rope_frequencies(&a.rope[0], 0, false, f);
+    tm_rope_frequencies(&b.rope[0], 0, false, g);
     assert_memory_equal(f, g, (size_t)a.head_size / 2 * 4);
     free(f);
     free(g);

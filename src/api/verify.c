@@ -366,7 +366,7 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     TM_GO(tm_buf_check(&c.text, err));
     *text = c.text.data;
     c.text = (tm_buf){0};
-out:
+out:;
     tm_status removed = c.aside ? tm_dir_remove(c.aside, st == TM_OK ? err : &ignored) : TM_OK;
     st = st == TM_OK ? removed : st;
     free(c.aside);

@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/pool.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -79,8 +80,8 @@ static tm_status check_shape(const change *c, const tm_st_tensor *t, tm_error *e
         return tm_fail(err, TM_UNSUPPORTED,
                        "tensor %s of the base is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name,
                        tm_dtype_name(t->dtype));
-    if (c->module && c->saved)
-        return tm_fail(err, TM_INPUT, "tensor %s: the adapter both adapts and replaces it", t->name);
+    if (c->module && c->saved && c->module->magnitude)
+        return tm_fail(err, TM_INPUT, "tensor %s: the adapter both replaces it and adapts it with DoRA", t->name);
     if (c->saved && c->saved->count != t->count)
         return tm_fail(err, TM_INPUT, "tensor %s has %lld elements, the adapter's %s has %lld", t->name,
                        (long long)t->count, c->saved->name, (long long)c->saved->count);
@@ -106,10 +107,7 @@ static void add_change(const change *c, const row_work *w, int64_t row, const do
     if (c->saved) {
         int64_t offset = tm_dtype_bytes(c->saved->dtype, row * w->cols);
         tm_dtype_convert(other, TM_F64, (const char *)c->saved->data + offset, c->saved->dtype, w->cols);
-    } else if (!c->module->magnitude) {
-        tm_linear_delta_add_row(&c->module->delta, row, c->scale, sum);
-        return;
-    } else {
+    } else if (c->module->magnitude) {
         double square = 0;
         memcpy(other, base, (size_t)w->cols * sizeof *other);
         tm_linear_delta_add_row(&c->module->delta, row, 1, other);
@@ -118,10 +116,13 @@ static void add_change(const change *c, const row_work *w, int64_t row, const do
         double factor = c->module->magnitude[row] / sqrt(square);
         for (int64_t i = 0; i < w->cols; i++)
             other[i] *= factor;
-    }
+    } else
+        memcpy(other, base, (size_t)w->cols * sizeof *other);
     /* In this order a scale of 1 alone gives `other` itself. */
     for (int64_t i = 0; i < w->cols; i++)
         sum[i] = sum[i] - c->scale * base[i] + c->scale * other[i];
+    if (c->module && !c->module->magnitude) /* beside a saved one: PEFT's copy of an adapted embedding */
+        tm_linear_delta_add_row(&c->module->delta, row, c->scale, sum);
 }
 
 static void merge_row(void *context, int64_t row, int thread)
@@ -229,8 +230,8 @@ static tm_status untie_config(const merge *m, tm_error *err)
     char *text = NULL, *path = tm_path_join(m->aside, "config.json", err);
     tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
     if (st == TM_OK) {
-        json_object_set_new(json, "tie_word_embeddings", json_false());
-        text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
+        int failed = json_object_set_new(json, "tie_word_embeddings", json_false());
+        text = failed ? NULL : json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
         st = text ? tm_file_write(path, text, strlen(text), err)
                   : tm_fail(err, TM_NO_MEMORY, "out of memory for config.json");
     }
@@ -265,6 +266,7 @@ static tm_status write_folder(merge *m, tm_error *err)
     TM_TRY(tm_dir_remove(m->aside, err));
     TM_TRY(tm_dir_create(m->aside, err));
     TM_TRY(tm_hf_copy_files(m->request->model, m->aside, err));
+    TM_TRY(tm_tokenizer_write(m->request->model, m->aside, err));
     if (m->untied)
         TM_TRY(untie_config(m, err));
     return tm_hf_write_model(m->aside, m->tensor, m->tensors, TM_HF_SHARD_BYTES, err);
@@ -292,8 +294,10 @@ static tm_status logits_of(const merge *m, const char *model, const char *adapte
         if (lora)
             lora->scale = (float)(lora->scale * scale);
     }
-    if (adapter && inf.model.head.lora)
-        inf.model.head.lora->scale = (float)(inf.model.head.lora->scale * scale);
+    tm_lora *ends[] = {inf.model.head.lora, inf.model.embed_lora};
+    for (int i = 0; i < 2; i++)
+        if (adapter && ends[i])
+            ends[i]->scale = (float)(ends[i]->scale * scale);
     tm_batch_item item = {.ids = ids, .n = LOOK_TOKENS, .scale = 1};
     tm_batch_fill(&inf.batch, &item, 1);
     tm_model_forward(&inf.model, &inf.batch);
@@ -368,7 +372,8 @@ static tm_status open_all(merge *m, tm_error *err)
     const tm_merge_request *r = m->request;
     tm_error why;
     TM_TRY(check_out(r->out, err));
-    TM_TRY(tm_safetensors_open_model(r->model, &m->base, err));
+    TM_TRY(tm_hf_open_weights(r->model, &m->base, err));
+    TM_TRY(tm_safetensors_unpack(m->base, err));
     tm_status st = tm_model_config_read(r->model, &m->config, &why);
     m->known = st == TM_OK;
     if (st != TM_OK && st != TM_UNSUPPORTED) {

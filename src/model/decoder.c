@@ -203,7 +203,7 @@ void tm_model_forward(tm_model *m, const tm_batch *b)
 {
     if (m->config.ropes && by_row(m, b, 0))
         fill_row_angles(m, b);
-    RUN(embed_forward, &b->rows, b->ids, m->embed->value, m->config.embed_scale, m->x0);
+    tm_embed_forward(m, b);
     tm_tensor x = m->x0, delta = tm_tensor_none();
     if (m->positions) {
         RUN(embed_forward, &b->rows, b->rows.position, m->positions->value, 1, m->delta);
@@ -280,10 +280,8 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */
         attention_backward(m, i, b, i > m->first_trained || tm_norm_trained(&m->block[i].norm[TM_NORM_ATTN]));
     }
-    if (m->embed->trained)
-        RUN(embed_backward, rows, b->ids, m->dx, m->config.embed_scale, (int32_t)m->config.padding, m->embed->grad2.data ? m->embed->grad2 : m->embed->grad);
-    if (m->positions && m->positions->trained)
-        RUN(embed_backward, rows, b->rows.position, m->dx, 1, -1, m->positions->grad);
+    if (m->first_trained < 0)
+        tm_embed_backward(m, b);
 }
 
 void tm_model_finish_gradients(tm_model *m)

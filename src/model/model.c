@@ -101,7 +101,7 @@ static tm_status declare_block(const declaring *d, tm_block *block)
             continue;
         snprintf(name, sizeof name, "%s.%s", prefix, family->slot[s]);
         TM_TRY(declare_linear(d, &block->slot[s], name, shape[s].in, shape[s].out, shape[s].bias));
-        block->slot[s].weight->transposed = family->conv1d;
+        block->slot[s].weight->turned = family->conv1d;
         if (family->init == TM_INIT_GPT2 && (s == TM_O || s == TM_DOWN))
             block->slot[s].weight->init_scale = (float)(1 / sqrt(2.0 * (double)c->layers));
     }
@@ -161,6 +161,7 @@ void tm_model_destroy(tm_model *m)
         for (int s = 0; s < TM_SLOTS; s++)
             linear_deinit(&m->block[i].slot[s]);
     linear_deinit(&m->head);
+    free(m->embed_lora);
     free(m->block);
     free(m->saved);
     free(m->cache_k);
@@ -238,7 +239,7 @@ static void take_weights(tm_model *m)
 
 static int64_t trained_layer(const tm_model *m)
 {
-    if (m->embed->trained || (m->positions && m->positions->trained))
+    if (tm_embed_trained(m))
         return -1;
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_block *b = &m->block[i];
@@ -331,7 +332,8 @@ static tm_status take_activations(tm_model *m, tm_error *err)
 /* Largest rank of any adapter, and the widest module that needs DoRA's scratch. */
 static void adapter_needs(const tm_model *m, int64_t *rank, int64_t *in, int64_t *wide)
 {
-    *rank = *in = *wide = 0;
+    *rank = m->embed_lora ? m->embed_lora->r : 0;
+    *in = *wide = 0;
     for (int64_t i = 0; i <= m->config.layers; i++)
         for (int s = 0; s < (i < m->config.layers ? TM_SLOTS : 1); s++) {
             const tm_linear *module = i < m->config.layers ? &m->block[i].slot[s] : &m->head;
@@ -452,6 +454,7 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
     m->linear.replicas = m->replicas;
     m->first_trained = trained_layer(m);
     take_weights(m);
+    TM_TRY(tm_embed_allocate(m, err));
     TM_TRY(take_activations(m, err));
     take_scratch(m);
     TM_TRY(take_rope(m, err));
@@ -463,6 +466,12 @@ tm_linear *tm_model_linear(tm_model *m, int64_t i)
     if (i < m->config.layers * TM_SLOTS)
         return &m->block[i / TM_SLOTS].slot[i % TM_SLOTS];
     return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
+}
+
+void tm_model_fit_batch(const tm_model *m, tm_batch *b)
+{
+    b->table_rows = m->embed_lora ? m->config.vocab : 0;
+    b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
 }
 
 /* --- Values --- */
@@ -509,8 +518,8 @@ const tm_st_tensor *tm_model_stored(const tm_model *m, const tm_safetensors *fil
 }
 
 /* Rows and columns as the file has them. */
-static int64_t file_rows(const tm_param *p) { return p->transposed ? p->cols : p->rows; }
-static int64_t file_cols(const tm_param *p) { return p->transposed ? p->rows : p->cols; }
+static int64_t file_rows(const tm_param *p) { return p->turned ? p->cols : p->rows; }
+static int64_t file_cols(const tm_param *p) { return p->turned ? p->rows : p->cols; }
 
 static tm_status check_stored(const tm_param *p, const tm_st_tensor *stored, const char *path, tm_error *err)
 {
@@ -567,28 +576,34 @@ static void turn(void *to, const void *from, int64_t rows, int64_t cols, int64_t
 
 static tm_status load_param(tm_model *m, tm_param *p, const tm_st_tensor *stored, tm_error *err)
 {
-    void *turned;
-    if (!p->transposed)
-        return tm_param_write(m, p, 0, stored->data, stored->dtype, err);
+    tm_status st = TM_OK;
+    void *buffer = NULL, *other = NULL;
+    const void *values;
     int64_t size = tm_dtype_bytes(stored->dtype, 1);
-    TM_TRY(tm_alloc(&turned, (size_t)stored->count, (size_t)size, err));
-    turn(turned, stored->data, p->cols, p->rows, size);
-    tm_status st = tm_param_write(m, p, 0, turned, stored->dtype, err);
-    free(turned);
+    TM_TRY(tm_st_values(stored, &buffer, &values, err));
+    if (p->turned) {
+        TM_GO(tm_alloc(&other, (size_t)stored->count, (size_t)size, err));
+        turn(other, values, p->cols, p->rows, size);
+        values = other;
+    }
+    st = tm_param_write(m, p, 0, values, stored->dtype, err);
+out:
+    free(other);
+    free(buffer);
     return st;
 }
 
 tm_status tm_param_export(tm_model *m, const tm_param *p, void *data, tm_dtype dtype, tm_error *err)
 {
-    void *turned;
+    void *other;
     int64_t size = tm_dtype_bytes(dtype, 1);
-    if (!p->transposed)
+    if (!p->turned)
         return tm_param_read(m, p, p->value, 0, data, dtype, err);
-    TM_TRY(tm_alloc(&turned, (size_t)tm_param_count(p), (size_t)size, err));
-    tm_status st = tm_param_read(m, p, p->value, 0, turned, dtype, err);
+    TM_TRY(tm_alloc(&other, (size_t)tm_param_count(p), (size_t)size, err));
+    tm_status st = tm_param_read(m, p, p->value, 0, other, dtype, err);
     if (st == TM_OK)
-        turn(data, turned, p->rows, p->cols, size);
-    free(turned);
+        turn(data, other, p->rows, p->cols, size);
+    free(other);
     return st;
 }
 

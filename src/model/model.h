@@ -67,6 +67,8 @@ typedef struct tm_model {
     tm_params params;
     tm_param *embed, *positions; /* positions NULL: rotary */
     tm_norm final_norm;
+    tm_param *prompt;         /* [tokens, C] a replica: trained rows before every example; NULL: none */
+    tm_lora *embed_lora;      /* on the embedding table; owned; NULL: none. A is [V, r] a replica: `turned` */
     tm_block *block;          /* [layers] */
     tm_linear head;
     tm_linear_group head_group;
@@ -81,6 +83,7 @@ typedef struct tm_model {
     const int32_t *row_index;                         /* device: 0, 1, 2, ... */
     void *rope_staging;                               /* host */
     tm_tensor x0;             /* embeddings: x_in of block 0 */
+    tm_tensor embed_identity, embed_column, embed_xa; /* of embed_lora: [R r, r], [T, r], [T, r] */
     tm_block_saved *saved;    /* [layers] */
     tm_tensor x_final, hidden; /* hidden: after the final norm */
     tm_norm_saved n_final;
@@ -120,6 +123,15 @@ tm_status tm_param_export(tm_model *model, const tm_param *p, void *data, tm_dty
 
 /* What depends on the weights of this step alone. step: device; NULL for evaluation (no dropout). */
 void tm_model_begin_step(tm_model *model, const tm_step_params *step);
+
+/* After tm_batch_create: what the model's batches must lay out beside ids. */
+void tm_model_fit_batch(const tm_model *model, tm_batch *batch);
+
+/* embed.c: the decoder's first rows, into model->x0; gradients from model->dx. */
+tm_status tm_embed_allocate(tm_model *model, tm_error *err) TM_MUST_CHECK;
+void tm_embed_forward(tm_model *model, const tm_batch *batch);
+void tm_embed_backward(tm_model *model, const tm_batch *batch);
+bool tm_embed_trained(const tm_model *model);
 
 /* Runs the batch up to model->hidden. */
 void tm_model_forward(tm_model *model, const tm_batch *batch);

@@ -28,7 +28,7 @@ static inline void embed_forward(const opcase *c, const run_view *v)
 
 static inline void embed_backward(const opcase *c, const run_view *v)
 {
-    RUN(embed_backward, &v->rows, c->ids + v->first, v->t[EMBED_DY], c->scale, -1, v->t[EMBED_DTABLE]);
+    RUN(embed_backward, &v->rows, c->ids + v->first, v->t[EMBED_DY], c->scale, v->t[EMBED_DTABLE]);
 }
 
 static inline void embed_reference(const opcase *c, double *const *x)
@@ -42,8 +42,11 @@ static inline void embed_case(opcase *c, int variant)
     int64_t T = c->layout.tokens, C = rng_in(&c->random, 1, 150), V = rng_in(&c->random, 2, 60);
     c->scale = variant % 2 ? 1.0f : 2.5f;
     random_ids(c, T, V);
+    for (int64_t t = 0; variant % 3 == 1 && t < T; t++) /* rows that are not from this table */
+        if (rng_in(&c->random, 0, 2) == 0)
+            c->ids[t] = -1;
     case_field(c, "table", WEIGHT, IN, V, C);
-    case_field(c, "y", ACT, OUT, T, C);
+    case_field(c, "y", ACT, ADDED, T, C);
     case_field(c, "dy", ACT, IN, T, C);
     case_field(c, "dtable", REAL, ADDED, V, C);
     c->f[EMBED_TABLE].by_token = c->f[EMBED_DTABLE].by_token = false;

@@ -13,7 +13,7 @@
 static inline void ref_embed(int64_t T, int64_t C, const int32_t *ids, const double *table, double scale, double *y)
 {
     for (int64_t t = 0; t < T; t++)
-        for (int64_t c = 0; c < C; c++)
+        for (int64_t c = 0; ids[t] >= 0 && c < C; c++)
             y[t * C + c] = scale * table[ids[t] * C + c];
 }
 

@@ -123,6 +123,9 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(tm_model_config_read(r->model, &config, err));
     int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
+    if (longest < 2)
+        return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
     if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
         job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
@@ -273,9 +276,9 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
     TM_TRY(open_tokenizer(job, err));
+    TM_TRY(settle_prompt(job, err));
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
-    TM_TRY(settle_prompt(job, err));
     settle_micro_batch(job);
     run->data = job->data;
     run->evals = job->evals;

@@ -86,7 +86,5 @@ void tm_embed_backward(tm_model *m, const tm_batch *b)
         leave_padding(m, m->embed_lora->a->grad);
     }
     if (b->prefix)
-        RUN(embed_backward, &b->rows, b->prompt_row, m->dx, 1, -1, m->prompt->grad);
-    if (m->positions && m->positions->trained)
-        RUN(embed_backward, &b->rows, b->rows.position, m->dx, 1, -1, m->positions->grad);
+        RUN(embed_backward, &b->rows, b->prompt_row, m->dx, 1, m->prompt->grad);
 }

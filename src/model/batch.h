@@ -35,6 +35,8 @@ typedef struct tm_batch {
     const int32_t *ids;      /* [rows.n] device */
     int64_t table_rows;      /* set before filling: rows that a replica has in a table of all replicas'; 0: no such table */
     const int32_t *table_row; /* [rows.n] device: ids counted on by table_rows a replica */
+    bool replicas_wanted;    /* set before filling: replica_row is laid out */
+    const int32_t *replica_row; /* [rows.n] device: the row's replica */
     int32_t prefix;          /* set before filling: rows of a trained prompt before every item */
     const int32_t *prompt_row; /* [rows.n] device: row of the prompts of all replicas; -1: a token. Rows of a prompt have id -1 */
     int64_t targets;

@@ -54,6 +54,8 @@ static void attention_forward(tm_model *m, int64_t layer, const tm_batch *b)
     }
     RUN(attention_forward, &b->spans, &a, now.q, now.k, now.v, s->attn, s->lse);
     tm_linear_forward(&m->linear, &block->o, rows, s->attn, &s->s_o, m->delta);
+    if (block->attn_adapter && !m->linear.base_only)
+        tm_bottleneck_forward(&m->bottleneck, block->attn_adapter, b, &s->s_attn_adapter, m->delta);
 }
 
 /* From the residual stream (x, and delta|0 still to be added) to the next (s->x_mid, m->delta).
@@ -70,6 +72,8 @@ static void block_forward(tm_model *m, int64_t layer, const tm_batch *b, tm_tens
     tm_linear_forward(&m->linear, &block->gate_up, rows, m->y, &s->s_gate_up, s->gate_up);
     RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
     tm_linear_forward(&m->linear, &block->down, rows, m->h, &s->s_down, m->delta);
+    if (block->ffn_adapter && !m->linear.base_only)
+        tm_bottleneck_forward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, m->delta);
 }
 
 void tm_model_begin_step(tm_model *m, const tm_step_params *step)
@@ -106,6 +110,8 @@ static void mlp_backward(tm_model *m, int64_t layer, const tm_batch *b)
     if (tm_linear_group_trained(&block->down))
         RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
     RUN(cast, tm_tensor_rows(m->dx, 0, rows->n), tm_tensor_rows(m->delta, 0, rows->n)); /* DoRA overwrites what it is given */
+    if (block->ffn_adapter)
+        tm_bottleneck_backward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, m->delta);
     tm_linear_backward(&m->linear, &block->down, rows, m->delta, m->h, &s->s_down, false, m->dh);
     RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up);
     if (tm_linear_group_trained(&block->gate_up))
@@ -122,6 +128,8 @@ static void attention_backward(tm_model *m, int64_t layer, const tm_batch *b, bo
     const tm_rows *rows = &b->rows;
     tm_attention a = attention_of(m, layer);
     RUN(cast, tm_tensor_rows(m->dx, 0, rows->n), tm_tensor_rows(m->delta, 0, rows->n));
+    if (block->attn_adapter)
+        tm_bottleneck_backward(&m->bottleneck, block->attn_adapter, b, &s->s_attn_adapter, m->delta);
     tm_linear_backward(&m->linear, &block->o, rows, m->delta, s->attn, &s->s_o, false, m->dattn);
     qkv_views x = split_qkv(c, s->qkv), d = split_qkv(c, m->dqkv), raw = x;
     RUN(attention_backward, &b->spans, &a, m->dattn, x.q, x.k, x.v, s->attn, s->lse, m->attn_delta, d.q, d.k, d.v);

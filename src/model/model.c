@@ -137,9 +137,12 @@ static void linear_deinit(tm_linear *linear)
 
 void tm_model_destroy(tm_model *m)
 {
-    for (int64_t i = 0; m->block && i < m->config.layers; i++)
+    for (int64_t i = 0; m->block && i < m->config.layers; i++) {
         for (int s = 0; s < TM_SLOTS; s++)
             linear_deinit(&m->block[i].slot[s]);
+        free(m->block[i].attn_adapter);
+        free(m->block[i].ffn_adapter);
+    }
     linear_deinit(&m->head);
     free(m->embed_lora);
     free(m->block);
@@ -191,6 +194,10 @@ static void take_weights(tm_model *m)
         take_param(m, b->ffn_norm);
         take_group(m, &b->gate_up);
         take_group(m, &b->down);
+        if (b->attn_adapter)
+            tm_bottleneck_allocate(b->attn_adapter, m->memory, m->device->real, m->settings.train);
+        if (b->ffn_adapter)
+            tm_bottleneck_allocate(b->ffn_adapter, m->memory, m->device->real, m->settings.train);
     }
     take_param(m, m->final_norm);
     if (m->head.weight != m->embed) {
@@ -217,6 +224,8 @@ static int64_t trained_layer(const tm_model *m)
         return -1;
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_block *b = &m->block[i];
+        if (b->attn_adapter || b->ffn_adapter)
+            return i;
         const tm_param *norms[] = {b->attn_norm, b->ffn_norm, b->q_norm, b->k_norm};
         for (int k = 0; k < 4; k++)
             if (norms[k] && norms[k]->trained)
@@ -248,6 +257,10 @@ static void take_saved(tm_model *m, tm_block *b, tm_arena *arena, tm_block_saved
     tm_linear_saved_allocate(&b->o, arena, act, real, T, &s->s_o);
     tm_linear_saved_allocate(&b->gate_up, arena, act, real, T, &s->s_gate_up);
     tm_linear_saved_allocate(&b->down, arena, act, real, T, &s->s_down);
+    if (b->attn_adapter)
+        tm_bottleneck_saved_take(b->attn_adapter, arena, act, real, T, &s->s_attn_adapter);
+    if (b->ffn_adapter)
+        tm_bottleneck_saved_take(b->ffn_adapter, arena, act, real, T, &s->s_ffn_adapter);
 }
 
 /* A block as wide as any in every slot: what it keeps serves all blocks when they share one set. */
@@ -394,7 +407,9 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
     m->linear.replicas = m->replicas;
     m->first_trained = trained_layer(m);
     take_weights(m);
+    m->bottleneck.device = m->device;
     TM_TRY(tm_embed_allocate(m, err));
+    TM_TRY(tm_bottleneck_context_take(&m->bottleneck, m->memory, m->replicas, settings->max_tokens, err));
     TM_TRY(take_activations(m, err));
     take_scratch(m);
     TM_TRY(take_rope(m, err));
@@ -403,6 +418,7 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
 
 void tm_model_fit_batch(const tm_model *m, tm_batch *b)
 {
+    b->replicas_wanted = m->bottleneck.size > 0;
     b->table_rows = m->embed_lora ? m->config.vocab : 0;
     b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
 }

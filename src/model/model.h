@@ -12,6 +12,7 @@
 
 #include "io/safetensors.h"
 #include "model/batch.h"
+#include "model/bottleneck.h"
 #include "model/config.h"
 #include "model/linear.h"
 
@@ -20,6 +21,7 @@ typedef struct tm_block {
     tm_param *attn_norm, *ffn_norm, *q_norm, *k_norm; /* q_norm, k_norm NULL: none */
     tm_linear slot[TM_SLOTS];
     tm_linear_group qkv, o, gate_up, down;
+    tm_bottleneck *attn_adapter, *ffn_adapter; /* behind attention and feed-forward; owned; NULL: none */
 } tm_block;
 
 /* What a block keeps for its backward. With recompute, all but x_in is shared by the blocks. */
@@ -31,6 +33,7 @@ typedef struct tm_block_saved {
     tm_tensor attn, lse;             /* [T, H D], [T, H] */
     tm_tensor gate_up;               /* [T, 2F] */
     tm_linear_saved s_qkv, s_o, s_gate_up, s_down;
+    tm_bottleneck_saved s_attn_adapter, s_ffn_adapter;
 } tm_block_saved;
 
 typedef struct tm_model_settings {
@@ -58,6 +61,7 @@ typedef struct tm_model {
     tm_model_settings settings;
     int64_t first_trained;    /* lowest layer with something trained in or (-1) below it */
     tm_linear_context linear;
+    tm_bottleneck_context bottleneck;
     /* buffers, allocated once */
     tm_tensor rope_cos, rope_sin;
     tm_tensor x0;             /* embeddings: x_in of block 0 */

@@ -90,9 +90,10 @@ typedef struct tm_bench_request {
     const char *tokenizer; /* with text: how fast it reads; NULL: not measured */
     const char *text;
     bool json;
+    bool calibrate;        /* also keeps them for tm_plan and tm_train (docs/formats/calibration.md) */
 } tm_bench_request;
 
-/* Rates of this machine, in about two seconds, as a table or as JSON; free(). */
+/* Rates of this machine, in about two seconds (four with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
 
 typedef struct tm_compare_request {
@@ -170,6 +171,18 @@ typedef struct tm_merge_request {
  * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
  * adapter's own; free(). */
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);
+
+typedef struct tm_export_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *gguf;            /* the file to write */
+    const char *type;            /* f32, f16, bf16, q8_0, q4_k_m; NULL: f16, of an adapter f32 */
+    bool adapter_only;           /* the adapter alone, as GGUF LoRA */
+    int threads;                 /* 0: all */
+} tm_export_request;
+
+/* A model as a GGUF file for llama.cpp and others, adapter merged; or an adapter alone. The file is read
+ * back and compared before it stands under its name. *text: what was found; free(). */
+tm_status tm_export(const tm_export_request *request, char **text, tm_error *err);
 
 /* --- Text and tokens --- */
 

@@ -3,6 +3,7 @@
 
 #include "api/inference.h"
 #include "api/inspect.h"
+#include "api/job.h"
 #include "api/logits.h"
 #include "base/options.h"
 #include "io/adapter_kind.h"
@@ -58,14 +59,15 @@ static tm_status load_data(table *t, tm_error *err)
         TM_GO(tm_names_add(&list, t->request->overrides[i], err));
     TM_GO(tm_recipe_load(NULL, list.item, (size_t)list.count, &t->recipe, err));
     TM_GO(tm_pool_create((int)t->recipe->threads, &t->pool, err));
-    if (tm_dir_has(t->seat[0].model, "tokenizer.json"))
+    if (tm_tokenizer_is_in(t->seat[0].model))
         TM_GO(tm_tokenizer_open(t->seat[0].model, &t->tok, err));
     tm_model_config config;
     TM_GO(tm_model_config_read(t->seat[0].model, &config, err));
     t->vocab = config.vocab;
     tm_model_config_deinit(&config);
-    TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, ".", t->tok, t->vocab, t->recipe->seq, t->pool,
-                          &t->data, err));
+    tm_data_settings settings = tm_job_data_settings(t->recipe, t->tok, t->vocab, NULL);
+    settings.model = t->seat[0].model;
+    TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, &settings, t->pool, &t->data, err));
     for (int64_t i = 0; i < tm_dataset_count(t->data); i++)
         t->longest = tm_dataset_at(t->data, i)->n > t->longest ? tm_dataset_at(t->data, i)->n : t->longest;
 out:

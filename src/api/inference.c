@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "io/adapter_kind.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 
@@ -75,7 +76,7 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
         s->max_tokens += prompt.tokens;
         s->cache_tokens += s->cache_tokens ? prompt.tokens : 0;
     }
-    TM_GO(tm_safetensors_open_model(s->model, &inf->file, err));
+    TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
     TM_GO(measure(inf, s, limits, err));
     inf->recipe->threads = s->threads;
     TM_GO(tm_job_device(inf->recipe, &inf->device, err));

@@ -4,10 +4,12 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- Opening --- */
 
@@ -24,12 +26,7 @@ static tm_status open_tokenizer(tm_job *job, tm_error *err)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    char *path = tm_path_join(r->model, "tokenizer.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    bool there = tm_path_exists(path);
-    free(path);
-    return needed && there ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
+    return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
 static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
@@ -38,22 +35,54 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     job->run.dtype = TM_F32;
     if (r->init == TM_INIT_RANDOM)
         return TM_OK;
-    tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
+    tm_status st = tm_hf_open_weights(r->model, &job->file, err);
     if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;
     /* A plan can do without weights: their type is what config.json says. */
     tm_error ignored;
     json_t *json = NULL;
     const char *dtype = "float32";
-    char *path = tm_path_join(r->model, "config.json", err);
-    if (path && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(r->model, "config.json", &json, &ignored) == TM_OK && json) {
         const json_t *value = json_object_get(json, "dtype") ? json_object_get(json, "dtype") : json_object_get(json, "torch_dtype");
         dtype = json_is_string(value) ? json_string_value(value) : dtype;
         job->run.dtype = strcmp(dtype, "bfloat16") == 0 ? TM_BF16 : strcmp(dtype, "float16") == 0 ? TM_F16 : TM_F32;
     }
     json_decref(json);
-    free(path);
-    return path ? TM_OK : TM_NO_MEMORY;
+    return TM_OK;
+}
+
+tm_data_settings tm_job_data_settings(const tm_recipe *r, const tm_tokenizer *tok, int64_t vocab, const char *cache)
+{
+    return (tm_data_settings){.tok = tok,
+                              .model = r->model,
+                              .vocab_size = vocab,
+                              .seq = r->seq,
+                              .tokenizer_hash = tok ? tm_tokenizer_hash(tok)->hex : "none",
+                              .cache = cache,
+                              .cache_from = r->cache && strcmp(r->cache, "auto") != 0 ? 0 : 32 << 20};
+}
+
+/* auto: .cache beside the run folder, so that the runs of a study share it. */
+tm_status tm_job_cache(const tm_recipe *r, char **out, tm_error *err)
+{
+    *out = NULL;
+    if (r->cache && strcmp(r->cache, "none") == 0)
+        return TM_OK;
+    bool automatic = !r->cache || strcmp(r->cache, "auto") == 0;
+    tm_buf path = {0};
+    if (automatic) {
+        const char *run = r->out ? r->out : "runs/run", *slash;
+        size_t n = strlen(run);
+        while (n > 1 && run[n - 1] == '/')
+            n--;
+        slash = memrchr(run, '/', n);
+        tm_buf_add(&path, run, slash ? (size_t)(slash - run) + 1 : 0);
+        tm_buf_text(&path, ".cache");
+    } else
+        tm_buf_text(&path, r->cache);
+    TM_TRY(tm_buf_check(&path, err));
+    *out = path.data;
+    return TM_OK;
 }
 
 /* Adds an evaluation set; it owns data from here on. */
@@ -71,7 +100,8 @@ static tm_status add_eval(tm_job *job, const tm_eval_entry *entry, bool probe, t
 static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
 {
     tm_dataset *data;
-    TM_TRY(tm_dataset_load(&entry->data, 1, ".", job->tokenizer, vocab, job->recipe->seq, pool, &data, err));
+    tm_data_settings settings = tm_job_data_settings(job->recipe, job->tokenizer, vocab, job->cache);
+    TM_TRY(tm_dataset_load(&entry->data, 1, &settings, pool, &data, err));
     return add_eval(job, entry, probe, data, err);
 }
 
@@ -96,10 +126,12 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
+    TM_TRY(tm_job_cache(r, &job->cache, err));
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
     tm_status st = TM_OK;
+    tm_data_settings settings = tm_job_data_settings(r, job->tokenizer, vocab, job->cache);
     if (r->data_count)
-        TM_GO(tm_dataset_load(r->data, r->data_count, ".", job->tokenizer, vocab, r->seq, pool, &job->data, err));
+        TM_GO(tm_dataset_load(r->data, r->data_count, &settings, pool, &job->data, err));
     TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count + 1, err));
     for (int64_t i = 0; i < r->eval_count; i++)
         TM_GO(load_eval(job, &r->eval[i], false, vocab, pool, err));
@@ -118,14 +150,14 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
 {
     tm_recipe *r = job->recipe;
     if (job->data && r->method != TM_METHOD_NONE) {
-        tm_order_settings settings = {.seed = job->seeds.order, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
+        tm_order_settings settings = {.seed = job->seeds.order, .mix = r->mix, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
                                       .accumulate = r->accumulate, .steps = r->steps, .epochs = r->epochs};
         TM_TRY(tm_order_create(job->data, r->data, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
         job->run.steps = r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
-        r->warmup_steps = (int64_t)ceil(0.03 * (double)job->run.steps);
+        r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
     if (r->checkpoint_every == TM_AUTO_INT)
         r->checkpoint_every = job->run.steps >= 10 ? job->run.steps / 10 : 1;
     return TM_OK;
@@ -287,6 +319,7 @@ void tm_job_close(tm_job *job)
     }
     free(job->evals);
     tm_dataset_destroy(job->data);
+    free(job->cache);
     tm_tokenizer_close(job->tokenizer);
     tm_ids_deinit(&job->prompt_ids);
     tm_safetensors_close(job->file);

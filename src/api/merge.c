@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/pool.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -229,8 +230,8 @@ static tm_status untie_config(const merge *m, tm_error *err)
     char *text = NULL, *path = tm_path_join(m->aside, "config.json", err);
     tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
     if (st == TM_OK) {
-        json_object_set_new(json, "tie_word_embeddings", json_false());
-        text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
+        int failed = json_object_set_new(json, "tie_word_embeddings", json_false());
+        text = failed ? NULL : json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
         st = text ? tm_file_write(path, text, strlen(text), err)
                   : tm_fail(err, TM_NO_MEMORY, "out of memory for config.json");
     }
@@ -265,6 +266,7 @@ static tm_status write_folder(merge *m, tm_error *err)
     TM_TRY(tm_dir_remove(m->aside, err));
     TM_TRY(tm_dir_create(m->aside, err));
     TM_TRY(tm_hf_copy_files(m->request->model, m->aside, err));
+    TM_TRY(tm_tokenizer_write(m->request->model, m->aside, err));
     if (m->untied)
         TM_TRY(untie_config(m, err));
     return tm_hf_write_model(m->aside, m->tensor, m->tensors, TM_HF_SHARD_BYTES, err);
@@ -370,7 +372,8 @@ static tm_status open_all(merge *m, tm_error *err)
     const tm_merge_request *r = m->request;
     tm_error why;
     TM_TRY(check_out(r->out, err));
-    TM_TRY(tm_safetensors_open_model(r->model, &m->base, err));
+    TM_TRY(tm_hf_open_weights(r->model, &m->base, err));
+    TM_TRY(tm_safetensors_unpack(m->base, err));
     tm_status st = tm_model_config_read(r->model, &m->config, &why);
     m->known = st == TM_OK;
     if (st != TM_OK && st != TM_UNSUPPORTED) {

@@ -4,7 +4,7 @@
 
 #include "base/exact.h"
 #include "base/file.h"
-#include "base/json.h"
+#include "io/hf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -159,7 +159,9 @@ tm_status tm_model_config_read(const char *dir, tm_model_config *out, tm_error *
     char *path = tm_path_join(dir, "config.json", err);
     if (!path)
         return TM_NO_MEMORY;
-    TM_GO(tm_json_read(path, &json, err));
+    TM_GO(tm_hf_json(dir, "config.json", &json, err));
+    if (!json)
+        TM_GO(tm_fail(err, TM_INPUT, "%s: the file is not there", path));
     if (!json_is_object(json))
         TM_GO(tm_fail(err, TM_INPUT, "%s: expected a JSON object", path));
     TM_GO(read_config(&(reader){json, path, err}, out));

@@ -491,7 +491,12 @@ tm_status tm_model_load(tm_model *m, const tm_safetensors *file, const char *pat
             continue;
         const tm_st_tensor *stored = tm_safetensors_find(file, p->name);
         TM_TRY(check_stored(p, stored, path, err));
-        TM_TRY(tm_param_write(m, p, 0, stored->data, stored->dtype, err));
+        void *buffer;
+        const void *values;
+        TM_TRY(tm_st_values(stored, &buffer, &values, err));
+        tm_status st = tm_param_write(m, p, 0, values, stored->dtype, err);
+        free(buffer);
+        TM_TRY(st);
     }
     for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
         const char *name = tm_safetensors_at(file, i)->name;

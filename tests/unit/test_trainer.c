@@ -29,6 +29,7 @@ static const scenario scenarios[] = {
     {"prompt in bf16", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=260", "precision=bf16"}},
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
+    {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
 };
 
 /* What must leave no trace. */

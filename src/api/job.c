@@ -121,8 +121,10 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     const tm_recipe *r = job->recipe;
     tm_model_config config;
     TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab;
+    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
+        job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;

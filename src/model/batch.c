@@ -32,6 +32,8 @@ tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int
     TM_GO(TM_NEW(&b->staging, staging_capacity(b), err));
     TM_GO(tm_alloc(&b->staging_real, (size_t)max_tokens, 8, err));
     TM_GO(TM_NEW(&b->slice, max_chunks(b), err));
+    TM_GO(TM_NEW(&b->item_past, max_examples, err));
+    TM_GO(TM_NEW(&b->item_n, max_examples, err));
     TM_GO(TM_NEW(&b->target_item, max_tokens, err));
     TM_GO(TM_NEW(&b->target_token, max_tokens, err));
     TM_GO(TM_NEW(&b->host_loss, max_tokens, err));
@@ -48,11 +50,14 @@ void tm_batch_destroy(tm_batch *b)
     free(b->staging);
     free(b->staging_real);
     free(b->slice);
+    free(b->item_past);
+    free(b->item_n);
     free(b->target_item);
     free(b->target_token);
     free(b->host_loss);
     free(b->host_kl);
     free(b->host_hit);
+    free(b->host_gate);
     *b = (tm_batch){0};
 }
 
@@ -245,18 +250,43 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     }
 }
 
+/* Every row's gates, widened; a prompt's rows have none. */
+static void lay_gates(tm_batch *b, const tm_batch_item *items, int64_t count)
+{
+    int64_t row = 0, width = b->gate.cols;
+    memset(b->host_gate, 0, (size_t)tm_dtype_bytes(b->device->real, b->gate.rows * width));
+    for (int64_t e = 0; e < count; e++) {
+        const tm_batch_item *item = &items[e];
+        row += tm_batch_item_rows(b, item) - item->n;
+        for (int32_t t = 0; t < item->n; t++, row++)
+            for (int64_t i = 0; item->gates && i < width; i++)
+                store_real(b, b->host_gate, row * width + i, item->gates[(item->gates_by_token ? t * b->gates : 0) + i / b->gate_width]);
+    }
+    b->device->calls->upload(b->device, b->gate.data, b->host_gate, tm_dtype_bytes(b->device->real, (b->fixed ? b->gate.rows : row) * width));
+}
+
 void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
     tm_device *d = b->device;
     int64_t tokens = 0;
-    for (int64_t e = 0; e < count; e++)
-        tokens += tm_batch_item_rows(b, &items[e]);
+    b->longest = 0;
+    b->items = count;
+    for (int64_t e = 0; e < count; e++) {
+        int32_t rows = tm_batch_item_rows(b, &items[e]);
+        tokens += rows;
+        b->item_past[e] = items[e].past;
+        b->item_n[e] = rows;
+        if (items[e].past + rows > b->longest)
+            b->longest = items[e].past + rows;
+    }
     assert(tokens <= b->max_tokens && count <= b->max_examples);
     assert(!b->cached || count == 1);
     b->cached_past = b->cached ? items[0].past : 0;
     b->staging_count = 0;
     lay_rows(b, items, count);
     lay_targets(b, items, count);
+    if (b->gates)
+        lay_gates(b, items, count);
     d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);

@@ -42,5 +42,6 @@ void tm_tuning_deinit(tm_tuning *t)
     tm_safetensors_close(t->start);
     tm_names_deinit(&t->notes);
     free(t->adapter_name);
+    tm_names_deinit(&t->registers);
     *t = (tm_tuning){0};
 }

@@ -19,6 +19,7 @@ typedef struct tm_tuning {
     const char *from;          /* folder that the first values come from (lora.init, ...); NULL: none */
     tm_safetensors *start;     /* its tensors */
     tm_adapter_config adapter; /* lora */
+    tm_names registers;        /* lora: names of a bank; empty: a plain adapter */
     char *adapter_name;        /* adapter: AdapterHub's name of it, part of its keys; owned */
     const int32_t *prompt_ids; /* prompt: tokens of the text it starts from; borrowed; set after select */
     int64_t prompt_id_count;

@@ -134,6 +134,7 @@ tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_err
 
 typedef struct tm_generate_request {
     const char *model, *adapter; /* adapter NULL: none */
+    const char *registers;       /* of a bank: "NAME=GATE,..."; NULL: all off */
     const char *prompt;          /* "": from BOS */
     int64_t max_tokens;
     double temperature;          /* 0: greedy */

@@ -196,7 +196,14 @@ static tm_status hash_result(const tm_job *job, const tm_trainer *t, tm_sha256 *
         return TM_OK;
     tm_names files = {0};
     tm_status st = TM_OK;
-    if (t->tuning.adapter_result) {
+    if (t->tuning.registers.count) {
+        char name[128];
+        st = tm_names_add(&files, "registers.json", err);
+        for (int64_t i = 0; st == TM_OK && i < t->tuning.registers.count; i++) {
+            snprintf(name, sizeof name, "%s/%s", t->tuning.registers.item[i], t->tuning.method->file);
+            st = tm_names_add(&files, name, err);
+        }
+    } else if (t->tuning.adapter_result) {
         st = tm_names_add(&files, "adapter_config.json", err);
         if (st == TM_OK)
             st = tm_names_add(&files, t->tuning.method->file, err);

@@ -19,7 +19,7 @@ static bool needs_tokenizer(const tm_data_entry *entry) { return entry->format !
 static tm_status open_tokenizer(tm_job *job, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
-    bool needed = false;
+    bool needed = r->method == TM_METHOD_PROMPT && r->prompt_text;
     for (int64_t i = 0; i < r->data_count; i++)
         needed |= needs_tokenizer(&r->data[i]);
     for (int64_t i = 0; i < r->eval_count; i++)
@@ -121,8 +121,10 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     const tm_recipe *r = job->recipe;
     tm_model_config config;
     TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab;
+    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
+        job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
@@ -176,6 +178,33 @@ static void measure(const tm_dataset *data, int64_t count, lengths *l)
     }
 }
 
+/* How long a trained prompt is, and the text it starts from. */
+static tm_status settle_prompt(tm_job *job, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    if (r->method != TM_METHOD_PROMPT)
+        return TM_OK;
+    if (r->prompt_init) {
+        tm_prompt_config config;
+        TM_TRY(tm_prompt_config_read(r->prompt_init, &config, err));
+        r->prompt_tokens = config.tokens;
+        return TM_OK;
+    }
+    if (!r->prompt_text)
+        return TM_OK;
+    if (!job->tokenizer)
+        return tm_fail(err, TM_RECIPE, "prompt.text: %s has no tokenizer to read it with", r->model);
+    tm_tokens *scratch;
+    TM_TRY(tm_tokens_create(job->tokenizer, &scratch, err));
+    tm_status st = tm_tokenizer_encode(job->tokenizer, scratch, r->prompt_text, strlen(r->prompt_text), true, &job->prompt_ids, err);
+    tm_tokens_destroy(scratch);
+    if (st == TM_OK && !job->prompt_ids.count)
+        return tm_fail(err, TM_RECIPE, "prompt.text: the tokenizer makes no token of it");
+    job->run.prompt_ids = job->prompt_ids.id;
+    job->run.prompt_id_count = (int64_t)job->prompt_ids.count;
+    return st;
+}
+
 /* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
  * keep matrix products busy, and never more than a step or an evaluation set has. */
 static void settle_micro_batch(tm_job *job)
@@ -196,6 +225,10 @@ static void settle_micro_batch(tm_job *job)
         for (int64_t k = 0; k < job->evals[i].examples; k++)
             tokens += tm_dataset_at(job->evals[i].data, k)->n;
         most = tokens > most ? tokens : most;
+    }
+    if (r->method == TM_METHOD_PROMPT) { /* its rows stand before every example; how many examples a step has is not asked */
+        most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
+        l.longest += r->prompt_tokens;
     }
     if (r->micro_tokens == TM_AUTO_INT)
         r->micro_tokens = most < 2048 ? most : 2048;
@@ -242,6 +275,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(open_tokenizer(job, err));
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
+    TM_TRY(settle_prompt(job, err));
     settle_micro_batch(job);
     run->data = job->data;
     run->evals = job->evals;
@@ -289,6 +323,7 @@ void tm_job_close(tm_job *job)
     tm_dataset_destroy(job->data);
     free(job->cache);
     tm_tokenizer_close(job->tokenizer);
+    tm_ids_deinit(&job->prompt_ids);
     tm_safetensors_close(job->file);
     tm_recipe_destroy(job->recipe);
     *job = (tm_job){.folder = {.lock = {.fd = -1}}};

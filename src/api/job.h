@@ -14,6 +14,7 @@ typedef struct tm_job {
     int64_t eval_count;
     tm_eval_entry held_out;    /* the evaluation `val` of val_split */
     tm_seeds seeds;
+    tm_ids prompt_ids;         /* of prompt.text */
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;

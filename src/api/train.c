@@ -245,6 +245,20 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     return TM_OK;
 }
 
+/* The rate that shares are shown against: of the calibration file, else measured now. */
+static tm_status find_peak(tm_device *device, double *flops, tm_error *err)
+{
+    char *path;
+    tm_calibration calibration;
+    bool found;
+    TM_TRY(tm_calibration_path(&path, err));
+    tm_status st = tm_calibration_read(path, device, &calibration, &found, err);
+    free(path);
+    if (st == TM_OK)
+        *flops = found ? calibration.peak_flops : tm_device_peak_flops(device);
+    return st;
+}
+
 static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
 {
     watching w = {.callbacks = callbacks, .job = job};
@@ -268,7 +282,9 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
     tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
     if (st == TM_OK) {
-        trainer->peak_flops = tm_device_peak_flops(job->device);
+        st = find_peak(job->device, &trainer->peak_flops, err);
+    }
+    if (st == TM_OK) {
         trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }

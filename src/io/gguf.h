@@ -20,6 +20,7 @@ typedef struct tm_gguf_value {
     bool is_array;
     int64_t count;         /* elements of an array; 1 */
     const uint8_t *data;   /* in the file, little-endian, unaligned; strings: u64 size, bytes, ... */
+    size_t bytes;          /* of data */
 } tm_gguf_value;
 
 typedef struct tm_gguf_tensor {

@@ -32,6 +32,8 @@ tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int
     TM_GO(TM_NEW(&b->staging, staging_capacity(b), err));
     TM_GO(tm_alloc(&b->staging_real, (size_t)max_tokens, 8, err));
     TM_GO(TM_NEW(&b->slice, max_chunks(b), err));
+    TM_GO(TM_NEW(&b->item_past, max_examples, err));
+    TM_GO(TM_NEW(&b->item_n, max_examples, err));
     TM_GO(TM_NEW(&b->target_item, max_tokens, err));
     TM_GO(TM_NEW(&b->target_token, max_tokens, err));
     TM_GO(TM_NEW(&b->host_loss, max_tokens, err));
@@ -48,6 +50,8 @@ void tm_batch_destroy(tm_batch *b)
     free(b->staging);
     free(b->staging_real);
     free(b->slice);
+    free(b->item_past);
+    free(b->item_n);
     free(b->target_item);
     free(b->target_token);
     free(b->host_loss);
@@ -246,8 +250,16 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
     tm_device *d = b->device;
     int64_t tokens = 0;
-    for (int64_t e = 0; e < count; e++)
-        tokens += tm_batch_item_rows(b, &items[e]);
+    b->longest = 0;
+    b->items = count;
+    for (int64_t e = 0; e < count; e++) {
+        int32_t rows = (int32_t)tm_batch_item_rows(b, &items[e]);
+        tokens += rows;
+        b->item_past[e] = items[e].past;
+        b->item_n[e] = rows;
+        if (items[e].past + rows > b->longest)
+            b->longest = items[e].past + rows;
+    }
     assert(tokens <= b->max_tokens && count <= b->max_examples);
     assert(!b->cached || count == 1);
     b->cached_past = b->cached ? items[0].past : 0;

@@ -49,6 +49,9 @@ typedef struct tm_batch {
                                 target rows beyond the last target have index -1 and weight 0. Not with a trained
                                 output matrix, whose chunks would be cut elsewhere. */
     int64_t head_rows;       /* rows of the loss head: targets, or the capacity when fixed */
+    int64_t longest;         /* tokens of the longest example, those in the cache included */
+    int64_t items;
+    int32_t *item_past, *item_n; /* [items] host: tokens in the cache, tokens in the batch */
     bool cached;             /* keys and values are those of the cache: one item, no backward */
     int64_t cached_past;     /* tokens in the cache before this batch */
     /* host: which item and token each target is */

@@ -65,7 +65,7 @@ void tm_row_sink_deinit(tm_row_sink *sink)
 static bool has_columns(const tm_row_rules *r, const tm_format *f, const json_t *row)
 {
     for (int i = 0; i < TM_COLUMN_NESTED; i++)
-        if (f->needs >> i & 1 && !json_object_get(row, r->column[i]))
+        if (f->needs >> i & 1 && (!json_object_get(row, r->column[i]) || json_is_null(json_object_get(row, r->column[i]))))
             return false;
     return true;
 }

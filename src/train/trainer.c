@@ -104,6 +104,8 @@ static tm_status build(tm_trainer *t, tm_error *err)
         t->has_teacher |= run->evals[i].entry->metric == TM_METRIC_KL;
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
     TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    t->tuning.prompt_ids = run->prompt_ids;
+    t->tuning.prompt_id_count = run->prompt_id_count;
     if (run->replicas > 1 && !t->tuning.method->replicas)
         return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
     if (run->replicas > 1 && t->recipe->early_stop_metric)

@@ -11,13 +11,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* The modules of a model in a fixed order: blocks, slots, then the head. NULL behind the last. */
-static tm_linear *module_at(tm_model *m, int64_t i)
-{
-    if (i < m->config.layers * TM_SLOTS)
-        return &m->block[i / TM_SLOTS].slot[i % TM_SLOTS];
-    return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
-}
 
 static const char *short_name(const char *module)
 {
@@ -29,8 +22,11 @@ static const char *short_name(const char *module)
 
 static tm_status all_linear(tm_tuning *t, tm_error *err)
 {
-    for (int s = 0; s < TM_SLOTS; s++)
-        TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(t->model->block[0].slot[s].name), err));
+    for (int s = 0; s < TM_SLOTS; s++) {
+        const tm_linear *module = &t->model->block[0].slot[s];
+        if (module->weight && !tm_names_contain(&t->adapter.target_modules, short_name(module->name)))
+            TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(module->name), err));
+    }
     return TM_OK;
 }
 
@@ -81,6 +77,7 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
     a->use_rslora = r->lora_use_rslora;
     a->use_dora = r->lora_use_dora;
     a->inference_mode = true;
+    a->fan_in_fan_out = t->model->config.family->conv1d;
     a->bias = tm_strdup(biases[r->lora_bias], err);
     a->task_type = tm_strdup("CAUSAL_LM", err);
     a->base_model = r->model ? tm_strdup(r->model, err) : NULL;
@@ -105,6 +102,7 @@ static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
     if (tm_names_contain(&t->recipe->given, "lora.dropout"))
         a->dropout = t->recipe->lora_dropout;
     a->inference_mode = true;
+    a->fan_in_fan_out = t->model->config.family->conv1d; /* PEFT too goes by the module, not by the key */
     return tm_tuned_open(t, err);
 }
 
@@ -176,18 +174,20 @@ static bool ends_as(const char *name, const char *end)
 static tm_status check_names(tm_tuning *t, const tm_names *names, const char *key, tm_error *err)
 {
     const char *known[TM_SLOTS + 2], *embed = t->model->config.family->embed;
+    size_t knowns = 0;
     for (int s = 0; s < TM_SLOTS; s++)
-        known[s] = short_name(t->model->block[0].slot[s].name);
-    known[TM_SLOTS] = short_name(t->model->head.name);
-    known[TM_SLOTS + 1] = short_name(embed);
+        if (t->model->block[0].slot[s].weight)
+            known[knowns++] = short_name(t->model->block[0].slot[s].name);
+    known[knowns++] = short_name(t->model->head.name);
+    known[knowns++] = short_name(embed);
     for (int64_t k = 0; k < names->count; k++) {
         bool found = ends_as(embed, names->item[k]);
         tm_linear *module;
-        for (int64_t i = 0; (module = module_at(t->model, i)) && !found; i++)
-            found = ends_as(module->name, names->item[k]);
+        for (int64_t i = 0; (module = tm_model_linear(t->model, i)) && !found; i++)
+            found = module->weight && ends_as(module->name, names->item[k]);
         if (found)
             continue;
-        const char *nearest = tm_nearest(names->item[k], known, TM_SLOTS + 2);
+        const char *nearest = tm_nearest(names->item[k], known, knowns);
         return tm_fail(err, TM_RECIPE, "%s: the model has no linear module or embedding '%s'%s%s%s", key, names->item[k],
                        nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     }
@@ -245,9 +245,12 @@ static void train_biases(tm_tuning *t)
 {
     bool all = strcmp(t->adapter.bias, "all") == 0, own = strcmp(t->adapter.bias, "lora_only") == 0;
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(t->model, i)); i++)
-        if (module->bias && (all || (own && module->lora)))
+    for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
+        if (module->bias && own && module->lora)
             module->bias->trained = true;
+    for (int64_t i = 0; all && i < t->model->params.count; i++) /* those of norms too */
+        if (t->model->params.item[i]->kind == TM_PARAM_BIAS)
+            t->model->params.item[i]->trained = true;
 }
 
 static tm_status lora_select(tm_tuning *t, tm_error *err)
@@ -257,8 +260,10 @@ static tm_status lora_select(tm_tuning *t, tm_error *err)
     TM_TRY(check_names(t, &t->adapter.target_modules, "lora.target_modules", err));
     int64_t adapted = 0;
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(m, i)); i++) {
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         bool wanted;
+        if (!module->weight)
+            continue;
         TM_TRY(tm_adapter_targets(&t->adapter, module->name, &wanted, err));
         if (!wanted)
             continue;
@@ -344,7 +349,7 @@ static void file_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KE
     size_t n = strlen(p->name);
     if (p->kind == TM_PARAM_BIAS) {
         tm_linear *module;
-        for (int64_t i = 0; (module = module_at(t->model, i)); i++)
+        for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
             if (module->bias == p && module->lora) {
                 snprintf(key, TM_TUNED_KEY, TM_PEFT_PREFIX "%.*s.base_layer.bias", (int)(n - strlen(".bias")), p->name);
                 return;
@@ -362,7 +367,7 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
     if (t->start)
         return tm_tuned_read(t, replica, err);
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(m, i)); i++) {
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         if (!module->lora)
             continue;
         TM_TRY(start_a(t, module->lora, replica, seed, err));

@@ -21,7 +21,7 @@ typedef struct machine {
 static inline void machine_build(machine *m, const int64_t *limits, tm_model_settings settings)
 {
     const tm_run *run = &m->job->run;
-    settings.act = m->device->real;
+    settings.act = m->job->recipe->precision == TM_PRECISION_BF16 && m->device->real == TM_F32 ? TM_BF16 : m->device->real;
     OK(tm_memory_init(&m->memory, m->device, limits, err));
     OK(tm_model_create(&m->model, run->model_dir, run->file, run->dtype, m->device, &m->memory, 1, err));
     OK(tm_tuning_select(&m->tuning, m->job->recipe, &m->model, err));

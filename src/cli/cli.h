@@ -18,6 +18,7 @@ typedef struct tm_command {
     X(generate)         \
     X(plan)             \
     X(tokenize)         \
+    X(tokenizer)        \
     X(report)           \
     X(verify)           \
     X(merge)            \

@@ -30,6 +30,21 @@ static void put_seeds(tm_buf *out, const tm_seeds *s)
                   (unsigned long long)s->order, (unsigned long long)s->dropout, (unsigned long long)s->subset);
 }
 
+/* Of evaluations or of probes, in the recipe's order; what val_split holds out is a part of data. */
+static void put_eval_hashes(tm_buf *out, const tm_job *job, bool probes)
+{
+    bool first = true;
+    tm_buf_printf(out, ", \"%s\": [", probes ? "probes" : "eval");
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        const tm_eval_set *set = &job->evals[i];
+        if (set->probe != probes || set->entry == &job->held_out)
+            continue;
+        tm_buf_printf(out, "%s\"%s\"", first ? "" : ", ", tm_dataset_hash(set->data, 0)->hex);
+        first = false;
+    }
+    tm_buf_char(out, ']');
+}
+
 static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const char *result)
 {
     put_key(out, "sha256");
@@ -40,7 +55,10 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     tm_buf_text(out, ", \"data\": [");
     for (int64_t i = 0; job->data && i < tm_dataset_sources(job->data); i++)
         tm_buf_printf(out, "%s\"%s\"", i ? ", " : "", tm_dataset_hash(job->data, i)->hex);
-    tm_buf_text(out, "], \"result\": ");
+    tm_buf_char(out, ']');
+    put_eval_hashes(out, job, false);
+    put_eval_hashes(out, job, true);
+    tm_buf_text(out, ", \"result\": ");
     tm_json_put_string(out, result);
     tm_buf_char(out, '}');
 }

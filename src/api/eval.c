@@ -2,8 +2,9 @@
 #include "api/inference.h"
 #include "api/job.h"
 
-#include "base/json.h"
 #include "base/exact.h"
+#include "base/json.h"
+#include "io/adapter_kind.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -58,9 +59,14 @@ static tm_status open_eval(const char *model, const char *adapter, const char *d
     tm_recipe *recipe = NULL;
     tm_names list = {0};
     tm_buf line = {0};
+    tm_adapter_kind kind = TM_ADAPTER_LORA;
+    char from[32];
+    if (adapter)
+        TM_TRY(tm_adapter_kind_of(adapter, &kind, err));
+    snprintf(from, sizeof from, "%s.init", tm_adapter_kind_method(kind));
     struct {
         const char *key, *value;
-    } keys[] = {{"model", model}, {"method", adapter ? "lora" : "none"}, {"eval.0.path", data}, {"eval.0.name", "data"}, {"lora.init", adapter ? adapter : "null"}};
+    } keys[] = {{"model", model}, {"method", adapter ? tm_adapter_kind_method(kind) : "none"}, {"eval.0.path", data}, {"eval.0.name", "data"}, {from, adapter ? adapter : "null"}};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         tm_buf_clear(&line);
         tm_buf_printf(&line, "%s=%s", keys[i].key, keys[i].value);
@@ -89,7 +95,10 @@ tm_status tm_eval(const char *model, const char *adapter, const char *data, char
     TM_TRY(st);
     (json ? put_json : put_table)(&out, &scores);
     st = tm_buf_check(&out, err);
-    *text = out.data;
+    if (st == TM_OK)
+        *text = out.data;
+    else
+        tm_buf_deinit(&out);
     return st;
 }
 
@@ -102,7 +111,8 @@ static tm_status example_logits(tm_inference *inf, const tm_example *e, float **
     tm_batch_fill(&inf->batch, &item, 1);
     tm_model_forward(&inf->model, &inf->batch);
     tm_model_logits(&inf->model, &inf->batch);
-    inf->device->calls->download(inf->device, *out, inf->model.logits.data, n * 4);
+    tm_tensor rows = tm_tensor_rows(inf->model.logits, inf->batch.prefix, e->n);
+    inf->device->calls->download(inf->device, *out, rows.data, n * 4);
     return inf->device->calls->sync(inf->device, err);
 }
 

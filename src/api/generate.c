@@ -1,8 +1,7 @@
 /* temper generate: text from a prompt. */
 #include "api/inference.h"
 
-#include "base/file.h"
-#include "base/json.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 
@@ -36,8 +35,7 @@ static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8
     size_t count = 0;
     json_t *json = NULL;
     tm_error ignored;
-    char *path = tm_path_join(model, "generation_config.json", &ignored);
-    if (path && tm_path_exists(path) && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(model, "generation_config.json", &json, &ignored) == TM_OK && json) {
         const json_t *eos = json_object_get(json, "eos_token_id");
         if (json_is_integer(eos))
             ids[count++] = (int32_t)json_integer_value(eos);
@@ -45,7 +43,6 @@ static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8
             ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
     }
     json_decref(json);
-    free(path);
     if (!count && tm_tokenizer_eos(tok) >= 0)
         ids[count++] = tm_tokenizer_eos(tok);
     return count;

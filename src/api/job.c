@@ -4,10 +4,12 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- Opening --- */
 
@@ -17,19 +19,14 @@ static bool needs_tokenizer(const tm_data_entry *entry) { return entry->format !
 static tm_status open_tokenizer(tm_job *job, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
-    bool needed = false;
+    bool needed = r->method == TM_METHOD_PROMPT && r->prompt_text;
     for (int64_t i = 0; i < r->data_count; i++)
         needed |= needs_tokenizer(&r->data[i]);
     for (int64_t i = 0; i < r->eval_count; i++)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    char *path = tm_path_join(r->model, "tokenizer.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    bool there = tm_path_exists(path);
-    free(path);
-    return needed && there ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
+    return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
 static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
@@ -38,22 +35,54 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     job->run.dtype = TM_F32;
     if (r->init == TM_INIT_RANDOM)
         return TM_OK;
-    tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
+    tm_status st = tm_hf_open_weights(r->model, &job->file, err);
     if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;
     /* A plan can do without weights: their type is what config.json says. */
     tm_error ignored;
     json_t *json = NULL;
     const char *dtype = "float32";
-    char *path = tm_path_join(r->model, "config.json", err);
-    if (path && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(r->model, "config.json", &json, &ignored) == TM_OK && json) {
         const json_t *value = json_object_get(json, "dtype") ? json_object_get(json, "dtype") : json_object_get(json, "torch_dtype");
         dtype = json_is_string(value) ? json_string_value(value) : dtype;
         job->run.dtype = strcmp(dtype, "bfloat16") == 0 ? TM_BF16 : strcmp(dtype, "float16") == 0 ? TM_F16 : TM_F32;
     }
     json_decref(json);
-    free(path);
-    return path ? TM_OK : TM_NO_MEMORY;
+    return TM_OK;
+}
+
+tm_data_settings tm_job_data_settings(const tm_recipe *r, const tm_tokenizer *tok, int64_t vocab, const char *cache)
+{
+    return (tm_data_settings){.tok = tok,
+                              .model = r->model,
+                              .vocab_size = vocab,
+                              .seq = r->seq,
+                              .tokenizer_hash = tok ? tm_tokenizer_hash(tok)->hex : "none",
+                              .cache = cache,
+                              .cache_from = r->cache && strcmp(r->cache, "auto") != 0 ? 0 : 32 << 20};
+}
+
+/* auto: .cache beside the run folder, so that the runs of a study share it. */
+tm_status tm_job_cache(const tm_recipe *r, char **out, tm_error *err)
+{
+    *out = NULL;
+    if (r->cache && strcmp(r->cache, "none") == 0)
+        return TM_OK;
+    bool automatic = !r->cache || strcmp(r->cache, "auto") == 0;
+    tm_buf path = {0};
+    if (automatic) {
+        const char *run = r->out ? r->out : "runs/run", *slash;
+        size_t n = strlen(run);
+        while (n > 1 && run[n - 1] == '/')
+            n--;
+        slash = memrchr(run, '/', n);
+        tm_buf_add(&path, run, slash ? (size_t)(slash - run) + 1 : 0);
+        tm_buf_text(&path, ".cache");
+    } else
+        tm_buf_text(&path, r->cache);
+    TM_TRY(tm_buf_check(&path, err));
+    *out = path.data;
+    return TM_OK;
 }
 
 /* Adds an evaluation set; it owns data from here on. */
@@ -71,7 +100,8 @@ static tm_status add_eval(tm_job *job, const tm_eval_entry *entry, bool probe, t
 static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
 {
     tm_dataset *data;
-    TM_TRY(tm_dataset_load(&entry->data, 1, ".", job->tokenizer, vocab, job->recipe->seq, pool, &data, err));
+    tm_data_settings settings = tm_job_data_settings(job->recipe, job->tokenizer, vocab, job->cache);
+    TM_TRY(tm_dataset_load(&entry->data, 1, &settings, pool, &data, err));
     return add_eval(job, entry, probe, data, err);
 }
 
@@ -91,15 +121,19 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     const tm_recipe *r = job->recipe;
     tm_model_config config;
     TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab;
+    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
+        job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
+    TM_TRY(tm_job_cache(r, &job->cache, err));
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
     tm_status st = TM_OK;
+    tm_data_settings settings = tm_job_data_settings(r, job->tokenizer, vocab, job->cache);
     if (r->data_count)
-        TM_GO(tm_dataset_load(r->data, r->data_count, ".", job->tokenizer, vocab, r->seq, pool, &job->data, err));
+        TM_GO(tm_dataset_load(r->data, r->data_count, &settings, pool, &job->data, err));
     TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count + 1, err));
     for (int64_t i = 0; i < r->eval_count; i++)
         TM_GO(load_eval(job, &r->eval[i], false, vocab, pool, err));
@@ -118,14 +152,14 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
 {
     tm_recipe *r = job->recipe;
     if (job->data && r->method != TM_METHOD_NONE) {
-        tm_order_settings settings = {.seed = job->seeds.order, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
+        tm_order_settings settings = {.seed = job->seeds.order, .mix = r->mix, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
                                       .accumulate = r->accumulate, .steps = r->steps, .epochs = r->epochs};
         TM_TRY(tm_order_create(job->data, r->data, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
         job->run.steps = r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
-        r->warmup_steps = (int64_t)ceil(0.03 * (double)job->run.steps);
+        r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
     if (r->checkpoint_every == TM_AUTO_INT)
         r->checkpoint_every = job->run.steps >= 10 ? job->run.steps / 10 : 1;
     return TM_OK;
@@ -142,6 +176,33 @@ static void measure(const tm_dataset *data, int64_t count, lengths *l)
         l->longest = n > l->longest ? n : l->longest;
         l->shortest = n < l->shortest ? n : l->shortest;
     }
+}
+
+/* How long a trained prompt is, and the text it starts from. */
+static tm_status settle_prompt(tm_job *job, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    if (r->method != TM_METHOD_PROMPT)
+        return TM_OK;
+    if (r->prompt_init) {
+        tm_prompt_config config;
+        TM_TRY(tm_prompt_config_read(r->prompt_init, &config, err));
+        r->prompt_tokens = config.tokens;
+        return TM_OK;
+    }
+    if (!r->prompt_text)
+        return TM_OK;
+    if (!job->tokenizer)
+        return tm_fail(err, TM_RECIPE, "prompt.text: %s has no tokenizer to read it with", r->model);
+    tm_tokens *scratch;
+    TM_TRY(tm_tokens_create(job->tokenizer, &scratch, err));
+    tm_status st = tm_tokenizer_encode(job->tokenizer, scratch, r->prompt_text, strlen(r->prompt_text), true, &job->prompt_ids, err);
+    tm_tokens_destroy(scratch);
+    if (st == TM_OK && !job->prompt_ids.count)
+        return tm_fail(err, TM_RECIPE, "prompt.text: the tokenizer makes no token of it");
+    job->run.prompt_ids = job->prompt_ids.id;
+    job->run.prompt_id_count = (int64_t)job->prompt_ids.count;
+    return st;
 }
 
 /* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
@@ -164,6 +225,10 @@ static void settle_micro_batch(tm_job *job)
         for (int64_t k = 0; k < job->evals[i].examples; k++)
             tokens += tm_dataset_at(job->evals[i].data, k)->n;
         most = tokens > most ? tokens : most;
+    }
+    if (r->method == TM_METHOD_PROMPT) { /* its rows stand before every example; how many examples a step has is not asked */
+        most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
+        l.longest += r->prompt_tokens;
     }
     if (r->micro_tokens == TM_AUTO_INT)
         r->micro_tokens = most < 2048 ? most : 2048;
@@ -210,6 +275,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(open_tokenizer(job, err));
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
+    TM_TRY(settle_prompt(job, err));
     settle_micro_batch(job);
     run->data = job->data;
     run->evals = job->evals;
@@ -255,7 +321,9 @@ void tm_job_close(tm_job *job)
     }
     free(job->evals);
     tm_dataset_destroy(job->data);
+    free(job->cache);
     tm_tokenizer_close(job->tokenizer);
+    tm_ids_deinit(&job->prompt_ids);
     tm_safetensors_close(job->file);
     tm_recipe_destroy(job->recipe);
     *job = (tm_job){.folder = {.lock = {.fd = -1}}};

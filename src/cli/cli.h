@@ -22,6 +22,7 @@ typedef struct tm_command {
     X(report)           \
     X(verify)           \
     X(merge)            \
+    X(export)           \
     X(inspect)          \
     X(compare)          \
     X(init)             \

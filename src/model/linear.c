@@ -5,6 +5,24 @@
  * (a constant in backward): y = W x + b + (g - 1) W x' + g s B A x' = g u + b + W (x - x'). */
 #include "model/linear.h"
 
+#include "base/buf.h"
+
+#include <stdlib.h>
+
+tm_status tm_identity_take(tm_memory *memory, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err)
+{
+    *out = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], device->real, n * replicas, n);
+    void *row;
+    TM_TRY(tm_alloc(&row, (size_t)n, 8, err));
+    for (int64_t i = 0; i < n * replicas; i++) {
+        for (int64_t k = 0; k < n; k++)
+            device->real == TM_F64 ? (((double *)row)[k] = k == i % n) : (((float *)row)[k] = k == i % n);
+        device->calls->upload(device, tm_tensor_rows(*out, i, 1).data, row, tm_dtype_bytes(device->real, n));
+    }
+    free(row);
+    return TM_OK;
+}
+
 /* Gradients of an added or trained parameter, laid out as its value. */
 static void take_gradient(tm_param *p, tm_memory *memory, tm_dtype real, bool gradients)
 {
@@ -118,8 +136,9 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
     bool dora = false;
     for (int32_t i = 0; i < group->count && !c->base_only; i++)
         dora |= group->module[i]->lora && group->module[i]->lora->magnitude;
+    bool own = !(c->base_only && group->module[0]->bias && group->module[0]->bias->added);
     /* With DoRA in the group biases are added behind the scaling, module by module. */
-    TM_RUN(d, linear_forward, rows, x, group->weight, dora ? tm_tensor_none() : group->bias, y);
+    TM_RUN(d, linear_forward, rows, x, group->weight, dora || !own ? tm_tensor_none() : group->bias, y);
     if (c->base_only)
         return;
     int64_t at = 0;

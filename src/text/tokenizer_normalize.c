@@ -39,8 +39,15 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
             return TM_OK;
         }
     }
-    if (!strcmp(type, "Lowercase"))
-        return new_step(n, TM_NORM_LOWER, name, &step, err);
+    static const struct { const char *type; tm_norm_kind kind; } plain[] = {
+        {"Lowercase", TM_NORM_LOWER}, {"StripAccents", TM_NORM_ACCENTS}, {"Nmt", TM_NORM_NMT}, {"ByteLevel", TM_NORM_BYTES}};
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
+        if (!strcmp(type, plain[i].type))
+            return new_step(n, plain[i].kind, name, &step, err);
+    if (!strcmp(type, "Precompiled")) {
+        TM_TRY(new_step(n, TM_NORM_CHARSMAP, name, &step, err));
+        return tm_charsmap_parse_json(&step->map, json_object_get(json, "precompiled_charsmap"), name, err);
+    }
     if (!strcmp(type, "Prepend")) {
         TM_TRY(new_step(n, TM_NORM_PREPEND, name, &step, err));
         return parse_text(&step->content, json, "prepend", name, err);
@@ -56,7 +63,7 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
         return tm_json_get_bool(json, name, "strip_right", false, &step->right, err);
     }
     return tm_fail(err, TM_UNSUPPORTED, "%s: a normaliser of type \"%.60s\", expected NFC, NFD, NFKC, NFKD, Lowercase, "
-                   "Prepend, Replace, Strip or Sequence", name, type);
+                   "Prepend, Replace, Strip, Precompiled, StripAccents, Nmt, ByteLevel or Sequence", name, type);
 }
 
 tm_status tm_normalizer_parse(tm_normalizer *n, const json_t *json, const char *name, tm_error *err)
@@ -69,6 +76,7 @@ void tm_normalizer_deinit(tm_normalizer *n)
     for (size_t i = 0; i < n->count; i++) {
         tm_buf_deinit(&n->step[i].content);
         tm_finder_deinit(&n->step[i].finder);
+        tm_charsmap_deinit(&n->step[i].map);
     }
     free(n->step);
     *n = (tm_normalizer){0};
@@ -111,6 +119,36 @@ static void strip(const tm_norm *step, const char **text, size_t *size)
         *size -= len;
 }
 
+static void strip_accents(const char *text, size_t size, tm_buf *out, bool *changed, bool *first)
+{
+    for (size_t i = 0, len; i < size; i += len) {
+        uint32_t code = tm_utf8_at(text + i, &len);
+        *first &= i == 0 || out->size > 0;
+        if (code >= 0x300 && tm_ranges_have(tm_unicode_accents, tm_unicode_accents_count, code))
+            *changed = true;
+        else
+            tm_buf_add(out, text + i, len);
+    }
+}
+
+/* Control characters vanish, white space and what stands for it becomes a space. */
+static void nmt(const char *text, size_t size, tm_buf *out, bool *changed, bool *first)
+{
+    static const uint32_t gone[] = {0x1, 0x8, 0xb, 0xb, 0xe, 0x1f, 0x7f, 0x7f, 0x8f, 0x8f, 0x9f, 0x9f};
+    static const uint32_t spaces[] = {0x9, 0xa, 0xc, 0xd, 0x1680, 0x1680, 0x200b, 0x200f, 0x2028, 0x2029, 0x2581, 0x2581,
+                                      0xfeff, 0xfeff, 0xfffd, 0xfffd};
+    for (size_t i = 0, len; i < size; i += len) {
+        uint32_t code = tm_utf8_at(text + i, &len);
+        *first &= i == 0 || out->size > 0;
+        bool space = tm_ranges_have(spaces, sizeof spaces / sizeof spaces[0] / 2, code);
+        if (space || tm_ranges_have(gone, sizeof gone / sizeof gone[0] / 2, code)) {
+            *changed = true;
+            tm_buf_add(out, " ", space);
+        } else
+            tm_buf_add(out, text + i, len);
+    }
+}
+
 static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const char **text, size_t *size, tm_buf *out,
                           bool *changed, bool *first, tm_error *err)
 {
@@ -138,6 +176,13 @@ static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const ch
         strip(step, text, size);
         *first &= *text == start;
         return TM_OK;
+    case TM_NORM_CHARSMAP: return step->map.units ? tm_charsmap_run(&step->map, *text, *size, out, changed, first, err) : TM_OK;
+    case TM_NORM_ACCENTS: strip_accents(*text, *size, out, changed, first); return tm_buf_check(out, err);
+    case TM_NORM_NMT: nmt(*text, *size, out, changed, first); return tm_buf_check(out, err);
+    case TM_NORM_BYTES:
+        *changed = true;
+        tm_byte_chars(*text, *size, out);
+        return tm_buf_check(out, err);
     }
     return TM_OK;
 }

@@ -31,13 +31,13 @@ static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, 
     int64_t n = 0, tokens = 0;
     while (first + n < set->examples && n < t->batch.max_examples) {
         const tm_example *e = tm_dataset_at(set->data, first + n);
-        if (tokens + e->n > t->batch.max_tokens)
+        if (tokens + e->n + t->batch.prefix > t->batch.max_tokens)
             break;
         if (TM_GROW(&t->items, &t->items_capacity, n + 1, err) != TM_OK)
             return -1;
         t->items[n++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
                                         .teacher_weight = set->teacher.data ? 1 : 0};
-        tokens += e->n;
+        tokens += e->n + t->batch.prefix;
     }
     tm_batch_fill(&t->batch, t->items, n);
     return n;

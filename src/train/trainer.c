@@ -104,6 +104,8 @@ static tm_status build(tm_trainer *t, tm_error *err)
         t->has_teacher |= run->evals[i].entry->metric == TM_METRIC_KL;
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
     TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    t->tuning.prompt_ids = run->prompt_ids;
+    t->tuning.prompt_id_count = run->prompt_id_count;
     if (run->replicas > 1 && !t->tuning.method->replicas)
         return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
     if (run->replicas > 1 && t->recipe->early_stop_metric)
@@ -112,6 +114,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
                                   .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
+    tm_model_fit_batch(&t->model, &t->batch);
     TM_TRY(list_trained(t, err));
     t->device_params = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof(tm_step_params) * run->replicas);
     TM_TRY(TM_NEW(&t->params, run->replicas, err));
@@ -201,12 +204,15 @@ static void remember_base(tm_trainer *t)
 {
     if (!t->has_teacher)
         return;
+    int32_t prefix = t->batch.prefix;
     t->model.linear.base_only = true;
     t->model.linear.step = NULL;
+    t->batch.prefix = 0; /* the base knows no trained prompt */
     for (int64_t i = 0; i < t->run->eval_count; i++)
         if (t->run->evals[i].teacher.data)
             remember_teacher(t, &t->run->evals[i]);
     t->model.linear.base_only = false;
+    t->batch.prefix = prefix;
     if (t->teacher_head.data) {
         const tm_param *head = t->model.head.weight->added ? t->model.embed : t->model.head.weight;
         TM_RUN(t->device, cast, head->value, t->teacher_head);
@@ -308,8 +314,12 @@ static void zero_gradients(tm_trainer *t)
 static int64_t micro_batch(const tm_trainer *t, const tm_batch_item *items, int64_t count)
 {
     int64_t n = 0, tokens = 0;
-    while (n < count && n < t->batch.max_examples && tokens + items[n].n <= t->batch.max_tokens && (n == 0 || t->recipe->packing))
-        tokens += items[n++].n;
+    while (n < count && n < t->batch.max_examples && (n == 0 || t->recipe->packing)) {
+        tokens += tm_batch_item_rows(&t->batch, &items[n]);
+        if (tokens > t->batch.max_tokens)
+            break;
+        n++;
+    }
     return n;
 }
 

@@ -46,6 +46,8 @@ typedef struct tm_run {
     bool evaluate;              /* only evaluate: no gradients, no optimiser */
     int32_t replicas;
     const tm_seeds *seeds;      /* [R] */
+    const int32_t *prompt_ids;  /* tokens that a trained prompt starts from; NULL: at random */
+    int64_t prompt_id_count;
     tm_run_folder **folder;     /* [R]; NULL: counting */
     tm_order **order;           /* [R] */
     int64_t steps;

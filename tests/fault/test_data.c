@@ -47,7 +47,8 @@ static tm_status data(tm_error *err)
     for (int i = 0; i < 4; i++)
         entries[i] = (tm_data_entry){.path = (char *)scratch(names[i]), .weight = i + 1, .val_split = i == 0 ? 0.5 : 0};
     tm_order_settings s = {.seed = 1, .shuffle = true, .batch = 2, .accumulate = 1, .epochs = 2};
-    tm_status st = tm_dataset_load(entries, 4, scratch_dir, &tok, TOY_VOCAB, 8, pool, &d, err);
+    tm_data_settings settings = {.base_dir = scratch_dir, .tok = &tok, .vocab_size = TOY_VOCAB, .seq = 8};
+    tm_status st = tm_dataset_load(entries, 4, &settings, pool, &d, err);
     if (st == TM_OK)
         st = tm_dataset_split(d, entries, 1, &held, err);
     if (st == TM_OK)

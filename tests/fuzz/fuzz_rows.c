@@ -56,8 +56,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                            .loss = (data[0] >> 2 & 3) % 3,
                            .weight = 1,
                            .val_split = data[0] & 32 ? 0.5 : 0};
+    tm_data_settings settings = {.tok = data[0] & 64 ? NULL : tok, .vocab_size = vocab, .seq = seq};
     tm_dataset *d = NULL, *held = NULL;
-    tm_status st = tm_dataset_load(&entry, 1, ".", data[0] & 64 ? NULL : tok, vocab, seq, pool, &d, &err);
+    tm_status st = tm_dataset_load(&entry, 1, &settings, pool, &d, &err);
     if (st == TM_OK) {
         check(d, vocab, seq);
         if (tm_dataset_split(d, &entry, 1, &held, &err) == TM_OK && held) {

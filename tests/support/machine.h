@@ -21,12 +21,13 @@ typedef struct machine {
 static inline void machine_build(machine *m, const int64_t *limits, tm_model_settings settings)
 {
     const tm_run *run = &m->job->run;
-    settings.act = m->device->real;
+    settings.act = m->job->recipe->precision == TM_PRECISION_BF16 && m->device->real == TM_F32 ? TM_BF16 : m->device->real;
     OK(tm_memory_init(&m->memory, m->device, limits, err));
     OK(tm_model_create(&m->model, run->model_dir, run->file, run->dtype, m->device, &m->memory, 1, err));
     OK(tm_tuning_select(&m->tuning, m->job->recipe, &m->model, err));
     OK(tm_model_allocate(&m->model, &settings, err));
     OK(tm_batch_create(&m->batch, &m->memory, m->device, settings.max_tokens, m->item_count, 1, err));
+    tm_model_fit_batch(&m->model, &m->batch);
 }
 
 static inline void machine_unbuild(machine *m)
@@ -51,7 +52,7 @@ static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64
         const tm_example *e = tm_dataset_at(job->data, examples[i]);
         m->items[i] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .index = (uint32_t)i};
         targets += e->targets;
-        tokens += e->n;
+        tokens += e->n + (job->recipe->method == TM_METHOD_PROMPT ? job->recipe->prompt_tokens : 0);
     }
     for (int64_t i = 0; i < m->item_count; i++)
         m->items[i].scale = 1.0 / (double)targets;
@@ -117,8 +118,8 @@ static inline double machine_loss(machine *m, bool grad)
     }
     for (int64_t done = 0, n; done < m->item_count; done += n) {
         int64_t tokens = 0;
-        for (n = 0; done + n < m->item_count && tokens + m->items[done + n].n <= m->max_tokens; n++)
-            tokens += m->items[done + n].n;
+        for (n = 0; done + n < m->item_count && tokens + tm_batch_item_rows(&m->batch, &m->items[done + n]) <= m->max_tokens; n++)
+            tokens += tm_batch_item_rows(&m->batch, &m->items[done + n]);
         assert_true(n > 0);
         tm_batch_fill(&m->batch, m->items + done, n);
         tm_model_forward(&m->model, &m->batch);

@@ -36,7 +36,7 @@ static int begin(void **state)
             .path = strdup(scratch(i ? "b.jsonl" : "a.jsonl")), .format = TM_FORMAT_TOKENS, .weight = 1};
     tm_buf_deinit(&a);
     tm_buf_deinit(&b);
-    tm_status st = tm_dataset_load(entries, 2, ".", NULL, 128, 64, pool, &data, err);
+    tm_status st = tm_dataset_load(entries, 2, &(tm_data_settings){.vocab_size = 128, .seq = 64}, pool, &data, err);
     if (st != TM_OK)
         print_error("%s\n", e.message);
     return st == TM_OK ? 0 : -1;

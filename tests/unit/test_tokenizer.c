@@ -209,8 +209,10 @@ static tm_tokenizer *shared_tokenizer(const char *name)
 {
     char path[200], command[400], unpacked[] = "/tmp/temper-tokenizer-XXXXXX";
     snprintf(path, sizeof path, SHARED "tokenizers/%s/tokenizer.json", name);
-    if (tm_path_exists(path))
+    if (tm_path_exists(path)) {
+        *strrchr(path, '/') = 0; /* with the folder's settings */
         return open_tokenizer(path);
+    }
     strcat(path, ".xz");
     if (!tm_path_exists(path))
         return NULL;
@@ -259,6 +261,7 @@ static void multilingual(const char *cases, const char *name)
 
 static void multilingual_qwen(void **state) { (void)state; multilingual("qwen2_5", "qwen3"); }
 static void multilingual_gpt2(void **state) { (void)state; multilingual("gpt2", "gpt2"); }
+static void multilingual_t5(void **state) { (void)state; multilingual("t5_small", "t5-small"); }
 static void multilingual_llama(void **state) { (void)state; multilingual("tinyllama", "llama2"); }
 
 /* llama.cpp's texts and ids: texts between marks, a line of ids each. */
@@ -590,6 +593,7 @@ static void first_and_last_token(void **state)
     }
     tm_tokenizer *tok;
     put(dir, "tokenizer.json", NULL);
+    put(dir, "tokenizer_config.json", NULL);
     assert_int_not_equal(tm_tokenizer_open(dir, &tok, &err), TM_OK);
     assert_non_null(strstr(err.message, "tokenizer.json"));
     assert_null(tok);
@@ -633,7 +637,7 @@ static void damaged_files(void **state)
         {MODEL("\"vocab\": {\"a\": 0}, \"merges\": [], \"dropout\": 0.1"), TM_UNSUPPORTED, "\"dropout\""},
         {MODEL("\"vocab\": {\"a\": 0}, \"merges\": [], \"fuse_unk\": 1"), TM_INPUT, "\"fuse_unk\""},
         {MODEL("\"vocab\": {\"a\": 0}, \"merges\": [], \"unk_token\": 1"), TM_INPUT, "\"unk_token\""},
-        {PARTS("\"normalizer\": {\"type\": \"Nmt\"}"), TM_UNSUPPORTED, "normalizer: a normaliser of type \"Nmt\""},
+        {PARTS("\"normalizer\": {\"type\": \"BertNormalizer\"}"), TM_UNSUPPORTED, "normalizer: a normaliser of type \"BertNormalizer\""},
         {PARTS("\"normalizer\": {}"), TM_INPUT, "\"type\""},
         {PARTS("\"normalizer\": 3"), TM_INPUT, "normalizer is no object"},
         {PARTS("\"normalizer\": {\"type\": \"Sequence\"}"), TM_INPUT, "\"normalizers\""},
@@ -747,6 +751,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(committed_cases), cmocka_unit_test(combined_parts), cmocka_unit_test(merges_as_text),
         cmocka_unit_test(multilingual_qwen), cmocka_unit_test(multilingual_gpt2), cmocka_unit_test(multilingual_llama),
+        cmocka_unit_test(multilingual_t5),
         cmocka_unit_test(llamacpp_gpt2), cmocka_unit_test(llamacpp_llama), cmocka_unit_test(llamacpp_qwen),
         cmocka_unit_test(scanners_equal_pcre2), cmocka_unit_test(cutting_changes_nothing),
         cmocka_unit_test(stream_equals_decode), cmocka_unit_test(stream_of_broken_bytes), cmocka_unit_test(long_runs),

@@ -23,8 +23,13 @@ static const scenario scenarios[] = {
     {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
     {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.1", "lora.use_dora=true", "lora.bias=all"}},
     {"lora in bf16", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=4", "lora.dropout=0.1", "lora.use_rslora=true"}},
+    {"lora on the embedding", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.target_modules=[embed_tokens, q_proj]"}},
+    {"embedding saved", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=5", "lora.modules_to_save=[embed_tokens]"}},
+    {"prompt", "tied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=9"}},
+    {"prompt in bf16", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=260", "precision=bf16"}},
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
+    {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
 };
 
 /* What must leave no trace. */
@@ -282,6 +287,8 @@ static void replicas_are_runs(void **state)
         {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
         {"dora", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0"}},
         {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0.1", "train.packing=false"}},
+        {"lora on the embedding", "tied", "adapter_model.safetensors", {"lora.r=3", "lora.target_modules=[embed_tokens, up_proj]"}},
+        {"prompt", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=5"}},
     };
     static const struct {
         int place[REPLICAS], count;

@@ -209,6 +209,8 @@ void tm_model_forward(tm_model *m, const tm_batch *b)
 {
     if (m->config.ropes && by_row(m, b, 0))
         fill_row_angles(m, b);
+    if (b->gates)
+        RUN(cast, tm_tensor_rows(b->gate, 0, b->rows.n), tm_tensor_rows(tm_tensor_cols(m->linear.gated, b->gate.cols, b->gate.cols), 0, b->rows.n));
     tm_embed_forward(m, b);
     tm_tensor x = m->x0, delta = tm_tensor_none();
     if (m->positions) {

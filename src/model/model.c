@@ -498,10 +498,19 @@ tm_linear *tm_model_linear(tm_model *m, int64_t i)
     return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
 }
 
-void tm_model_fit_batch(const tm_model *m, tm_batch *b)
+tm_status tm_model_fit_batch(const tm_model *m, tm_batch *b, tm_error *err)
 {
+    b->gates = m->gates;
+    b->gate_width = m->gate_width;
+    if (m->gates) {
+        int64_t width = m->gates * m->gate_width;
+        b->gate = tm_arena_tensor(&m->memory->arena[TM_MEM_BATCH], m->device->real, b->max_tokens, width);
+        TM_TRY(tm_alloc(&b->host_gate, (size_t)(b->max_tokens * width), 8, err));
+    }
+    b->replicas_wanted = m->bottleneck.size > 0;
     b->table_rows = m->embed_lora ? m->config.vocab : 0;
     b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
+    return TM_OK;
 }
 
 /* --- Values --- */

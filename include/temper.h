@@ -213,7 +213,6 @@ typedef struct tm_tokenize_request {
 
 tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
 
-<<<<<<< HEAD
 typedef struct tm_tokenizer_train_request {
     const char *data;       /* text, or .jsonl */
     const char *out;        /* tokenizer.json to write, or a folder for it */
@@ -227,7 +226,6 @@ typedef struct tm_tokenizer_train_request {
 
 /* Learns byte-level BPE. *text: what was made, for people; free(). */
 tm_status tm_tokenizer_train(const tm_tokenizer_train_request *request, char **text, tm_error *err);
-=======
 typedef struct tm_template_request {
     const char *template; /* a file of Jinja or JSON, or a name like chatml */
     const char *context;  /* a JSON file: messages and whatever else the template asks for */
@@ -237,7 +235,6 @@ typedef struct tm_template_request {
 
 /* The text a chat template gives; free(). */
 tm_status tm_template(const tm_template_request *request, char **text, tm_error *err);
->>>>>>> refs/heads/chat
 
 #ifdef __cplusplus
 }

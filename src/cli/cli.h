@@ -18,11 +18,8 @@ typedef struct tm_command {
     X(generate)         \
     X(plan)             \
     X(tokenize)         \
-<<<<<<< HEAD
     X(tokenizer)        \
-=======
     X(template)         \
->>>>>>> refs/heads/chat
     X(report)           \
     X(verify)           \
     X(merge)            \

@@ -226,8 +226,9 @@ typedef struct tm_tokenizer_train_request {
 
 /* Learns byte-level BPE. *text: what was made, for people; free(). */
 tm_status tm_tokenizer_train(const tm_tokenizer_train_request *request, char **text, tm_error *err);
+
 typedef struct tm_template_request {
-    const char *template; /* a file of Jinja or JSON, or a name like chatml */
+    const char *source;   /* a file of Jinja or JSON, or a name like chatml */
     const char *context;  /* a JSON file: messages and whatever else the template asks for */
     const char *date;     /* of strftime_now, YYYY-MM-DD; NULL: 2024-07-26 */
     bool as_is;           /* messages are not brought into a form that the template can show */

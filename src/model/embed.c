@@ -86,5 +86,5 @@ void tm_embed_backward(tm_model *m, const tm_batch *b)
         leave_padding(m, m->embed_lora->a->grad);
     }
     if (b->prefix)
-        RUN(embed_backward, &b->rows, b->prompt_row, m->dx, 1, -1, m->prompt->grad);
+        RUN(embed_backward, &b->rows, b->prompt_row, m->dx, 1, m->prompt->grad);
 }

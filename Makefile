@@ -30,7 +30,7 @@ PLAIN      := -O2 $(if $(findstring clang,$(shell $(CC) --version)),,-fno-tree-d
 ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR $(PLAIN)
 ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64 $(PLAIN)
 ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
-ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma -mf16c -mprefer-vector-width=512
 # Under a sanitizer: memory errors and races; undefined arithmetic is looked for above the kernels.
 SANITIZED  := $(if $(filter asan tsan,$(KIND)),-O1 -g1 -fno-sanitize=undefined)
 ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)

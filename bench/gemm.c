@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 typedef void gemm_fn(tm_cpu *cpu, const tm_gemm *g);
 gemm_fn tm_scalar_gemm, tm_avx2_gemm, tm_avx512_gemm;
@@ -27,7 +28,7 @@ static const isa isas[] = {
 /* --- Products --- */
 
 typedef struct size {
-    const char *kind; /* NT: forward; NN: input gradient; TN: weight gradient */
+    const char *kind; /* NT: forward; NN: input gradient; TN: weight gradient; then the type of all three matrices */
     int m, n, k;
 } size;
 
@@ -39,7 +40,13 @@ static const size sizes[] = {
     {"TN", 576, 576, 1024},   {"TN", 3072, 576, 1024},  {"TN", 576, 1536, 1024},
     {"NT", 1024, 49152, 576}, {"NN", 1024, 576, 49152}, {"NT", 256, 49152, 576},  {"NN", 256, 576, 49152},
     {"NT", 1, 576, 576},      {"NT", 1, 1536, 576},     {"NT", 1, 49152, 576},   {"NT", 8, 49152, 576},
+    {"NT bf16", 1024, 1024, 1024}, {"NN bf16", 1024, 1024, 1024}, {"TN bf16", 1024, 1024, 1024},
+    {"NT bf16", 512, 512, 512},    {"NT bf16", 1024, 3072, 576},  {"NN bf16", 1024, 576, 3072},
+    {"NT bf16", 1, 49152, 576},
 };
+
+/* Threads of OpenBLAS go on spinning after a call, for some 20 ms. */
+enum { TURNS = 4, BLAS_SPINS_US = 50000 };
 
 typedef struct run {
     const isa *isa;
@@ -113,23 +120,44 @@ int main(int argc, char **argv)
         set_threads(tm_pool_threads(r.cpu->pool));
     }
     printf("%s; peak: fused multiply-adds on registers; GFLOP/s\n", device->detail);
-    printf("%-22s %8s %8s %8s %9s %8s %10s\n", "m x n x k", "peak", "temper", "of peak", "OpenBLAS", "ratio", "GB/s of B");
+    printf("%-27s %8s %8s %8s %9s %8s %10s\n", "m x n x k", "peak", "temper", "of peak", "OpenBLAS", "ratio", "GB/s of B");
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int64_t m = sizes[i].m, n = sizes[i].n, k = sizes[i].k;
         float *a = random_floats(device, m * k), *b = random_floats(device, n * k), *c = random_floats(device, m * n);
-        bool ak = sizes[i].kind[0] == 'N', bk = sizes[i].kind[1] == 'T';
+        bool bf16 = sizes[i].kind[2], ak = sizes[i].kind[0] == 'N', bk = sizes[i].kind[1] == 'T';
         r.g = (tm_gemm){.m = m, .n = n, .k = k, .a = {a, TM_F32, ak ? k : m, ak}, .b = {b, TM_F32, bk ? k : n, bk},
                         .c = c, .c_dtype = TM_F32, .ldc = n};
-        double flops = 2.0 * (double)m * (double)n * (double)k * 1e-9, peak = 0, ours = INFINITY, theirs = INFINITY;
-        for (double end = now() + seconds; now() < end || isinf(ours);) { /* in turn: the clock rate drifts */
-            peak = fmax(peak, 1e-9 * peak_rate(peak_of(chosen->isa), r.cpu->pool));
-            ours = fmin(ours, timed(call_temper, &r));
-            if (r.sgemm)
-                theirs = fmin(theirs, timed(call_blas, &r));
+        if (bf16) { /* the arrays as they lie, read as bf16: small numbers of both signs */
+            for (int64_t x = 0; x < m * k; x++)
+                ((uint16_t *)a)[x] = tm_f32_to_bf16((float)(x * 37 % 201) * 0.01f - 1);
+            for (int64_t x = 0; x < n * k; x++)
+                ((uint16_t *)b)[x] = tm_f32_to_bf16((float)(x * 53 % 201) * 0.01f - 1);
+            r.g.a.dtype = r.g.b.dtype = r.g.c_dtype = TM_BF16;
+            r.g.bf16 = true;
         }
-        printf("%s %6ldx%ldx%ld%*s %8.1f %8.1f %8.2f %9.1f %8.2f %10.1f\n", sizes[i].kind, (long)m, (long)n, (long)k,
-               (int)(12 - snprintf(NULL, 0, "%ldx%ld", (long)n, (long)k)), "", peak, flops / ours, flops / ours / peak,
-               flops / theirs, theirs / ours, 4e-9 * (double)n * (double)k / ours);
+        double flops = 2.0 * (double)m * (double)n * (double)k * 1e-9, peak = 0, ours = INFINITY, theirs = INFINITY;
+        for (int turn = 0; turn < TURNS; turn++) { /* in turn: the clock rate drifts */
+            double end = now() + seconds / TURNS;
+            do {
+                peak = fmax(peak, 1e-9 * peak_rate(peak_of(chosen->isa, bf16 && r.cpu->bf16_dot), r.cpu->pool));
+                ours = fmin(ours, timed(call_temper, &r));
+            } while (now() < end);
+            if (!r.sgemm || bf16)
+                continue;
+            end = now() + seconds / TURNS;
+            do
+                theirs = fmin(theirs, timed(call_blas, &r));
+            while (now() < end);
+            if (tm_pool_threads(r.cpu->pool) > 1)
+                usleep(BLAS_SPINS_US);
+        }
+        printf("%-7s %6ldx%ldx%ld%*s %8.1f %8.1f %8.2f", sizes[i].kind, (long)m, (long)n, (long)k,
+               (int)(12 - snprintf(NULL, 0, "%ldx%ld", (long)n, (long)k)), "", peak, flops / ours, flops / ours / peak);
+        if (isfinite(theirs))
+            printf(" %9.1f %8.2f", flops / theirs, theirs / ours);
+        else
+            printf(" %9s %8s", "-", "-");
+        printf(" %10.1f\n", (bf16 ? 2e-9 : 4e-9) * (double)n * (double)k / ours);
         fflush(stdout);
         tm_device_release(device, a, m * k * 4);
         tm_device_release(device, b, n * k * 4);

@@ -79,19 +79,19 @@ static tm_tensor tensor(int64_t rows, int64_t cols)
     }
 CALL(embed_f, embed_forward, &b->rows, b->ids, b->table, 1, b->x)
 CALL(embed_b, embed_backward, &b->rows, b->ids, b->x, 1, b->table)
-CALL(norm_f, rmsnorm_forward, &b->rows, b->x, b->y, b->w, 1e-5f, b->z, b->rstd, b->y)
-CALL(norm_b, rmsnorm_backward, &b->rows, b->y, b->z, b->w, b->rstd, b->x, tm_tensor_none())
-CALL(norm_bw, rmsnorm_backward, &b->rows, b->y, b->z, b->w, b->rstd, b->x, b->dw)
-CALL(rope_f, rope_forward, &b->rows, b->q, H, b->cos, b->sin, tm_tensor_none(), 0, tm_tensor_none(), b->dq)
-CALL(rope_b, rope_backward, &b->rows, b->dq, H, b->cos, b->sin, tm_tensor_none(), tm_tensor_none(), tm_tensor_none(), b->q, tm_tensor_none())
+CALL(norm_f, rmsnorm_forward, &b->rows, b->x, b->y, b->w, 0, 1e-5f, b->z, b->rstd, b->y)
+CALL(norm_b, rmsnorm_backward, &b->rows, b->y, b->z, b->w, 0, b->rstd, b->x, tm_tensor_none())
+CALL(norm_bw, rmsnorm_backward, &b->rows, b->y, b->z, b->w, 0, b->rstd, b->x, b->dw)
+CALL(rope_f, rope_forward, &b->rows, b->q, H, b->cos, b->sin, tm_tensor_none(), 0, 0, tm_tensor_none(), b->dq)
+CALL(rope_b, rope_backward, &b->rows, b->dq, H, b->cos, b->sin, tm_tensor_none(), 0, tm_tensor_none(), tm_tensor_none(), b->q, tm_tensor_none())
 CALL(att_f, attention_forward, &b->spans, &b->a, b->q, b->k, b->v, b->out, b->lse)
 CALL(att_b, attention_backward, &b->spans, &b->a, b->out, b->q, b->k, b->v, b->out, b->lse, b->delta, b->dq, b->dk, b->dv)
 CALL(glu_f, glu_forward, &b->rows, TM_ACT_SILU, b->gate_up, b->h)
 CALL(glu_b, glu_backward, &b->rows, TM_ACT_SILU, b->gate_up, b->h, b->gate_up)
 CALL(gelu_f, glu_forward, &b->rows, TM_ACT_GELU_TANH, b->gate_up, b->h)
-CALL(xent_l, xent, TARGETS, b->logits, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), false, b->loss, b->kl, b->hit)
-CALL(xent_g, xent, TARGETS, b->logits, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), true, b->loss, b->kl, b->hit)
-CALL(xent_t, xent, TARGETS, b->logits, b->ids, b->weight, b->teacher, b->weight, true, b->loss, b->kl, b->hit)
+CALL(xent_l, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), false, b->loss, b->kl, b->hit)
+CALL(xent_g, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), true, b->loss, b->kl, b->hit)
+CALL(xent_t, xent, TARGETS, b->logits, 0, b->ids, b->weight, b->teacher, b->weight, true, b->loss, b->kl, b->hit)
 CALL(gather_b, gather_rows, T, b->ids, b->x, b->y)
 CALL(scatter_b, scatter_rows, T, b->rows.position, b->x, T, b->y)
 CALL(axpy_b, axpy, 0.5, b->x, b->y)
@@ -182,7 +182,7 @@ int main(int argc, char **argv)
     tm_pool *pool = tm_cpu_of(b.d)->pool;
     double most = 0; /* a second */
     for (int i = 0; i < 50; i++)
-        most = fmax(most, peak_rate(peak_of(isa), pool));
+        most = fmax(most, peak_rate(peak_of(isa, false), pool));
     printf("%s; peak %.0f GFLOP/s; spans of %lld, heads of %lld\n", b.d->detail, most * 1e-9, (long long)span, (long long)D);
     printf("%-22s %9s %10s %8s %10s\n", "op", "ms", "GFLOP/s", "GB/s", "of limit");
     copy c = {.pool = pool, .from = b.table.data, .to = b.trained.value.data};

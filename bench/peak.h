@@ -48,6 +48,9 @@ __attribute__((target("avx2,fma")))
 PEAK_LOOP(peak_avx2, __m256, _mm256_set1_ps, _mm256_fmadd_ps(s[i], y, x), _mm256_cvtss_f32)
 __attribute__((target("avx512f")))
 PEAK_LOOP(peak_avx512, __m512, _mm512_set1_ps, _mm512_fmadd_ps(s[i], y, x), _mm512_cvtss_f32)
+
+__attribute__((target("avx512f,avx512bf16")))
+PEAK_LOOP(peak_bf16, __m512, _mm512_set1_ps, _mm512_dpbf16_ps(s[i], (__m512bh)x, (__m512bh)y), _mm512_cvtss_f32)
 #endif
 
 typedef struct peak_loop {
@@ -55,15 +58,19 @@ typedef struct peak_loop {
     double flops; /* of a call */
 } peak_loop;
 
-static inline peak_loop peak_of(tm_isa isa)
+/* bf16: of the dot product of pairs, where the processor has it. */
+static inline peak_loop peak_of(tm_isa isa, bool bf16)
 {
     double flops = 2.0 * PEAK_SUMS * PEAK_ROUNDS;
 #ifdef __x86_64__
+    if (isa == TM_ISA_AVX512 && bf16)
+        return (peak_loop){peak_bf16, 32 * flops};
     if (isa == TM_ISA_AVX512)
         return (peak_loop){peak_avx512, 16 * flops};
     if (isa == TM_ISA_AVX2)
         return (peak_loop){peak_avx2, 8 * flops};
 #endif
+    (void)bf16;
     return (peak_loop){peak_scalar, flops};
 }
 

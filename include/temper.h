@@ -90,9 +90,10 @@ typedef struct tm_bench_request {
     const char *tokenizer; /* with text: how fast it reads; NULL: not measured */
     const char *text;
     bool json;
+    bool calibrate;        /* also keeps them for tm_plan and tm_train (docs/formats/calibration.md) */
 } tm_bench_request;
 
-/* Rates of this machine, in about two seconds, as a table or as JSON; free(). */
+/* Rates of this machine, in about two seconds (four with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
 
 typedef struct tm_compare_request {
@@ -133,6 +134,7 @@ tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_err
 
 typedef struct tm_generate_request {
     const char *model, *adapter; /* adapter NULL: none */
+    const char *registers;       /* of a bank: "NAME=GATE,..."; NULL: all off */
     const char *prompt;          /* "": from BOS */
     int64_t max_tokens;
     double temperature;          /* 0: greedy */
@@ -159,22 +161,48 @@ typedef struct tm_merge_source {
     double scale; /* 1: as trained; 0: not at all */
 } tm_merge_source;
 
+/* How several adapters join; always on what they change (dW = W_adapted - W), never on A and B. */
+typedef enum tm_merge_how {
+    TM_MERGE_SUM,      /* sum of scale * dW */
+    TM_MERGE_TIES,     /* the largest |dW| of each stay, signs are elected, the mean of those that agree */
+    TM_MERGE_DARE,     /* dropped at random and rescaled, then the sum */
+    TM_MERGE_DARE_TIES /* dropped and rescaled, then signs and mean as with ties */
+} tm_merge_how;
+
+enum { TM_MERGE_MOST = 64 };
+
 typedef struct tm_merge_request {
     const char *model, *out; /* out: a folder that is new or empty */
     const tm_merge_source *sources;
-    size_t source_count;
+    size_t source_count;     /* at most TM_MERGE_MOST */
     int threads;             /* 0: all */
+    tm_merge_how how;
+    double density;          /* ties, dare: the share of dW that stays, 0 to 1 */
+    bool sign_by_count;      /* ties: signs are counted; else the sum decides */
+    uint64_t seed;           /* dare: which stay */
 } tm_merge_request;
 
-/* A model with adapters in its weights: W + sum over adapters of scale * (W_adapted - W), in double,
+/* A model with adapters in its weights: W + what `how` makes of scale * (W_adapted - W), in double,
  * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
  * adapter's own; free(). */
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);
 
+typedef struct tm_export_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *gguf;            /* the file to write */
+    const char *type;            /* f32, f16, bf16, q8_0, q4_k_m; NULL: f16, of an adapter f32 */
+    bool adapter_only;           /* the adapter alone, as GGUF LoRA */
+    int threads;                 /* 0: all */
+} tm_export_request;
+
+/* A model as a GGUF file for llama.cpp and others, adapter merged; or an adapter alone. The file is read
+ * back and compared before it stands under its name. *text: what was found; free(). */
+tm_status tm_export(const tm_export_request *request, char **text, tm_error *err);
+
 /* --- Text and tokens --- */
 
 typedef struct tm_tokenize_request {
-    const char *tokenizer; /* a folder with tokenizer.json, or such a file */
+    const char *tokenizer; /* a model folder, a GGUF file, or a tokenizer file */
     FILE *in;              /* a JSON value a line ... */
     const char *name;      /* ... of the file of this name, for messages */
     FILE *out;             /* a JSON value a line */
@@ -185,8 +213,22 @@ typedef struct tm_tokenize_request {
 
 tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
 
+typedef struct tm_tokenizer_train_request {
+    const char *data;       /* text, or .jsonl */
+    const char *out;        /* tokenizer.json to write, or a folder for it */
+    int64_t vocab;          /* tokens in all */
+    int64_t min_frequency;  /* pairs that come less often are not merged */
+    char *const *special;   /* special tokens, ids from 0 on */
+    size_t special_count;
+    const char *pattern;    /* gpt2, qwen2, llama3 */
+    int threads;            /* 0: all; changes nothing but the time */
+} tm_tokenizer_train_request;
+
+/* Learns byte-level BPE. *text: what was made, for people; free(). */
+tm_status tm_tokenizer_train(const tm_tokenizer_train_request *request, char **text, tm_error *err);
+
 typedef struct tm_template_request {
-    const char *template; /* a file of Jinja or JSON, or a name like chatml */
+    const char *source;   /* a file of Jinja or JSON, or a name like chatml */
     const char *context;  /* a JSON file: messages and whatever else the template asks for */
     const char *date;     /* of strftime_now, YYYY-MM-DD; NULL: 2024-07-26 */
     bool as_is;           /* messages are not brought into a form that the template can show */

@@ -9,6 +9,7 @@
 #include "api/inspect.h"
 #include "base/file.h"
 #include "io/adapter_kind.h"
+#include "io/hf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -86,8 +87,10 @@ static tm_status compare_tensor(comparison *c, const char *name, const tm_st_ten
 static tm_status compare_models(comparison *c, const char *a, const char *b, tm_error *err)
 {
     c->kind = "model";
-    TM_TRY(tm_safetensors_open_model(a, &c->model[0], err));
-    TM_TRY(tm_safetensors_open_model(b, &c->model[1], err));
+    for (int i = 0; i < 2; i++) {
+        TM_TRY(tm_hf_open_weights(i ? b : a, &c->model[i], err));
+        TM_TRY(tm_safetensors_unpack(c->model[i], err));
+    }
     for (int64_t i = 0; i < tm_safetensors_count(c->model[0]); i++) {
         const tm_st_tensor *t = tm_safetensors_at(c->model[0], i), *other = tm_safetensors_find(c->model[1], t->name);
         if (other)

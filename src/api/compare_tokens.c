@@ -59,14 +59,17 @@ static tm_status load_data(table *t, tm_error *err)
         TM_GO(tm_names_add(&list, t->request->overrides[i], err));
     TM_GO(tm_recipe_load(NULL, list.item, (size_t)list.count, &t->recipe, err));
     TM_GO(tm_pool_create((int)t->recipe->threads, &t->pool, err));
-    if (tm_dir_has(t->seat[0].model, "tokenizer.json"))
+    if (tm_tokenizer_is_in(t->seat[0].model))
         TM_GO(tm_tokenizer_open(t->seat[0].model, &t->tok, err));
     tm_model_config config;
     TM_GO(tm_model_config_read(t->seat[0].model, &config, err));
     t->vocab = config.vocab;
+    int64_t longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
     tm_data_settings settings = tm_job_data_settings(t->recipe, t->tok, t->vocab, NULL);
     settings.model = t->seat[0].model;
+    if (settings.seq > longest)
+        settings.seq = longest;
     TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, &settings, t->pool, &t->data, err));
     for (int64_t i = 0; i < tm_dataset_count(t->data); i++)
         t->longest = tm_dataset_at(t->data, i)->n > t->longest ? tm_dataset_at(t->data, i)->n : t->longest;

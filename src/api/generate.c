@@ -1,8 +1,7 @@
 /* temper generate: text from a prompt. */
 #include "api/inference.h"
 
-#include "base/file.h"
-#include "base/json.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 
@@ -36,8 +35,7 @@ static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8
     size_t count = 0;
     json_t *json = NULL;
     tm_error ignored;
-    char *path = tm_path_join(model, "generation_config.json", &ignored);
-    if (path && tm_path_exists(path) && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(model, "generation_config.json", &json, &ignored) == TM_OK && json) {
         const json_t *eos = json_object_get(json, "eos_token_id");
         if (json_is_integer(eos))
             ids[count++] = (int32_t)json_integer_value(eos);
@@ -45,7 +43,6 @@ static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8
             ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
     }
     json_decref(json);
-    free(path);
     if (!count && tm_tokenizer_eos(tok) >= 0)
         ids[count++] = tm_tokenizer_eos(tok);
     return count;
@@ -80,7 +77,7 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     TM_GO(tm_tokenizer_open(request->model, &tok, err));
     TM_GO(encode_prompt(tok, request->prompt, &ids, err));
     int64_t total = (int64_t)ids.count + request->max_tokens;
-    tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .threads = request->threads,
+    tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .registers = request->registers, .threads = request->threads,
                                       .max_tokens = ids.count < 512 ? (int64_t)ids.count : 512, .cache_tokens = total};
     TM_GO(tm_inference_open(&settings, &inf, err));
     for (size_t i = 0; i < ids.count; i++)

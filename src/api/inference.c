@@ -7,6 +7,8 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "io/adapter_kind.h"
+#include "tune/registers.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 
@@ -15,11 +17,14 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     tm_model_settings settings = {.act = device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
+    int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);
+    if (tokens > longest)
+        return tm_fail(err, TM_USAGE, "%s: the model has positions for %lld tokens, prompt and answer need %lld: ask for fewer tokens", s->model,
+                       (long long)longest, (long long)tokens);
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
     TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
-    tm_model_fit_batch(&inf->model, &inf->batch);
-    return TM_OK;
+    return tm_model_fit_batch(&inf->model, &inf->batch, err);
 }
 
 static void drop_model(tm_inference *inf)
@@ -62,13 +67,20 @@ static tm_status make_recipe(const tm_inference_settings *s, tm_recipe **out, tm
     return st;
 }
 
-tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, tm_error *err)
+tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference *inf, tm_error *err)
 {
     *inf = (tm_inference){0};
     tm_status st = TM_OK;
     int64_t limits[TM_MEM_KINDS];
+    tm_inference_settings with_prompt = *settings, *s = &with_prompt;
     TM_GO(make_recipe(s, &inf->recipe, err));
-    TM_GO(tm_safetensors_open_model(s->model, &inf->file, err));
+    if (inf->recipe->method == TM_METHOD_PROMPT) { /* its rows stand before every text */
+        tm_prompt_config prompt;
+        TM_GO(tm_prompt_config_read(s->adapter, &prompt, err));
+        s->max_tokens += prompt.tokens;
+        s->cache_tokens += s->cache_tokens ? prompt.tokens : 0;
+    }
+    TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
     TM_GO(measure(inf, s, limits, err));
     inf->recipe->threads = s->threads;
     TM_GO(tm_job_device(inf->recipe, &inf->device, err));
@@ -77,6 +89,9 @@ tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, t
     if (inf->tuning.method->start)
         TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
     tm_model_begin_step(&inf->model, NULL);
+    TM_GO(TM_NEW(&inf->gates, inf->tuning.registers.count + 1, err));
+    if (s->registers)
+        TM_GO(tm_registers_parse(&inf->tuning.registers, s->registers, "--register", inf->gates, err));
 out:
     if (st != TM_OK)
         tm_inference_close(inf);
@@ -89,6 +104,7 @@ void tm_inference_close(tm_inference *inf)
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
+    free(inf->gates);
     *inf = (tm_inference){0};
 }
 
@@ -155,7 +171,7 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
 
 static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past)
 {
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past};
+    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
     inf->batch.cached = true;
     tm_batch_fill(&inf->batch, &item, 1);
     tm_model_forward(&inf->model, &inf->batch);
@@ -165,17 +181,21 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
                           const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err)
 {
     tm_model *m = &inf->model;
-    int64_t vocab = m->config.vocab, past = 0, last = (int64_t)prompt_count - 1;
+    int64_t vocab = m->config.vocab, past = 0, prefix = inf->batch.prefix, last = prefix + (int64_t)prompt_count - 1;
     tm_status st = TM_OK;
     float *logits = NULL;
     void *scratch = NULL;
     TM_GO(TM_NEW(&logits, vocab, err));
     TM_GO(tm_alloc(&scratch, tm_sample_scratch_bytes(vocab), 1, err));
+    if (prefix) { /* the trained prompt alone: what follows is as without one, further on */
+        feed(inf, NULL, 0, 0);
+        past = prefix;
+    }
     for (int64_t n; past < last; past += n) {
         n = last - past < inf->batch.max_tokens ? last - past : inf->batch.max_tokens;
-        feed(inf, prompt + past, n, past);
+        feed(inf, prompt + past - prefix, n, past);
     }
-    int32_t id = prompt[last];
+    int32_t id = prompt[last - prefix];
     for (int64_t i = 0; i < max_tokens && past < m->settings.cache_tokens; i++) {
         feed(inf, &id, 1, past++);
         tm_model_logits(m, &inf->batch);

@@ -3,6 +3,8 @@
 
 #include "base/file.h"
 #include "io/adapter_kind.h"
+#include "io/gguf.h"
+#include "io/hf.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
 
@@ -92,12 +94,23 @@ out:
 
 static void put_dtypes(tm_buf *out, const tm_safetensors *file)
 {
-    int64_t elements[TM_DTYPE_COUNT] = {0}, tensors[TM_DTYPE_COUNT] = {0}, bytes = 0;
+    enum { MOST = 32 };
+    struct {
+        const char *name;
+        double elements;
+    } type[MOST] = {{0}};
+    int64_t bytes = 0, types = 0;
     double all = 0;
     for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
         const tm_st_tensor *t = tm_safetensors_at(file, i);
-        elements[t->dtype] += t->count;
-        tensors[t->dtype]++;
+        const char *name = t->storage ? t->storage : tm_dtype_name(t->dtype);
+        int64_t k = 0;
+        while (k < types && strcmp(type[k].name, name) != 0)
+            k++;
+        if (k == types && types < MOST)
+            type[types++].name = name;
+        if (k < MOST)
+            type[k].elements += (double)t->count;
         bytes += t->bytes;
         all += (double)t->count;
     }
@@ -105,9 +118,8 @@ static void put_dtypes(tm_buf *out, const tm_safetensors *file)
     put_count(out, all);
     tm_buf_printf(out, " (%.0f) in %lld tensors, %.1f MB:", all, (long long)tm_safetensors_count(file),
                   (double)bytes / 1e6);
-    for (int d = 0; d < TM_DTYPE_COUNT; d++)
-        if (tensors[d])
-            tm_buf_printf(out, " %s %.4g %%", tm_dtype_name((tm_dtype)d), 100 * (double)elements[d] / all);
+    for (int64_t k = 0; k < types; k++)
+        tm_buf_printf(out, " %s %.4g %%", type[k].name, 100 * type[k].elements / all);
     tm_buf_char(out, '\n');
 }
 
@@ -116,7 +128,7 @@ static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
     tm_error problem;
     tm_tokenizer *tok;
     tm_buf_text(out, "tokenizer   ");
-    if (!tm_dir_has(dir, "tokenizer.json")) {
+    if (!tm_tokenizer_is_in(dir)) {
         tm_buf_text(out, "none\n");
         return TM_OK;
     }
@@ -155,7 +167,7 @@ static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
         *err = problem;
         return st;
     }
-    st = tm_safetensors_open_model(dir, &file, &problem);
+    st = tm_hf_open_weights(dir, &file, &problem);
     if (st == TM_OK) {
         put_dtypes(out, file);
         st = put_tokenizer(out, dir, err);
@@ -348,6 +360,8 @@ tm_status tm_inspect(const tm_inspect_request *r, char **text, tm_error *err)
         TM_GO(tm_fail(err, TM_INPUT, "%s: no such file or folder", r->path));
     if (tm_path_is_dir(r->path))
         st = inspect_folder(r, &out, err);
+    else if (tm_gguf_is(r->path))
+        st = inspect_model(r->path, &out, err);
     else
         st = tm_inspect_data(r, ends_with(r->path, ".yaml") || ends_with(r->path, ".yml"), &out, err);
     if (st == TM_OK)

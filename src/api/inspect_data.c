@@ -249,10 +249,10 @@ tm_status tm_inspect_data(const tm_inspect_request *r, bool recipe_file, tm_buf 
         needed |= recipe->data[i].format != TM_FORMAT_TOKENS;
     if (!recipe->data_count)
         TM_GO(tm_fail(err, TM_RECIPE, "%s: it has no data", r->path));
-    if (recipe->model && tm_dir_has(recipe->model, "tokenizer.json"))
+    if (recipe->model && tm_tokenizer_is_in(recipe->model))
         TM_GO(tm_tokenizer_open(recipe->model, &tok, err));
     else if (recipe->model && needed)
-        TM_GO(tm_fail(err, TM_INPUT, "%s: it has no tokenizer.json", recipe->model));
+        TM_GO(tm_fail(err, TM_INPUT, "%s: it has no tokenizer", recipe->model));
     if (needed && !tok) {
         if (r->batch)
             TM_GO(tm_fail(err, TM_USAGE,

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
 
 #include <math.h>
@@ -18,19 +19,14 @@ static bool needs_tokenizer(const tm_data_entry *entry) { return entry->format !
 static tm_status open_tokenizer(tm_job *job, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
-    bool needed = false;
+    bool needed = r->method == TM_METHOD_PROMPT && r->prompt_text;
     for (int64_t i = 0; i < r->data_count; i++)
         needed |= needs_tokenizer(&r->data[i]);
     for (int64_t i = 0; i < r->eval_count; i++)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    char *path = tm_path_join(r->model, "tokenizer.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    bool there = tm_path_exists(path);
-    free(path);
-    return needed && there ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
+    return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
 static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
@@ -39,22 +35,20 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     job->run.dtype = TM_F32;
     if (r->init == TM_INIT_RANDOM)
         return TM_OK;
-    tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
+    tm_status st = tm_hf_open_weights(r->model, &job->file, err);
     if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;
     /* A plan can do without weights: their type is what config.json says. */
     tm_error ignored;
     json_t *json = NULL;
     const char *dtype = "float32";
-    char *path = tm_path_join(r->model, "config.json", err);
-    if (path && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(r->model, "config.json", &json, &ignored) == TM_OK && json) {
         const json_t *value = json_object_get(json, "dtype") ? json_object_get(json, "dtype") : json_object_get(json, "torch_dtype");
         dtype = json_is_string(value) ? json_string_value(value) : dtype;
         job->run.dtype = strcmp(dtype, "bfloat16") == 0 ? TM_BF16 : strcmp(dtype, "float16") == 0 ? TM_F16 : TM_F32;
     }
     json_decref(json);
-    free(path);
-    return path ? TM_OK : TM_NO_MEMORY;
+    return TM_OK;
 }
 
 tm_data_settings tm_job_data_settings(const tm_recipe *r, const tm_tokenizer *tok, int64_t vocab, const char *cache)
@@ -187,8 +181,13 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     const tm_recipe *r = job->recipe;
     tm_model_config config;
     TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab;
+    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
+    if (longest < 2)
+        return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
+    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
+        job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
@@ -244,6 +243,33 @@ static void measure(const tm_dataset *data, int64_t count, lengths *l)
     }
 }
 
+/* How long a trained prompt is, and the text it starts from. */
+static tm_status settle_prompt(tm_job *job, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    if (r->method != TM_METHOD_PROMPT)
+        return TM_OK;
+    if (r->prompt_init) {
+        tm_prompt_config config;
+        TM_TRY(tm_prompt_config_read(r->prompt_init, &config, err));
+        r->prompt_tokens = config.tokens;
+        return TM_OK;
+    }
+    if (!r->prompt_text)
+        return TM_OK;
+    if (!job->tokenizer)
+        return tm_fail(err, TM_RECIPE, "prompt.text: %s has no tokenizer to read it with", r->model);
+    tm_tokens *scratch;
+    TM_TRY(tm_tokens_create(job->tokenizer, &scratch, err));
+    tm_status st = tm_tokenizer_encode(job->tokenizer, scratch, r->prompt_text, strlen(r->prompt_text), true, &job->prompt_ids, err);
+    tm_tokens_destroy(scratch);
+    if (st == TM_OK && !job->prompt_ids.count)
+        return tm_fail(err, TM_RECIPE, "prompt.text: the tokenizer makes no token of it");
+    job->run.prompt_ids = job->prompt_ids.id;
+    job->run.prompt_id_count = (int64_t)job->prompt_ids.count;
+    return st;
+}
+
 /* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
  * keep matrix products busy, and never more than a step or an evaluation set has. */
 static void settle_micro_batch(tm_job *job)
@@ -264,6 +290,10 @@ static void settle_micro_batch(tm_job *job)
         for (int64_t k = 0; k < job->evals[i].examples; k++)
             tokens += tm_dataset_at(job->evals[i].data, k)->n;
         most = tokens > most ? tokens : most;
+    }
+    if (r->method == TM_METHOD_PROMPT) { /* its rows stand before every example; how many examples a step has is not asked */
+        most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
+        l.longest += r->prompt_tokens;
     }
     if (r->micro_tokens == TM_AUTO_INT)
         r->micro_tokens = most < 2048 ? most : 2048;
@@ -308,6 +338,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
     TM_TRY(open_tokenizer(job, err));
+    TM_TRY(settle_prompt(job, err));
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
     settle_micro_batch(job);
@@ -358,6 +389,7 @@ void tm_job_close(tm_job *job)
     free(job->cache);
     tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
+    tm_ids_deinit(&job->prompt_ids);
     tm_safetensors_close(job->file);
     tm_recipe_destroy(job->recipe);
     *job = (tm_job){.folder = {.lock = {.fd = -1}}};

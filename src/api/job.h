@@ -15,6 +15,7 @@ typedef struct tm_job {
     tm_names warnings;         /* about the data */
     tm_eval_entry held_out;    /* the evaluation `val` of val_split */
     tm_seeds seeds;
+    tm_ids prompt_ids;         /* of prompt.text */
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;

@@ -27,11 +27,7 @@ typedef struct model_hash {
 static void *hash_model(void *context)
 {
     model_hash *h = context;
-    tm_names files = {0};
-    h->status = tm_hf_model_files(h->dir, &files, &h->error);
-    if (h->status == TM_OK)
-        h->status = tm_sha256_files(h->dir, files.item, (size_t)files.count, &h->hash, &h->error);
-    tm_names_deinit(&files);
+    h->status = tm_hf_hash(h->dir, &h->hash, &h->error);
     return NULL;
 }
 
@@ -202,7 +198,14 @@ static tm_status hash_result(const tm_job *job, const tm_trainer *t, tm_sha256 *
         return TM_OK;
     tm_names files = {0};
     tm_status st = TM_OK;
-    if (t->tuning.adapter_result) {
+    if (t->tuning.registers.count) {
+        char name[128];
+        st = tm_names_add(&files, "registers.json", err);
+        for (int64_t i = 0; st == TM_OK && i < t->tuning.registers.count; i++) {
+            snprintf(name, sizeof name, "%s/%s", t->tuning.registers.item[i], t->tuning.method->file);
+            st = tm_names_add(&files, name, err);
+        }
+    } else if (t->tuning.adapter_result) {
         st = tm_names_add(&files, "adapter_config.json", err);
         if (st == TM_OK)
             st = tm_names_add(&files, t->tuning.method->file, err);
@@ -251,6 +254,20 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     return TM_OK;
 }
 
+/* The rate that shares are shown against: of the calibration file, else measured now. */
+static tm_status find_peak(tm_device *device, double *flops, tm_error *err)
+{
+    char *path;
+    tm_calibration calibration;
+    bool found;
+    TM_TRY(tm_calibration_path(&path, err));
+    tm_status st = tm_calibration_read(path, device, &calibration, &found, err);
+    free(path);
+    if (st == TM_OK)
+        *flops = found ? calibration.peak_flops : tm_device_peak_flops(device);
+    return st;
+}
+
 static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
 {
     watching w = {.callbacks = callbacks, .job = job};
@@ -274,7 +291,9 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
     tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
     if (st == TM_OK) {
-        trainer->peak_flops = tm_device_peak_flops(job->device);
+        st = find_peak(job->device, &trainer->peak_flops, err);
+    }
+    if (st == TM_OK) {
         trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "io/hf.h"
+#include "text/tokenizer.h"
 #include "io/safetensors.h"
 #include "text/dataset.h"
 #include "train/trail.h"
@@ -71,6 +72,19 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     return TM_OK;
 }
 
+/* Its hash is that of tokenizer.json, or of the one that other files stand for. */
+static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    tm_tokenizer *tok;
+    tm_status st = tm_tokenizer_open(model, &tok, &problem);
+    if (st == TM_OK)
+        now = *tm_tokenizer_hash(tok);
+    tm_tokenizer_close(tok);
+    return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
+}
+
 static tm_status check_sources(check *c, tm_error *err)
 {
     const json_t *hashes = json_object_get(c->json, "sha256");
@@ -78,21 +92,11 @@ static tm_status check_sources(check *c, tm_error *err)
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
-    tm_names files = {0};
     tm_sha256 now;
     tm_error problem = {0};
-    tm_status st = tm_hf_model_files(model, &files, &problem);
-    if (st == TM_OK)
-        st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
-    tm_names_deinit(&files);
+    tm_status st = tm_hf_hash(model, &now, &problem);
     TM_TRY(compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem, err));
-    char *tokenizer = tm_path_join(model, "tokenizer.json", err);
-    if (!tokenizer)
-        return TM_NO_MEMORY;
-    st = compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
-                      tm_sha256_file(tokenizer, &now, &problem), &now, &problem, err);
-    free(tokenizer);
-    TM_TRY(st);
+    TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
     TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
     TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
     return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);
@@ -124,20 +128,17 @@ static tm_status run_again(check *c, const tm_callbacks *callbacks, tm_error *er
 {
     tm_status st = TM_OK;
     char *file = tm_path_join(c->aside, "recipe.json", err), *out = tm_path_join(c->aside, "again", err),
-         *written = NULL, *text = NULL;
+         *written = NULL;
     if (!file || !out)
         TM_GO(TM_NO_MEMORY);
-    if (json_object_set_new(c->recipe, "out", json_string(out)) != 0 ||
-        !(text = json_dumps(c->recipe, JSON_REAL_PRECISION(17))))
-        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for the recipe"));
-    TM_GO(tm_file_write(file, text, strlen(text), err));
+    int failed = json_object_set_new(c->recipe, "out", json_string(out));
+    TM_GO(tm_json_write(file, failed ? NULL : c->recipe, JSON_REAL_PRECISION(17), err));
     st = tm_train(&(tm_recipe_source){.path = file}, callbacks, &written, err);
     const char *status = json_string_value(json_object_get(c->json, "status"));
     if (st == TM_RETENTION && strcmp(status, "done") != 0) /* as it ended the first time */
         st = TM_OK;
 out:
     free(written);
-    free(text);
     free(file);
     free(out);
     return st;
@@ -366,7 +367,7 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     TM_GO(tm_buf_check(&c.text, err));
     *text = c.text.data;
     c.text = (tm_buf){0};
-out:
+out:;
     tm_status removed = c.aside ? tm_dir_remove(c.aside, st == TM_OK ? err : &ignored) : TM_OK;
     st = st == TM_OK ? removed : st;
     free(c.aside);

@@ -18,10 +18,12 @@ typedef struct tm_command {
     X(generate)         \
     X(plan)             \
     X(tokenize)         \
+    X(tokenizer)        \
     X(template)         \
     X(report)           \
     X(verify)           \
     X(merge)            \
+    X(export)           \
     X(inspect)          \
     X(compare)          \
     X(init)             \

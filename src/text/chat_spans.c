@@ -136,15 +136,15 @@ static void turn_deinit(turn *t)
     json_decref(t->mark);
 }
 
-/* How much of a prompt's last line agrees with the text, given that the text went another way in it: up to
- * a line end or a special token, since a word that happens to agree is the assistant's own. */
-static size_t agreed(const turn *t, size_t from, size_t size)
+/* How much of `size` bytes that agree by what follows going another way is meant: up to a line end or a
+ * special token, since a piece of a word may agree by chance. Neither there: otherwise. */
+static size_t agreed(const turn *t, size_t from, size_t size, size_t otherwise)
 {
     const tm_buf *specials = t->all->specials;
     for (size_t n = size; n > 0; n--)
         if (t->text->data[from + n - 1] == '\n' || special_before(specials, t->text, from, from + n))
             return n;
-    return size;
+    return otherwise;
 }
 
 /* The turn's content as the whole text has it. *found: false when the template does not take the mark. */
@@ -190,6 +190,8 @@ static tm_status closing(turn *t, size_t end, size_t *size)
     size_t same = common(upto->data, upto->size, marked->data, marked->size);
     size_t tail = common_end(upto->data + same, upto->size - same, marked->data + same, marked->size - same);
     *size = common(upto->data + upto->size - tail, tail, t->text->data + end, t->text->size - end);
+    if (*size < tail)
+        *size = agreed(t, end, *size, 0);
     return TM_OK;
 }
 
@@ -209,7 +211,7 @@ static tm_status find_turn(turn *t, size_t *begin, size_t *end, bool *found)
         *begin = prompt->size;
     } else if (t->has_prompt && t->has_before && begins(text, before) && begins(prompt, before)) {
         size_t same = common(prompt->data + before->size, prompt->size - before->size, text->data + before->size, text->size - before->size);
-        *begin = before->size + agreed(t, before->size, same);
+        *begin = before->size + agreed(t, before->size, same, same);
     } else {
         begin_known = false;
     }

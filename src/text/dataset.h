@@ -66,6 +66,13 @@ tm_status tm_dataset_split(tm_dataset *data, const tm_data_entry *entries, uint6
 /* A permutation of 0 .. n - 1 that depends on the key alone (docs/formats/data.md says how). */
 void tm_permutation(uint64_t key, int64_t n, int64_t *out);
 
+/* Calls `take` for every example of a source, in order, with the value of a field of its row (NULL: the row has no
+ * such field). The files are read once more. A text has no fields: TM_RECIPE. */
+struct json_t;
+typedef tm_status tm_field_take(void *context, int64_t example, const struct json_t *value, tm_error *err);
+tm_status tm_dataset_field(const tm_dataset *data, int64_t source, const tm_data_entry *entry, const char *field,
+                           tm_field_take *take, void *context, tm_error *err) TM_MUST_CHECK;
+
 /* --- What data sets share --- */
 
 enum { TM_OVERLAP_SHOWN = 3 };

@@ -15,29 +15,31 @@ typedef struct tm_ids {
 } tm_ids;
 void tm_ids_deinit(tm_ids *ids);
 
-/* A folder with tokenizer.json (and tokenizer_config.json, generation_config.json when there), or a
- * tokenizer.json itself. */
+/* A model folder: the first of tokenizer.json, tokenizer.model, spiece.model, sentencepiece.bpe.model, *.tiktoken,
+ * vocab.json with merges.txt, and what tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+ * generation_config.json and config.json say. Or such a file itself, without them. */
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
+bool tm_tokenizer_is_in(const char *model); /* the folder has one of these files; or it is a GGUF file */
 /* From the text of a tokenizer.json; name stands for it in messages. BOS and EOS stay unknown. */
 tm_status tm_tokenizer_parse(const char *text, size_t size, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 void tm_tokenizer_close(tm_tokenizer *tok);
 
 /* A tokenizer that lies in arrays, as in a GGUF file: tokenizer.ggml.* of the format's specification. */
-typedef struct tm_piece {
+typedef struct tm_token_text {
     const char *text; /* not zero-terminated */
     size_t size;
-} tm_piece;
+} tm_token_text;
 enum { /* of SentencePiece and of GGUF alike */
     TM_PIECE_NORMAL = 1, TM_PIECE_UNKNOWN, TM_PIECE_CONTROL, TM_PIECE_USER_DEFINED, TM_PIECE_UNUSED, TM_PIECE_BYTE
 };
 typedef struct tm_tokenizer_parts { /* everything is borrowed for the call */
     const char *model;      /* "llama": SentencePiece BPE by scores; "gpt2": byte-level BPE by merges; "t5": Unigram */
     const char *pre;        /* how "gpt2" splits text: gpt-2, qwen2, llama-bpe, ...; NULL: gpt-2 */
-    const tm_piece *token;  /* [count] id = index */
+    const tm_token_text *token;  /* [count] id = index */
     size_t count;
     const float *score;     /* [count]; llama, t5 */
     const int32_t *type;    /* [count] TM_PIECE_*; NULL: all normal */
-    const tm_piece *merge;  /* [merge_count] "a b"; gpt2 */
+    const tm_token_text *merge;  /* [merge_count] "a b"; gpt2 */
     size_t merge_count;
     const void *charsmap;   /* precompiled_charsmap (t5); NULL: none */
     size_t charsmap_size;

@@ -100,13 +100,12 @@ typedef struct tm_charsmap {
     uint32_t *unit; /* [units] of the double array */
     size_t units;   /* 0: maps nothing */
     tm_buf texts;
+    bool longest;   /* SentencePiece's own search */
 } tm_charsmap;
-tm_status tm_charsmap_parse(tm_charsmap *map, const void *bytes, size_t size, const char *name, tm_error *err) TM_MUST_CHECK;
-tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *value, const char *name, tm_error *err) TM_MUST_CHECK;
+tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *json, const char *name, tm_error *err) TM_MUST_CHECK;
 void tm_charsmap_deinit(tm_charsmap *map);
-/* first: as tm_normalizer_run's. */
-tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, bool *first,
-                          tm_error *err) TM_MUST_CHECK;
+/* What vanishes at the start moves no offset with the peer, so "first" stays as it was. */
+tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, tm_error *err) TM_MUST_CHECK;
 
 /* --- Normaliser (tokenizer_normalize.c) --- */
 
@@ -272,8 +271,12 @@ struct tm_tokenizer {
     tm_post post;
     tm_decoder decoder;
     int32_t bos, eos;
+    bool clean_up; /* decoded text: no space before English punctuation */
     tm_sha256 hash;
 };
+
+/* From the tree of a tokenizer.json. */
+tm_status tm_tokenizer_build(const json_t *root, const tm_sha256 *hash, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 
 /* "type" of a part; "" when the part is not an object or has none. */
 const char *tm_part_type(const json_t *json);

@@ -11,7 +11,7 @@ import argparse, json, os, random, subprocess, sys, tempfile, warnings
 
 warnings.filterwarnings("ignore")
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers import logging
@@ -44,6 +44,7 @@ VARIANTS = {
     "embedding-rslora": (["lora.r=3", "lora.use_rslora=true", "lora.target_modules=[embed_tokens]"], dict(r=3, lora_alpha=32, use_rslora=True, target_modules=["embed_tokens"])),
     "embedding-saved": (["lora.r=4", "lora.modules_to_save=[embed_tokens]"], dict(r=4, lora_alpha=32, target_modules=ALL, modules_to_save=["embed_tokens"])),
     "both-saved": (["lora.r=4", "lora.modules_to_save=[embed_tokens, lm_head]"], dict(r=4, lora_alpha=32, target_modules=ALL, modules_to_save=["embed_tokens", "lm_head"])),
+    "prompt": (["method=prompt", "prompt.tokens=7"], dict(num_virtual_tokens=7)),
     "bias-all": (["lora.r=4", "lora.bias=all"], dict(r=4, lora_alpha=32, target_modules=ALL, bias="all")),
 }
 
@@ -78,7 +79,7 @@ class Run:
 
     def compare(self, what, model, ours, rows):
         with torch.no_grad():
-            worst = max(float((model(input_ids=torch.tensor([row])).logits[0] - mine).abs().max()) for row, mine in zip(rows, ours))
+            worst = max(float((model(input_ids=torch.tensor([row])).logits[0][-len(row):] - mine).abs().max()) for row, mine in zip(rows, ours))
         scale = max(float(mine.abs().max()) for mine in ours)
         self.worst = max(self.worst, worst / scale)
         print(f"{what:44s} largest difference of logits {worst:.1e} of {scale:.2f}  {'ok' if worst <= 2e-5 * scale else 'DIFFERS'}", flush=True)
@@ -115,10 +116,11 @@ def main():
         for variant, (keys, peft) in VARIANTS.items():
             out = run.path(f"{name}-{variant}")
             def trained(out=out, keys=keys):
-                run.call(*base, "method=lora", "lora.dropout=0", *keys, f"out={out}")
+                run.call(*base, "method=lora", "lora.dropout=0", *keys, f"out={out}") # a later method= wins
                 return PeftModel.from_pretrained(load(model_dir), out).eval(), run.ours(model_dir, out, data)
             def made(out=out, peft=peft):
-                model = get_peft_model(load(model_dir), LoraConfig(task_type="CAUSAL_LM", **peft))
+                kind = PromptTuningConfig if "num_virtual_tokens" in peft else LoraConfig
+                model = get_peft_model(load(model_dir), kind(task_type="CAUSAL_LM", **peft))
                 with torch.no_grad():
                     for n, p in model.named_parameters():
                         if p.requires_grad:

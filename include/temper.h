@@ -134,6 +134,7 @@ tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_err
 
 typedef struct tm_generate_request {
     const char *model, *adapter; /* adapter NULL: none */
+    const char *registers;       /* of a bank: "NAME=GATE,..."; NULL: all off */
     const char *prompt;          /* "": from BOS */
     int64_t max_tokens;
     double temperature;          /* 0: greedy */
@@ -225,6 +226,16 @@ typedef struct tm_tokenizer_train_request {
 
 /* Learns byte-level BPE. *text: what was made, for people; free(). */
 tm_status tm_tokenizer_train(const tm_tokenizer_train_request *request, char **text, tm_error *err);
+
+typedef struct tm_template_request {
+    const char *source;   /* a file of Jinja or JSON, or a name like chatml */
+    const char *context;  /* a JSON file: messages and whatever else the template asks for */
+    const char *date;     /* of strftime_now, YYYY-MM-DD; NULL: 2024-07-26 */
+    bool as_is;           /* messages are not brought into a form that the template can show */
+} tm_template_request;
+
+/* The text a chat template gives; free(). */
+tm_status tm_template(const tm_template_request *request, char **text, tm_error *err);
 
 #ifdef __cplusplus
 }

@@ -7,8 +7,8 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "io/hf.h"
-#include "text/tokenizer.h"
 #include "io/safetensors.h"
+#include "text/dataset.h"
 #include "train/trail.h"
 
 #include <libgen.h>
@@ -65,7 +65,7 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     for (size_t i = 0; i < json_array_size(entries); i++) {
         const char *path = json_string_value(json_object_get(json_array_get(entries, i), "path"));
         tm_status st =
-            path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
+            path ? tm_data_hash(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
         TM_TRY(compare_hash(c, what, path, json_array_get(hashes, i), st, &now, &problem, err));
     }
     return TM_OK;

@@ -51,6 +51,7 @@ const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i);
 int64_t tm_dataset_sources(const tm_dataset *data);
 const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source);
 const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source); /* of the file(s) */
+tm_status tm_data_hash(const char *path, tm_sha256 *out, tm_error *err) TM_MUST_CHECK; /* the same of an entry's path */
 const char *tm_dataset_file(const tm_dataset *data, int64_t source, int32_t file); /* its path */
 typedef enum tm_cache_use { TM_CACHE_NONE, TM_CACHE_WRITTEN, TM_CACHE_USED } tm_cache_use;
 tm_cache_use tm_dataset_cache(const tm_dataset *data, int64_t source);

@@ -206,13 +206,16 @@ static void planning_survives(void **state)
 static tm_status run_eval(tm_error *err)
 {
     char *arguments[] = {"threads=1", "train.seq=64"};
-    return last = tm_eval(stories, NULL, scratch("text.jsonl"), arguments, 2, true, &got, err);
+    tm_eval_request request = {.model = stories, .data = scratch("text.jsonl"), .overrides = arguments, .override_count = 2, .json = true};
+    return last = tm_eval(&request, &got, err);
 }
 
 static tm_status run_eval_adapter(tm_error *err)
 {
     char *arguments[] = {"threads=1", "eval.0.format=tokens"};
-    return last = tm_eval(scratch("model"), scratch("reference"), scratch("held.jsonl"), arguments, 2, true, &got, err);
+    tm_eval_request request = {.model = scratch("model"), .adapter = scratch("reference"), .data = scratch("held.jsonl"),
+                               .overrides = arguments, .override_count = 2, .json = true};
+    return last = tm_eval(&request, &got, err);
 }
 
 static void evaluation_survives(void **state)

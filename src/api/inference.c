@@ -8,6 +8,7 @@
 #include "base/philox.h"
 #include "model/generate.h"
 #include "io/adapter_kind.h"
+#include "tune/registers.h"
 #include "io/hf.h"
 
 #include <stdlib.h>
@@ -17,11 +18,14 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     tm_model_settings settings = {.act = device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
+    int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);
+    if (tokens > longest)
+        return tm_fail(err, TM_USAGE, "%s: the model has positions for %lld tokens, prompt and answer need %lld: ask for fewer tokens", s->model,
+                       (long long)longest, (long long)tokens);
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
     TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
-    tm_model_fit_batch(&inf->model, &inf->batch);
-    return TM_OK;
+    return tm_model_fit_batch(&inf->model, &inf->batch, err);
 }
 
 static void drop_model(tm_inference *inf)
@@ -86,6 +90,9 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
     if (inf->tuning.method->start)
         TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
     tm_model_begin_step(&inf->model, NULL);
+    TM_GO(TM_NEW(&inf->gates, inf->tuning.registers.count + 1, err));
+    if (s->registers)
+        TM_GO(tm_registers_parse(&inf->tuning.registers, s->registers, "--register", inf->gates, err));
 out:
     if (st != TM_OK)
         tm_inference_close(inf);
@@ -98,6 +105,7 @@ void tm_inference_close(tm_inference *inf)
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
+    free(inf->gates);
     *inf = (tm_inference){0};
 }
 
@@ -177,7 +185,8 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
 {
     sampler s = {inf, sampling, stop, stop_count, token, context, NULL};
     TM_TRY(tm_alloc(&s.scratch, tm_sample_scratch_bytes(inf->model.config.vocab), 1, err));
-    tm_status st = tm_decode(&inf->model, &inf->batch, 0, prompt, (int64_t)prompt_count, max_tokens, choose, &s, err);
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .gates = inf->gates};
+    tm_status st = tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err);
     free(s.scratch);
     return st;
 }

@@ -7,10 +7,11 @@
 /* Chooses the token of a position from logits [vocab]; below 0 ends the text. */
 typedef int32_t (*tm_choose_fn)(void *context, const float *logits, int64_t position);
 
-/* Needs model->settings.cache_tokens > 0; ends when the cache is full, too. prompt: at least one id, and fewer than
- * the cache has room for (TM_FAILED). The batch may be the trainer's: its `cached` is reset. */
-tm_status tm_decode(tm_model *model, tm_batch *batch, int32_t replica, const int32_t *prompt, int64_t prompt_count,
-                    int64_t max_tokens, tm_choose_fn choose, void *context, tm_error *err) TM_MUST_CHECK;
+/* Needs model->settings.cache_tokens > 0; ends when the cache is full, too. Of prompt ids, n, replica and gates are
+ * read: at least one id, and fewer than the cache has room for (TM_FAILED). The batch may be the trainer's: its
+ * `cached` is reset. */
+tm_status tm_decode(tm_model *model, tm_batch *batch, const tm_batch_item *prompt, int64_t max_tokens, tm_choose_fn choose,
+                    void *context, tm_error *err) TM_MUST_CHECK;
 
 /* The most likely token; the lowest id wins. */
 int32_t tm_most_likely(const float *logits, int64_t vocab);

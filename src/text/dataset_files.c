@@ -122,7 +122,7 @@ out:
     return st;
 }
 
-tm_status tm_data_hash(const char *path, tm_sha256 *out, tm_error *err)
+tm_status tm_data_path_hash(const char *path, tm_sha256 *out, tm_error *err)
 {
     tm_data_files files;
     TM_TRY(tm_data_files_find(path, &files, err));

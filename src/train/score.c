@@ -126,14 +126,15 @@ static int32_t choose(void *context, const float *logits, int64_t position)
     return w->count < w->most ? id : -1;
 }
 
-/* What the model says behind a prompt. A prompt that the cache cannot hold gets no answer. */
-static tm_status generate(tm_trainer *t, const tm_eval_set *set, int32_t replica, const int32_t *prompt, int64_t n, writer *w, tm_buf *text, tm_error *err)
+/* What the model says behind a prompt of an example. A prompt that the cache cannot hold gets no answer. */
+static tm_status generate(tm_trainer *t, const tm_eval_set *set, int32_t replica, int64_t example, const int32_t *prompt, int64_t n, writer *w, tm_buf *text, tm_error *err)
 {
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)n, .replica = replica, .gates = tm_gates_of(t, set - t->run->evals, example)};
     w->count = 0;
     tm_buf_clear(text);
     if (n + t->batch.prefix >= t->model.settings.cache_tokens)
         return TM_OK;
-    TM_TRY(tm_decode(&t->model, &t->batch, replica, prompt, n, set->entry->max_tokens, choose, w, err));
+    TM_TRY(tm_decode(&t->model, &t->batch, &item, set->entry->max_tokens, choose, w, err));
     return text_of(t, w->id, (size_t)w->count, text, err);
 }
 
@@ -271,7 +272,7 @@ static tm_status score_generated(tm_trainer *t, const tm_eval_set *set, int32_t 
         answer_of(e, &first, &end);
         TM_GO(text_of(t, e->ids + first, (size_t)(end - first), &x.reference, err));
         TM_GO(text_of(t, e->ids, (size_t)first, &x.source, err));
-        TM_GO(generate(t, set, replica, e->ids, first, w, &x.prediction, err));
+        TM_GO(generate(t, set, replica, i, e->ids, first, w, &x.prediction, err));
         TM_GO(score_text(metric, &x, a, score, err));
         sum[0] += score[0];
         sum[1] += score[1];
@@ -316,11 +317,11 @@ static tm_status score_round_trip(tm_trainer *t, const tm_eval_set *set, int32_t
         answer_of(way[1], &first, &end);
         TM_GO(text_of(t, way[1]->ids + first, (size_t)(end - first), &x.reference, err));
         answer_of(way[0], &first, &end);
-        TM_GO(generate(t, set, replica, way[0]->ids, first, w, &x.source, err)); /* the text on the way */
+        TM_GO(generate(t, set, replica, i, way[0]->ids, first, w, &x.source, err)); /* the text on the way */
         tm_buf_clear(&x.prediction);
         if (x.source.size) {
             TM_GO(tm_bridge_ids(set->bridge, TM_BRIDGE_TO_SCENE, tm_buf_str(&x.source), &back, err));
-            TM_GO(generate(t, set, replica, back.id, (int64_t)back.count, w, &x.prediction, err));
+            TM_GO(generate(t, set, replica, i + 1, back.id, (int64_t)back.count, w, &x.prediction, err));
         }
         TM_GO(tm_token_f1(tm_buf_str(&x.prediction), tm_buf_str(&x.reference), &value, err));
         bool same = tm_exact_match(tm_buf_str(&x.prediction), tm_buf_str(&x.reference));

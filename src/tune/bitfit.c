@@ -23,7 +23,7 @@ static tm_status add_biases(tm_tuning *t, bool mlp, tm_error *err)
 {
     for (int64_t i = 0; i < t->model->config.layers; i++)
         for (int s = 0; s < TM_SLOTS; s++)
-            if (s <= TM_O || mlp)
+            if (t->model->block[i].slot[s].weight && (s <= TM_O || mlp))
                 TM_TRY(add_bias(t, &t->model->block[i].slot[s], err));
     return TM_OK;
 }

@@ -2,7 +2,7 @@
  * get low-rank matrices, their first values, and the adapter folder that PEFT loads.
  *
  * Names are PEFT's: a parameter's key in the adapter file is "base_model.model." and its name here. */
-#include "tune/tune.h"
+#include "tune/registers.h"
 
 #include "base/buf.h"
 #include "base/exact.h"
@@ -11,13 +11,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* The modules of a model in a fixed order: blocks, slots, then the head. NULL behind the last. */
-static tm_linear *module_at(tm_model *m, int64_t i)
-{
-    if (i < m->config.layers * TM_SLOTS)
-        return &m->block[i / TM_SLOTS].slot[i % TM_SLOTS];
-    return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
-}
 
 static const char *short_name(const char *module)
 {
@@ -29,8 +22,11 @@ static const char *short_name(const char *module)
 
 static tm_status all_linear(tm_tuning *t, tm_error *err)
 {
-    for (int s = 0; s < TM_SLOTS; s++)
-        TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(t->model->block[0].slot[s].name), err));
+    for (int s = 0; s < TM_SLOTS; s++) {
+        const tm_linear *module = &t->model->block[0].slot[s];
+        if (module->weight && !tm_names_contain(&t->adapter.target_modules, short_name(module->name)))
+            TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(module->name), err));
+    }
     return TM_OK;
 }
 
@@ -38,8 +34,21 @@ static tm_status all_linear(tm_tuning *t, tm_error *err)
  * expression; a bare module name is what people mean when they write one. */
 static bool is_plain_name(const char *text) { return text[strcspn(text, "\\.*+?[](){}|^$")] == 0; }
 
+/* Registers live on the attention projections, unless the recipe says otherwise. */
+static tm_status attention_targets(tm_tuning *t, tm_error *err)
+{
+    for (int s = TM_Q; s <= TM_O; s++) {
+        const tm_linear *module = &t->model->block[0].slot[s];
+        if (module->weight && !tm_names_contain(&t->adapter.target_modules, short_name(module->name)))
+            TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(module->name), err));
+    }
+    return TM_OK;
+}
+
 static tm_status targets_from_recipe(tm_tuning *t, tm_error *err)
 {
+    if (t->registers.count && !tm_names_contain(&t->recipe->given, "lora.target_modules"))
+        return attention_targets(t, err);
     const tm_names *given = &t->recipe->lora_target_modules;
     tm_adapter_config *a = &t->adapter;
     if (given->count == 1 && strcmp(given->item[0], "all-linear") == 0)
@@ -75,12 +84,17 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
     static const char *const biases[] = {"none", "all", "lora_only"};
     const tm_recipe *r = t->recipe;
     tm_adapter_config *a = &t->adapter;
+    TM_TRY(tm_registers_name(t, &r->lora_registers, "lora.registers", err));
+    bool plain = !r->lora_use_dora && r->lora_bias == TM_BIAS_NONE && !r->lora_modules_to_save.count && !r->lora_rank_pattern.keys.count && !r->lora_alpha_pattern.keys.count;
+    if (t->registers.count && !plain)
+        return tm_fail(err, TM_RECIPE, "lora.registers: a register is a plain LoRA adapter: no use_dora, bias, modules_to_save, rank_pattern, alpha_pattern");
     a->r = r->lora_r;
     a->alpha = r->lora_alpha;
     a->dropout = r->lora_dropout;
     a->use_rslora = r->lora_use_rslora;
     a->use_dora = r->lora_use_dora;
     a->inference_mode = true;
+    a->fan_in_fan_out = t->model->config.family->conv1d;
     a->bias = tm_strdup(biases[r->lora_bias], err);
     a->task_type = tm_strdup("CAUSAL_LM", err);
     a->base_model = r->model ? tm_strdup(r->model, err) : NULL;
@@ -96,6 +110,8 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
 static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
 {
     tm_adapter_config *a = &t->adapter;
+    if (tm_registers_there(t->from))
+        return tm_registers_open(t, err);
     TM_TRY(tm_adapter_config_read(t->from, a, err));
     if (a->target_regex && strcmp(a->target_regex, "all-linear") == 0) {
         free(a->target_regex);
@@ -105,6 +121,7 @@ static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
     if (tm_names_contain(&t->recipe->given, "lora.dropout"))
         a->dropout = t->recipe->lora_dropout;
     a->inference_mode = true;
+    a->fan_in_fan_out = t->model->config.family->conv1d; /* PEFT too goes by the module, not by the key */
     return tm_tuned_open(t, err);
 }
 
@@ -143,6 +160,11 @@ static tm_status add_lora(tm_tuning *t, tm_linear *module, int64_t index, tm_err
 {
     TM_TRY(new_lora(t, module->name, index, &module->lora, err));
     tm_lora *lora = module->lora;
+    if (t->registers.count) {
+        lora->gates = t->model->gates = (int32_t)t->registers.count;
+        t->model->gate_width = lora->r;
+        lora->r *= lora->gates;
+    }
     TM_TRY(add_part(t, module->name, "lora_A.weight", TM_PARAM_LORA_A, lora->r, module->in, &lora->a, err));
     TM_TRY(add_part(t, module->name, "lora_B.weight", TM_PARAM_LORA_B, module->out, lora->r, &lora->b, err));
     lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
@@ -176,18 +198,20 @@ static bool ends_as(const char *name, const char *end)
 static tm_status check_names(tm_tuning *t, const tm_names *names, const char *key, tm_error *err)
 {
     const char *known[TM_SLOTS + 2], *embed = t->model->config.family->embed;
+    size_t knowns = 0;
     for (int s = 0; s < TM_SLOTS; s++)
-        known[s] = short_name(t->model->block[0].slot[s].name);
-    known[TM_SLOTS] = short_name(t->model->head.name);
-    known[TM_SLOTS + 1] = short_name(embed);
+        if (t->model->block[0].slot[s].weight)
+            known[knowns++] = short_name(t->model->block[0].slot[s].name);
+    known[knowns++] = short_name(t->model->head.name);
+    known[knowns++] = short_name(embed);
     for (int64_t k = 0; k < names->count; k++) {
         bool found = ends_as(embed, names->item[k]);
         tm_linear *module;
-        for (int64_t i = 0; (module = module_at(t->model, i)) && !found; i++)
-            found = ends_as(module->name, names->item[k]);
+        for (int64_t i = 0; (module = tm_model_linear(t->model, i)) && !found; i++)
+            found = module->weight && ends_as(module->name, names->item[k]);
         if (found)
             continue;
-        const char *nearest = tm_nearest(names->item[k], known, TM_SLOTS + 2);
+        const char *nearest = tm_nearest(names->item[k], known, knowns);
         return tm_fail(err, TM_RECIPE, "%s: the model has no linear module or embedding '%s'%s%s%s", key, names->item[k],
                        nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     }
@@ -245,9 +269,12 @@ static void train_biases(tm_tuning *t)
 {
     bool all = strcmp(t->adapter.bias, "all") == 0, own = strcmp(t->adapter.bias, "lora_only") == 0;
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(t->model, i)); i++)
-        if (module->bias && (all || (own && module->lora)))
+    for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
+        if (module->bias && own && module->lora)
             module->bias->trained = true;
+    for (int64_t i = 0; all && i < t->model->params.count; i++) /* those of norms too */
+        if (t->model->params.item[i]->kind == TM_PARAM_BIAS)
+            t->model->params.item[i]->trained = true;
 }
 
 static tm_status lora_select(tm_tuning *t, tm_error *err)
@@ -257,8 +284,10 @@ static tm_status lora_select(tm_tuning *t, tm_error *err)
     TM_TRY(check_names(t, &t->adapter.target_modules, "lora.target_modules", err));
     int64_t adapted = 0;
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(m, i)); i++) {
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         bool wanted;
+        if (!module->weight)
+            continue;
         TM_TRY(tm_adapter_targets(&t->adapter, module->name, &wanted, err));
         if (!wanted)
             continue;
@@ -267,6 +296,8 @@ static tm_status lora_select(tm_tuning *t, tm_error *err)
     }
     bool embedding;
     TM_TRY(tm_adapter_targets(&t->adapter, m->config.family->embed, &embedding, err));
+    if (t->registers.count && (embedding || m->head.lora))
+        return tm_fail(err, TM_RECIPE, "lora.target_modules: registers are for modules inside the blocks, not for embedding and head");
     if (embedding)
         TM_TRY(add_embedding(t, err));
     adapted += embedding;
@@ -344,7 +375,7 @@ static void file_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KE
     size_t n = strlen(p->name);
     if (p->kind == TM_PARAM_BIAS) {
         tm_linear *module;
-        for (int64_t i = 0; (module = module_at(t->model, i)); i++)
+        for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
             if (module->bias == p && module->lora) {
                 snprintf(key, TM_TUNED_KEY, TM_PEFT_PREFIX "%.*s.base_layer.bias", (int)(n - strlen(".bias")), p->name);
                 return;
@@ -359,10 +390,10 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
     if (m->head.weight->added) { /* a tied head that is saved apart starts as a copy */
         TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
     }
-    if (t->start)
-        return tm_tuned_read(t, replica, err);
+    if (t->from)
+        return t->registers.count ? tm_registers_read(t, replica, err) : tm_tuned_read(t, replica, err);
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(m, i)); i++) {
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         if (!module->lora)
             continue;
         TM_TRY(start_a(t, module->lora, replica, seed, err));
@@ -377,6 +408,8 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
 
 static tm_status lora_save(tm_tuning *t, int32_t replica, const char *dir, tm_error *err)
 {
+    if (t->registers.count)
+        return tm_registers_write(t, replica, dir, err);
     TM_TRY(tm_tuned_write(t, replica, dir, err));
     return tm_adapter_config_write(dir, &t->adapter, err);
 }

@@ -4,7 +4,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/hf.h"
-#include "text/tokenizer_gguf.h"
 
 #include <stdlib.h>
 
@@ -34,10 +33,11 @@ static tm_status write_config(const tm_model *m, const char *source, int save_dt
     int failed = 0;
     if (save_dtype != TM_SAVE_SOURCE)
         failed |= json_object_set_new(json, json_object_get(json, "dtype") ? "dtype" : "torch_dtype", json_string(names[save_dtype]));
+    json_t *part = family->text_config ? json_object_get(json, family->text_config) : json;
     if (family->qkv_bias == TM_BIAS_BY_KEY && m->config.qkv_bias)
-        failed |= json_object_set_new(json, family->attn_bias_key, json_true());
+        failed |= json_object_set_new(part, family->attn_bias_key, json_true());
     if (family->mlp_bias == TM_BIAS_BY_KEY && m->config.mlp_bias)
-        failed |= json_object_set_new(json, family->mlp_bias_key, json_true());
+        failed |= json_object_set_new(part, family->mlp_bias_key, json_true());
     TM_GO(tm_json_write(to, failed ? NULL : json, JSON_INDENT(2) | JSON_PRESERVE_ORDER, err));
 out:
     json_decref(json);
@@ -53,7 +53,7 @@ typedef struct origin { /* of a tensor that is written */
 static tm_status give_param(const tm_st_tensor *t, void *to, tm_error *err)
 {
     const origin *o = t->source;
-    return tm_param_read(o->model, o->param, o->param->value, 0, to, t->dtype, err);
+    return tm_param_export(o->model, o->param, to, t->dtype, err);
 }
 
 tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const char *dir, tm_error *err)
@@ -69,10 +69,9 @@ tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const c
         const tm_param *p = m->params.item[i];
         origins[i] = (origin){m, p};
         tensors[i] = (tm_st_tensor){.name = p->name, .dtype = file_dtype(p, save_dtype), .ndim = p->ndim, .give = give_param,
-                                    .shape = {p->ndim == 1 ? p->cols : p->rows, p->cols}, .source = &origins[i]};
+                                    .shape = {p->ndim == 1 || p->turned ? p->cols : p->rows, p->turned ? p->rows : p->cols}, .source = &origins[i]};
     }
     TM_GO(tm_hf_copy_files(source, dir, err));
-    TM_GO(tm_tokenizer_write(source, dir, err));
     TM_GO(write_config(m, source, save_dtype, dir, err));
     TM_GO(tm_hf_write_model(dir, tensors, count, TM_HF_SHARD_BYTES, err));
 out:

@@ -98,6 +98,17 @@ static double distance(const float *x, const float *y, int64_t n)
     return relative(s);
 }
 
+/* GPT-2's key bias has no gradient in exact arithmetic: what stands there is rounding, and Adam makes steps of it. It
+ * counts as equal in `mine`. */
+static float *without_key_bias(const golden *g, const char *name, const float *mine, const float *theirs, int64_t n)
+{
+    float *copy = malloc((size_t)n * sizeof *copy);
+    memcpy(copy, mine, (size_t)n * sizeof *copy);
+    if (strncmp(g->name, "gpt2", 4) == 0 && strstr(name, "c_attn.bias"))
+        memcpy(copy + n / 3, theirs + n / 3, (size_t)(n / 3) * sizeof *copy);
+    return copy;
+}
+
 static void compare_result(golden *g)
 {
     char path[600];
@@ -115,7 +126,9 @@ static void compare_result(golden *g)
         assert_int_equal(a->ndim, b->ndim);
         assert_memory_equal(a->shape, b->shape, (size_t)a->ndim * 8);
         bool bias = strstr(a->name, ".bias");
-        worse(bias ? &g->worst.biases : &g->worst.weights, distance(a->data, b->data, a->count), bias ? g->bound.biases : g->bound.weights, g, a->name);
+        float *values = without_key_bias(g, a->name, a->data, b->data, a->count);
+        worse(bias ? &g->worst.biases : &g->worst.weights, distance(values, b->data, a->count), bias ? g->bound.biases : g->bound.weights, g, a->name);
+        free(values);
     }
     tm_safetensors_close(mine);
     tm_safetensors_close(theirs);
@@ -179,9 +192,16 @@ static void compare_gradients(golden *g, machine *m, const tm_safetensors *expec
         const tm_param *p = tm_params_find(&m->model.params, name);
         if (!p || !p->trained || tm_param_count(p) != theirs->count)
             fail_msg("%s: %s is not trained here as %s", g->name, theirs->name, name);
-        add_squares(&all, p->grad.data, theirs->data, theirs->count);
+        float *turned = malloc((size_t)theirs->count * sizeof *turned);
+        for (int64_t row = 0; row < p->rows; row++)
+            for (int64_t col = 0; col < p->cols; col++)
+                turned[p->turned ? col * p->rows + row : row * p->cols + col] = ((const float *)p->grad.data)[row * p->cols + col];
+        float *values = without_key_bias(g, theirs->name, turned, theirs->data, theirs->count);
+        add_squares(&all, values, theirs->data, theirs->count);
         if (m->model.settings.act != TM_BF16)
-            worse(&g->worst.gradient, distance(p->grad.data, theirs->data, theirs->count), g->bound.gradient, g, theirs->name);
+            worse(&g->worst.gradient, distance(values, theirs->data, theirs->count), g->bound.gradient, g, theirs->name);
+        free(turned);
+        free(values);
         compared++;
     }
     if (m->model.settings.act == TM_BF16)
@@ -252,14 +272,17 @@ static void as_transformers(void **state)
 
 #define CASE(name) cmocka_unit_test_prestate(as_transformers, name)
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
+        CASE("gemma2-full"), CASE("gemma2-lora"), CASE("gemma3-full"), CASE("gemma3-lora"), CASE("gpt2-full"), CASE("gpt2-lora"),
         CASE("llama-dora"), CASE("llama-full"), CASE("llama-lora"), CASE("llama-lora-accum"), CASE("llama3rope-full"), CASE("llama3rope-lora"),
         CASE("mistral-full"), CASE("mistral-lora"), CASE("qwen2-bitfit"), CASE("qwen2-freeze1"), CASE("qwen2-full"), CASE("qwen2-lora"),
         CASE("qwen2-lora-masked"), CASE("qwen2-lora-qv"), CASE("qwen2-rslora"), CASE("qwen3-full"), CASE("qwen3-lora"), CASE("wide-lora"),
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
         tests[i].name = tests[i].initial_state;
+    if (argc > 1) /* cases to look at, '*' for any text */
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("golden", tests, memory_begin, scratch_end);
 }

@@ -456,7 +456,9 @@ bool tm_tokenizer_is_in(const char *model)
     char *first = NULL, *second = NULL;
     if (!tm_path_is_dir(model))
         return tm_gguf_is(model);
-    bool there = detect(model, &kind, &first, &second, NULL) == TM_OK && kind;
+    tm_status st = detect(model, &kind, &first, &second, NULL);
+    /* Where the system would not let us look, opening it says why. */
+    bool there = st == TM_OK ? kind != NULL : st == TM_NO_MEMORY || st == TM_IO;
     free(first);
     free(second);
     return there;

@@ -212,16 +212,6 @@ typedef struct tm_tokenize_request {
 
 tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
 
-typedef struct tm_template_request {
-    const char *template; /* a file of Jinja or JSON, or a name like chatml */
-    const char *context;  /* a JSON file: messages and whatever else the template asks for */
-    const char *date;     /* of strftime_now, YYYY-MM-DD; NULL: 2024-07-26 */
-    bool as_is;           /* messages are not brought into a form that the template can show */
-} tm_template_request;
-
-/* The text a chat template gives; free(). */
-tm_status tm_template(const tm_template_request *request, char **text, tm_error *err);
-
 #ifdef __cplusplus
 }
 #endif

@@ -98,6 +98,7 @@ out:
 void tm_inference_close(tm_inference *inf)
 {
     drop_model(inf);
+    tm_ids_deinit(&inf->fed);
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
@@ -167,6 +168,8 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
 
 static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past)
 {
+    for (int64_t i = 0; i < n; i++)
+        inf->fed.id[inf->fed.count++] = ids[i];
     tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past};
     inf->batch.cached = true;
     tm_batch_fill(&inf->batch, &item, 1);
@@ -183,10 +186,14 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
     void *scratch = NULL;
     TM_GO(TM_NEW(&logits, vocab, err));
     TM_GO(tm_alloc(&scratch, tm_sample_scratch_bytes(vocab), 1, err));
-    if (prefix) { /* the trained prompt alone: what follows is as without one, further on */
+    size_t known = 0;
+    while (known < inf->fed.count && known + 1 < prompt_count && inf->fed.id[known] == prompt[known])
+        known++;
+    if (prefix && !known) /* the trained prompt alone: what follows is as without one, further on */
         feed(inf, NULL, 0, 0);
-        past = prefix;
-    }
+    inf->fed.count = known;
+    TM_GO(TM_GROW(&inf->fed.id, &inf->fed.capacity, prompt_count + (size_t)(max_tokens < m->settings.cache_tokens ? max_tokens : m->settings.cache_tokens) + 1, err));
+    past = prefix + (int64_t)known;
     for (int64_t n; past < last; past += n) {
         n = last - past < inf->batch.max_tokens ? last - past : inf->batch.max_tokens;
         feed(inf, prompt + past - prefix, n, past);

@@ -47,7 +47,7 @@ static tm_status refuse(const meta *m, const char *what)
 
 static void put_llama3(const meta *m)
 {
-    const tm_rope_config *r = &m->c->rope;
+    const tm_rope_config *r = &m->c->rope[0];
     tm_buf text = {0};
     /* llama.cpp takes the factors (rope_freqs.weight); these are the numbers they came from. */
     tm_buf_printf(&text, "{\"rope_type\": \"llama3\", \"factor\": ");

@@ -77,7 +77,7 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     TM_GO(tm_tokenizer_open(request->model, &tok, err));
     TM_GO(encode_prompt(tok, request->prompt, &ids, err));
     int64_t total = (int64_t)ids.count + request->max_tokens;
-    tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .threads = request->threads,
+    tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .registers = request->registers, .threads = request->threads,
                                       .max_tokens = ids.count < 512 ? (int64_t)ids.count : 512, .cache_tokens = total};
     TM_GO(tm_inference_open(&settings, &inf, err));
     for (size_t i = 0; i < ids.count; i++)

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "io/adapter_kind.h"
+#include "tune/registers.h"
 #include "io/hf.h"
 
 #include <stdlib.h>
@@ -23,8 +24,7 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
     TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
-    tm_model_fit_batch(&inf->model, &inf->batch);
-    return TM_OK;
+    return tm_model_fit_batch(&inf->model, &inf->batch, err);
 }
 
 static void drop_model(tm_inference *inf)
@@ -89,6 +89,9 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
     if (inf->tuning.method->start)
         TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
     tm_model_begin_step(&inf->model, NULL);
+    TM_GO(TM_NEW(&inf->gates, inf->tuning.registers.count + 1, err));
+    if (s->registers)
+        TM_GO(tm_registers_parse(&inf->tuning.registers, s->registers, "--register", inf->gates, err));
 out:
     if (st != TM_OK)
         tm_inference_close(inf);
@@ -102,6 +105,7 @@ void tm_inference_close(tm_inference *inf)
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
+    free(inf->gates);
     *inf = (tm_inference){0};
 }
 
@@ -170,7 +174,7 @@ static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past)
 {
     for (int64_t i = 0; i < n; i++)
         inf->fed.id[inf->fed.count++] = ids[i];
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past};
+    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
     inf->batch.cached = true;
     tm_batch_fill(&inf->batch, &item, 1);
     tm_model_forward(&inf->model, &inf->batch);

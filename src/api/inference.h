@@ -13,11 +13,13 @@ typedef struct tm_inference {
     tm_model model;
     tm_tuning tuning;
     tm_batch batch;
-    tm_ids fed; /* ids whose keys and values the cache holds, from its beginning on */
+    tm_ids fed;   /* ids whose keys and values the cache holds, from its beginning on */
+    float *gates;                /* [registers], of every text; NULL: none */
 } tm_inference;
 
 typedef struct tm_inference_settings {
     const char *model, *adapter; /* adapter NULL: none */
+    const char *registers;       /* "NAME=GATE,..." of a bank; NULL: all off */
     int threads;                 /* 0 = all */
     int64_t max_tokens;          /* rows of a batch */
     int64_t cache_tokens;        /* > 0: key/value cache */

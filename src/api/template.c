@@ -40,7 +40,7 @@ tm_status tm_template(const tm_template_request *request, char **text, tm_error 
     json_t *context = NULL, *frame = NULL;
     tm_status st;
     *text = NULL;
-    TM_GO(tm_chat_source_read(NULL, request->template, &source, err));
+    TM_GO(tm_chat_source_read(NULL, request->source, &source, err));
     TM_GO(tm_json_read(request->context, &context, err));
     if (!json_is_object(context))
         TM_GO(tm_fail(err, TM_INPUT, "%s: expected a JSON object", request->context));

@@ -19,6 +19,7 @@ typedef struct tm_command {
     X(chat)             \
     X(plan)             \
     X(tokenize)         \
+    X(tokenizer)        \
     X(template)         \
     X(report)           \
     X(verify)           \

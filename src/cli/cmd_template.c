@@ -7,7 +7,7 @@ static int run(int argc, char **argv)
 {
     tm_template_request request = {0};
     for (int i = 1; i < argc; i++) {
-        if (cli_option(argc, argv, &i, "--template", &request.template) || cli_option(argc, argv, &i, "--context", &request.context) ||
+        if (cli_option(argc, argv, &i, "--template", &request.source) || cli_option(argc, argv, &i, "--context", &request.context) ||
             cli_option(argc, argv, &i, "--date", &request.date))
             continue;
         if (cli_is(argv[i], "--as-is"))
@@ -15,7 +15,7 @@ static int run(int argc, char **argv)
         else
             return cli_usage(&cmd_template, "unknown argument %s", argv[i]);
     }
-    if (!request.template || !request.context)
+    if (!request.source || !request.context)
         return cli_usage(&cmd_template, "--template FILE and --context FILE are needed");
     tm_error err = {0};
     char *text = NULL;

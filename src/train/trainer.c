@@ -3,8 +3,10 @@
 
 #include "base/clock.h"
 #include "base/exact.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "text/tokenizer_gguf.h"
 #include "train/schedule.h"
 
 #include <assert.h>
@@ -114,7 +116,8 @@ static tm_status build(tm_trainer *t, tm_error *err)
                                   .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
-    tm_model_fit_batch(&t->model, &t->batch);
+    TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));
+    TM_TRY(tm_gates_set(t, err));
     TM_TRY(list_trained(t, err));
     t->device_params = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof(tm_step_params) * run->replicas);
     TM_TRY(TM_NEW(&t->params, run->replicas, err));
@@ -151,6 +154,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->trained);
     free(t->trained_param);
     free(t->trail);
+    tm_gates_drop(t);
     free(t->params);
     free(t->result);
     free(t->items);
@@ -267,7 +271,8 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
         TM_TRY(TM_GROW(&t->items, &t->items_capacity, *count + n, err));
         for (int64_t i = 0; i < n; i++) {
             const tm_example *e = tm_dataset_at(t->run->data, examples[i]);
-            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i};
+            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i,
+                                                    .gates = tm_gates_of(t, -1, examples[i])};
             targets += e->targets;
             tokens += e->n;
         }
@@ -576,9 +581,15 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+tm_status tm_trainer_save_to(tm_trainer *t, int32_t replica, const char *dir, tm_error *err)
+{
+    TM_TRY(t->tuning.method->save(&t->tuning, replica, dir, err));
+    return tm_dir_has(dir, "config.json") ? tm_tokenizer_write(t->run->model_dir, dir, err) : TM_OK;
+}
+
 tm_status tm_trainer_save(tm_trainer *t, tm_error *err)
 {
     for (int32_t r = 0; r < t->run->replicas; r++)
-        TM_TRY(t->tuning.method->save(&t->tuning, r, t->run->folder[r]->dir, err));
+        TM_TRY(tm_trainer_save_to(t, r, t->run->folder[r]->dir, err));
     return TM_OK;
 }

@@ -78,6 +78,7 @@ typedef struct tm_trainer {
     tm_step_params *device_params;
     tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
     bool has_teacher;
+    float **gates;             /* registers: of the data, then of every evaluation set: [examples, K]; NULL: none */
     tm_hook *hooks;
     int64_t hook_count;
     /* state of the run: all that a checkpoint holds beside tensors */
@@ -111,6 +112,8 @@ tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, .
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Runs to the end (or to an interruption: TM_FAILED). */
 tm_status tm_trainer_run(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* The result of one replica into a folder; a whole model gets its tokenizer too. */
+tm_status tm_trainer_save_to(tm_trainer *trainer, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;
 /* Writes the result of every replica into its folder. */
 tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
@@ -126,6 +129,11 @@ tm_status tm_trainer_resume(tm_trainer *trainer, bool *resumed, tm_error *err) T
 /* Writes or reads tensors (values, and optimiser state) of one replica as one safetensors file. */
 tm_status tm_trained_write(tm_trainer *trainer, int32_t replica, bool optimizer, const char *path, tm_error *err) TM_MUST_CHECK;
 tm_status tm_trained_read(tm_trainer *trainer, int32_t replica, bool optimizer, const char *path, tm_error *err) TM_MUST_CHECK;
+
+/* gates.c: what the recipe and the rows say of registers. set -1: the data. NULL without registers. */
+tm_status tm_gates_set(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+void tm_gates_drop(tm_trainer *trainer);
+const float *tm_gates_of(const tm_trainer *trainer, int64_t set, int64_t example);
 
 /* trail.c: the header of trail.bin for this run. */
 tm_status tm_trail_header(const tm_trainer *trainer, tm_buf *out, tm_error *err) TM_MUST_CHECK;

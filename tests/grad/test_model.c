@@ -14,17 +14,17 @@ static const struct family {
     const char *own[9];   /* names of what the methods below call as llama does; NULL: the same */
 } families[] = {
     {"llama", "{\"model_type\": \"llama\", \"attention_bias\": true, \"mlp_bias\": true, \"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 1000.0, "
-              "\"factor\": 4.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 16}, " SIZES "}"},
-    {"llama-tied", "{\"model_type\": \"llama\", \"tie_word_embeddings\": true, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, " SIZES "}"},
-    {"mistral", "{\"model_type\": \"mistral\", \"sliding_window\": 5, " SIZES "}"},
+              "\"factor\": 4.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 16}, " SIZES "}", {0}},
+    {"llama-tied", "{\"model_type\": \"llama\", \"tie_word_embeddings\": true, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}, " SIZES "}", {0}},
+    {"mistral", "{\"model_type\": \"mistral\", \"sliding_window\": 5, " SIZES "}", {0}},
     {"qwen2", "{\"model_type\": \"qwen2\", \"tie_word_embeddings\": true, \"use_sliding_window\": true, \"sliding_window\": 7, "
-              "\"layer_types\": [\"full_attention\", \"sliding_attention\"], " SIZES "}"},
-    {"qwen3", "{\"model_type\": \"qwen3\", \"tie_word_embeddings\": true, " SIZES "}"},
-    {"qwen3-untied", "{\"model_type\": \"qwen3\", \"attention_bias\": true, " SIZES "}"},
+              "\"layer_types\": [\"full_attention\", \"sliding_attention\"], " SIZES "}", {0}},
+    {"qwen3", "{\"model_type\": \"qwen3\", \"tie_word_embeddings\": true, " SIZES "}", {0}},
+    {"qwen3-untied", "{\"model_type\": \"qwen3\", \"attention_bias\": true, " SIZES "}", {0}},
     {"gemma2", "{\"model_type\": \"gemma2\", \"sliding_window\": 5, \"query_pre_attn_scalar\": 9, \"attn_logit_softcapping\": 3.0, "
-               "\"final_logit_softcapping\": 2.0, " SIZES "}"},
+               "\"final_logit_softcapping\": 2.0, " SIZES "}", {0}},
     {"gemma3", "{\"model_type\": \"gemma3_text\", \"sliding_window\": 6, \"sliding_window_pattern\": 2, \"rope_scaling\": {\"rope_type\": \"linear\", "
-               "\"factor\": 4.0}, \"tie_word_embeddings\": false, " SIZES "}"},
+               "\"factor\": 4.0}, \"tie_word_embeddings\": false, " SIZES "}", {0}},
     {"gpt2", "{\"model_type\": \"gpt2\", \"vocab_size\": 61, \"n_embd\": 24, \"n_inner\": 37, \"n_layer\": 2, \"n_head\": 4, \"n_positions\": 512, "
              "\"scale_attn_by_inverse_layer_idx\": true}",
      {"c_attn", "c_attn", "c_attn", "c_proj", "c_fc", "c_fc", "c_proj", "ln_f", "ln_1"}},
@@ -37,10 +37,10 @@ static const struct family {
     {"phi3", "{\"model_type\": \"phi3\", \"sliding_window\": 7, \"original_max_position_embeddings\": 6, \"partial_rotary_factor\": 0.7, \"rope_scaling\": {\"type\": "
              "\"longrope\", \"short_factor\": [1.0, 1.1], \"long_factor\": [1.5, 4.0]}, " SIZES "}",
      {"qkv_proj", "qkv_proj", "qkv_proj", "o_proj", "gate_up_proj", "gate_up_proj", "down_proj", "norm", "input_layernorm"}},
-    {"llama-yarn", "{\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 16}, " SIZES "}"},
+    {"llama-yarn", "{\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4.0, \"original_max_position_embeddings\": 16}, " SIZES "}", {0}},
     {"llama-dynamic", "{\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0}, \"vocab_size\": 61, \"hidden_size\": 23, "
                       "\"intermediate_size\": 37, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 6, "
-                      "\"max_position_embeddings\": 7}"},
+                      "\"max_position_embeddings\": 7}", {0}},
 };
 
 static const struct method {
@@ -66,6 +66,10 @@ static const struct method {
     {"saved-embedding", {"lora.modules_to_save=[embed_tokens]", "lora.r=2", "lora.target_modules=[up_proj]"}},
     {"saved-both", {"lora.modules_to_save=[embed_tokens, lm_head]", "lora.r=2", "lora.target_modules=[up_proj]"}},
     {"embedding", {"lora.target_modules=[embed_tokens, v_proj]", "lora.r=3", "lora.use_rslora=true", "lora.dropout=0.2"}},
+    {"houlsby", {"method=adapter", "adapter.size=5"}},
+    {"houlsby-gelu", {"method=adapter", "adapter.size=7", "adapter.activation=gelu"}},
+    {"registers", {"lora.registers=[a, b, c, d]", "lora.r=2", "lora.dropout=0.2"}},
+    {"registers-all", {"lora.registers=[a, b, c, d]", "lora.r=1", "lora.use_rslora=true", "lora.target_modules=all-linear"}},
     {"prompt", {"method=prompt", "prompt.tokens=3"}},
     {"embedding-alone", {"lora.target_modules=[embed_tokens]", "lora.rank_pattern={embed_tokens: 5}"}},
 };

@@ -80,15 +80,4 @@ int32_t tm_tokenizer_bos(const tm_tokenizer *tok)
 }
 int32_t tm_tokenizer_eos(const tm_tokenizer *tok) { return tok->has_eos ? TOY_EOS : -1; }
 
-bool tm_tokenizer_is_special(const tm_tokenizer *tok, int32_t id)
-{
-    (void)tok;
-    return id >= TOY_BOS;
-}
-const char *tm_tokenizer_token(const tm_tokenizer *tok, int32_t id)
-{
-    (void)tok;
-    return id == TOY_BOS ? "<s>" : id == TOY_EOS ? "</s>" : NULL;
-}
-
 #endif

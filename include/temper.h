@@ -151,7 +151,7 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err);
 
 typedef struct tm_chat_request {
     const char *model, *adapter; /* adapter NULL: none */
-    const char *template;        /* in place of the model's: a name or a file; NULL: the model's */
+    const char *source;          /* in place of the model's: a name or a file; NULL: the model's */
     const char *system;          /* system message; NULL: none */
     const char *date;            /* that the template is told, YYYY-MM-DD; NULL: 2024-07-26 */
     int64_t max_tokens, context; /* of an answer; of the whole conversation */

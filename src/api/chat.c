@@ -102,7 +102,7 @@ static tm_status open_session(tm_chat_session *s, tm_error *err)
     tm_model_config config;
     TM_TRY(tm_tokenizer_open(r->model, &s->tok, err));
     TM_TRY(tm_tokens_create(s->tok, &s->scratch, err));
-    tm_chat_settings settings = {.model = r->model, .template = r->source, .tok = s->tok, .date = r->date};
+    tm_chat_settings settings = {.model = r->model, .template = r->chat_template, .tok = s->tok, .date = r->date};
     TM_TRY(tm_chat_open(&settings, &s->chat, err));
     TM_TRY(tm_chat_session_reset(s, r->system ? r->system : "", err));
     TM_TRY(find_stops(s, err));

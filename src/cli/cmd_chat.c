@@ -73,7 +73,7 @@ static int run(int argc, char **argv)
     int64_t number;
     for (int i = 1; i < argc; i++) {
         if (cli_option(argc, argv, &i, "--model", &r.model) || cli_option(argc, argv, &i, "--adapter", &r.adapter) ||
-            cli_option(argc, argv, &i, "--template", &r.source) || cli_option(argc, argv, &i, "--system", &r.system) ||
+            cli_option(argc, argv, &i, "--template", &r.chat_template) || cli_option(argc, argv, &i, "--system", &r.system) ||
             cli_option(argc, argv, &i, "--date", &r.date))
             continue;
         if (cli_option(argc, argv, &i, "--max-tokens", &value)) {

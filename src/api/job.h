@@ -12,6 +12,7 @@ typedef struct tm_job {
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;
+    tm_names warnings;         /* about the data */
     tm_eval_entry held_out;    /* the evaluation `val` of val_split */
     tm_seeds seeds;
     tm_ids prompt_ids;         /* of prompt.text */
@@ -38,6 +39,9 @@ void tm_job_close(tm_job *job);
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);
 /* The folder of a recipe's token cache, to be freed; *out NULL where it asks for none. */
 tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MUST_CHECK;
+
+/* Ids that end a generated text. */
+size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8]);
 
 /* The CPU device of the recipe (threads, TEMPER_ISA). */
 tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err) TM_MUST_CHECK;

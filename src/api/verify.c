@@ -7,8 +7,8 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "io/hf.h"
-#include "text/tokenizer.h"
 #include "io/safetensors.h"
+#include "text/dataset.h"
 #include "train/trail.h"
 
 #include <libgen.h>
@@ -65,7 +65,7 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     for (size_t i = 0; i < json_array_size(entries); i++) {
         const char *path = json_string_value(json_object_get(json_array_get(entries, i), "path"));
         tm_status st =
-            path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
+            path ? tm_data_path_hash(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
         TM_TRY(compare_hash(c, what, path, json_array_get(hashes, i), st, &now, &problem, err));
     }
     return TM_OK;
@@ -127,20 +127,17 @@ static tm_status run_again(check *c, const tm_callbacks *callbacks, tm_error *er
 {
     tm_status st = TM_OK;
     char *file = tm_path_join(c->aside, "recipe.json", err), *out = tm_path_join(c->aside, "again", err),
-         *written = NULL, *text = NULL;
+         *written = NULL;
     if (!file || !out)
         TM_GO(TM_NO_MEMORY);
-    if (json_object_set_new(c->recipe, "out", json_string(out)) != 0 ||
-        !(text = json_dumps(c->recipe, JSON_REAL_PRECISION(17))))
-        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for the recipe"));
-    TM_GO(tm_file_write(file, text, strlen(text), err));
+    int failed = json_object_set_new(c->recipe, "out", json_string(out));
+    TM_GO(tm_json_write(file, failed ? NULL : c->recipe, JSON_REAL_PRECISION(17), err));
     st = tm_train(&(tm_recipe_source){.path = file}, callbacks, &written, err);
     const char *status = json_string_value(json_object_get(c->json, "status"));
     if (st == TM_RETENTION && strcmp(status, "done") != 0) /* as it ended the first time */
         st = TM_OK;
 out:
     free(written);
-    free(text);
     free(file);
     free(out);
     return st;
@@ -369,7 +366,7 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     TM_GO(tm_buf_check(&c.text, err));
     *text = c.text.data;
     c.text = (tm_buf){0};
-out:
+out:;
     tm_status removed = c.aside ? tm_dir_remove(c.aside, st == TM_OK ? err : &ignored) : TM_OK;
     st = st == TM_OK ? removed : st;
     free(c.aside);

@@ -16,8 +16,11 @@ typedef struct tm_command {
     X(train)            \
     X(eval)             \
     X(generate)         \
+    X(chat)             \
     X(plan)             \
     X(tokenize)         \
+    X(tokenizer)        \
+    X(template)         \
     X(report)           \
     X(verify)           \
     X(merge)            \

@@ -15,7 +15,7 @@ const char *tm_adapter_kind_name(tm_adapter_kind kind)
 
 const char *tm_adapter_kind_method(tm_adapter_kind kind)
 {
-    static const char *const methods[] = {"lora", "prompt", "adapter", "bitfit", "registers"};
+    static const char *const methods[] = {"lora", "prompt", "adapter", "bitfit", "lora"};
     return methods[kind];
 }
 

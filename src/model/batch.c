@@ -12,7 +12,7 @@ static int64_t max_chunks(const tm_batch *b) { return b->max_examples + b->max_t
 static int64_t staging_capacity(const tm_batch *b)
 {
     int64_t tokens = b->max_tokens, chunks = max_chunks(b), group = b->replicas + 1;
-    return 5 * tokens + (chunks + 1) + 2 * group          /* ids, table and prompt rows, position, example; chunk; groups */
+    return 6 * tokens + (chunks + 1) + 2 * group          /* ids, table, prompt and replica rows, position, example; chunk; groups */
            + 3 * b->max_examples + 1                      /* spans */
            + 4 * tokens                                   /* target row, target, position, example */
            + 2 * chunks + 2 * chunks * group;             /* slices: chunk bounds, groups */
@@ -57,6 +57,7 @@ void tm_batch_destroy(tm_batch *b)
     free(b->host_loss);
     free(b->host_kl);
     free(b->host_hit);
+    free(b->host_gate);
     *b = (tm_batch){0};
 }
 
@@ -71,12 +72,12 @@ static int32_t *stage(tm_batch *b, int64_t n, const int32_t **resident)
 }
 
 /* Rows, chunks and examples up to the capacities: empty ones, so that sums and attention end where the data does. */
-static void fill_shape(tm_batch *b, int64_t count, int32_t *const tables[2], int32_t *ids, int32_t *position, int32_t *index, int32_t *chunk, int32_t *query, int32_t *key, int32_t *keys)
+static void fill_shape(tm_batch *b, int64_t count, int32_t *const tables[3], int32_t *ids, int32_t *position, int32_t *index, int32_t *chunk, int32_t *query, int32_t *key, int32_t *keys)
 {
     int32_t row = (int32_t)b->rows.n;
     for (int64_t t = row; t < b->max_tokens; t++)
         ids[t] = position[t] = index[t] = 0;
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < 3; k++)
         for (int64_t t = row; tables[k] && t < b->max_tokens; t++)
             tables[k][t] = -1;
     for (int64_t c = b->rows.chunks; c <= max_chunks(b); c++)
@@ -97,6 +98,7 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
     int32_t *index = stage(b, b->max_tokens, &example);
     int32_t *table_row = b->table_rows ? stage(b, b->max_tokens, &b->table_row) : NULL;
     int32_t *prompt_row = b->prefix ? stage(b, b->max_tokens, &b->prompt_row) : NULL;
+    int32_t *replica_row = b->replicas_wanted ? stage(b, b->max_tokens, &b->replica_row) : NULL;
     int32_t *chunk = stage(b, max_chunks(b) + 1, &b->rows.chunk);
     int32_t *group = stage(b, b->replicas + 1, &b->rows.group);
     int32_t *group_chunk = stage(b, b->replicas + 1, &b->rows.group_chunk);
@@ -125,6 +127,8 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
                 table_row[row] = id < 0 ? id : (int32_t)(id + item->replica * b->table_rows);
             if (prompt_row)
                 prompt_row[row] = id < 0 ? t + item->replica * prefix : -1;
+            if (replica_row)
+                replica_row[row] = item->replica;
             position[row] = item->past + t;
             index[row] = (int32_t)item->index;
         }
@@ -139,7 +143,7 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
     b->rows.chunks = chunks;
     b->spans.n = count;
     if (b->fixed)
-        fill_shape(b, count, (int32_t *const[]){table_row, prompt_row}, ids, position, index, chunk, query, key, keys);
+        fill_shape(b, count, (int32_t *const[]){table_row, prompt_row, replica_row}, ids, position, index, chunk, query, key, keys);
 }
 
 /* One slice of targets [first, end): chunk bounds and groups relative to its first row. The chunks
@@ -246,6 +250,21 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     }
 }
 
+/* Every row's gates, widened; a prompt's rows have none. */
+static void lay_gates(tm_batch *b, const tm_batch_item *items, int64_t count)
+{
+    int64_t row = 0, width = b->gate.cols;
+    memset(b->host_gate, 0, (size_t)tm_dtype_bytes(b->device->real, b->gate.rows * width));
+    for (int64_t e = 0; e < count; e++) {
+        const tm_batch_item *item = &items[e];
+        row += tm_batch_item_rows(b, item) - item->n;
+        for (int32_t t = 0; t < item->n; t++, row++)
+            for (int64_t i = 0; item->gates && i < width; i++)
+                store_real(b, b->host_gate, row * width + i, item->gates[(item->gates_by_token ? t * b->gates : 0) + i / b->gate_width]);
+    }
+    b->device->calls->upload(b->device, b->gate.data, b->host_gate, tm_dtype_bytes(b->device->real, (b->fixed ? b->gate.rows : row) * width));
+}
+
 void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
     tm_device *d = b->device;
@@ -266,6 +285,8 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     b->staging_count = 0;
     lay_rows(b, items, count);
     lay_targets(b, items, count);
+    if (b->gates)
+        lay_gates(b, items, count);
     d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);

@@ -15,6 +15,8 @@ typedef struct tm_batch_item {
     int32_t replica;      /* items of a batch ascend by replica */
     uint32_t index;       /* of the example in its replica's step */
     double scale;         /* on every weight: 1 / targets of the step */
+    const float *gates;   /* registers: [gates] of the item or, by_token, [n, gates]; NULL: all off */
+    bool gates_by_token;
     float teacher_weight; /* KL(teacher || model) at every target; 0: none */
     int32_t past;         /* rows of it, a prompt's included, that are in the key/value cache already (generation) */
 } tm_batch_item;
@@ -35,6 +37,11 @@ typedef struct tm_batch {
     const int32_t *ids;      /* [rows.n] device */
     int64_t table_rows;      /* set before filling: rows that a replica has in a table of all replicas'; 0: no such table */
     const int32_t *table_row; /* [rows.n] device: ids counted on by table_rows a replica */
+    int32_t gates, gate_width; /* set by tm_model_fit_batch: registers, and columns that each takes */
+    tm_tensor gate;          /* [max_tokens, gates * gate_width] device, real: every row's gates, each gate_width times */
+    void *host_gate;
+    bool replicas_wanted;    /* set before filling: replica_row is laid out */
+    const int32_t *replica_row; /* [rows.n] device: the row's replica */
     int32_t prefix;          /* set before filling: rows of a trained prompt before every item */
     const int32_t *prompt_row; /* [rows.n] device: row of the prompts of all replicas; -1: a token. Rows of a prompt have id -1 */
     int64_t targets;

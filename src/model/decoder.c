@@ -165,7 +165,10 @@ static void attention_forward(tm_model *m, int64_t layer, const tm_batch *b)
     }
     RUN(attention_forward, &b->spans, &a, now.q, now.k, now.v, s->attn, s->lse);
     const tm_norm *post = &block->norm[TM_NORM_POST_ATTN];
-    tm_linear_forward(&m->linear, &block->o, rows, s->attn, &s->s_o, out_of(m, post, s->attn_out));
+    tm_tensor out = out_of(m, post, s->attn_out);
+    tm_linear_forward(&m->linear, &block->o, rows, s->attn, &s->s_o, out);
+    if (block->attn_adapter && !m->linear.base_only)
+        tm_bottleneck_forward(&m->bottleneck, block->attn_adapter, b, &s->s_attn_adapter, out);
     post_forward(m, rows, post, s->attn_out, &s->n_attn_out);
 }
 
@@ -183,7 +186,10 @@ static void block_forward(tm_model *m, int64_t layer, const tm_batch *b, tm_tens
     norm_forward(m, rows, &block->norm[TM_NORM_FFN], s->x_in, m->delta, s->x_mid, &s->n_mid, m->y);
     tm_linear_forward(&m->linear, &block->gate_up, rows, m->y, &s->s_gate_up, s->gate_up);
     RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
-    tm_linear_forward(&m->linear, &block->down, rows, m->h, &s->s_down, out_of(m, post, s->ffn_out));
+    tm_tensor out = out_of(m, post, s->ffn_out);
+    tm_linear_forward(&m->linear, &block->down, rows, m->h, &s->s_down, out);
+    if (block->ffn_adapter && !m->linear.base_only)
+        tm_bottleneck_forward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, out);
     post_forward(m, rows, post, s->ffn_out, &s->n_ffn_out);
 }
 
@@ -203,6 +209,8 @@ void tm_model_forward(tm_model *m, const tm_batch *b)
 {
     if (m->config.ropes && by_row(m, b, 0))
         fill_row_angles(m, b);
+    if (b->gates)
+        RUN(cast, tm_tensor_rows(b->gate, 0, b->rows.n), tm_tensor_rows(tm_tensor_cols(m->linear.gated, b->gate.cols, b->gate.cols), 0, b->rows.n));
     tm_embed_forward(m, b);
     tm_tensor x = m->x0, delta = tm_tensor_none();
     if (m->positions) {
@@ -227,6 +235,8 @@ static void mlp_backward(tm_model *m, int64_t layer, const tm_batch *b)
     if (tm_linear_group_trained(&block->down))
         RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
     post_backward(m, rows, &block->norm[TM_NORM_POST_FFN], s->ffn_out, &s->n_ffn_out);
+    if (block->ffn_adapter)
+        tm_bottleneck_backward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, m->delta);
     tm_linear_backward(&m->linear, &block->down, rows, m->delta, m->h, &s->s_down, false, m->dh);
     RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up);
     if (tm_linear_group_trained(&block->gate_up))
@@ -243,6 +253,8 @@ static void attention_backward(tm_model *m, int64_t layer, const tm_batch *b, bo
     const tm_rows *rows = &b->rows;
     tm_attention a = attention_of(m, layer);
     post_backward(m, rows, &block->norm[TM_NORM_POST_ATTN], s->attn_out, &s->n_attn_out);
+    if (block->attn_adapter)
+        tm_bottleneck_backward(&m->bottleneck, block->attn_adapter, b, &s->s_attn_adapter, m->delta);
     tm_linear_backward(&m->linear, &block->o, rows, m->delta, s->attn, &s->s_o, false, m->dattn);
     qkv_views x = split_qkv(c, s->qkv), d = split_qkv(c, m->dqkv), raw = x;
     RUN(attention_backward, &b->spans, &a, m->dattn, x.q, x.k, x.v, s->attn, s->lse, m->attn_delta, d.q, d.k, d.v);

@@ -157,9 +157,12 @@ static void linear_deinit(tm_linear *linear)
 
 void tm_model_destroy(tm_model *m)
 {
-    for (int64_t i = 0; m->block && i < m->config.layers; i++)
+    for (int64_t i = 0; m->block && i < m->config.layers; i++) {
         for (int s = 0; s < TM_SLOTS; s++)
             linear_deinit(&m->block[i].slot[s]);
+        free(m->block[i].attn_adapter);
+        free(m->block[i].ffn_adapter);
+    }
     linear_deinit(&m->head);
     free(m->embed_lora);
     free(m->block);
@@ -215,6 +218,10 @@ static void take_weights(tm_model *m)
         take_group(m, &b->o);
         take_group(m, &b->gate_up);
         take_group(m, &b->down);
+        if (b->attn_adapter)
+            tm_bottleneck_allocate(b->attn_adapter, m->memory, m->device->real, m->settings.train);
+        if (b->ffn_adapter)
+            tm_bottleneck_allocate(b->ffn_adapter, m->memory, m->device->real, m->settings.train);
         for (int n = 0; n < TM_NORMS; n++)
             take_norm(m, &b->norm[n]);
     }
@@ -243,6 +250,8 @@ static int64_t trained_layer(const tm_model *m)
         return -1;
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_block *b = &m->block[i];
+        if (b->attn_adapter || b->ffn_adapter)
+            return i;
         for (int n = 0; n < TM_NORMS; n++)
             if (tm_norm_trained(&b->norm[n]))
                 return i;
@@ -288,6 +297,10 @@ static void take_saved(tm_model *m, tm_block *b, tm_arena *arena, tm_block_saved
     tm_linear_saved_allocate(&b->o, arena, act, real, T, &s->s_o);
     tm_linear_saved_allocate(&b->gate_up, arena, act, real, T, &s->s_gate_up);
     tm_linear_saved_allocate(&b->down, arena, act, real, T, &s->s_down);
+    if (b->attn_adapter)
+        tm_bottleneck_saved_take(b->attn_adapter, arena, act, real, T, &s->s_attn_adapter);
+    if (b->ffn_adapter)
+        tm_bottleneck_saved_take(b->ffn_adapter, arena, act, real, T, &s->s_ffn_adapter);
 }
 
 /* A block as wide as any in every slot: what it keeps serves all blocks when they share one set. */
@@ -447,6 +460,20 @@ static tm_status take_cache(tm_model *m, tm_error *err)
     return TM_OK;
 }
 
+/* What a bank of registers needs: all its modules have one rank. */
+static tm_status take_gates(tm_model *m, tm_error *err)
+{
+    int64_t T = m->settings.max_tokens, r = m->gates * m->gate_width;
+    tm_arena *arena = &m->memory->arena[TM_MEM_SCRATCH];
+    if (!m->gates)
+        return TM_OK;
+    m->linear.gated = tm_arena_tensor(arena, m->device->real, T, 2 * r);
+    m->linear.gated_xa = tm_arena_tensor(arena, m->device->real, T, r);
+    if (m->settings.train)
+        m->linear.dgated = tm_arena_tensor(arena, m->device->real, T, 2 * r);
+    return tm_identity_take(m->memory, m->device, m->replicas, r, &m->linear.identity, err);
+}
+
 tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_error *err)
 {
     m->settings = *settings;
@@ -454,7 +481,10 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
     m->linear.replicas = m->replicas;
     m->first_trained = trained_layer(m);
     take_weights(m);
+    m->bottleneck.device = m->device;
+    TM_TRY(take_gates(m, err));
     TM_TRY(tm_embed_allocate(m, err));
+    TM_TRY(tm_bottleneck_context_take(&m->bottleneck, m->memory, m->replicas, settings->max_tokens, err));
     TM_TRY(take_activations(m, err));
     take_scratch(m);
     TM_TRY(take_rope(m, err));
@@ -468,10 +498,19 @@ tm_linear *tm_model_linear(tm_model *m, int64_t i)
     return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
 }
 
-void tm_model_fit_batch(const tm_model *m, tm_batch *b)
+tm_status tm_model_fit_batch(const tm_model *m, tm_batch *b, tm_error *err)
 {
+    b->gates = m->gates;
+    b->gate_width = m->gate_width;
+    if (m->gates) {
+        int64_t width = m->gates * m->gate_width;
+        b->gate = tm_arena_tensor(&m->memory->arena[TM_MEM_BATCH], m->device->real, b->max_tokens, width);
+        TM_TRY(tm_alloc(&b->host_gate, (size_t)(b->max_tokens * width), 8, err));
+    }
+    b->replicas_wanted = m->bottleneck.size > 0;
     b->table_rows = m->embed_lora ? m->config.vocab : 0;
     b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
+    return TM_OK;
 }
 
 /* --- Values --- */

@@ -12,6 +12,7 @@
 
 #include "io/safetensors.h"
 #include "model/batch.h"
+#include "model/bottleneck.h"
 #include "model/config.h"
 #include "model/linear.h"
 
@@ -29,6 +30,7 @@ typedef struct tm_block {
     tm_norm norm[TM_NORMS];
     tm_linear slot[TM_SLOTS];
     tm_linear_group qkv, o, gate_up, down;
+    tm_bottleneck *attn_adapter, *ffn_adapter; /* behind attention and feed-forward; owned; NULL: none */
 } tm_block;
 
 /* What a norm keeps of its rows, [1, T]; mean of layer norms only. */
@@ -47,6 +49,7 @@ typedef struct tm_block_saved {
     tm_tensor attn, lse;             /* [T, H D], [T, H] */
     tm_tensor gate_up;               /* [T, 2F]; without a gate [T, F] */
     tm_linear_saved s_qkv, s_o, s_gate_up, s_down;
+    tm_bottleneck_saved s_attn_adapter, s_ffn_adapter;
 } tm_block_saved;
 
 typedef struct tm_model_settings {
@@ -75,6 +78,8 @@ typedef struct tm_model {
     tm_model_settings settings;
     int64_t first_trained;    /* lowest layer with something trained in or (-1) below it */
     tm_linear_context linear;
+    tm_bottleneck_context bottleneck;
+    int32_t gates, gate_width; /* registers of a bank, and the rank of each; 0: none */
     /* buffers, allocated once */
     tm_tensor rope_cos[TM_ROPES], rope_sin[TM_ROPES]; /* [P, R / 2] by position */
     /* Where angles depend on the length of an example, those of a batch with a long one: [max_tokens, R / 2] by row,
@@ -125,7 +130,7 @@ tm_status tm_param_export(tm_model *model, const tm_param *p, void *data, tm_dty
 void tm_model_begin_step(tm_model *model, const tm_step_params *step);
 
 /* After tm_batch_create: what the model's batches must lay out beside ids. */
-void tm_model_fit_batch(const tm_model *model, tm_batch *batch);
+tm_status tm_model_fit_batch(const tm_model *model, tm_batch *batch, tm_error *err) TM_MUST_CHECK;
 
 /* embed.c: the decoder's first rows, into model->x0; gradients from model->dx. */
 tm_status tm_embed_allocate(tm_model *model, tm_error *err) TM_MUST_CHECK;

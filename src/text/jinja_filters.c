@@ -148,13 +148,16 @@ static jj_value *f_truncate(jj_run *r, jj_value *v, args_t a)
     jj_value *slack = a->item[3] && a->item[3]->kind != JJ_NONE ? a->item[3] : NULL;
     if (!end || !jj_arg_int(r, a->item[0], 255, &length) || !jj_arg_int(r, slack, 5, &leeway))
         return NULL;
-    if (end->kind != JJ_STRING || (v->kind != JJ_STRING && v->kind != JJ_UNDEFINED))
-        return jj_fail(r, "truncate expects strings, found %s", jj_type(v));
+    if (end->kind != JJ_STRING)
+        return jj_fail(r, "truncate expects a string as end, found %s", jj_type(end));
     if (length < jj_chars(end) || leeway < 0)
         return jj_fail(r, "expected length >= %lld, got %lld", (long long)jj_chars(end), (long long)length);
-    size = v->kind == JJ_UNDEFINED ? 0 : jj_chars(v);
+    if (!jj_length(r, v, &size))
+        return NULL;
     if (size <= length + leeway)
         return v;
+    if (v->kind != JJ_STRING)
+        return jj_fail(r, "truncate expects a string, found %s", jj_type(v));
     size_t cut = jj_char_at(v, length - jj_chars(end));
     if (!kill)
         for (size_t at = cut; at > 0; at--)
@@ -378,7 +381,7 @@ static jj_value *f_round(jj_run *r, jj_value *v, args_t a)
     if (!up && !down)
         return v->kind == JJ_FLOAT ? jj_float(r, round_to(v->as.f, places)) : round_int(r, v->as.i, places);
     double scale = pow(10, (double)places), f = jj_number(v) * scale;
-    return jj_float(r, (up ? ceil(f) : floor(f)) / scale);
+    return jj_float(r, ((up ? ceil(f) : floor(f)) + 0.0) / scale); /* Python's are whole numbers: no -0 */
 }
 
 /* ---- others ---- */
@@ -395,9 +398,11 @@ static jj_value *f_attr(jj_run *r, jj_value *v, args_t a)
     jj_value *name = a->item[0];
     if (name->kind != JJ_STRING)
         return jj_fail(r, "attribute name must be string, not '%s'", jj_type(name));
+    if (v->kind == JJ_UNDEFINED)
+        return jj_undefined_error(r, v);
     bool own = v->kind != JJ_DICT || jj_find_method(v, name->as.s.text, name->as.s.size, &forbidden) || forbidden;
-    return own && v->kind != JJ_UNDEFINED ? jj_attribute(r, v, name->as.s.text, name->as.s.size)
-                                          : jj_missing(r, v, name->as.s.text, name->as.s.size);
+    return own ? jj_attribute(r, v, name->as.s.text, name->as.s.size)
+               : jj_missing(r, v, name->as.s.text, name->as.s.size);
 }
 
 static void quote(tm_buf *out, const jj_value *v, bool form)
@@ -460,9 +465,9 @@ static jj_value *f_filesizeformat(jj_run *r, jj_value *v, args_t a)
     bool binary = a->item[0] && jj_truth(a->item[0]);
     double base = binary ? 1024 : 1000, unit = base;
     tm_buf out = {0};
-    jj_value *number = f_float(r, v, &(jj_args){.item = (jj_value *[]){NULL}});
-    if (!number)
-        return NULL;
+    jj_value *number = f_float(r, v, &(jj_args){.item = &(jj_value *){&r->none}});
+    if (!number || number->kind != JJ_FLOAT)
+        return jj_fail(r, "filesizeformat expects a number, found %s", jj_type(v));
     double f = number->as.f;
     if (f == 1)
         return jj_text(r, "1 Byte");

@@ -86,9 +86,9 @@ out:
 static json_t *pack_scores(const tm_scores *s)
 {
     json_t *list = json_array();
-    double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets};
+    double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets, s->score[0], s->score[1], s->way_loss[0], s->way_loss[1]};
     int failed = 0;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 10; i++)
         failed |= json_array_append_new(list, isnan(value[i]) ? json_null() : json_real(value[i]));
     if (!failed)
         return list;
@@ -98,12 +98,12 @@ static json_t *pack_scores(const tm_scores *s)
 
 static void unpack_scores(const json_t *list, tm_scores *s)
 {
-    double value[6];
-    for (size_t i = 0; i < 6; i++) {
+    double value[10];
+    for (size_t i = 0; i < 10; i++) {
         const json_t *item = json_array_get(list, i);
         value[i] = json_is_number(item) ? json_number_value(item) : NAN;
     }
-    *s = (tm_scores){value[0], value[1], value[2], value[3], value[4], isnan(value[5]) ? 0 : (int64_t)value[5]};
+    *s = (tm_scores){value[0], value[1], value[2], value[3], value[4], {value[6], value[7]}, {value[8], value[9]}, isnan(value[5]) ? 0 : (int64_t)value[5]};
 }
 
 /* Infinity (nothing measured yet) is written as null. */
@@ -131,10 +131,8 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
         failed |= json_array_append_new(warnings, json_string(t->warnings.item[i]));
     failed |= json_object_set_new(json, "warnings", warnings);
     failed |= json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
-    char *text = !failed ? json_dumps(json, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
-    tm_status st = text ? tm_file_write(path, text, strlen(text), err) : tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", path);
+    tm_status st = tm_json_write(path, failed ? NULL : json, JSON_INDENT(1) | JSON_SORT_KEYS, err);
     json_decref(json);
-    free(text);
     return st;
 }
 
@@ -180,7 +178,7 @@ static tm_status fill_folder(tm_trainer *t, int32_t r, const char *folder, tm_er
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].save)
             TM_TRY(t->hooks[i].save(t->hooks[i].state, t, folder, err));
-    TM_TRY(t->tuning.method->save(&t->tuning, r, folder, err));
+    TM_TRY(tm_trainer_save_to(t, r, folder, err));
     snprintf(path, sizeof path, "%s/state.json", folder);
     return write_state(t, r, path, err);
 }

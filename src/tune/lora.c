@@ -2,7 +2,7 @@
  * get low-rank matrices, their first values, and the adapter folder that PEFT loads.
  *
  * Names are PEFT's: a parameter's key in the adapter file is "base_model.model." and its name here. */
-#include "tune/tune.h"
+#include "tune/registers.h"
 
 #include "base/buf.h"
 #include "base/exact.h"
@@ -34,8 +34,21 @@ static tm_status all_linear(tm_tuning *t, tm_error *err)
  * expression; a bare module name is what people mean when they write one. */
 static bool is_plain_name(const char *text) { return text[strcspn(text, "\\.*+?[](){}|^$")] == 0; }
 
+/* Registers live on the attention projections, unless the recipe says otherwise. */
+static tm_status attention_targets(tm_tuning *t, tm_error *err)
+{
+    for (int s = TM_Q; s <= TM_O; s++) {
+        const tm_linear *module = &t->model->block[0].slot[s];
+        if (module->weight && !tm_names_contain(&t->adapter.target_modules, short_name(module->name)))
+            TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(module->name), err));
+    }
+    return TM_OK;
+}
+
 static tm_status targets_from_recipe(tm_tuning *t, tm_error *err)
 {
+    if (t->registers.count && !tm_names_contain(&t->recipe->given, "lora.target_modules"))
+        return attention_targets(t, err);
     const tm_names *given = &t->recipe->lora_target_modules;
     tm_adapter_config *a = &t->adapter;
     if (given->count == 1 && strcmp(given->item[0], "all-linear") == 0)
@@ -71,6 +84,10 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
     static const char *const biases[] = {"none", "all", "lora_only"};
     const tm_recipe *r = t->recipe;
     tm_adapter_config *a = &t->adapter;
+    TM_TRY(tm_registers_name(t, &r->lora_registers, "lora.registers", err));
+    bool plain = !r->lora_use_dora && r->lora_bias == TM_BIAS_NONE && !r->lora_modules_to_save.count && !r->lora_rank_pattern.keys.count && !r->lora_alpha_pattern.keys.count;
+    if (t->registers.count && !plain)
+        return tm_fail(err, TM_RECIPE, "lora.registers: a register is a plain LoRA adapter: no use_dora, bias, modules_to_save, rank_pattern, alpha_pattern");
     a->r = r->lora_r;
     a->alpha = r->lora_alpha;
     a->dropout = r->lora_dropout;
@@ -93,6 +110,8 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
 static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
 {
     tm_adapter_config *a = &t->adapter;
+    if (tm_registers_there(t->from))
+        return tm_registers_open(t, err);
     TM_TRY(tm_adapter_config_read(t->from, a, err));
     if (a->target_regex && strcmp(a->target_regex, "all-linear") == 0) {
         free(a->target_regex);
@@ -141,6 +160,11 @@ static tm_status add_lora(tm_tuning *t, tm_linear *module, int64_t index, tm_err
 {
     TM_TRY(new_lora(t, module->name, index, &module->lora, err));
     tm_lora *lora = module->lora;
+    if (t->registers.count) {
+        lora->gates = t->model->gates = (int32_t)t->registers.count;
+        t->model->gate_width = lora->r;
+        lora->r *= lora->gates;
+    }
     TM_TRY(add_part(t, module->name, "lora_A.weight", TM_PARAM_LORA_A, lora->r, module->in, &lora->a, err));
     TM_TRY(add_part(t, module->name, "lora_B.weight", TM_PARAM_LORA_B, module->out, lora->r, &lora->b, err));
     lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
@@ -272,6 +296,8 @@ static tm_status lora_select(tm_tuning *t, tm_error *err)
     }
     bool embedding;
     TM_TRY(tm_adapter_targets(&t->adapter, m->config.family->embed, &embedding, err));
+    if (t->registers.count && (embedding || m->head.lora))
+        return tm_fail(err, TM_RECIPE, "lora.target_modules: registers are for modules inside the blocks, not for embedding and head");
     if (embedding)
         TM_TRY(add_embedding(t, err));
     adapted += embedding;
@@ -364,8 +390,8 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
     if (m->head.weight->added) { /* a tied head that is saved apart starts as a copy */
         TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
     }
-    if (t->start)
-        return tm_tuned_read(t, replica, err);
+    if (t->from)
+        return t->registers.count ? tm_registers_read(t, replica, err) : tm_tuned_read(t, replica, err);
     tm_linear *module;
     for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         if (!module->lora)
@@ -382,6 +408,8 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
 
 static tm_status lora_save(tm_tuning *t, int32_t replica, const char *dir, tm_error *err)
 {
+    if (t->registers.count)
+        return tm_registers_write(t, replica, dir, err);
     TM_TRY(tm_tuned_write(t, replica, dir, err));
     return tm_adapter_config_write(dir, &t->adapter, err);
 }

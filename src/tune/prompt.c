@@ -53,8 +53,11 @@ static tm_status prompt_select(tm_tuning *t, tm_error *err)
 /* Rows of the embedding table for the ids of the text, over and over until all rows have one. */
 static void start_from_text(tm_tuning *t, tm_tensor rows)
 {
-    for (int64_t i = 0; i < rows.rows; i++)
-        TM_RUN(t->model->device, cast, tm_tensor_rows(t->model->embed->value, t->prompt_ids[i % t->prompt_id_count], 1), tm_tensor_rows(rows, i, 1));
+    for (int64_t i = 0; i < rows.rows; i++) {
+        tm_tensor row = tm_tensor_rows(rows, i, 1);
+        TM_RUN(t->model->device, cast, tm_tensor_rows(t->model->embed->value, t->prompt_ids[i % t->prompt_id_count], 1), row);
+        TM_RUN(t->model->device, axpy, t->model->config.embed_scale - 1, row, row);
+    }
 }
 
 static tm_status prompt_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err)

@@ -1,6 +1,8 @@
 /* The table of tuning methods: see tune.h. */
 #include "tune/tune.h"
 
+#include <stdlib.h>
+
 static tm_status select_nothing(tm_tuning *t, tm_error *err)
 {
     (void)t, (void)err;
@@ -18,7 +20,8 @@ tm_status tm_method_find(int method, const tm_method **out, tm_error *err)
     case TM_METHOD_LORA: *out = &tm_method_lora; return TM_OK;
     case TM_METHOD_PROMPT: *out = &tm_method_prompt; return TM_OK;
     case TM_METHOD_NONE: *out = &tm_method_none; return TM_OK;
-    default: return tm_fail(err, TM_RECIPE, "method: adapter is not implemented yet (full, freeze, bitfit, lora, prompt, none are)");
+    case TM_METHOD_ADAPTER: *out = &tm_method_adapter; return TM_OK;
+    default: return tm_fail(err, TM_RECIPE, "method: %d is not known", method);
     }
 }
 
@@ -38,5 +41,7 @@ void tm_tuning_deinit(tm_tuning *t)
     tm_adapter_config_deinit(&t->adapter);
     tm_safetensors_close(t->start);
     tm_names_deinit(&t->notes);
+    free(t->adapter_name);
+    tm_names_deinit(&t->registers);
     *t = (tm_tuning){0};
 }

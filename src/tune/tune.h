@@ -19,6 +19,8 @@ typedef struct tm_tuning {
     const char *from;          /* folder that the first values come from (lora.init, ...); NULL: none */
     tm_safetensors *start;     /* its tensors */
     tm_adapter_config adapter; /* lora */
+    tm_names registers;        /* lora: names of a bank; empty: a plain adapter */
+    char *adapter_name;        /* adapter: AdapterHub's name of it, part of its keys; owned */
     const int32_t *prompt_ids; /* prompt: tokens of the text it starts from; borrowed; set after select */
     int64_t prompt_id_count;
     tm_names notes;            /* for the report: biases that were added, ... */
@@ -40,7 +42,7 @@ typedef struct tm_method {
     void (*key)(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KEY]);
 } tm_method;
 
-extern const tm_method tm_method_full, tm_method_freeze, tm_method_bitfit, tm_method_lora, tm_method_prompt, tm_method_none;
+extern const tm_method tm_method_full, tm_method_freeze, tm_method_bitfit, tm_method_lora, tm_method_adapter, tm_method_prompt, tm_method_none;
 
 /* By the recipe's method; TM_UNSUPPORTED for those that do not exist yet. */
 tm_status tm_method_find(int method, const tm_method **out, tm_error *err) TM_MUST_CHECK;

@@ -66,6 +66,10 @@ static const struct method {
     {"saved-embedding", {"lora.modules_to_save=[embed_tokens]", "lora.r=2", "lora.target_modules=[up_proj]"}},
     {"saved-both", {"lora.modules_to_save=[embed_tokens, lm_head]", "lora.r=2", "lora.target_modules=[up_proj]"}},
     {"embedding", {"lora.target_modules=[embed_tokens, v_proj]", "lora.r=3", "lora.use_rslora=true", "lora.dropout=0.2"}},
+    {"houlsby", {"method=adapter", "adapter.size=5"}},
+    {"houlsby-gelu", {"method=adapter", "adapter.size=7", "adapter.activation=gelu"}},
+    {"registers", {"lora.registers=[a, b, c, d]", "lora.r=2", "lora.dropout=0.2"}},
+    {"registers-all", {"lora.registers=[a, b, c, d]", "lora.r=1", "lora.use_rslora=true", "lora.target_modules=all-linear"}},
     {"prompt", {"method=prompt", "prompt.tokens=3"}},
     {"embedding-alone", {"lora.target_modules=[embed_tokens]", "lora.rank_pattern={embed_tokens: 5}"}},
 };

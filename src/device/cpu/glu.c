@@ -22,6 +22,13 @@ V16_FN value activate(tm_activation act, v16 g)
         v16 s = v16_sigmoid(g), a = v16_mul(g, s);
         return (value){a, v16_fma(a, v16_sub(one, s), s)};
     }
+    if (act == TM_ACT_RELU) {
+        v16 zero = v16_set1(0);
+        v16m off = v16_le(g, zero);
+        return (value){v16_select(off, zero, g), v16_select(off, zero, one)};
+    }
+    if (act == TM_ACT_NONE)
+        return (value){g, one};
     if (act == TM_ACT_GELU) {
         v16 cdf = v16_mul(half, v16_add(one, v16_erf(v16_mul(g, v16_set1((real)0.70710678118654752440)))));
         v16 density = v16_exp(v16_mul(v16_mul(g, g), v16_neg(half)));

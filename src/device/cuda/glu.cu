@@ -12,6 +12,10 @@ TM_LANE tm_cuda_act activate(tm_activation act, float g)
         float s = sigmoid_of(g), a = g * s;
         return {a, fmaf(a, 1 - s, s)};
     }
+    if (act == TM_ACT_RELU)
+        return {g <= 0 ? 0 : g, g <= 0 ? 0.0f : 1.0f};
+    if (act == TM_ACT_NONE)
+        return {g, 1};
     if (act == TM_ACT_GELU) {
         float cdf = 0.5f * (1 + erf_of(g * 0.70710678118654752440f));
         float density = exp_of((g * g) * -0.5f) * 0.39894228040143267794f;

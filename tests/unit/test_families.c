@@ -1,7 +1,7 @@
 /* Families of models by what all of them must do: generation with a cache gives the logits of the text at once; tensors
  * are found under the other names that files use, and nothing else is taken; positions end where a table of them ends;
- * new models begin as transformers begins them. */
-#include "../support/run.h"
+ * the layout of a step leaves gradients their bits; new models begin as transformers begins them. */
+#include "../support/machine.h"
 
 #include "api/inference.h"
 
@@ -74,6 +74,52 @@ static void cached_as_whole(void **state)
         tm_inference_close(&cached);
         tm_inference_close(&whole);
     }
+}
+
+/* --- Layouts --- */
+
+/* A hash of the step's gradients: whole, or in micro-batches of one example or two; any instruction set. */
+static uint64_t gradients(const struct family *f, const char *method, tm_isa isa, int64_t max_tokens, bool recompute)
+{
+    args a = {0};
+    tm_job job;
+    machine m;
+    uint64_t hash = 14695981039346656037u;
+    arg(&a, "model=%s", scratch(f->name));
+    arg(&a, "out=%s", scratch("none"));
+    arg(&a, "data.0.path=%s", scratch("walks.jsonl"));
+    arg(&a, "data.0.format=tokens");
+    arg(&a, "train.batch=5");
+    arg(&a, "method=%s", method);
+    open_job(&a, TM_JOB_PLAN, &job);
+    machine_open(&m, &job, isa, max_tokens, (tm_model_settings){.recompute = recompute});
+    tm_model_begin_step(&m.model, &m.step);
+    machine_loss(&m, true);
+    for (int64_t i = 0; i < m.model.params.count; i++) {
+        const tm_param *p = m.model.params.item[i];
+        const unsigned char *bytes = p->grad.data;
+        for (int64_t k = 0; p->trained && k < 4 * tm_param_count(p); k++)
+            hash = (hash ^ bytes[k]) * 1099511628211u;
+    }
+    machine_close(&m);
+    tm_job_close(&job);
+    args_free(&a);
+    return hash;
+}
+
+static void layout_leaves_bits(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"full", "lora"};
+    write_rows(scratch("walks.jsonl"), 5, 5, 20, VOCAB, 0.3, seed);
+    for (int f = 0; f < FAMILIES; f++)
+        for (int k = 0; k < 2; k++) {
+            uint64_t whole = gradients(&families[f], methods[k], TM_ISA_AUTO, 0, false);
+            bool same = gradients(&families[f], methods[k], TM_ISA_AUTO, 20, true) == whole && gradients(&families[f], methods[k], TM_ISA_AUTO, 41, false) == whole &&
+                        gradients(&families[f], methods[k], TM_ISA_SCALAR, 33, false) == whole;
+            if (!same)
+                fail_msg("%s, %s: gradients depend on the layout; seed %llu", families[f].name, methods[k], (unsigned long long)seed);
+        }
 }
 
 /* --- Names and shapes of files --- */
@@ -267,7 +313,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cached_as_whole),       cmocka_unit_test(gpt2_without_prefix), cmocka_unit_test(gemma3_of_a_larger_model),
         cmocka_unit_test(unknown_and_misshapen), cmocka_unit_test(configs_refused),     cmocka_unit_test(positions_end),
-        cmocka_unit_test(first_values),
+        cmocka_unit_test(first_values),          cmocka_unit_test(layout_leaves_bits),
     };
     return cmocka_run_group_tests_name("families", tests, begin, scratch_end);
 }

@@ -268,6 +268,72 @@ static void positions_end(void **state)
     args_free(&a);
 }
 
+/* --- Published models --- */
+
+/* What their configs say, as far as it decides sizes, and how many parameters the models have. */
+static const struct published {
+    const char *name, *config;
+    int64_t parameters;
+} published[] = {
+    {"gpt2", "{\"model_type\": \"gpt2\", \"vocab_size\": 50257, \"n_embd\": 768, \"n_layer\": 12, \"n_head\": 12, \"n_positions\": 1024}", 124439808},
+    {"gpt2-xl", "{\"model_type\": \"gpt2\", \"vocab_size\": 50257, \"n_embd\": 1600, \"n_layer\": 48, \"n_head\": 25, \"n_positions\": 1024}", 1557611200},
+    {"rugpt3large", "{\"model_type\": \"gpt2\", \"vocab_size\": 50257, \"n_embd\": 1536, \"n_layer\": 24, \"n_head\": 16, \"n_positions\": 2048}", 760300032},
+    {"Qwen-1.8B", "{\"model_type\": \"qwen\", \"vocab_size\": 151936, \"hidden_size\": 2048, \"num_hidden_layers\": 24, \"num_attention_heads\": 16, \"intermediate_size\": 11008, "
+                  "\"kv_channels\": 128, \"no_bias\": true}", 1836828672},
+    {"Qwen-7B", "{\"model_type\": \"qwen\", \"vocab_size\": 151936, \"hidden_size\": 4096, \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"intermediate_size\": 22016}", 7721324544},
+    {"Qwen-14B", "{\"model_type\": \"qwen\", \"vocab_size\": 152064, \"hidden_size\": 5120, \"num_hidden_layers\": 40, \"num_attention_heads\": 40, \"intermediate_size\": 27392}", 14167290880},
+    {"Qwen1.5-0.5B", "{\"model_type\": \"qwen2\", \"vocab_size\": 151936, \"hidden_size\": 1024, \"num_hidden_layers\": 24, \"num_attention_heads\": 16, \"num_key_value_heads\": 16, "
+                     "\"intermediate_size\": 2816, \"tie_word_embeddings\": true}", 463987712},
+    {"Qwen2.5-7B", "{\"model_type\": \"qwen2\", \"vocab_size\": 152064, \"hidden_size\": 3584, \"num_hidden_layers\": 28, \"num_attention_heads\": 28, \"num_key_value_heads\": 4, "
+                   "\"intermediate_size\": 18944}", 7615616512},
+    {"Qwen3-4B", "{\"model_type\": \"qwen3\", \"vocab_size\": 151936, \"hidden_size\": 2560, \"num_hidden_layers\": 36, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "
+                 "\"head_dim\": 128, \"intermediate_size\": 9728, \"tie_word_embeddings\": true}", 4022468096},
+    {"TinyLlama-1.1B", "{\"model_type\": \"llama\", \"vocab_size\": 32000, \"hidden_size\": 2048, \"num_hidden_layers\": 22, \"num_attention_heads\": 32, \"num_key_value_heads\": 4, "
+                       "\"intermediate_size\": 5632}", 1100048384},
+    {"Llama-2-7b", "{\"model_type\": \"llama\", \"vocab_size\": 32000, \"hidden_size\": 4096, \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"intermediate_size\": 11008}", 6738415616},
+    {"Llama-3.1-8B", "{\"model_type\": \"llama\", \"vocab_size\": 128256, \"hidden_size\": 4096, \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "
+                     "\"intermediate_size\": 14336}", 8030261248},
+    {"Llama-3.2-1B", "{\"model_type\": \"llama\", \"vocab_size\": 128256, \"hidden_size\": 2048, \"num_hidden_layers\": 16, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "
+                     "\"head_dim\": 64, \"intermediate_size\": 8192, \"tie_word_embeddings\": true}", 1235814400},
+    {"Mistral-7B", "{\"model_type\": \"mistral\", \"vocab_size\": 32000, \"hidden_size\": 4096, \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "
+                   "\"intermediate_size\": 14336}", 7241732096},
+    {"Mistral-Nemo-12B", "{\"model_type\": \"mistral\", \"vocab_size\": 131072, \"hidden_size\": 5120, \"num_hidden_layers\": 40, \"num_attention_heads\": 32, \"num_key_value_heads\": 8, "
+                         "\"head_dim\": 128, \"intermediate_size\": 14336}", 12247782400},
+    {"gemma-2b", "{\"model_type\": \"gemma\", \"vocab_size\": 256000, \"hidden_size\": 2048, \"num_hidden_layers\": 18, \"num_attention_heads\": 8, \"num_key_value_heads\": 1, "
+                 "\"head_dim\": 256, \"intermediate_size\": 16384}", 2506172416},
+    {"gemma-2-2b", "{\"model_type\": \"gemma2\", \"vocab_size\": 256000, \"hidden_size\": 2304, \"num_hidden_layers\": 26, \"num_attention_heads\": 8, \"num_key_value_heads\": 4, "
+                   "\"head_dim\": 256, \"intermediate_size\": 9216}", 2614341888},
+    {"gemma-2-9b", "{\"model_type\": \"gemma2\", \"vocab_size\": 256000, \"hidden_size\": 3584, \"num_hidden_layers\": 42, \"num_attention_heads\": 16, \"num_key_value_heads\": 8, "
+                   "\"head_dim\": 256, \"intermediate_size\": 14336}", 9241705984},
+    {"gemma-3-1b", "{\"model_type\": \"gemma3_text\", \"vocab_size\": 262144, \"hidden_size\": 1152, \"num_hidden_layers\": 26, \"num_attention_heads\": 4, \"num_key_value_heads\": 1, "
+                   "\"head_dim\": 256, \"intermediate_size\": 6912}", 999885952},
+    {"Phi-3-mini", "{\"model_type\": \"phi3\", \"vocab_size\": 32064, \"hidden_size\": 3072, \"num_hidden_layers\": 32, \"num_attention_heads\": 32, \"intermediate_size\": 8192}", 3821079552},
+    {"Phi-4-mini", "{\"model_type\": \"phi3\", \"vocab_size\": 200064, \"hidden_size\": 3072, \"num_hidden_layers\": 32, \"num_attention_heads\": 24, \"num_key_value_heads\": 8, "
+                   "\"intermediate_size\": 8192, \"partial_rotary_factor\": 0.75, \"tie_word_embeddings\": true}", 3836021760},
+};
+
+static void published_sizes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        tm_device *counting;
+        tm_memory memory;
+        tm_model model;
+        int64_t parameters = 0;
+        write_config("config", published[i].config);
+        OK(tm_counting_device_create(TM_F32, &counting, err));
+        OK(tm_memory_init(&memory, counting, NULL, err));
+        OK(tm_model_create(&model, scratch("config"), NULL, TM_BF16, counting, &memory, 1, err));
+        for (int64_t k = 0; k < model.params.count; k++)
+            parameters += tm_param_count(model.params.item[k]);
+        if (parameters != published[i].parameters)
+            fail_msg("%s: %lld parameters, %lld are published", published[i].name, (long long)parameters, (long long)published[i].parameters);
+        tm_model_destroy(&model);
+        tm_memory_deinit(&memory);
+        tm_device_destroy(counting);
+    }
+}
+
 /* --- First values --- */
 
 static double deviation(const tm_param *p)
@@ -314,6 +380,7 @@ int main(void)
         cmocka_unit_test(cached_as_whole),       cmocka_unit_test(gpt2_without_prefix), cmocka_unit_test(gemma3_of_a_larger_model),
         cmocka_unit_test(unknown_and_misshapen), cmocka_unit_test(configs_refused),     cmocka_unit_test(positions_end),
         cmocka_unit_test(first_values),          cmocka_unit_test(layout_leaves_bits),
+        cmocka_unit_test(published_sizes),
     };
     return cmocka_run_group_tests_name("families", tests, begin, scratch_end);
 }

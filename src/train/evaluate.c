@@ -67,7 +67,7 @@ static tm_status run_examples(tm_trainer *t, const tm_eval_set *set, int32_t rep
 
 tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err)
 {
-    totals sum;
+    totals sum = {0};
     tm_example_score *each;
     TM_TRY(TM_NEW(&each, set->examples, err));
     tm_status st = run_examples(t, set, replica, each, &sum, err);

@@ -102,6 +102,7 @@ out:
 void tm_inference_close(tm_inference *inf)
 {
     drop_model(inf);
+    tm_ids_deinit(&inf->fed);
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
@@ -168,12 +169,15 @@ typedef struct sampler {
     size_t stops;
     bool (*token)(void *context, int32_t id);
     void *context, *scratch;
+    int32_t last; /* chosen and, when the next is asked for, in the cache; -1: none */
 } sampler;
 
 static int32_t choose(void *context, const float *logits, int64_t position)
 {
     sampler *s = context;
-    int32_t id = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
+    if (s->last >= 0)
+        s->inf->fed.id[s->inf->fed.count++] = s->last;
+    int32_t id = s->last = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
     bool stops = false;
     for (size_t k = 0; k < s->stops; k++)
         stops |= id == s->stop[k];
@@ -183,10 +187,20 @@ static int32_t choose(void *context, const float *logits, int64_t position)
 tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
                           const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err)
 {
-    sampler s = {inf, sampling, stop, stop_count, token, context, NULL};
+    tm_status st;
+    size_t known = 0, room = (size_t)inf->model.settings.cache_tokens + 1;
+    sampler s = {inf, sampling, stop, stop_count, token, context, NULL, -1};
     TM_TRY(tm_alloc(&s.scratch, tm_sample_scratch_bytes(inf->model.config.vocab), 1, err));
-    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .gates = inf->gates};
-    tm_status st = tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err);
+    TM_GO(TM_GROW(&inf->fed.id, &inf->fed.capacity, room > prompt_count ? room : prompt_count, err));
+    while (known < inf->fed.count && known + 1 < prompt_count && inf->fed.id[known] == prompt[known])
+        known++;
+    memcpy(inf->fed.id + known, prompt + known, (prompt_count - known) * sizeof *prompt);
+    inf->fed.count = prompt_count;
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->gates};
+    TM_GO(tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err));
+out:
+    if (st != TM_OK)
+        inf->fed.count = 0;
     free(s.scratch);
     return st;
 }

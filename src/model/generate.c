@@ -48,10 +48,9 @@ tm_status tm_decode(tm_model *m, tm_batch *b, const tm_batch_item *prompt, int64
     TM_GO(tm_alloc(&r.raw, (size_t)vocab, (size_t)tm_dtype_bytes(m->logits.dtype, 1), err));
     TM_GO(TM_NEW(&r.value, vocab, err));
     b->cached = true;
-    if (prefix) { /* the trained prompt alone: what follows is as without one, further on */
+    if (prefix && !prompt->past) /* the trained prompt alone: what follows is as without one, further on */
         feed(m, b, prompt, NULL, 0, 0);
-        past = prefix;
-    }
+    past = prefix + prompt->past;
     for (int64_t n; past < last; past += n) {
         n = last - past < b->max_tokens ? last - past : b->max_tokens;
         feed(m, b, prompt, prompt->ids + past - prefix, n, past);

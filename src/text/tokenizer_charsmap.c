@@ -81,9 +81,9 @@ static const char *find_prefix(const tm_charsmap *map, const char *key, size_t s
         if (!(unit & 1u << 8))
             continue;
         size_t start = at < map->units ? map->unit[at] & ~(1u << 31) : SIZE_MAX;
-        const char *text = tm_buf_str(&map->texts) + start;
-        if (start >= map->texts.size || ((uint8_t)*text & 0xc0) == 0x80)
+        if (start >= map->texts.size || ((uint8_t)map->texts.data[start] & 0xc0) == 0x80)
             break; /* damaged */
+        const char *text = map->texts.data + start;
         found = text;
         *text_size = strlen(text);
         *prefix = i + 1;

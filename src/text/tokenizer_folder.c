@@ -392,6 +392,14 @@ static tm_status from_merges(const char *first, const char *second, settings *s,
     return tm_convert_merges(first, second, family, s->options.add_prefix_space > 0, json, err);
 }
 
+static tm_status from_tekken(const char *first, const char *second, settings *s, tm_buf *json, tm_error *err)
+{
+    (void)second;
+    s->bos = "<s>";
+    s->eos = "</s>";
+    return tm_convert_tekken(first, json, err);
+}
+
 /* In the order of preference. A name that starts with a dot is an ending. */
 static const struct kind {
     const char *first, *second;
@@ -400,6 +408,7 @@ static const struct kind {
 } kinds[] = {
     {"tokenizer.json", NULL, from_json, true},
     {"tokenizer.model", NULL, from_model, true},
+    {"tekken.json", NULL, from_tekken, true},
     {"spiece.model", NULL, from_model, true},
     {"sentencepiece.bpe.model", NULL, from_model, true},
     {".tiktoken", NULL, from_model, true},

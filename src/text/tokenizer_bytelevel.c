@@ -90,7 +90,8 @@ static void put_bytes(tm_buf *json, tm_buf *word, const char *bytes, size_t size
 }
 
 /* Token "line" of the list: "<base64> <rank>". */
-static tm_status read_rank(tm_vocab *vocab, const char *line, size_t size, size_t number, const char *name, tm_buf *word, tm_error *err)
+static tm_status read_rank(tm_vocab *vocab, const char *line, size_t size, size_t number, const char *name,
+                           tm_buf *word, tm_error *err)
 {
     const char *space = memchr(line, ' ', size);
     int64_t rank = space && space + 1 < line + size ? 0 : -1;
@@ -229,7 +230,8 @@ static tm_status tekken_front(const json_t *root, const char *name, tm_names *fr
     int64_t count;
     TM_TRY(tm_json_get_int(config, name, "default_num_special_tokens", (int64_t)given, &count, err));
     if (count < (int64_t)given || count > 1 << 16)
-        return tm_fail(err, TM_INPUT, "%s: \"default_num_special_tokens\" is %lld, expected %zu to %d", name, (long long)count, given, 1 << 16);
+        return tm_fail(err, TM_INPUT, "%s: \"default_num_special_tokens\" is %lld, expected %zu to %d", name,
+                       (long long)count, given, 1 << 16);
     for (size_t i = 0; i < (size_t)count; i++) {
         const json_t *item = json_is_array(list) && i < given ? json_array_get(list, i) : NULL;
         const char *text = item ? json_string_value(json_object_get(item, "token_str")) : i < given ? tekken_specials[i] : NULL;

@@ -68,7 +68,8 @@ tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *json, const cha
 static size_t offset_of(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & 1u << 9) >> 6); }
 
 /* The text that the shortest (or longest) prefix of key in the map stands for, and the prefix's bytes; NULL: none. */
-static const char *find_prefix(const tm_charsmap *map, const char *key, size_t size, bool longest, size_t *prefix, size_t *text_size)
+static const char *find_prefix(const tm_charsmap *map, const char *key, size_t size, bool longest, size_t *prefix,
+                               size_t *text_size)
 {
     const char *found = NULL;
     size_t at = map->units ? offset_of(map->unit[0]) : 0;

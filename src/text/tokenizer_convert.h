@@ -24,7 +24,8 @@ void tm_convert_post(tm_buf *json, int64_t before, int64_t after);
 
 /* --- SentencePiece (tokenizer_sentencepiece.c) --- */
 
-tm_status tm_convert_spm(const tm_spm *spm, const tm_convert_options *options, const char *name, tm_buf *json, tm_error *err) TM_MUST_CHECK;
+tm_status tm_convert_spm(const tm_spm *spm, const tm_convert_options *options, const char *name, tm_buf *json,
+                         tm_error *err) TM_MUST_CHECK;
 
 /* --- Byte-level BPE (tokenizer_bytelevel.c) --- */
 

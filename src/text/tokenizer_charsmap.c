@@ -145,7 +145,7 @@ static size_t whole_chars(const char *text, size_t size, size_t bytes)
 static bool replace_longest(const tm_charsmap *map, const char *text, size_t size, tm_buf *out)
 {
     bool changed = false;
-    for (size_t at = 0, bytes; at < size; at += bytes) {
+    for (size_t at = 0, bytes; at < size && tm_normal_fits(size, out->size); at += bytes) {
         size_t found_size;
         const char *found = find_prefix(map, text + at, size - at, true, &bytes, &found_size);
         changed |= found != NULL;
@@ -163,7 +163,7 @@ static bool replace_longest(const tm_charsmap *map, const char *text, size_t siz
 static bool replace_graphemes(const tm_charsmap *map, const char *text, size_t size, tm_buf *out)
 {
     bool changed = false;
-    for (size_t at = 0, bytes; at < size; at += bytes) {
+    for (size_t at = 0, bytes; at < size && tm_normal_fits(size, out->size); at += bytes) {
         size_t found_size, prefix, len;
         bytes = grapheme(text + at, size - at);
         const char *found = bytes <= GRAPHEME_BYTES ? find_prefix(map, text + at, bytes, false, &prefix, &found_size) : NULL;
@@ -185,5 +185,5 @@ static bool replace_graphemes(const tm_charsmap *map, const char *text, size_t s
 tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, tm_error *err)
 {
     *changed = map->longest ? replace_longest(map, text, size, out) : replace_graphemes(map, text, size, out);
-    return tm_buf_check(out, err);
+    return tm_normal_fits(size, out->size) ? tm_buf_check(out, err) : tm_normal_too_long(size, err);
 }

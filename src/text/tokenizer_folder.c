@@ -251,7 +251,7 @@ static void add_special(tree *t, const json_t *token, bool converted)
     json_t *known = text ? json_object_get(t->added, text) : NULL;
     if (text && !known)
         add_token(t, text, json_is_object(token) ? token : NULL, -1, true);
-    else if (text && !flag(known, "special", false)) {
+    else if (text && converted && !flag(known, "special", false)) {
         t->failed |= json_object_set_new(known, "special", json_true()) != 0;
         t->changed = true;
     }

@@ -131,7 +131,7 @@ typedef struct jj_nodes {
     size_t count, capacity;
 } jj_nodes;
 
-/* One shape for all. What a, b, c, list and more hold is said where jinja_parser.c makes each kind. */
+/* One shape for all. What a, b, c, list and more hold is said in jinja_parser.h. */
 struct jj_node {
     uint8_t op;
     bool flag;

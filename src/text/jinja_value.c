@@ -574,7 +574,7 @@ bool jj_items(jj_run *r, jj_value *v, jj_value ***item, size_t *count)
         v = jj_fail(r, "'%s' object is not iterable", jj_type(v));
     if (!v)
         return false;
-    *item = v->as.l.item + v->as.l.at;
+    *item = v->as.l.item ? v->as.l.item + v->as.l.at : NULL;
     *count = v->as.l.count - v->as.l.at;
     if (v->kind == JJ_ITER)
         v->as.l.at = v->as.l.count;

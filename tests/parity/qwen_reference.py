@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
 
 
 class Norm(nn.Module):
@@ -82,6 +83,7 @@ class Qwen(nn.Module):
     def __init__(self, **config):
         super().__init__()
         c = self.values = {**self.DEFAULTS, **config}
+        self.config = PretrainedConfig(tie_word_embeddings=False)  # what PEFT asks for
         self.transformer = nn.Module()
         self.transformer.wte = nn.Embedding(c["vocab_size"], c["hidden_size"])
         self.transformer.h = nn.ModuleList(Block(c) for _ in range(c["num_hidden_layers"]))
@@ -96,6 +98,15 @@ class Qwen(nn.Module):
         for block in self.transformer.h:
             x = block(x)
         return SimpleNamespace(logits=self.lm_head(self.transformer.ln_f(x)))
+
+    def get_input_embeddings(self):
+        return self.transformer.wte
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def prepare_inputs_for_generation(self, *_, **__):
+        raise NotImplementedError("PEFT asks for the method, not for what it does")
 
     def save_pretrained(self, folder):
         os.makedirs(folder, exist_ok=True)

@@ -1,7 +1,6 @@
 /* temper generate: text from a prompt. */
 #include "api/inference.h"
-
-#include "io/hf.h"
+#include "api/job.h"
 
 #include <stdlib.h>
 
@@ -27,25 +26,6 @@ static bool on_token(void *context, int32_t id)
     p->status = tm_decode_stream_push(&p->stream, p->tok, id, &p->text, p->err);
     give(p);
     return p->status == TM_OK;
-}
-
-/* Ids that end a text: of generation_config.json (one or a list), else the tokenizer's EOS. */
-static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8])
-{
-    size_t count = 0;
-    json_t *json = NULL;
-    tm_error ignored;
-    if (tm_hf_json(model, "generation_config.json", &json, &ignored) == TM_OK && json) {
-        const json_t *eos = json_object_get(json, "eos_token_id");
-        if (json_is_integer(eos))
-            ids[count++] = (int32_t)json_integer_value(eos);
-        for (size_t i = 0; i < json_array_size(eos) && count < 8; i++)
-            ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
-    }
-    json_decref(json);
-    if (!count && tm_tokenizer_eos(tok) >= 0)
-        ids[count++] = tm_tokenizer_eos(tok);
-    return count;
 }
 
 static tm_status encode_prompt(const tm_tokenizer *tok, const char *prompt, tm_ids *ids, tm_error *err)
@@ -90,7 +70,7 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     for (size_t i = 0; i < ids.count && *request->prompt; i++)
         TM_GO(tm_decode_stream_push(&p.stream, tok, ids.id[i], &p.text, err));
     tm_buf_clear(&p.text);
-    TM_GO(tm_generate_ids(&inf, ids.id, ids.count, request->max_tokens, stop, stop_ids(request->model, tok, stop), &sampling, on_token, &p, err));
+    TM_GO(tm_generate_ids(&inf, ids.id, ids.count, request->max_tokens, stop, tm_stop_ids(request->model, tok, stop), &sampling, on_token, &p, err));
     TM_GO(p.status);
     TM_GO(tm_decode_stream_flush(&p.stream, tok, &p.text, err));
     give(&p);

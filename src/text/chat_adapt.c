@@ -78,6 +78,11 @@ static tm_status run_probes(probe *p, tm_chat_shape *s)
     s->text_content = shows(p, "<User Needle>");
     TM_TRY(try(p, PARTS));
     s->part_content = shows(p, "<User Needle>") && !shows(p, "'type'") && !shows(p, "\"type\"");
+    if (!s->text_content && !s->part_content) { /* it needs more than messages: nothing was learned about it */
+        *s = (tm_chat_shape){.system = true, .tool_calls = true, .tool_responses = true, .null_content = true,
+                             .text_content = true, .part_content = true};
+        return TM_OK;
+    }
     TM_TRY(try(p, SYSTEM ", " USER));
     s->system = shows(p, "<System Needle>");
     TM_TRY(try(p, USER ", " ASSISTANT("null", )));

@@ -63,22 +63,21 @@ int32_t tm_tokenizer_vocab_size(const tm_tokenizer *tok)
     (void)tok;
     return TOY_VOCAB;
 }
+const char *tm_tokenizer_token(const tm_tokenizer *tok, int32_t id)
+{
+    (void)tok;
+    return id == TOY_BOS ? "<bos>" : id == TOY_EOS ? "<eos>" : NULL;
+}
+bool tm_tokenizer_is_special(const tm_tokenizer *tok, int32_t id)
+{
+    (void)tok;
+    return id >= TOY_BOS;
+}
 int32_t tm_tokenizer_bos(const tm_tokenizer *tok)
 {
     (void)tok;
     return TOY_BOS;
 }
 int32_t tm_tokenizer_eos(const tm_tokenizer *tok) { return tok->has_eos ? TOY_EOS : -1; }
-
-bool tm_tokenizer_is_special(const tm_tokenizer *tok, int32_t id)
-{
-    (void)tok;
-    return id >= TOY_BOS;
-}
-const char *tm_tokenizer_token(const tm_tokenizer *tok, int32_t id)
-{
-    (void)tok;
-    return id == TOY_BOS ? "<s>" : id == TOY_EOS ? "</s>" : NULL;
-}
 
 #endif

@@ -161,14 +161,28 @@ typedef struct tm_merge_source {
     double scale; /* 1: as trained; 0: not at all */
 } tm_merge_source;
 
+/* How several adapters join; always on what they change (dW = W_adapted - W), never on A and B. */
+typedef enum tm_merge_how {
+    TM_MERGE_SUM,      /* sum of scale * dW */
+    TM_MERGE_TIES,     /* the largest |dW| of each stay, signs are elected, the mean of those that agree */
+    TM_MERGE_DARE,     /* dropped at random and rescaled, then the sum */
+    TM_MERGE_DARE_TIES /* dropped and rescaled, then signs and mean as with ties */
+} tm_merge_how;
+
+enum { TM_MERGE_MOST = 64 };
+
 typedef struct tm_merge_request {
     const char *model, *out; /* out: a folder that is new or empty */
     const tm_merge_source *sources;
-    size_t source_count;
+    size_t source_count;     /* at most TM_MERGE_MOST */
     int threads;             /* 0: all */
+    tm_merge_how how;
+    double density;          /* ties, dare: the share of dW that stays, 0 to 1 */
+    bool sign_by_count;      /* ties: signs are counted; else the sum decides */
+    uint64_t seed;           /* dare: which stay */
 } tm_merge_request;
 
-/* A model with adapters in its weights: W + sum over adapters of scale * (W_adapted - W), in double,
+/* A model with adapters in its weights: W + what `how` makes of scale * (W_adapted - W), in double,
  * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
  * adapter's own; free(). */
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);

@@ -95,7 +95,10 @@ tm_status tm_eval(const char *model, const char *adapter, const char *data, char
     TM_TRY(st);
     (json ? put_json : put_table)(&out, &scores);
     st = tm_buf_check(&out, err);
-    *text = out.data;
+    if (st == TM_OK)
+        *text = out.data;
+    else
+        tm_buf_deinit(&out);
     return st;
 }
 

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/pool.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ typedef struct exporting {
     void *buffer;
     const void *values;
     float *scratch;             /* [threads, columns] */
+    int64_t look;               /* tokens whose logits are compared */
     tm_buf text;
 } exporting;
 
@@ -101,8 +103,9 @@ static tm_ggml mixed_type(const exporting *e, const item *t, int64_t row)
     if (strcmp(name, "output") == 0 || (tied && strcmp(name, "token_embd") == 0))
         return row % 256 ? TM_GGML_Q8_0 : TM_GGML_Q6_K;
     if (strcmp(name, "blk.%d.attn_v") == 0 || strcmp(name, "blk.%d.attn_qkv") == 0) {
-        /* Models of 80 layers share a v among eight heads: it costs little there. */
-        bool shared = e->config.layers == 80 && (strcmp(e->family->architecture, "llama") == 0 || strcmp(e->family->architecture, "qwen2") == 0);
+        /* 70B models share a v among eight heads: it costs little there. */
+        bool shared = e->config.layers == 80 && (strcmp(e->family->architecture, "qwen2") == 0 ||
+                                                 (strcmp(e->family->architecture, "llama") == 0 && e->config.heads != e->config.kv_heads));
         return more_bits(t->place.layer, e->config.layers) ? TM_GGML_Q6_K : shared ? TM_GGML_Q5_K : TM_GGML_Q4_K;
     }
     if (strcmp(name, "blk.%d.ffn_down") == 0)
@@ -285,9 +288,13 @@ static tm_status put_meta(exporting *e, tm_error *err)
     tm_gguf_put_u32(&e->writer, "general.file_type", e->type->number);
     tm_gguf_put_u32(&e->writer, "general.quantization_version", 2);
     TM_TRY(tm_export_config(&e->writer, e->family, &e->config, e->json, e->model, err));
-    TM_TRY(tm_export_tokenizer(&e->writer, e->model, e->json, e->config.vocab, &tokenizer, err));
+    TM_TRY(tm_tokenizer_put_gguf(&e->writer, e->model, e->json, e->config.vocab, &tokenizer, err));
+    int64_t positions = tm_export_positions(e->family, &e->config);
+    if (positions < e->config.max_positions)
+        tm_buf_printf(&e->text, "the file's context is %lld tokens, the model's sliding window: llama.cpp has none in architecture %s\n",
+                      (long long)positions, e->family->architecture);
     if (!tokenizer)
-        tm_buf_printf(&e->text, "%s has no tokenizer.json: the file has no tokenizer\n", e->model);
+        tm_buf_printf(&e->text, "%s has no tokenizer: the file has no tokenizer\n", e->model);
     return TM_OK;
 }
 
@@ -303,12 +310,12 @@ static tm_status logits_of(const exporting *e, const char *model, const char *ad
     for (int i = 0; i < LOOK_TOKENS; i++)
         ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
     TM_TRY(tm_inference_open(&(tm_inference_settings){.model = model, .adapter = adapter, .threads = e->request->threads,
-                                                      .max_tokens = LOOK_TOKENS, .logits = true}, &inf, err));
-    tm_batch_item one = {.ids = ids, .n = LOOK_TOKENS, .scale = 1};
+                                                      .max_tokens = e->look, .logits = true}, &inf, err));
+    tm_batch_item one = {.ids = ids, .n = (int32_t)e->look, .scale = 1};
     tm_batch_fill(&inf.batch, &one, 1);
     tm_model_forward(&inf.model, &inf.batch);
     tm_model_logits(&inf.model, &inf.batch);
-    inf.device->calls->download(inf.device, out, inf.model.logits.data, LOOK_TOKENS * vocab * 4);
+    inf.device->calls->download(inf.device, out, inf.model.logits.data, e->look * vocab * 4);
     tm_status st = inf.device->calls->sync(inf.device, err);
     tm_inference_close(&inf);
     return st;
@@ -318,7 +325,7 @@ static tm_status judge(exporting *e, const float *a, const float *b, tm_error *e
 {
     int64_t vocab = e->config.vocab, same = 0;
     double difference = 0, sum = 0, largest = 0;
-    for (int64_t t = 0; t < LOOK_TOKENS; t++, a += vocab, b += vocab) {
+    for (int64_t t = 0; t < e->look; t++, a += vocab, b += vocab) {
         double kl = tm_logits_kl(a, b, vocab);
         sum += kl;
         largest = kl > largest || isnan(kl) ? kl : largest;
@@ -326,8 +333,8 @@ static tm_status judge(exporting *e, const float *a, const float *b, tm_error *e
         for (int64_t i = 0; i < vocab; i++)
             difference = fmax(difference, fabs((double)b[i] - a[i]));
     }
-    tm_buf_printf(&e->text, "read back; logits against the source on %d tokens: KL %.2g nats a token (largest %.2g), largest difference %.2g, same first choice %lld of %d\n",
-                  LOOK_TOKENS, sum / LOOK_TOKENS, largest, difference, (long long)same, LOOK_TOKENS);
+    tm_buf_printf(&e->text, "read back; logits against the source on %lld tokens: KL %.2g nats a token (largest %.2g), largest difference %.2g, same first choice %lld times\n",
+                  (long long)e->look, sum / (double)e->look, largest, difference, (long long)same);
     if (e->type->bound > 0 && !(largest <= e->type->bound))
         return tm_fail(err, TM_FAILED, "%s: the file computes something else than its source: a KL of %.2g nats, expected at most %g for %s; it was not kept",
                        e->request->gguf, largest, e->type->bound, e->type->name);
@@ -338,7 +345,9 @@ static tm_status look_at_logits(exporting *e, tm_error *err)
 {
     float *a = NULL, *b = NULL;
     tm_status st;
-    int64_t n = LOOK_TOKENS * e->config.vocab;
+    int64_t positions = tm_export_positions(e->family, &e->config), n;
+    e->look = positions < LOOK_TOKENS ? positions : LOOK_TOKENS;
+    n = e->look * e->config.vocab;
     TM_GO(TM_NEW(&a, n, err));
     TM_GO(TM_NEW(&b, n, err));
     st = logits_of(e, e->request->model, e->request->adapter, a, err);
@@ -383,18 +392,18 @@ static tm_status merge_first(exporting *e, tm_error *err)
 
 static tm_status make_rope(exporting *e, tm_error *err)
 {
-    const tm_model_config *c = &e->config;
-    tm_model_config plain = *c;
-    int64_t half = c->head_size / 2;
+    const tm_rope_config *rope = &e->config.rope[0];
+    tm_rope_config plain = *rope;
+    int64_t half = rope->size / 2;
     float *scaled = NULL;
     tm_status st;
-    if (c->rope.kind != TM_ROPE_LLAMA3)
+    if (rope->kind != TM_ROPE_LLAMA3)
         return TM_OK;
-    plain.rope.kind = TM_ROPE_DEFAULT;
+    plain.kind = TM_ROPE_DEFAULT;
     TM_GO(TM_NEW(&e->rope, half, err));
     TM_GO(TM_NEW(&scaled, half, err));
-    tm_rope_frequencies(&plain, e->rope);
-    tm_rope_frequencies(c, scaled);
+    tm_rope_frequencies(&plain, 0, false, e->rope);
+    tm_rope_frequencies(rope, 0, false, scaled);
     for (int64_t i = 0; i < half; i++)
         e->rope[i] /= scaled[i];
 out:

@@ -47,7 +47,7 @@ static tm_status refuse(const meta *m, const char *what)
 
 static void put_llama3(const meta *m)
 {
-    const tm_rope_config *r = &m->c->rope;
+    const tm_rope_config *r = &m->c->rope[0];
     tm_buf text = {0};
     /* llama.cpp takes the factors (rope_freqs.weight); these are the numbers they came from. */
     tm_buf_printf(&text, "{\"rope_type\": \"llama3\", \"factor\": ");
@@ -72,7 +72,7 @@ static tm_status put_rope(const meta *m)
     const char *kind = json_string_value(json_object_get(full, "rope_type")), *older = json_string_value(json_object_get(full, "type"));
     char key[128];
     kind = kind ? kind : older ? older : "default";
-    put_float(m, "rope.freq_base", number(full, "rope_theta", number(m->config, "rope_theta", m->c->rope.theta)));
+    put_float(m, "rope.freq_base", number(full, "rope_theta", number(m->config, "rope_theta", m->c->rope[0].theta)));
     if (m->family->gemma && m->family->window_pattern != 2)
         put_float(m, "rope.freq_base_swa", number(local, "rope_theta", number(m->config, "rope_local_base_freq", 10000)));
     if (strcmp(kind, "default") == 0)
@@ -126,15 +126,13 @@ static tm_status put_gemma(const meta *m)
     return TM_OK;
 }
 
-/* Windows where llama.cpp has none matter beyond the window only; the caller is told by the compared
- * logits and docs/formats/gguf.md. */
-static tm_status check_windows(const meta *m)
+int64_t tm_export_positions(const tm_gguf_family *family, const tm_model_config *c)
 {
-    if (strcmp(m->family->model_type, "qwen2") == 0 || strcmp(m->family->model_type, "qwen3") == 0)
-        for (int64_t i = 0; i < m->c->layers; i++)
-            if (m->c->window[i] && m->c->window[i] < m->c->max_positions)
-                return refuse(m, "use_sliding_window is true");
-    return TM_OK;
+    int64_t positions = c->max_positions;
+    for (int64_t i = 0; i < c->layers && !family->gemma && strcmp(family->architecture, "phi3") != 0; i++)
+        if (c->window[i] > 0 && c->window[i] < positions)
+            positions = c->window[i];
+    return positions;
 }
 
 tm_status tm_export_config(tm_gguf_writer *w, const tm_gguf_family *family, const tm_model_config *c, const json_t *config,
@@ -143,7 +141,7 @@ tm_status tm_export_config(tm_gguf_writer *w, const tm_gguf_family *family, cons
     const meta m = {w, family, c, config, model, err};
     bool gpt2 = strcmp(family->model_type, "gpt2") == 0, phi3 = strcmp(family->model_type, "phi3") == 0;
     put_size(&m, "block_count", c->layers);
-    put_size(&m, "context_length", c->max_positions);
+    put_size(&m, "context_length", tm_export_positions(family, c));
     put_size(&m, "embedding_length", c->width);
     put_size(&m, "feed_forward_length", c->ffn);
     put_size(&m, "attention.head_count", c->heads);
@@ -163,6 +161,5 @@ tm_status tm_export_config(tm_gguf_writer *w, const tm_gguf_family *family, cons
                  (int64_t)number(config, "original_max_position_embeddings", (double)c->max_positions));
         put_size(&m, "attention.sliding_window", (int64_t)number(config, "sliding_window", 0));
     }
-    TM_TRY(check_windows(&m));
     return family->gemma ? put_gemma(&m) : TM_OK;
 }

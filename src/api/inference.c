@@ -90,7 +90,11 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
         TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
     tm_model_begin_step(&inf->model, NULL);
     TM_GO(TM_NEW(&inf->gates, inf->tuning.registers.count + 1, err));
-    if (s->registers)
+    if (s->registers && strcmp(s->registers, "auto") == 0) {
+        if (!s->adapter || !tm_router_there(s->adapter))
+            TM_GO(tm_fail(err, TM_USAGE, "--register auto: %s has no router (lora.router: true learns one)", s->adapter ? s->adapter : "the base"));
+        TM_GO(tm_router_read(s->adapter, inf->model.config.width, inf->tuning.registers.count, &inf->router, err));
+    } else if (s->registers)
         TM_GO(tm_registers_parse(&inf->tuning.registers, s->registers, "--register", inf->gates, err));
 out:
     if (st != TM_OK)
@@ -105,6 +109,8 @@ void tm_inference_close(tm_inference *inf)
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
     free(inf->gates);
+    tm_router_deinit(&inf->router);
+    free(inf->prompt_gates);
     *inf = (tm_inference){0};
 }
 
@@ -169,12 +175,43 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
 
 /* --- Generation --- */
 
-static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past)
+/* first: of the prompt's tokens, the one that ids begins with; -1: behind it. */
+static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past, int64_t first)
 {
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
+    bool by_token = inf->prompt_gates && first >= 0;
+    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .gates_by_token = by_token,
+                          .gates = by_token ? inf->prompt_gates + first * inf->tuning.registers.count : inf->gates};
     inf->batch.cached = true;
     tm_batch_fill(&inf->batch, &item, 1);
     tm_model_forward(&inf->model, &inf->batch);
+}
+
+tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t count, tm_error *err)
+{
+    tm_model *m = &inf->model;
+    int64_t C = m->config.width, most = inf->batch.max_tokens;
+    double *sum = NULL;
+    float *rows = NULL;
+    tm_status st = TM_OK;
+    TM_GO(TM_NEW(&sum, C, err));
+    TM_GO(TM_NEW(&rows, most * C, err));
+    m->linear.base_only = true;
+    for (int64_t past = 0, n; past < count; past += n) {
+        n = count - past < most ? count - past : most;
+        feed(inf, prompt + past, n, past, -1);
+        inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
+        for (int64_t i = 0; i < n * C; i++)
+            sum[i % C] += rows[i];
+    }
+    m->linear.base_only = false;
+    for (int64_t c = 0; c < C; c++)
+        rows[c] = (float)(sum[c] / (double)count);
+    tm_router_gates(&inf->router, rows, inf->gates);
+    st = inf->device->calls->sync(inf->device, err);
+out:
+    free(sum);
+    free(rows);
+    return st;
 }
 
 tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
@@ -188,16 +225,17 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
     TM_GO(TM_NEW(&logits, vocab, err));
     TM_GO(tm_alloc(&scratch, tm_sample_scratch_bytes(vocab), 1, err));
     if (prefix) { /* the trained prompt alone: what follows is as without one, further on */
-        feed(inf, NULL, 0, 0);
+        feed(inf, NULL, 0, 0, 0);
         past = prefix;
     }
     for (int64_t n; past < last; past += n) {
         n = last - past < inf->batch.max_tokens ? last - past : inf->batch.max_tokens;
-        feed(inf, prompt + past - prefix, n, past);
+        feed(inf, prompt + past - prefix, n, past, past - prefix);
     }
     int32_t id = prompt[last - prefix];
     for (int64_t i = 0; i < max_tokens && past < m->settings.cache_tokens; i++) {
-        feed(inf, &id, 1, past++);
+        feed(inf, &id, 1, past, past == last ? last - prefix : -1);
+        past++;
         tm_model_logits(m, &inf->batch);
         inf->device->calls->download(inf->device, logits, m->logits.data, vocab * 4);
         id = tm_sample(logits, vocab, sampling, past, scratch);

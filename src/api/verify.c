@@ -127,20 +127,17 @@ static tm_status run_again(check *c, const tm_callbacks *callbacks, tm_error *er
 {
     tm_status st = TM_OK;
     char *file = tm_path_join(c->aside, "recipe.json", err), *out = tm_path_join(c->aside, "again", err),
-         *written = NULL, *text = NULL;
+         *written = NULL;
     if (!file || !out)
         TM_GO(TM_NO_MEMORY);
-    if (json_object_set_new(c->recipe, "out", json_string(out)) != 0 ||
-        !(text = json_dumps(c->recipe, JSON_REAL_PRECISION(17))))
-        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for the recipe"));
-    TM_GO(tm_file_write(file, text, strlen(text), err));
+    int failed = json_object_set_new(c->recipe, "out", json_string(out));
+    TM_GO(tm_json_write(file, failed ? NULL : c->recipe, JSON_REAL_PRECISION(17), err));
     st = tm_train(&(tm_recipe_source){.path = file}, callbacks, &written, err);
     const char *status = json_string_value(json_object_get(c->json, "status"));
     if (st == TM_RETENTION && strcmp(status, "done") != 0) /* as it ended the first time */
         st = TM_OK;
 out:
     free(written);
-    free(text);
     free(file);
     free(out);
     return st;

@@ -648,6 +648,9 @@ tm_status tm_recipe_load(const char *path, char *const *overrides, size_t overri
         l.override = (int)i;
         TM_GO(apply_override(&l));
     }
+    for (size_t i = 0; i < recipe_table->count; i++)
+        if (l.lines[i])
+            TM_GO(tm_names_add(&recipe->given, recipe_table->row[i].key, err));
     TM_GO(check(&l));
 out:
     free(l.lines);
@@ -668,6 +671,7 @@ void tm_recipe_destroy(tm_recipe *recipe)
             list_clear(recipe, &recipe_table->row[i]);
     release(recipe_table, recipe);
     tm_names_deinit(&recipe->aliases_used);
+    tm_names_deinit(&recipe->given);
     free(recipe->path);
     free(recipe->base_dir);
     free(recipe);

@@ -207,6 +207,23 @@ static int by_key(const void *a, const void *b)
     return strcmp(((const tm_gguf_value *)a)->key, ((const tm_gguf_value *)b)->key);
 }
 
+/* No name twice, no byte in two tensors; leaves them in order of name. */
+static tm_status check_table(const reader *r, tm_gguf_tensor *t, int64_t count)
+{
+    if (count == 0)
+        return TM_OK;
+    qsort(t, (size_t)count, sizeof *t, by_name);
+    for (int64_t i = 1; i < count; i++)
+        if (strcmp(t[i - 1].name, t[i].name) == 0)
+            return tm_fail(r->err, TM_INPUT, "%s: tensor \"%s\" is there twice", r->name, t[i].name);
+    qsort(t, (size_t)count, sizeof *t, by_place);
+    for (int64_t i = 1; i < count; i++)
+        if (t[i].data < t[i - 1].data + t[i - 1].bytes)
+            return tm_fail(r->err, TM_INPUT, "%s: tensors \"%s\" and \"%s\" overlap", r->name, t[i - 1].name, t[i].name);
+    qsort(t, (size_t)count, sizeof *t, by_name);
+    return TM_OK;
+}
+
 static tm_status take_tensors(reader *r, tm_gguf *g, const uint8_t *begin, int64_t count)
 {
     int64_t alignment;
@@ -235,17 +252,7 @@ static tm_status take_tensors(reader *r, tm_gguf *g, const uint8_t *begin, int64
                           r->name, t->name, (long long)t->bytes, (unsigned long long)offset[i], (unsigned long long)size));
         t->data = data + offset[i];
     }
-    if (count)
-        qsort(g->tensor, (size_t)count, sizeof *g->tensor, by_place);
-    for (int64_t i = 1; i < count; i++)
-        if (g->tensor[i].data < g->tensor[i - 1].data + g->tensor[i - 1].bytes)
-            TM_GO(tm_fail(r->err, TM_INPUT, "%s: tensors \"%s\" and \"%s\" overlap", r->name, g->tensor[i - 1].name, g->tensor[i].name));
-    if (count)
-        qsort(g->tensor, (size_t)count, sizeof *g->tensor, by_name);
-    for (int64_t i = 1; i < count; i++)
-        if (strcmp(g->tensor[i - 1].name, g->tensor[i].name) == 0)
-            TM_GO(tm_fail(r->err, TM_INPUT, "%s: tensor \"%s\" is there twice", r->name, g->tensor[i].name));
-    st = TM_OK;
+    st = check_table(r, g->tensor, count);
 out:
     free(offset);
     return st;

@@ -508,6 +508,9 @@ static tm_status make_piece(const source *s, const tm_gguf_tensor *t, const tm_g
         if (heads <= 0 || rows % heads || rows / heads % 2)
             return tm_fail(s->err, TM_INPUT, "%s: tensor \"%s\": %lld rows do not make %lld heads of even size", tm_gguf_name(s->g), t->name,
                            (long long)rows, (long long)heads);
+        if (t->ndim == 1 && t->type->unpack)
+            return tm_fail(s->err, TM_UNSUPPORTED, "%s: tensor \"%s\": a vector of type %s is not supported", tm_gguf_name(s->g), t->name,
+                           t->type->name);
         p->head_size = rows / heads;
     }
     *out = (tm_st_tensor){.ndim = t->ndim, .count = t->count, .dtype = TM_F32, .source = p, .storage = t->type->name};
@@ -553,26 +556,37 @@ static tm_status fill_table(const source *s, weights *w, tm_st_tensor *tensor, i
     return TM_OK;
 }
 
-tm_status tm_gguf_open_weights(const char *path, tm_safetensors **out, tm_error *err)
+tm_status tm_gguf_weights(tm_gguf *g, tm_safetensors **out, tm_error *err)
 {
-    weights *w;
+    weights *w = NULL;
     tm_st_tensor *tensor = NULL;
     int64_t count = 0;
-    tm_status st;
+    source s = {.g = g, .err = err};
     *out = NULL;
-    TM_TRY(TM_NEW(&w, 1, err));
-    TM_GO(tm_gguf_open(path, &w->g, err));
-    source s = {.g = w->g, .err = err};
-    TM_GO(tm_gguf_family_read(w->g, &s.family, err));
+    tm_status st = TM_NEW(&w, 1, err);
+    if (st != TM_OK) {
+        tm_gguf_close(g);
+        return st;
+    }
+    w->g = g;
+    TM_GO(tm_gguf_family_read(g, &s.family, err));
     TM_GO(TM_NEW(&w->piece, tm_gguf_tensors(w->g), err));
     TM_GO(TM_NEW(&tensor, tm_gguf_tensors(w->g), err));
     TM_GO(fill_table(&s, w, tensor, &count));
 out:
     if (st == TM_OK)
-        return tm_safetensors_of(tensor, count, path, w, release_weights, out, err);
+        return tm_safetensors_of(tensor, count, tm_gguf_name(g), w, release_weights, out, err);
     for (int64_t i = 0; i < count; i++)
         free((char *)tensor[i].name);
     free(tensor);
     release_weights(w);
     return st;
+}
+
+tm_status tm_gguf_open_weights(const char *path, tm_safetensors **out, tm_error *err)
+{
+    tm_gguf *g;
+    *out = NULL;
+    TM_TRY(tm_gguf_open(path, &g, err));
+    return tm_gguf_weights(g, out, err);
 }

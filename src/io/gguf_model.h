@@ -60,6 +60,7 @@ tm_status tm_gguf_hf_file(const tm_gguf *gguf, const char *name, tm_buf *out, bo
 
 /* The weights as a table. F32, F16, BF16 and F64 keep their type, packed types become F32: that is exact,
  * no 16-bit type would be. Values are unpacked when they are asked for (tm_st_values). */
+tm_status tm_gguf_weights(tm_gguf *gguf, tm_safetensors **out, tm_error *err) TM_MUST_CHECK; /* takes gguf over, also on failure */
 tm_status tm_gguf_open_weights(const char *path, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
 
 #endif

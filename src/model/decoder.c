@@ -294,8 +294,6 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
     }
     if (m->first_trained < 0)
         tm_embed_backward(m, b);
-    if (m->positions && m->positions->trained)
-        RUN(embed_backward, rows, b->rows.position, m->dx, 1, -1, m->positions->grad);
 }
 
 void tm_model_finish_gradients(tm_model *m)

@@ -52,7 +52,10 @@ void tm_embed_forward(tm_model *m, const tm_batch *b)
         RUN(embed_forward, &b->rows, b->prompt_row, m->prompt->value, 1, m->x0);
 }
 
-bool tm_embed_trained(const tm_model *m) { return m->embed->trained || m->embed_lora || m->prompt; }
+bool tm_embed_trained(const tm_model *m)
+{
+    return m->embed->trained || m->embed_lora || m->prompt || (m->positions && m->positions->trained);
+}
 
 void tm_embed_backward(tm_model *m, const tm_batch *b)
 {
@@ -68,4 +71,6 @@ void tm_embed_backward(tm_model *m, const tm_batch *b)
     }
     if (b->prefix)
         RUN(embed_backward, &b->rows, b->prompt_row, m->dx, 1, -1, m->prompt->grad);
+    if (m->positions && m->positions->trained)
+        RUN(embed_backward, &b->rows, b->rows.position, m->dx, 1, -1, m->positions->grad);
 }

@@ -246,7 +246,7 @@ static void take_weights(tm_model *m)
 
 static int64_t trained_layer(const tm_model *m)
 {
-    if (tm_embed_trained(m) || (m->positions && m->positions->trained))
+    if (tm_embed_trained(m))
         return -1;
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_block *b = &m->block[i];
@@ -615,15 +615,18 @@ static void turn(void *to, const void *from, int64_t rows, int64_t cols, int64_t
 
 static tm_status load_param(tm_model *m, tm_param *p, const tm_st_tensor *stored, tm_error *err)
 {
-    void *buffer = NULL, *turned = NULL;
+    void *buffer, *turned = NULL;
     const void *values;
-    int64_t size = tm_dtype_bytes(stored->dtype, 1);
     TM_TRY(tm_st_values(stored, &buffer, &values, err));
-    tm_status st = p->transposed ? tm_alloc(&turned, (size_t)stored->count, (size_t)size, err) : TM_OK;
-    if (st == TM_OK && p->transposed)
+    tm_status st = TM_OK;
+    if (p->transposed) {
+        int64_t size = tm_dtype_bytes(stored->dtype, 1);
+        TM_GO(tm_alloc(&turned, (size_t)stored->count, (size_t)size, err));
         turn(turned, values, p->cols, p->rows, size);
-    if (st == TM_OK)
-        st = tm_param_write(m, p, 0, p->transposed ? turned : values, stored->dtype, err);
+        values = turned;
+    }
+    TM_GO(tm_param_write(m, p, 0, values, stored->dtype, err));
+out:
     free(turned);
     free(buffer);
     return st;

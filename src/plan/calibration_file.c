@@ -102,7 +102,7 @@ static json_t *pack(const tm_device *device, const tm_calibration *c)
 tm_status tm_calibration_write(const char *path, const tm_device *device, const tm_calibration *c, tm_error *err)
 {
     json_t *root, *list, *mine = pack(device, c), *all = json_array(), *entry, *out = NULL;
-    char *text = NULL, *dir = NULL;
+    char *dir = NULL;
     size_t i;
     int failed = !mine;
     tm_status st;
@@ -112,22 +112,20 @@ tm_status tm_calibration_write(const char *path, const tm_device *device, const 
             failed |= json_array_append(all, entry);
     failed |= json_array_append(all, mine);
     out = json_pack("{s:i, s:O}", "temper_calibration", FORMAT, "devices", all);
-    text = failed || !out ? NULL : json_dumps(out, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
     dir = tm_strdup(path, err);
-    if (!text || !dir)
-        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for %s", path));
+    if (!dir)
+        TM_GO(TM_NO_MEMORY);
     char *slash = strrchr(dir, '/');
     if (slash && slash != dir) {
         *slash = 0;
         TM_GO(tm_dir_create(dir, err));
     }
-    st = tm_file_write(path, text, strlen(text), err);
+    st = tm_json_write(path, failed ? NULL : out, JSON_INDENT(1) | JSON_REAL_PRECISION(6), err);
 out:
     json_decref(root);
     json_decref(mine);
     json_decref(all);
     json_decref(out);
-    free(text);
     free(dir);
     return st;
 }

@@ -52,6 +52,18 @@ const tm_family *tm_family_named(const char *name)
     return NULL;
 }
 
+const char *tm_family_cutting(const char *const *patterns)
+{
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+        size_t k = 0;
+        while (patterns[k] && families[i].pattern[k] && !strcmp(patterns[k], families[i].pattern[k]))
+            k++;
+        if (!patterns[k] && !families[i].pattern[k])
+            return families[i].names[0];
+    }
+    return NULL;
+}
+
 void tm_convert_family(const tm_family *family, bool prefix_space, tm_buf *json)
 {
     tm_buf_printf(json, "\"normalizer\": %s,\n\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [",

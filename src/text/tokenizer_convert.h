@@ -36,6 +36,7 @@ typedef struct tm_family {
     bool whole;                 /* a piece that is a token is that token, whatever its merges say */
 } tm_family;
 const tm_family *tm_family_named(const char *name); /* NULL: unknown */
+const char *tm_family_cutting(const char *const *patterns); /* the first name of the family with these patterns (NULL behind the last) */
 /* "normalizer", "pre_tokenizer" and "decoder" of it, a comma behind each. */
 void tm_convert_family(const tm_family *family, bool prefix_space, tm_buf *json);
 

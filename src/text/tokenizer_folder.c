@@ -553,8 +553,9 @@ static tm_status set_around(tm_tokenizer *tok, const settings *s, tm_error *err)
     return tm_sha256_bytes(text, (size_t)size, &tok->hash, err);
 }
 
+/* json_tree: where the effective tokenizer.json goes; NULL: nowhere. */
 static tm_status open_with(const struct kind *kind, const char *first, const char *second, settings *s, tm_tokenizer **out,
-                           tm_error *err)
+                           json_t **json_tree, tm_error *err)
 {
     tm_buf json = {0};
     json_t *root = NULL;
@@ -573,6 +574,8 @@ static tm_status open_with(const struct kind *kind, const char *first, const cha
     TM_GO(tm_sha256_bytes(dumped ? dumped : tm_buf_str(&json), dumped ? strlen(dumped) : json.size, &hash, err));
     tm_buf_deinit(&json);
     TM_GO(tm_tokenizer_build(root, &hash, first, out, err));
+    if (json_tree)
+        *json_tree = json_incref(root);
 out:
     free(dumped);
     json_decref(root);
@@ -588,7 +591,7 @@ static void default_ends(tm_tokenizer *tok, const settings *s)
         tok->eos = s->eos ? tm_tokenizer_find(tok, s->eos) : s->eos_id;
 }
 
-static tm_status open_folder(const char *dir, tm_tokenizer **out, tm_error *err)
+static tm_status open_folder(const char *dir, tm_tokenizer **out, json_t **json_tree, tm_error *err)
 {
     const struct kind *kind;
     char *first = NULL, *second = NULL;
@@ -599,7 +602,7 @@ static tm_status open_folder(const char *dir, tm_tokenizer **out, tm_error *err)
     if (!kind)
         TM_GO(tm_fail(err, TM_INPUT, "%s: no tokenizer: expected tokenizer.json, tokenizer.model, spiece.model, *.tiktoken, or "
                       "vocab.json with merges.txt", dir));
-    TM_GO(open_with(kind, first, second, &s, out, err));
+    TM_GO(open_with(kind, first, second, &s, out, json_tree, err));
     TM_GO(read_ends(*out, dir, err));
     default_ends(*out, &s);
     TM_GO(set_around(*out, &s, err));
@@ -620,7 +623,7 @@ static tm_status open_file(const char *path, tm_tokenizer **out, tm_error *err)
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         if (!kinds[i].second && name_fits(file, kinds[i].first))
             kind = &kinds[i];
-    TM_TRY(open_with(kind, path, NULL, &s, out, err));
+    TM_TRY(open_with(kind, path, NULL, &s, out, NULL, err));
     default_ends(*out, &s);
     return TM_OK;
 }
@@ -628,12 +631,26 @@ static tm_status open_file(const char *path, tm_tokenizer **out, tm_error *err)
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err)
 {
     *out = NULL;
-    tm_status st = tm_path_is_dir(path) ? open_folder(path, out, err)
+    tm_status st = tm_path_is_dir(path) ? open_folder(path, out, NULL, err)
                    : tm_gguf_is(path)   ? tm_tokenizer_open_gguf(path, out, err)
                                         : open_file(path, out, err);
     if (st != TM_OK) {
         tm_tokenizer_close(*out);
         *out = NULL;
+    }
+    return st;
+}
+
+tm_status tm_tokenizer_open_tree(const char *dir, tm_tokenizer **out, json_t **json_tree, tm_error *err)
+{
+    *out = NULL;
+    *json_tree = NULL;
+    tm_status st = open_folder(dir, out, json_tree, err);
+    if (st != TM_OK) {
+        tm_tokenizer_close(*out);
+        *out = NULL;
+        json_decref(*json_tree);
+        *json_tree = NULL;
     }
     return st;
 }

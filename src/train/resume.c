@@ -131,10 +131,8 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
         failed |= json_array_append_new(warnings, json_string(t->warnings.item[i]));
     failed |= json_object_set_new(json, "warnings", warnings);
     failed |= json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
-    char *text = !failed ? json_dumps(json, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
-    tm_status st = text ? tm_file_write(path, text, strlen(text), err) : tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", path);
+    tm_status st = tm_json_write(path, failed ? NULL : json, JSON_INDENT(1) | JSON_SORT_KEYS, err);
     json_decref(json);
-    free(text);
     return st;
 }
 
@@ -180,7 +178,8 @@ static tm_status fill_folder(tm_trainer *t, int32_t r, const char *folder, tm_er
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].save)
             TM_TRY(t->hooks[i].save(t->hooks[i].state, t, folder, err));
-    TM_TRY(t->tuning.method->save(&t->tuning, r, folder, err));
+    if (!t->tuning.registers.count) /* a bank is a folder of folders, and a checkpoint holds plain files */
+        TM_TRY(t->tuning.method->save(&t->tuning, r, folder, err));
     snprintf(path, sizeof path, "%s/state.json", folder);
     return write_state(t, r, path, err);
 }

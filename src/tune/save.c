@@ -24,7 +24,7 @@ static tm_status write_config(const tm_model *m, const char *source, int save_dt
     static const char *const names[] = {NULL, "float32", "bfloat16", "float16"};
     tm_status st = TM_OK;
     json_t *json = NULL;
-    char *text = NULL, *to = tm_path_join(dir, "config.json", err);
+    char *to = tm_path_join(dir, "config.json", err);
     const tm_family *family = m->config.family;
     if (!to)
         TM_GO(TM_NO_MEMORY);
@@ -39,13 +39,9 @@ static tm_status write_config(const tm_model *m, const char *source, int save_dt
         failed |= json_object_set_new(part, family->attn_bias_key, json_true());
     if (family->mlp_bias == TM_BIAS_BY_KEY && m->config.mlp_bias)
         failed |= json_object_set_new(part, family->mlp_bias_key, json_true());
-    text = failed ? NULL : json_dumps(json, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-    if (!text)
-        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", to));
-    TM_GO(tm_file_write(to, text, strlen(text), err));
+    TM_GO(tm_json_write(to, failed ? NULL : json, JSON_INDENT(2) | JSON_PRESERVE_ORDER, err));
 out:
     json_decref(json);
-    free(text);
     free(to);
     return st;
 }

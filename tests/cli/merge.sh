@@ -46,7 +46,6 @@ expect "a scaled adapter is held against its logits" 0 'RMS [0-9.]*e-0[5-9]' mer
 expect "what cannot be held against logits is said" 0 'not compared: a scale other than 1' merge --model $model --adapter "$dir/dora:0.5" --out "$dir/half-dora"
 
 expect "a folder in use" 2 'is not empty' merge --model $model --adapter "$dir/lora" --out "$dir/half"
-expect "ties is not there" 2 'ties is not there yet' merge --model $model --adapter "$dir/lora" --how ties --out "$dir/x"
 expect "an unknown way" 2 "found 'mean'" merge --model $model --adapter "$dir/lora" --how mean --out "$dir/x"
 expect "a bad scale" 2 'DIR:SCALE' merge --model $model --adapter "$dir/lora:1x" --out "$dir/x"
 expect "no adapter there" 3 'none' merge --model $model --adapter "$dir/none-there" --out "$dir/x"

@@ -108,7 +108,7 @@ static parts take_apart(const char *path, const char *model, const char *pre)
     }
     for (i = 0; i < json_array_size(merges); i++) {
         const json_t *item = json_array_get(merges, i);
-        char *at = a.joined + bytes, whole[64];
+        char *at = a.joined + bytes, whole[1024];
         if (json_is_string(item))
             strcpy(at, json_string_value(item));
         else

@@ -32,8 +32,9 @@ static void make_case(uint64_t *state, int round, uint32_t a[V16], uint32_t b[V1
 static __attribute__((noinline)) __m512 two_steps(__m512i a, __m512i b, __m512 c)
 {
     __m512i high = _mm512_set1_epi32((int)0xffff0000);
-    c = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a, high)), _mm512_castsi512_ps(_mm512_and_si512(b, high)), c);
-    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a, 16)), _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)), c);
+    __m512 a1 = _mm512_castsi512_ps(_mm512_and_si512(a, high)), a0 = _mm512_castsi512_ps(_mm512_slli_epi32(a, 16));
+    __m512 b1 = _mm512_castsi512_ps(_mm512_and_si512(b, high)), b0 = _mm512_castsi512_ps(_mm512_slli_epi32(b, 16));
+    return _mm512_fmadd_ps(a0, b0, _mm512_fmadd_ps(a1, b1, c));
 }
 
 bool tm_avx512_bf16_dot_holds(void)

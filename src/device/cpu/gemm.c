@@ -1,10 +1,10 @@
 /* The matrix product: see gemm.h for what fixes its bits.
  *
- * C is cut into super-blocks whose packed factors fit the device's shared memory. For each, the
- * threads pack panels of MR rows of A (AW elements a step of k) and NR columns of B, then claim tiles of C: for every block of
- * k, every panel of A (it stays in the first-level cache) meets the tile's panels of B (they stay in
- * the second-level cache) in a micro-kernel that holds MR x NR sums in registers. With few rows of A
- * (decoding) every tile packs its own columns of B just before their only use. */
+ * C is cut into super-blocks whose packed factors fit the device's shared memory. For each, the threads pack
+ * panels of MR rows of A (AW elements a step of k) and NR columns of B, then claim tiles of C: for every block
+ * of k, every panel of A (it stays in the first-level cache) meets the tile's panels of B (they stay in the
+ * second-level cache) in a micro-kernel that holds MR x NR sums in registers. With few rows of A (decoding)
+ * every tile packs its own columns of B just before their only use. */
 #include "device/cpu/gemm.h"
 
 #include "device/cpu/pairs.h"
@@ -136,8 +136,8 @@ V16_FN void micro(int rows, arithmetic kind, const real *restrict a, const real 
             put_sums(c + j * V16, cols - j * V16, sum[i][j], add);
 }
 
-V16_FN void micro_rows(int rows, arithmetic kind, const real *a, const real *b, int64_t k, real *c, int64_t ldc, int cols,
-                       bool add)
+V16_FN void micro_rows(int rows, arithmetic kind, const real *a, const real *b, int64_t k, real *c, int64_t ldc,
+                       int cols, bool add)
 {
     switch (rows) {
 #define ROWS(n) case n: micro(n, kind, a, b, k, c, ldc, cols, add); break;
@@ -155,11 +155,11 @@ V16_FN void micro_rows(int rows, arithmetic kind, const real *a, const real *b, 
 
 /* Never inlined: flush_begin's callers depend on it. */
 typedef void micro_fn(int rows, const real *a, const real *b, int64_t k, real *c, int64_t ldc, int cols, bool add);
-#define MICRO_FN(name, kind)                                                                                    \
-    static __attribute__((noinline)) void name(int rows, const real *a, const real *b, int64_t k, real *c, int64_t ldc, \
-                                               int cols, bool add)                                              \
-    {                                                                                                           \
-        micro_rows(rows, kind, a, b, k, c, ldc, cols, add);                                                     \
+#define MICRO_FN(name, kind)                                                                              \
+    static __attribute__((noinline)) void name(int rows, const real *a, const real *b, int64_t k, real *c, \
+                                               int64_t ldc, int cols, bool add)                           \
+    {                                                                                                     \
+        micro_rows(rows, kind, a, b, k, c, ldc, cols, add);                                               \
     }
 MICRO_FN(micro_single, SINGLE)
 MICRO_FN(micro_double, DOUBLE)
@@ -211,7 +211,8 @@ V16_FN void pack_blocks(const job *j, real *panel, int W, const tm_gemm_factor *
 {
     if (j->kind == DOT) {
         for (int64_t i = from; i < to; i++)
-            pack_pairs(panel + block_step(j, from, i) * W, W, f, first, count, block_start(j->g, i), block_start(j->g, i + 1));
+            pack_pairs(panel + block_step(j, from, i) * W, W, f, first, count, block_start(j->g, i),
+                       block_start(j->g, i + 1));
         return;
     }
     int64_t k0 = block_start(j->g, from), k1 = block_start(j->g, to);
@@ -332,8 +333,8 @@ V16_FN void round_vectors(v16 r[V16])
 
 /* One or two rows of A (decoding) and NR columns of B: B goes from memory through a transpose in registers
  * straight into the sums. */
-V16_FN void thin_block(int rows, bool pairs, const real *a, const tm_gemm_factor *f, tm_dtype t, int64_t n, int cols, int64_t k0,
-                       int64_t k1, real *c, int64_t ldc, bool add)
+V16_FN void thin_block(int rows, bool pairs, const real *a, const tm_gemm_factor *f, tm_dtype t, int64_t n, int cols,
+                       int64_t k0, int64_t k1, real *c, int64_t ldc, bool add)
 {
     v16 sum[2][NV];
     for (int i = 0; i < rows; i++)
@@ -368,7 +369,8 @@ V16_FN void thin_block(int rows, bool pairs, const real *a, const tm_gemm_factor
             put_sums(c + i * ldc + j * V16, (int)min64(V16, cols - j * V16), sum[i][j], add);
 }
 
-static __attribute__((noinline)) void thin_blocks(const job *j, const tile *t, int64_t n, int64_t from, int64_t to, bool add)
+static __attribute__((noinline)) void thin_blocks(const job *j, const tile *t, int64_t n, int64_t from, int64_t to,
+                                                  bool add)
 {
     const tm_gemm_factor *f = &j->g->b;
     int cols = (int)min64(NR, t->n1 - n);

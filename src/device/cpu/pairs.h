@@ -82,13 +82,14 @@ V16_FN v16 pairs_along(const tm_gemm_factor *f, tm_dtype t, int64_t at, int n)
         return _mm512_castsi512_ps(n == 2 * V16 ? _mm512_loadu_si512((const uint16_t *)f->data + at)
                                                 : _mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1),
                                                                            (const uint16_t *)f->data + at));
-    __m256i low = halves(f, t, at, n < V16 ? n : V16), high = n > V16 ? halves(f, t, at + V16, n - V16) : _mm256_setzero_si256();
+    __m256i low = halves(f, t, at, n < V16 ? n : V16);
+    __m256i high = n > V16 ? halves(f, t, at + V16, n - V16) : _mm256_setzero_si256();
     return _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
 }
 
 /* As pack_turned, in pairs. */
-V16_FN void pack_turned_pairs(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, int64_t first, int count, int64_t k0,
-                              int64_t k1)
+V16_FN void pack_turned_pairs(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, int64_t first, int count,
+                              int64_t k0, int64_t k1)
 {
     int64_t element = t == TM_F32 ? 4 : 2;
     for (int64_t k = k0; k < k1; k += 2 * V16, dst += V16 * W) {
@@ -153,7 +154,8 @@ V16_FN void pack_pairs_typed(real *dst, int W, const tm_gemm_factor *f, tm_dtype
 }
 
 /* pack_panel and pack_sweep, in pairs: (k1 - k0 + 1) / 2 steps. */
-static inline void pack_pairs(real *dst, int W, const tm_gemm_factor *f, int64_t first, int64_t count, int64_t k0, int64_t k1)
+static inline void pack_pairs(real *dst, int W, const tm_gemm_factor *f, int64_t first, int64_t count, int64_t k0,
+                              int64_t k1)
 {
     if (f->dtype == TM_BF16)
         pack_pairs_typed(dst, W, f, TM_BF16, first, count, k0, k1);
@@ -161,8 +163,8 @@ static inline void pack_pairs(real *dst, int W, const tm_gemm_factor *f, int64_t
         pack_pairs_typed(dst, W, f, f->dtype, first, count, k0, k1);
 }
 
-static inline void pack_pairs_sweep(real *dst, int64_t stride, int W, int64_t height, const tm_gemm_factor *f, int64_t first,
-                                    int64_t count, int64_t k0, int64_t k1)
+static inline void pack_pairs_sweep(real *dst, int64_t stride, int W, int64_t height, const tm_gemm_factor *f,
+                                    int64_t first, int64_t count, int64_t k0, int64_t k1)
 {
     if (f->dtype == TM_BF16)
         sweep_pairs(dst, stride, W, height, f, TM_BF16, first, count, k0, k1);
@@ -173,12 +175,13 @@ static inline void pack_pairs_sweep(real *dst, int64_t stride, int W, int64_t he
 #else /* no panels of pairs: never called */
 
 V16_FN v16 v16_dot(v16 a, v16 b, v16 sum) { return v16_fma(a, b, sum); }
-static inline void pack_pairs(real *dst, int W, const tm_gemm_factor *f, int64_t first, int64_t count, int64_t k0, int64_t k1)
+static inline void pack_pairs(real *dst, int W, const tm_gemm_factor *f, int64_t first, int64_t count, int64_t k0,
+                              int64_t k1)
 {
     (void)dst, (void)W, (void)f, (void)first, (void)count, (void)k0, (void)k1;
 }
-static inline void pack_pairs_sweep(real *dst, int64_t stride, int W, int64_t height, const tm_gemm_factor *f, int64_t first,
-                                    int64_t count, int64_t k0, int64_t k1)
+static inline void pack_pairs_sweep(real *dst, int64_t stride, int W, int64_t height, const tm_gemm_factor *f,
+                                    int64_t first, int64_t count, int64_t k0, int64_t k1)
 {
     (void)dst, (void)stride, (void)W, (void)height, (void)f, (void)first, (void)count, (void)k0, (void)k1;
 }

@@ -1,13 +1,12 @@
-/* A tokenizer as GGUF holds it: tokens by id with kinds, merges or scores, special ids, chat template. Out
- * of tokenizer.json; out of another GGUF file its keys are copied.
+/* A tokenizer as GGUF holds it: tokens by id with kinds, merges or scores, special ids, chat template. Out of
+ * the tokenizer.json that a model's files say or stand for; out of another GGUF file its keys are copied.
  *
  * llama.cpp has no patterns in files: it knows ways of splitting text by name (tokenizer.ggml.pre). A
  * pattern that has no name is refused, since text would be split otherwise there. */
-#include "api/export.h"
+#include "text/tokenizer_gguf.h"
 
-#include "base/file.h"
 #include "io/hf.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer_convert.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -181,25 +180,6 @@ out:
 
 /* ---- how text is split ---- */
 
-#define WORDS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
-#define MARKS "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define CASED "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-#define UPPER "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
-#define ENDS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define PATHS "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-/* The pattern of a Split, then bytes; whole: merges are ignored for words that are tokens. */
-static const struct {
-    const char *pattern, *name;
-    bool whole;
-} patterns[] = {
-    {ENDS WORDS "|\\p{N}" MARKS, "qwen2", false},
-    {ENDS WORDS "|\\p{N}{1,3}" MARKS, "llama-bpe", true},
-    {ENDS WORDS "|\\p{N}{1,3}" MARKS, "dbrx", false},
-    {CASED "|" UPPER "|\\p{N}" PATHS, "tekken", true},
-    {CASED ENDS "?|" UPPER ENDS "?|\\p{N}{1,3}" PATHS, "gpt-4o", false},
-};
-
 static const json_t *step(const json_t *part, size_t i)
 {
     if (strcmp(type_of(part), "Sequence") == 0)
@@ -207,25 +187,46 @@ static const json_t *step(const json_t *part, size_t i)
     return i == 0 ? part : NULL;
 }
 
-/* The name of a byte-level pre-tokeniser; NULL: it has none. */
+/* The pattern by which a step cuts; NULL: it does not. *ok false: it does something else. */
+static const char *cut_by(const json_t *part, bool *ok)
+{
+    const json_t *regex = json_object_get(json_object_get(part, "pattern"), "Regex"), *mark = json_object_get(part, "replacement");
+    const char *type = type_of(part), *behavior = json_string_value(json_object_get(part, "behavior"));
+    *ok = true;
+    if (strcmp(type, "ByteLevel") == 0)
+        return json_is_false(json_object_get(part, "use_regex")) ? NULL : tm_gpt2_pattern;
+    if (strcmp(type, "Digits") == 0 && json_is_true(json_object_get(part, "individual_digits")))
+        return "\\p{N}";
+    if (strcmp(type, "Split") == 0 && regex && behavior && strcmp(behavior, "Isolated") == 0 && !json_is_true(json_object_get(part, "invert")))
+        return json_string_value(regex);
+    /* A space put before the text: what put_special finds out. */
+    *ok = strcmp(type, "Metaspace") == 0 && json_is_string(mark) && strcmp(json_string_value(mark), " ") == 0;
+    return NULL;
+}
+
+/* The name of a byte-level pre-tokeniser; NULL: it has none. whole: a piece that is a token is that token,
+ * which llama.cpp knows of a name as well; lists of ranks give the same either way. */
 static const char *pre_name(const json_t *part, bool whole)
 {
-    const json_t *first = step(part, 0), *second = step(part, 1);
-    bool splits = !json_is_false(json_object_get(second ? second : first, "use_regex"));
-    if (step(part, 2) || strcmp(type_of(second ? second : first), "ByteLevel") != 0)
+    const char *cuts[8], *name = NULL;
+    size_t count = 0;
+    for (size_t i = 0; step(part, i); i++) {
+        bool ok;
+        const char *cut = cut_by(step(part, i), &ok);
+        if (!ok || count == 7)
+            return NULL;
+        if (cut)
+            cuts[count++] = cut;
+    }
+    cuts[count] = NULL;
+    name = tm_family_cutting(cuts);
+    if (!name)
         return NULL;
-    if (!second)
-        return splits && !whole ? "gpt-2" : NULL;
-    if (strcmp(type_of(first), "Digits") == 0)
-        return splits && !whole && json_is_true(json_object_get(first, "individual_digits")) ? "smollm" : NULL;
-    const char *pattern = json_string_value(json_object_get(json_object_get(first, "pattern"), "Regex"));
-    const char *behavior = json_string_value(json_object_get(first, "behavior"));
-    if (splits || !pattern || !behavior || strcmp(behavior, "Isolated") != 0)
-        return NULL;
-    for (size_t i = 0; i < sizeof patterns / sizeof patterns[0]; i++)
-        if (strcmp(patterns[i].pattern, pattern) == 0 && patterns[i].whole == whole)
-            return patterns[i].name;
-    return NULL;
+    if (strcmp(name, "llama-bpe") == 0)
+        return whole ? name : "dbrx";
+    if (strcmp(name, "tekken") == 0)
+        return whole ? name : NULL;
+    return !whole || strcmp(name, "qwen2") == 0 || strcmp(name, "gpt-4o") == 0 ? name : NULL;
 }
 
 static bool is_byte_level(const json_t *pre)
@@ -370,7 +371,7 @@ static tm_status copy_keys(tm_gguf_writer *w, const char *model, bool *found, tm
     return TM_OK;
 }
 
-tm_status tm_export_tokenizer(tm_gguf_writer *w, const char *model, const json_t *config, int64_t rows, bool *found, tm_error *err)
+tm_status tm_tokenizer_put_gguf(tm_gguf_writer *w, const char *model, const json_t *config, int64_t rows, bool *found, tm_error *err)
 {
     work k = {.w = w, .model = model, .config = config, .v = {.count = rows}, .err = err};
     json_t *json = NULL;
@@ -378,14 +379,13 @@ tm_status tm_export_tokenizer(tm_gguf_writer *w, const char *model, const json_t
     *found = false;
     if (tm_gguf_is(model))
         return copy_keys(w, model, found, err);
-    TM_GO(tm_hf_json(model, "tokenizer.json", &json, err));
-    if (!json) {
+    if (!tm_tokenizer_is_in(model)) {
         tm_gguf_put_word(w, "tokenizer.ggml.model", "none");
-        goto out;
+        return TM_OK;
     }
+    TM_GO(tm_tokenizer_open_tree(model, &k.tok, &json, err));
     k.json = json;
     TM_GO(tm_hf_json(model, "tokenizer_config.json", &k.settings, err));
-    TM_GO(tm_tokenizer_open(model, &k.tok, err));
     TM_GO(put_all(&k));
     *found = true;
 out:

@@ -78,7 +78,7 @@ static tm_tensor tensor(int64_t rows, int64_t cols)
         TM_RUN(b->d, op, __VA_ARGS__);                      \
     }
 CALL(embed_f, embed_forward, &b->rows, b->ids, b->table, 1, b->x)
-CALL(embed_b, embed_backward, &b->rows, b->ids, b->x, 1, -1, b->table)
+CALL(embed_b, embed_backward, &b->rows, b->ids, b->x, 1, b->table)
 CALL(norm_f, rmsnorm_forward, &b->rows, b->x, b->y, b->w, 0, 1e-5f, b->z, b->rstd, b->y)
 CALL(norm_b, rmsnorm_backward, &b->rows, b->y, b->z, b->w, 0, b->rstd, b->x, tm_tensor_none())
 CALL(norm_bw, rmsnorm_backward, &b->rows, b->y, b->z, b->w, 0, b->rstd, b->x, b->dw)

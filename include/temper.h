@@ -202,7 +202,7 @@ tm_status tm_export(const tm_export_request *request, char **text, tm_error *err
 /* --- Text and tokens --- */
 
 typedef struct tm_tokenize_request {
-    const char *tokenizer; /* a folder with tokenizer.json, or such a file */
+    const char *tokenizer; /* a model folder, a GGUF file, or a tokenizer file */
     FILE *in;              /* a JSON value a line ... */
     const char *name;      /* ... of the file of this name, for messages */
     FILE *out;             /* a JSON value a line */
@@ -212,6 +212,30 @@ typedef struct tm_tokenize_request {
 } tm_tokenize_request;
 
 tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
+
+typedef struct tm_tokenizer_train_request {
+    const char *data;       /* text, or .jsonl */
+    const char *out;        /* tokenizer.json to write, or a folder for it */
+    int64_t vocab;          /* tokens in all */
+    int64_t min_frequency;  /* pairs that come less often are not merged */
+    char *const *special;   /* special tokens, ids from 0 on */
+    size_t special_count;
+    const char *pattern;    /* gpt2, qwen2, llama3 */
+    int threads;            /* 0: all; changes nothing but the time */
+} tm_tokenizer_train_request;
+
+/* Learns byte-level BPE. *text: what was made, for people; free(). */
+tm_status tm_tokenizer_train(const tm_tokenizer_train_request *request, char **text, tm_error *err);
+
+typedef struct tm_template_request {
+    const char *source;   /* a file of Jinja or JSON, or a name like chatml */
+    const char *context;  /* a JSON file: messages and whatever else the template asks for */
+    const char *date;     /* of strftime_now, YYYY-MM-DD; NULL: 2024-07-26 */
+    bool as_is;           /* messages are not brought into a form that the template can show */
+} tm_template_request;
+
+/* The text a chat template gives; free(). */
+tm_status tm_template(const tm_template_request *request, char **text, tm_error *err);
 
 #ifdef __cplusplus
 }

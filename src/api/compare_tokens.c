@@ -68,7 +68,8 @@ static tm_status load_data(table *t, tm_error *err)
     tm_model_config_deinit(&config);
     tm_data_settings settings = tm_job_data_settings(t->recipe, t->tok, t->vocab, NULL);
     settings.model = t->seat[0].model;
-    settings.seq = settings.seq < longest ? settings.seq : longest;
+    if (settings.seq > longest)
+        settings.seq = longest;
     TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, &settings, t->pool, &t->data, err));
     for (int64_t i = 0; i < tm_dataset_count(t->data); i++)
         t->longest = tm_dataset_at(t->data, i)->n > t->longest ? tm_dataset_at(t->data, i)->n : t->longest;

@@ -104,6 +104,21 @@ static void put_plan(tm_buf *out, const tm_memory_plan *plan)
     tm_buf_char(out, '}');
 }
 
+/* How the rows of each entry were read, and what became of them. */
+static void put_data(tm_buf *out, const tm_dataset *data)
+{
+    static const char *const uses[] = {[TM_CACHE_NONE] = "none", [TM_CACHE_WRITTEN] = "written", [TM_CACHE_USED] = "used"};
+    put_key(out, "data");
+    tm_buf_char(out, '[');
+    for (int64_t i = 0; data && i < tm_dataset_sources(data); i++) {
+        const tm_dataset_stats *s = tm_dataset_stats_of(data, i);
+        tm_buf_printf(out, "%s{\"rows\": %lld, \"examples\": %lld, \"tokens\": %lld, \"targets\": %lld, \"cut\": %lld, \"dropped\": %lld, \"duplicates\": %lld, \"cache\": \"%s\"}",
+                      i ? ", " : "", (long long)s->rows, (long long)s->examples, (long long)s->tokens, (long long)s->targets,
+                      (long long)s->cut, (long long)s->dropped, (long long)s->duplicates, uses[tm_dataset_cache(data, i)]);
+    }
+    tm_buf_char(out, ']');
+}
+
 static void put_warnings(tm_buf *out, const tm_trainer *t, const tm_recipe *recipe)
 {
     put_key(out, "warnings");
@@ -150,6 +165,7 @@ tm_status tm_job_describe(const tm_job *job, const tm_trainer *t, const char *st
     put_integer(out, "peak_bytes", job->device ? job->device->peak_bytes : 0);
     put_integer(out, "parameters", job->plan.parameters);
     put_integer(out, "trained_parameters", job->plan.trained);
+    put_data(out, job->data);
     put_warnings(out, t, job->recipe);
     put_evals(out, job);
     tm_buf_text(out, "}\n");

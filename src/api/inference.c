@@ -200,7 +200,7 @@ tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t c
         n = count - past < most ? count - past : most;
         feed(inf, prompt + past, n, past, -1);
         inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
-        for (int64_t i = 0; i < n * C; i++)
+        for (int64_t i = past == 0 && count > 1 ? C : 0; i < n * C; i++)
             sum[i % C] += rows[i];
     }
     m->linear.base_only = false;

@@ -156,6 +156,8 @@ static void put_stats(tm_buf *out, const tm_recipe *recipe, const tm_dataset *da
             tm_buf_printf(out,
                           "cut         %lld rows longer than train.seq = %lld tokens (%lld dropped: no target left)\n",
                           (long long)s->cut, (long long)recipe->seq, (long long)s->dropped);
+        if (s->duplicates)
+            tm_buf_printf(out, "duplicates  %lld examples left out\n", (long long)s->duplicates);
     }
     put_lengths(out, data);
 }

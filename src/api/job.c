@@ -116,6 +116,66 @@ static tm_status hold_out(tm_job *job, tm_error *err)
     return add_eval(job, &job->held_out, false, held, err);
 }
 
+/* "FILE:LINE and FILE:LINE" of the first pairs of an overlap. */
+static void put_places(tm_buf *out, const tm_overlap *o, const tm_dataset *a, const tm_dataset *b)
+{
+    for (int64_t i = 0; i < o->examples && i < TM_OVERLAP_SHOWN; i++) {
+        const tm_example *x = tm_dataset_at(a, o->held[i]), *y = tm_dataset_at(b, o->train[i]);
+        tm_buf_printf(out, "%s%s:%lld and %s:%lld", i ? ", " : "", tm_dataset_file(a, x->source, x->file), (long long)x->line,
+                      tm_dataset_file(b, y->source, y->file), (long long)y->line);
+    }
+    tm_buf_text(out, o->examples > TM_OVERLAP_SHOWN ? ", ..." : "");
+}
+
+static tm_status warn(tm_job *job, tm_buf *text, tm_error *err)
+{
+    tm_status st = tm_buf_check(text, err);
+    if (st == TM_OK)
+        st = tm_names_add(&job->warnings, text->data, err);
+    tm_buf_deinit(text);
+    return st;
+}
+
+/* Evaluation sets that are in the training data measure memory; rows that come twice count twice. */
+static tm_status compare_sets(tm_job *job, tm_pool *pool, tm_error *err)
+{
+    const tm_dataset **sets = NULL;
+    int64_t *examples = NULL;
+    tm_overlap *found = NULL;
+    tm_buf text = {0};
+    tm_status st;
+    TM_GO(TM_NEW(&found, job->eval_count + 1, err));
+    TM_GO(TM_NEW(&sets, job->eval_count + 1, err));
+    TM_GO(TM_NEW(&examples, job->eval_count + 1, err));
+    TM_GO(tm_dataset_duplicates(job->data, found, err));
+    if (found->examples) {
+        tm_buf_printf(&text, "data: %lld of %lld examples repeat another one to the token (dedup: true leaves them out): ",
+                      (long long)found->examples, (long long)tm_dataset_count(job->data));
+        put_places(&text, found, job->data, job->data);
+        TM_GO(warn(job, &text, err));
+    }
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        sets[i] = job->evals[i].data;
+        examples[i] = job->evals[i].examples;
+    }
+    if (job->eval_count)
+        TM_GO(tm_dataset_overlap(job->data, sets, examples, job->eval_count, job->tokenizer, pool, found, err));
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        const tm_overlap *o = &found[i];
+        if (!o->examples)
+            continue;
+        tm_buf_printf(&text, "evaluation '%s': %lld of %lld examples are in the training data (%lld with all their words, the others with 13 words in a row): ",
+                      job->evals[i].entry->name, (long long)o->examples, (long long)examples[i], (long long)o->whole);
+        put_places(&text, o, sets[i], job->data);
+        TM_GO(warn(job, &text, err));
+    }
+out:
+    free(sets);
+    free(examples);
+    free(found);
+    return st;
+}
+
 static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
@@ -123,6 +183,9 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(tm_model_config_read(r->model, &config, err));
     int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
+    if (longest < 2)
+        return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
     if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
         job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
@@ -141,6 +204,8 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
         TM_GO(load_eval(job, &r->probes[i], true, vocab, pool, err));
     if (job->data)
         TM_GO(hold_out(job, err));
+    if (job->data && depth == TM_JOB_TRAIN)
+        TM_GO(compare_sets(job, pool, err));
 out:
     tm_pool_destroy(pool);
     return st;
@@ -273,9 +338,9 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
     TM_TRY(open_tokenizer(job, err));
+    TM_TRY(settle_prompt(job, err));
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
-    TM_TRY(settle_prompt(job, err));
     settle_micro_batch(job);
     run->data = job->data;
     run->evals = job->evals;
@@ -322,6 +387,7 @@ void tm_job_close(tm_job *job)
     free(job->evals);
     tm_dataset_destroy(job->data);
     free(job->cache);
+    tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
     tm_ids_deinit(&job->prompt_ids);
     tm_safetensors_close(job->file);

@@ -12,6 +12,7 @@ typedef struct tm_job {
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;
+    tm_names warnings;         /* about the data */
     tm_eval_entry held_out;    /* the evaluation `val` of val_split */
     tm_seeds seeds;
     tm_ids prompt_ids;         /* of prompt.text */

@@ -52,7 +52,7 @@ static tm_status finish_hash(model_hash *h, tm_error *err)
 /* --- A folder that holds a run already --- */
 
 /* Keys that change memory and speed but no result: a resumed run may differ in them. */
-static const char *const layout_keys[][2] = {{NULL, "threads"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "keep_checkpoints"}};
+static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "keep_checkpoints"}};
 
 /* The first key in which two recipes differ, as text; "" when they agree. */
 static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *out)
@@ -182,6 +182,8 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
             TM_TRY(tm_trainer_warn(t, err, "%s: %lld of %lld rows are longer than train.seq = %lld tokens and were cut (%lld of them dropped: no target left)",
                                    r->data[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
     }
+    for (int64_t i = 0; i < job->warnings.count; i++)
+        TM_TRY(tm_trainer_warn(t, err, "%s", job->warnings.item[i]));
     return TM_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "io/hf.h"
 #include "text/tokenizer.h"
 #include "io/safetensors.h"
+#include "text/dataset.h"
 #include "train/trail.h"
 
 #include <libgen.h>
@@ -65,7 +66,7 @@ static tm_status check_files(check *c, const char *what, const json_t *entries, 
     for (size_t i = 0; i < json_array_size(entries); i++) {
         const char *path = json_string_value(json_object_get(json_array_get(entries, i), "path"));
         tm_status st =
-            path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
+            path ? tm_data_path_hash(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
         TM_TRY(compare_hash(c, what, path, json_array_get(hashes, i), st, &now, &problem, err));
     }
     return TM_OK;
@@ -366,7 +367,7 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     TM_GO(tm_buf_check(&c.text, err));
     *text = c.text.data;
     c.text = (tm_buf){0};
-out:
+out:;
     tm_status removed = c.aside ? tm_dir_remove(c.aside, st == TM_OK ? err : &ignored) : TM_OK;
     st = st == TM_OK ? removed : st;
     free(c.aside);

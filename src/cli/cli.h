@@ -18,6 +18,8 @@ typedef struct tm_command {
     X(generate)         \
     X(plan)             \
     X(tokenize)         \
+    X(tokenizer)        \
+    X(template)         \
     X(report)           \
     X(verify)           \
     X(merge)            \

@@ -272,7 +272,7 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     b->longest = 0;
     b->items = count;
     for (int64_t e = 0; e < count; e++) {
-        int32_t rows = (int32_t)tm_batch_item_rows(b, &items[e]);
+        int32_t rows = tm_batch_item_rows(b, &items[e]);
         tokens += rows;
         b->item_past[e] = items[e].past;
         b->item_n[e] = rows;

@@ -101,7 +101,7 @@ static tm_status declare_block(const declaring *d, tm_block *block)
             continue;
         snprintf(name, sizeof name, "%s.%s", prefix, family->slot[s]);
         TM_TRY(declare_linear(d, &block->slot[s], name, shape[s].in, shape[s].out, shape[s].bias));
-        block->slot[s].weight->transposed = family->conv1d;
+        block->slot[s].weight->turned = family->conv1d;
         if (family->init == TM_INIT_GPT2 && (s == TM_O || s == TM_DOWN))
             block->slot[s].weight->init_scale = (float)(1 / sqrt(2.0 * (double)c->layers));
     }
@@ -491,6 +491,13 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
     return settings->cache_tokens ? take_cache(m, err) : TM_OK;
 }
 
+tm_linear *tm_model_linear(tm_model *m, int64_t i)
+{
+    if (i < m->config.layers * TM_SLOTS)
+        return &m->block[i / TM_SLOTS].slot[i % TM_SLOTS];
+    return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
+}
+
 tm_status tm_model_fit_batch(const tm_model *m, tm_batch *b, tm_error *err)
 {
     b->gates = m->gates;
@@ -504,13 +511,6 @@ tm_status tm_model_fit_batch(const tm_model *m, tm_batch *b, tm_error *err)
     b->table_rows = m->embed_lora ? m->config.vocab : 0;
     b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
     return TM_OK;
-}
-
-tm_linear *tm_model_linear(tm_model *m, int64_t i)
-{
-    if (i < m->config.layers * TM_SLOTS)
-        return &m->block[i / TM_SLOTS].slot[i % TM_SLOTS];
-    return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
 }
 
 /* --- Values --- */
@@ -557,8 +557,8 @@ const tm_st_tensor *tm_model_stored(const tm_model *m, const tm_safetensors *fil
 }
 
 /* Rows and columns as the file has them. */
-static int64_t file_rows(const tm_param *p) { return p->transposed ? p->cols : p->rows; }
-static int64_t file_cols(const tm_param *p) { return p->transposed ? p->rows : p->cols; }
+static int64_t file_rows(const tm_param *p) { return p->turned ? p->cols : p->rows; }
+static int64_t file_cols(const tm_param *p) { return p->turned ? p->rows : p->cols; }
 
 static tm_status check_stored(const tm_param *p, const tm_st_tensor *stored, const char *path, tm_error *err)
 {
@@ -615,34 +615,34 @@ static void turn(void *to, const void *from, int64_t rows, int64_t cols, int64_t
 
 static tm_status load_param(tm_model *m, tm_param *p, const tm_st_tensor *stored, tm_error *err)
 {
-    void *buffer, *turned = NULL;
-    const void *values;
-    TM_TRY(tm_st_values(stored, &buffer, &values, err));
     tm_status st = TM_OK;
-    if (p->transposed) {
-        int64_t size = tm_dtype_bytes(stored->dtype, 1);
-        TM_GO(tm_alloc(&turned, (size_t)stored->count, (size_t)size, err));
-        turn(turned, values, p->cols, p->rows, size);
-        values = turned;
+    void *buffer = NULL, *other = NULL;
+    const void *values;
+    int64_t size = tm_dtype_bytes(stored->dtype, 1);
+    TM_TRY(tm_st_values(stored, &buffer, &values, err));
+    if (p->turned) {
+        TM_GO(tm_alloc(&other, (size_t)stored->count, (size_t)size, err));
+        turn(other, values, p->cols, p->rows, size);
+        values = other;
     }
-    TM_GO(tm_param_write(m, p, 0, values, stored->dtype, err));
+    st = tm_param_write(m, p, 0, values, stored->dtype, err);
 out:
-    free(turned);
+    free(other);
     free(buffer);
     return st;
 }
 
 tm_status tm_param_export(tm_model *m, const tm_param *p, void *data, tm_dtype dtype, tm_error *err)
 {
-    void *turned;
+    void *other;
     int64_t size = tm_dtype_bytes(dtype, 1);
-    if (!p->transposed)
+    if (!p->turned)
         return tm_param_read(m, p, p->value, 0, data, dtype, err);
-    TM_TRY(tm_alloc(&turned, (size_t)tm_param_count(p), (size_t)size, err));
-    tm_status st = tm_param_read(m, p, p->value, 0, turned, dtype, err);
+    TM_TRY(tm_alloc(&other, (size_t)tm_param_count(p), (size_t)size, err));
+    tm_status st = tm_param_read(m, p, p->value, 0, other, dtype, err);
     if (st == TM_OK)
-        turn(data, turned, p->rows, p->cols, size);
-    free(turned);
+        turn(data, other, p->rows, p->cols, size);
+    free(other);
     return st;
 }
 

@@ -71,7 +71,7 @@ typedef struct tm_model {
     tm_param *embed, *positions; /* positions NULL: rotary */
     tm_norm final_norm;
     tm_param *prompt;         /* [tokens, C] a replica: trained rows before every example; NULL: none */
-    tm_lora *embed_lora;      /* on the embedding table; owned; NULL: none. A is [V, r] a replica: `transposed` */
+    tm_lora *embed_lora;      /* on the embedding table; owned; NULL: none. A is [V, r] a replica: `turned` */
     tm_block *block;          /* [layers] */
     tm_linear head;
     tm_linear_group head_group;

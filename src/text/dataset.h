@@ -52,6 +52,7 @@ int64_t tm_dataset_sources(const tm_dataset *data);
 const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source);
 const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source); /* of the file(s) */
 const char *tm_dataset_file(const tm_dataset *data, int64_t source, int32_t file); /* its path */
+tm_status tm_data_path_hash(const char *path, tm_sha256 *out, tm_error *err) TM_MUST_CHECK; /* the same of an entry's path */
 typedef enum tm_cache_use { TM_CACHE_NONE, TM_CACHE_WRITTEN, TM_CACHE_USED } tm_cache_use;
 tm_cache_use tm_dataset_cache(const tm_dataset *data, int64_t source);
 
@@ -71,6 +72,24 @@ struct json_t;
 typedef tm_status tm_field_take(void *context, int64_t example, const struct json_t *value, tm_error *err);
 tm_status tm_dataset_field(const tm_dataset *data, int64_t source, const tm_data_entry *entry, const char *field,
                            tm_field_take *take, void *context, tm_error *err) TM_MUST_CHECK;
+
+/* --- What data sets share --- */
+
+enum { TM_OVERLAP_SHOWN = 3 };
+typedef struct tm_overlap {
+    int64_t examples, whole;        /* that were found elsewhere; of these, all their words */
+    int64_t held[TM_OVERLAP_SHOWN]; /* the first of them, and the training examples where they were found */
+    int64_t train[TM_OVERLAP_SHOWN];
+} tm_overlap;
+/* Which of the first examples[i] examples of sets[i] are in the training data (out[count]): all words, or 13
+ * words in a row. Looks at 64 Mi tokens of training data at most. tok NULL: ids stand for words. */
+tm_status tm_dataset_overlap(const tm_dataset *train, const tm_dataset *const *sets, const int64_t *examples,
+                             int64_t count, const tm_tokenizer *tok, tm_pool *pool, tm_overlap *out,
+                             tm_error *err) TM_MUST_CHECK;
+/* Examples that are the same tokens and targets as an earlier one of the same entry: what dedup leaves out. */
+tm_status tm_dataset_duplicates(const tm_dataset *data, tm_overlap *out, tm_error *err) TM_MUST_CHECK;
+/* A hash of ids and of which are targets, 64 bits; docs/formats/data.md gives the formula. */
+uint64_t tm_tokens_hash(uint64_t seed, const int32_t *ids, const float *weight, int64_t n);
 
 /* --- The bridge: what is asked of a model that goes from scenes to texts and back --- */
 

@@ -121,3 +121,12 @@ out:
         tm_data_files_deinit(out);
     return st;
 }
+
+tm_status tm_data_path_hash(const char *path, tm_sha256 *out, tm_error *err)
+{
+    tm_data_files files;
+    TM_TRY(tm_data_files_find(path, &files, err));
+    *out = files.hash;
+    tm_data_files_deinit(&files);
+    return TM_OK;
+}

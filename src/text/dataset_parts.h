@@ -65,7 +65,4 @@ tm_status tm_token_store_open(const char *path, const tm_sha256 *key, int64_t vo
 tm_status tm_data_read(const tm_data_files *files, const tm_data_entry *entry, const tm_data_settings *settings,
                        tm_pool *pool, tm_token_writer *to, tm_dataset_stats *stats, tm_error *err) TM_MUST_CHECK;
 
-/* A hash of ids (and of which are targets), 64 bits; docs/formats/data.md gives the formula. */
-uint64_t tm_tokens_hash(uint64_t seed, const int32_t *ids, const float *weight, int64_t n);
-
 #endif

@@ -19,7 +19,7 @@ typedef struct trailer {
     int32_t max_id;
     uint64_t examples_at, examples, size; /* size: of the file */
     int64_t stats[8];
-    char key[64], content[64]; /* SHA-256, hex: of what it was made of; of the bytes before the trailer */
+    char key[64], content[64]; /* SHA-256, hex: of what it was made of; of the whole file, this field as zeros */
 } trailer;
 static const char magic[8] = "tmtokens";
 
@@ -137,12 +137,13 @@ tm_status tm_token_writer_finish(tm_token_writer *w, const tm_dataset_stats *sta
         TM_GO(tm_token_writer_put(w, zeros, 8 - w->at % 8, err));
     end.examples_at = w->at;
     TM_GO(tm_token_writer_put(w, w->example, w->examples * sizeof *w->example, err));
-    TM_GO(tm_sha256_end(&w->hash, &content, err));
     memcpy(end.magic, magic, 8);
     memcpy(end.key, w->key.hex, 64);
-    memcpy(end.content, content.hex, 64);
     end.size = w->at + sizeof end;
     stats_to(stats, end.stats);
+    TM_GO(tm_sha256_add(&w->hash, &end, sizeof end, err));
+    TM_GO(tm_sha256_end(&w->hash, &content, err));
+    memcpy(end.content, content.hex, 64);
     path = tm_strdup(w->file.path, err);
     if (!path)
         TM_GO(TM_NO_MEMORY);
@@ -176,6 +177,10 @@ static tm_status check_content(const tm_token_store *s, const trailer *end, bool
         st = tm_sha256_add(&hash, s->base + at, n, err);
         madvise((void *)(s->base + at), n, MADV_DONTNEED);
     }
+    trailer bare = *end;
+    memset(bare.content, 0, sizeof bare.content);
+    if (st == TM_OK)
+        st = tm_sha256_add(&hash, &bare, sizeof bare, err);
     if (st != TM_OK) {
         tm_sha256_drop(&hash);
         return st;

@@ -74,6 +74,8 @@ static jj_value *own_attribute(jj_run *r, jj_value *object, const char *name, si
         if (size == 4 && memcmp(name, "list", 4) == 0)
             return object->as.l.item[1];
     }
+    if (object->kind == JJ_CYCLER && size == 7 && memcmp(name, "current", 7) == 0)
+        return object->as.l.item[object->as.l.at];
     if (object->kind == JJ_MACRO && size == 4 && memcmp(name, "name", 4) == 0)
         return jj_text(r, object->as.m.name);
     const jj_function *row = jj_find_method(object, name, size, &forbidden);
@@ -85,7 +87,7 @@ static jj_value *own_attribute(jj_run *r, jj_value *object, const char *name, si
 
 jj_value *jj_attribute(jj_run *r, jj_value *object, const char *name, size_t size)
 {
-    if (object->kind == JJ_UNDEFINED)
+    if (object->kind == JJ_UNDEFINED && strncmp(name, "__", 2) != 0)
         return jj_undefined_error(r, object);
     jj_value *v = own_attribute(r, object, name, size);
     if (!v && r->status == TM_OK && object->kind == JJ_DICT)
@@ -209,12 +211,8 @@ static jj_value *slice(jj_run *r, jj_value *object, const jj_node *node)
             return NULL;
     if (object->kind == JJ_UNDEFINED)
         return jj_undefined_error(r, object);
-    if (!indexed(object)) {
-        jj_value *v = jj_missing(r, object, NULL, 0);
-        if (v)
-            v->as.u.hint = "this cannot be sliced";
-        return v;
-    }
+    if (!indexed(object))
+        return jj_fail(r, object->kind == JJ_DICT ? "unhashable type: 'slice'" : "'%s' object is not subscriptable", jj_type(object));
     int64_t step = given[2] ? part[2] : 1, count = object->kind == JJ_STRING ? jj_chars(object) : (int64_t)object->as.l.count;
     if (step == 0)
         return jj_fail(r, "slice step cannot be zero");

@@ -148,13 +148,16 @@ static jj_value *f_truncate(jj_run *r, jj_value *v, args_t a)
     jj_value *slack = a->item[3] && a->item[3]->kind != JJ_NONE ? a->item[3] : NULL;
     if (!end || !jj_arg_int(r, a->item[0], 255, &length) || !jj_arg_int(r, slack, 5, &leeway))
         return NULL;
-    if (end->kind != JJ_STRING || (v->kind != JJ_STRING && v->kind != JJ_UNDEFINED))
-        return jj_fail(r, "truncate expects strings, found %s", jj_type(v));
+    if (end->kind != JJ_STRING)
+        return jj_fail(r, "truncate expects a string as end, found %s", jj_type(end));
     if (length < jj_chars(end) || leeway < 0)
         return jj_fail(r, "expected length >= %lld, got %lld", (long long)jj_chars(end), (long long)length);
-    size = v->kind == JJ_UNDEFINED ? 0 : jj_chars(v);
+    if (!jj_length(r, v, &size))
+        return NULL;
     if (size <= length + leeway)
         return v;
+    if (v->kind != JJ_STRING)
+        return jj_fail(r, "truncate expects a string, found %s", jj_type(v));
     size_t cut = jj_char_at(v, length - jj_chars(end));
     if (!kill)
         for (size_t at = cut; at > 0; at--)
@@ -460,9 +463,9 @@ static jj_value *f_filesizeformat(jj_run *r, jj_value *v, args_t a)
     bool binary = a->item[0] && jj_truth(a->item[0]);
     double base = binary ? 1024 : 1000, unit = base;
     tm_buf out = {0};
-    jj_value *number = f_float(r, v, &(jj_args){.item = (jj_value *[]){NULL}});
-    if (!number)
-        return NULL;
+    jj_value *number = f_float(r, v, &(jj_args){.item = &(jj_value *){&r->none}});
+    if (!number || number->kind != JJ_FLOAT)
+        return jj_fail(r, "filesizeformat expects a number, found %s", jj_type(v));
     double f = number->as.f;
     if (f == 1)
         return jj_text(r, "1 Byte");

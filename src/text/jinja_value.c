@@ -547,10 +547,8 @@ static jj_value *spread(jj_run *r, jj_value *v)
             jj_push(r, list, v->as.d.pair[i].key);
     for (size_t at = 0, n; list && v->kind == JJ_STRING && at < v->as.s.size; at += n) {
         tm_utf8_at(v->as.s.text + at, &n);
-        jj_value *one = jj_string(r, v->as.s.text + at, n);
-        if (!jj_push(r, list, one))
+        if (!jj_push(r, list, jj_string(r, v->as.s.text + at, n)))
             return NULL;
-        one->markup = v->markup;
     }
     return list;
 }

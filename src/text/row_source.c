@@ -12,7 +12,7 @@
 #include <strings.h>
 
 /* What a window holds to begin with; it grows up to a row of the greatest size. */
-enum { WINDOW_BYTES = 16 << 20 };
+enum { WINDOW_BYTES = 16 << 20, FIRST_BYTES = 64 << 10 };
 
 struct tm_row_source {
     tm_stream *stream;   /* or */
@@ -91,12 +91,13 @@ static tm_status fill(tm_row_source *s, size_t size, tm_error *err)
         w->size -= s->from;
         s->from = 0;
     }
-    if (size > w->size && !s->file_ended) {
-        size_t got;
-        char *to = tm_buf_reserve(w, size - w->size);
+    while (w->size < size && !s->file_ended) { /* doubling, so that a small file takes little */
+        size_t more = w->size < FIRST_BYTES ? FIRST_BYTES : w->size, got;
+        more = more < size - w->size ? more : size - w->size;
+        char *to = tm_buf_reserve(w, more);
         TM_TRY(tm_buf_check(w, err));
-        TM_TRY(read_file(s, to, size - w->size, &got, err));
-        s->file_ended = got < size - w->size;
+        TM_TRY(read_file(s, to, more, &got, err));
+        s->file_ended = got < more;
         w->size += got;
     }
     s->cursor.at = tm_buf_str(w);

@@ -3,10 +3,11 @@
  * A unit: bits 0-7 and 31 label, bit 8 a value hangs below, bits 10-30 offset, shifted by 8 when bit 9
  * is set; a value: bits 0-30 (darts-clone).
  *
- * Searching follows Hugging Face tokenizers, not SentencePiece (which takes the longest match at every
- * place): a grapheme of up to five bytes is replaced by what its shortest prefix in the map stands for,
- * the rest of it vanishing; without one, and in longer graphemes, every character is looked up alone.
- * So only graphemes that fit in five bytes need to be found exactly. */
+ * SentencePiece takes the longest match at every place; for its own files ("longest_match", a key of ours) so
+ * do we. Hugging Face tokenizers do otherwise, and tokenizer.json means what they do: a grapheme of up to five
+ * bytes is replaced by what its shortest prefix in the map stands for, the rest of it vanishing; without one,
+ * and in longer graphemes, every character is looked up alone. So only graphemes that fit in five bytes need to
+ * be found exactly. */
 #include "text/tokenizer_parts.h"
 
 #include "base/base64.h"
@@ -28,7 +29,7 @@ static uint32_t read_u32(const uint8_t *p)
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-tm_status tm_charsmap_parse(tm_charsmap *map, const void *bytes, size_t size, const char *name, tm_error *err)
+static tm_status parse_bytes(tm_charsmap *map, const void *bytes, size_t size, const char *name, tm_error *err)
 {
     const uint8_t *p = bytes;
     size_t trie = size < 4 ? 0 : read_u32(p);
@@ -46,9 +47,11 @@ tm_status tm_charsmap_parse(tm_charsmap *map, const void *bytes, size_t size, co
     return tm_buf_check(&map->texts, err);
 }
 
-tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *value, const char *name, tm_error *err)
+tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *json, const char *name, tm_error *err)
 {
+    const json_t *value = json_object_get(json, "precompiled_charsmap");
     tm_buf bytes = {0};
+    TM_TRY(tm_json_get_bool(json, name, "longest_match", false, &map->longest, err));
     if (!value || json_is_null(value) || (json_is_string(value) && !json_string_length(value)))
         return TM_OK; /* nothing is mapped */
     if (!json_is_string(value) || !tm_base64_decode(json_string_value(value), json_string_length(value), &bytes)) {
@@ -57,23 +60,22 @@ tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *value, const ch
     }
     tm_status st = tm_buf_check(&bytes, err);
     if (st == TM_OK)
-        st = tm_charsmap_parse(map, tm_buf_str(&bytes), bytes.size, name, err);
+        st = parse_bytes(map, tm_buf_str(&bytes), bytes.size, name, err);
     tm_buf_deinit(&bytes);
     return st;
 }
 
 static size_t offset_of(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & 1u << 9) >> 6); }
 
-/* The text that the shortest prefix of key in the map stands for; NULL: none. */
-static const char *shortest(const tm_charsmap *map, const char *key, size_t size, size_t *text_size)
+/* The text that the shortest (or longest) prefix of key in the map stands for, and the prefix's bytes; NULL: none. */
+static const char *find_prefix(const tm_charsmap *map, const char *key, size_t size, bool longest, size_t *prefix, size_t *text_size)
 {
-    if (!map->units)
-        return NULL;
-    size_t at = offset_of(map->unit[0]);
+    const char *found = NULL;
+    size_t at = map->units ? offset_of(map->unit[0]) : 0;
     for (size_t i = 0; i < size && key[i]; i++) {
         at ^= (uint8_t)key[i];
         if (at >= map->units || (map->unit[at] & (1u << 31 | 0xffu)) != (uint8_t)key[i])
-            return NULL;
+            break;
         uint32_t unit = map->unit[at];
         at ^= offset_of(unit);
         if (!(unit & 1u << 8))
@@ -81,11 +83,14 @@ static const char *shortest(const tm_charsmap *map, const char *key, size_t size
         size_t start = at < map->units ? map->unit[at] & ~(1u << 31) : SIZE_MAX;
         const char *text = tm_buf_str(&map->texts) + start;
         if (start >= map->texts.size || ((uint8_t)*text & 0xc0) == 0x80)
-            return NULL; /* damaged */
+            break; /* damaged */
+        found = text;
         *text_size = strlen(text);
-        return text;
+        *prefix = i + 1;
+        if (!longest)
+            break;
     }
-    return NULL;
+    return found;
 }
 
 static bool joins_left(uint32_t code)
@@ -128,26 +133,56 @@ static size_t grapheme(const char *s, size_t size)
     return end;
 }
 
-tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, bool *first,
-                          tm_error *err)
+/* A damaged map may end a key inside a character; what is replaced never does. */
+static size_t whole_chars(const char *text, size_t size, size_t bytes)
 {
-    *changed = false;
+    while (bytes < size && ((uint8_t)text[bytes] & 0xc0) == 0x80)
+        bytes++;
+    return bytes;
+}
+
+static bool replace_longest(const tm_charsmap *map, const char *text, size_t size, tm_buf *out)
+{
+    bool changed = false;
     for (size_t at = 0, bytes; at < size; at += bytes) {
-        *first &= at == 0 || out->size > 0;
-        bytes = grapheme(text + at, size - at);
-        size_t found_size, len;
-        const char *found = bytes <= GRAPHEME_BYTES ? shortest(map, text + at, bytes, &found_size) : NULL;
+        size_t found_size;
+        const char *found = find_prefix(map, text + at, size - at, true, &bytes, &found_size);
+        changed |= found != NULL;
         if (found) {
             tm_buf_add(out, found, found_size);
-            *changed = true;
+            bytes = whole_chars(text + at, size - at, bytes);
+        } else {
+            tm_utf8_at(text + at, &bytes);
+            tm_buf_add(out, text + at, bytes);
+        }
+    }
+    return changed;
+}
+
+static bool replace_graphemes(const tm_charsmap *map, const char *text, size_t size, tm_buf *out)
+{
+    bool changed = false;
+    for (size_t at = 0, bytes; at < size; at += bytes) {
+        size_t found_size, prefix, len;
+        bytes = grapheme(text + at, size - at);
+        const char *found = bytes <= GRAPHEME_BYTES ? find_prefix(map, text + at, bytes, false, &prefix, &found_size) : NULL;
+        if (found) {
+            tm_buf_add(out, found, found_size);
+            changed = true;
             continue;
         }
         for (size_t i = at; i < at + bytes; i += len) {
             tm_utf8_at(text + i, &len);
-            found = shortest(map, text + i, len, &found_size);
+            found = find_prefix(map, text + i, len, false, &prefix, &found_size);
             tm_buf_add(out, found ? found : text + i, found ? found_size : len);
-            *changed |= found != NULL;
+            changed |= found != NULL;
         }
     }
+    return changed;
+}
+
+tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, tm_error *err)
+{
+    *changed = map->longest ? replace_longest(map, text, size, out) : replace_graphemes(map, text, size, out);
     return tm_buf_check(out, err);
 }

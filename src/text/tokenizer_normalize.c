@@ -46,7 +46,7 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
             return new_step(n, plain[i].kind, name, &step, err);
     if (!strcmp(type, "Precompiled")) {
         TM_TRY(new_step(n, TM_NORM_CHARSMAP, name, &step, err));
-        return tm_charsmap_parse_json(&step->map, json_object_get(json, "precompiled_charsmap"), name, err);
+        return tm_charsmap_parse_json(&step->map, json, name, err);
     }
     if (!strcmp(type, "Prepend")) {
         TM_TRY(new_step(n, TM_NORM_PREPEND, name, &step, err));
@@ -176,7 +176,7 @@ static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const ch
         strip(step, text, size);
         *first &= *text == start;
         return TM_OK;
-    case TM_NORM_CHARSMAP: return step->map.units ? tm_charsmap_run(&step->map, *text, *size, out, changed, first, err) : TM_OK;
+    case TM_NORM_CHARSMAP: return step->map.units ? tm_charsmap_run(&step->map, *text, *size, out, changed, err) : TM_OK;
     case TM_NORM_ACCENTS: strip_accents(*text, *size, out, changed, first); return tm_buf_check(out, err);
     case TM_NORM_NMT: nmt(*text, *size, out, changed, first); return tm_buf_check(out, err);
     case TM_NORM_BYTES:

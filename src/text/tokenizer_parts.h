@@ -100,13 +100,12 @@ typedef struct tm_charsmap {
     uint32_t *unit; /* [units] of the double array */
     size_t units;   /* 0: maps nothing */
     tm_buf texts;
+    bool longest;   /* SentencePiece's own search */
 } tm_charsmap;
-tm_status tm_charsmap_parse(tm_charsmap *map, const void *bytes, size_t size, const char *name, tm_error *err) TM_MUST_CHECK;
-tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *value, const char *name, tm_error *err) TM_MUST_CHECK;
+tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *json, const char *name, tm_error *err) TM_MUST_CHECK;
 void tm_charsmap_deinit(tm_charsmap *map);
-/* first: as tm_normalizer_run's. */
-tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, bool *first,
-                          tm_error *err) TM_MUST_CHECK;
+/* What vanishes at the start moves no offset with the peer, so "first" stays as it was. */
+tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, tm_error *err) TM_MUST_CHECK;
 
 /* --- Normaliser (tokenizer_normalize.c) --- */
 

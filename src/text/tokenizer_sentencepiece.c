@@ -186,7 +186,7 @@ static void put_normalizer(const tm_spm *spm, bool prepend, bool replace, tm_buf
     if (spm->charsmap_size) {
         tm_buf_text(json, "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"");
         tm_base64_encode(spm->charsmap, spm->charsmap_size, json);
-        tm_buf_text(json, "\"}");
+        tm_buf_text(json, "\", \"longest_match\": true}");
         comma = ",\n";
     }
     if (spm->remove_extra_spaces) {

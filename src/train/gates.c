@@ -166,7 +166,7 @@ static tm_status prompt_state(tm_trainer *t, const tm_example *e, void *raw, flo
     tm_dtype_convert(rows, TM_F32, raw, m->hidden.dtype, prompt * C);
     for (int64_t c = 0; c < C; c++) {
         double sum = 0;
-        for (int64_t i = 0; i < prompt; i++)
+        for (int64_t i = prompt > 1; i < prompt; i++) /* the first token's state says nothing of the text */
             sum += rows[i * C + c];
         out[c] = (float)(sum / (double)prompt);
     }
@@ -196,7 +196,7 @@ tm_status tm_gates_route(tm_trainer *t, const char *dir, tm_error *err)
     }
     t->model.linear.base_only = false;
     TM_GO(st);
-    TM_GO(tm_router_fit(h, gates, used, C, K, 1e-3, &router, err));
+    TM_GO(tm_router_fit(h, gates, used, C, K, 1e-2, &router, err));
     TM_GO(tm_router_write(&router, dir, err));
 out:
     tm_router_deinit(&router);

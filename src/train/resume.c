@@ -179,7 +179,7 @@ static tm_status fill_folder(tm_trainer *t, int32_t r, const char *folder, tm_er
         if (t->hooks[i].save)
             TM_TRY(t->hooks[i].save(t->hooks[i].state, t, folder, err));
     if (!t->tuning.registers.count) /* a bank is a folder of folders, and a checkpoint holds plain files */
-        TM_TRY(t->tuning.method->save(&t->tuning, r, folder, err));
+        TM_TRY(tm_trainer_save_to(t, r, folder, err));
     snprintf(path, sizeof path, "%s/state.json", folder);
     return write_state(t, r, path, err);
 }

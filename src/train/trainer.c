@@ -3,8 +3,10 @@
 
 #include "base/clock.h"
 #include "base/exact.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "text/tokenizer_gguf.h"
 #include "train/schedule.h"
 
 #include <assert.h>
@@ -579,11 +581,17 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+tm_status tm_trainer_save_to(tm_trainer *t, int32_t replica, const char *dir, tm_error *err)
+{
+    TM_TRY(t->tuning.method->save(&t->tuning, replica, dir, err));
+    return tm_dir_has(dir, "config.json") ? tm_tokenizer_write(t->run->model_dir, dir, err) : TM_OK;
+}
+
 tm_status tm_trainer_save(tm_trainer *t, tm_error *err)
 {
     for (int32_t r = 0; r < t->run->replicas; r++) {
         const char *dir = t->run->folder[r]->dir;
-        TM_TRY(t->tuning.method->save(&t->tuning, r, dir, err));
+        TM_TRY(tm_trainer_save_to(t, r, dir, err));
         if (t->gates && t->recipe->lora_router)
             TM_TRY(tm_gates_route(t, dir, err));
     }

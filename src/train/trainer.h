@@ -112,6 +112,8 @@ tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, .
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Runs to the end (or to an interruption: TM_FAILED). */
 tm_status tm_trainer_run(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* The result of one replica into a folder; a whole model gets its tokenizer too. */
+tm_status tm_trainer_save_to(tm_trainer *trainer, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;
 /* Writes the result of every replica into its folder. */
 tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 

@@ -24,7 +24,7 @@ static void turn(const float *in, int64_t rows, int64_t cols, float *out)
 
 static tm_status read_param(tm_model *m, const tm_param *p, int32_t replica, float *value, tm_error *err)
 {
-    if (!p->transposed)
+    if (!p->turned)
         return tm_param_read(m, p, p->value, replica, value, TM_F32, err);
     float *straight;
     TM_TRY(TM_NEW(&straight, tm_param_count(p), err));
@@ -54,8 +54,8 @@ tm_status tm_tuned_write(tm_tuning *t, int32_t replica, const char *dir, tm_erro
         t->method->key(t, p, keys[count]);
         tm_st_tensor *out = &tensors[count++];
         *out = (tm_st_tensor){.name = keys[count - 1], .dtype = TM_F32, .ndim = p->ndim, .count = tm_param_count(p), .bytes = tm_param_count(p) * 4, .data = value};
-        out->shape[0] = p->ndim == 1 || p->transposed ? p->cols : p->rows;
-        out->shape[1] = p->transposed ? p->rows : p->cols;
+        out->shape[0] = p->ndim == 1 || p->turned ? p->cols : p->rows;
+        out->shape[1] = p->turned ? p->rows : p->cols;
         TM_GO(read_param(m, p, replica, value, err));
     }
     TM_GO(tm_safetensors_write(path, tensors, count, metadata, err));
@@ -78,14 +78,14 @@ tm_status tm_tuned_open(tm_tuning *t, tm_error *err)
 
 static tm_status write_param(tm_tuning *t, tm_param *p, int32_t replica, const char *key, const tm_st_tensor *stored, tm_error *err)
 {
-    int64_t rows = p->transposed ? p->cols : p->rows, cols = p->transposed ? p->rows : p->cols;
+    int64_t rows = p->turned ? p->cols : p->rows, cols = p->turned ? p->rows : p->cols;
     bool fits = stored->count == tm_param_count(p) && (p->ndim == 1 || (stored->ndim == 2 && stored->shape[0] == rows));
     bool float_type = stored->dtype == TM_F32 || stored->dtype == TM_F16 || stored->dtype == TM_BF16 || stored->dtype == TM_F64;
     if (!fits || !float_type)
         return tm_fail(err, TM_INPUT, "%s/%s: tensor %s has shape [%lld, %lld] of %s, expected [%lld, %lld] of a float type", t->from, t->method->file, key,
                        (long long)(stored->ndim ? stored->shape[0] : 0), (long long)(stored->ndim > 1 ? stored->shape[1] : 0), tm_dtype_name(stored->dtype),
                        (long long)rows, (long long)cols);
-    if (!p->transposed)
+    if (!p->turned)
         return tm_param_write(t->model, p, replica, stored->data, stored->dtype, err);
     tm_status st = TM_OK;
     float *value = NULL, *turned = NULL;

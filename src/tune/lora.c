@@ -183,7 +183,7 @@ static tm_status add_embedding(tm_tuning *t, tm_error *err)
         return tm_fail(err, TM_UNSUPPORTED, "lora.target_modules: %s with use_dora is not supported; leave it out, or use_dora: false", short_name(name));
     TM_TRY(add_part(t, name, "lora_embedding_A", TM_PARAM_LORA_A, m->config.vocab, lora->r, &lora->a, err));
     TM_TRY(add_part(t, name, "lora_embedding_B", TM_PARAM_LORA_B, m->config.width, lora->r, &lora->b, err));
-    lora->a->transposed = true;
+    lora->a->turned = true;
     lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
     return TM_OK;
 }

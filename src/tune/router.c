@@ -39,6 +39,15 @@ static bool solve(double *a, int64_t n, double *b, int64_t m)
     return true;
 }
 
+/* What makes the mean square of h one: a mean over many tokens is shorter than one over few. */
+static double scale_of(const float *h, int64_t width)
+{
+    double square = 0;
+    for (int64_t i = 0; i < width; i++)
+        square += (double)h[i] * h[i];
+    return square > 0 ? sqrt((double)width / square) : 0;
+}
+
 /* (X^T X + n lambda s I) W = X^T G, X with a column of ones whose weight is not held small; s = mean of h^2. */
 tm_status tm_router_fit(const float *h, const float *gates, int64_t n, int64_t width, int64_t count, double lambda, tm_router *out, tm_error *err)
 {
@@ -51,11 +60,12 @@ tm_status tm_router_fit(const float *h, const float *gates, int64_t n, int64_t w
     TM_GO(TM_NEW(&out->weight, count * D, err));
     for (int64_t t = 0; t < n; t++) {
         const float *x = h + t * width, *g = gates + t * count;
+        double scale = scale_of(x, width);
         for (int64_t i = 0; i < D; i++) {
-            double xi = i < width ? x[i] : 1;
+            double xi = i < width ? scale * x[i] : 1;
             square += i < width ? xi * xi : 0;
             for (int64_t k = 0; k <= i; k++)
-                a[i * D + k] += xi * (k < width ? x[k] : 1);
+                a[i * D + k] += xi * (k < width ? scale * x[k] : 1);
             for (int64_t k = 0; k < count; k++)
                 b[i * count + k] += xi * g[k];
         }
@@ -85,9 +95,9 @@ void tm_router_gates(const tm_router *r, const float *h, float *gates)
 {
     for (int64_t k = 0; k < r->gates; k++) {
         const double *w = r->weight + k * (r->width + 1);
-        double sum = w[r->width];
+        double sum = w[r->width], scale = scale_of(h, r->width);
         for (int64_t i = 0; i < r->width; i++)
-            sum += w[i] * h[i];
+            sum += w[i] * scale * h[i];
         gates[k] = (float)sum;
     }
 }

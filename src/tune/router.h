@@ -1,5 +1,5 @@
 /* The router of a bank of registers: gates from what the base makes of a prompt. g = W h + b, h the mean over the
- * prompt's tokens of the base's last hidden states; W and b by ridge regression on examples whose gates are known.
+ * prompt's tokens of the base's last hidden states, brought to a mean square of 1; W and b by ridge regression on examples whose gates are known.
  * docs/formats/registers.md. */
 #ifndef TM_TUNE_ROUTER_H
 #define TM_TUNE_ROUTER_H
@@ -13,7 +13,7 @@ typedef struct tm_router {
     double *weight;       /* [K, C + 1]; b in the last column */
 } tm_router;
 
-/* h [n, C] and known gates [n, K]. lambda: relative to the mean square of h. TM_INPUT when nothing is to be learned. */
+/* h [n, C] of any length (its direction counts) and known gates [n, K]. lambda: relative to the mean square of h. TM_INPUT when nothing is to be learned. */
 tm_status tm_router_fit(const float *h, const float *gates, int64_t n, int64_t width, int64_t count, double lambda, tm_router *out, tm_error *err) TM_MUST_CHECK;
 void tm_router_deinit(tm_router *router);
 void tm_router_gates(const tm_router *router, const float *h, float *gates);

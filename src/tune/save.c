@@ -4,7 +4,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/hf.h"
-#include "text/tokenizer_gguf.h"
 
 #include <stdlib.h>
 
@@ -70,10 +69,9 @@ tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const c
         const tm_param *p = m->params.item[i];
         origins[i] = (origin){m, p};
         tensors[i] = (tm_st_tensor){.name = p->name, .dtype = file_dtype(p, save_dtype), .ndim = p->ndim, .give = give_param,
-                                    .shape = {p->ndim == 1 || p->transposed ? p->cols : p->rows, p->transposed ? p->rows : p->cols}, .source = &origins[i]};
+                                    .shape = {p->ndim == 1 || p->turned ? p->cols : p->rows, p->turned ? p->rows : p->cols}, .source = &origins[i]};
     }
     TM_GO(tm_hf_copy_files(source, dir, err));
-    TM_GO(tm_tokenizer_write(source, dir, err));
     TM_GO(write_config(m, source, save_dtype, dir, err));
     TM_GO(tm_hf_write_model(dir, tensors, count, TM_HF_SHARD_BYTES, err));
 out:

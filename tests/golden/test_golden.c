@@ -195,7 +195,7 @@ static void compare_gradients(golden *g, machine *m, const tm_safetensors *expec
         float *turned = malloc((size_t)theirs->count * sizeof *turned);
         for (int64_t row = 0; row < p->rows; row++)
             for (int64_t col = 0; col < p->cols; col++)
-                turned[p->transposed ? col * p->rows + row : row * p->cols + col] = ((const float *)p->grad.data)[row * p->cols + col];
+                turned[p->turned ? col * p->rows + row : row * p->cols + col] = ((const float *)p->grad.data)[row * p->cols + col];
         float *values = without_key_bias(g, theirs->name, turned, theirs->data, theirs->count);
         add_squares(&all, values, theirs->data, theirs->count);
         if (m->model.settings.act != TM_BF16)

@@ -28,7 +28,7 @@ static inline void embed_forward(const opcase *c, const run_view *v)
 
 static inline void embed_backward(const opcase *c, const run_view *v)
 {
-    RUN(embed_backward, &v->rows, c->ids + v->first, v->t[EMBED_DY], c->scale, -1, v->t[EMBED_DTABLE]);
+    RUN(embed_backward, &v->rows, c->ids + v->first, v->t[EMBED_DY], c->scale, v->t[EMBED_DTABLE]);
 }
 
 static inline void embed_reference(const opcase *c, double *const *x)

@@ -13,14 +13,14 @@ void tm_cuda_embed_forward(tm_device *d, const tm_rows *rows, const int32_t *ids
 }
 
 /* A thread a column: rows in order. */
-void tm_cuda_embed_backward(tm_device *d, const tm_rows *rows, const int32_t *ids, tm_tensor dy, float scale, int32_t padding, tm_tensor table_grad)
+void tm_cuda_embed_backward(tm_device *d, const tm_rows *rows, const int32_t *ids, tm_tensor dy, float scale, tm_tensor table_grad)
 {
     if (!tm_cuda_f32(d, "embed_backward", {dy, table_grad}))
         return;
     int64_t n = rows->n;
     tm_cuda_each(d, "embed_backward", dy.cols, [=] __device__(int64_t c) {
         for (int64_t t = 0; t < n; t++)
-            if (ids[t] >= 0 && ids[t] != padding)
+            if (ids[t] >= 0)
                 at(table_grad, ids[t], c) += scale * at(dy, t, c);
     });
 }

@@ -4,6 +4,7 @@
 
 #include "api/inference.h"
 #include "tune/registers.h"
+#include "tune/router.h"
 
 enum { TOKENS = 40, VOCAB = 61 };
 
@@ -81,7 +82,15 @@ static void gates_do_what_they_say(void **state)
     if (!(apart(base, one) > 1e-3))
         fail_msg("a register changes nothing; seed %llu", (unsigned long long)seed);
     logits_of(scratch("bank"), "wild=2", more);
-    assert_true(apart(base, more) > 1.2 * apart(base, one) && apart(one, more) > 1e-3);
+    tm_adapter_config config; /* a gate of 2 is the adapter at twice its alpha: powers of two round nothing */
+    OK(tm_adapter_config_read(scratch("bank/wild"), &config, err));
+    config.alpha *= 2;
+    OK(tm_adapter_config_write(scratch("bank/wild"), &config, err));
+    logits_of(scratch("bank/wild"), NULL, alone);
+    assert_memory_equal(more, alone, sizeof more);
+    config.alpha /= 2;
+    OK(tm_adapter_config_write(scratch("bank/wild"), &config, err));
+    tm_adapter_config_deinit(&config);
     logits_of(scratch("bank"), "calm=1,wild=1", more);
     assert_true(apart(one, more) > 1e-3);
 }
@@ -171,6 +180,39 @@ static void a_bank_goes_on(void **state)
     assert_memory_equal(before, after, sizeof before);
 }
 
+/* Two kinds of directions, whatever their length: the router tells them apart, and from its file too. */
+static void router_tells_directions_apart(void **state)
+{
+    (void)state;
+    enum { N = 60, C = 12, K = 2 };
+    static float h[N * C], gates[N * K], got[K], again[K];
+    dice d = {.key = seed ^ 5};
+    for (int i = 0; i < N; i++) {
+        double length = 0.1 + 10 * dice_unit(&d);
+        for (int c = 0; c < C; c++)
+            h[i * C + c] = (float)(length * (((i % 2) == (c % 2) ? 1 : -1) + 0.3 * dice_spread(&d)));
+        gates[i * K] = i % 2 ? 1.5f : 0;
+        gates[i * K + 1] = i % 2 ? 0 : -1;
+    }
+    tm_router router, read;
+    OK(tm_router_fit(h, gates, N, C, K, 1e-3, &router, err));
+    OK(tm_router_write(&router, scratch_dir, err));
+    OK(tm_router_read(scratch_dir, C, K, &read, err));
+    for (int i = 0; i < N; i++) {
+        tm_router_gates(&router, h + i * C, got);
+        tm_router_gates(&read, h + i * C, again);
+        assert_memory_equal(got, again, sizeof got);
+        if (fabsf(got[0] - gates[i * K]) > 0.2f || fabsf(got[1] - gates[i * K + 1]) > 0.2f)
+            fail_msg("example %d: %g and %g, expected %g and %g; seed %llu", i, (double)got[0], (double)got[1], (double)gates[i * K], (double)gates[i * K + 1], (unsigned long long)seed);
+    }
+    tm_router_deinit(&router);
+    tm_router_deinit(&read);
+    tm_error problem;
+    assert_int_equal(tm_router_read(scratch_dir, C + 1, K, &read, &problem), TM_INPUT);
+    memset(h, 0, sizeof h);
+    assert_int_equal(tm_router_fit(h, gates, N, C, K, 1e-3, &router, &problem), TM_INPUT);
+}
+
 static void must_refuse(const char *out, const char *const *more, const char *text)
 {
     args a = {0};
@@ -219,6 +261,6 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gates_do_what_they_say), cmocka_unit_test(one_register_is_a_plain_adapter), cmocka_unit_test(rows_say_their_register), cmocka_unit_test(gates_switch_within_a_text),
-                                       cmocka_unit_test(a_bank_goes_on), cmocka_unit_test(nonsense_is_refused)};
+                                       cmocka_unit_test(a_bank_goes_on), cmocka_unit_test(router_tells_directions_apart), cmocka_unit_test(nonsense_is_refused)};
     return cmocka_run_group_tests_name("registers", tests, begin, scratch_end);
 }

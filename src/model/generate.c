@@ -8,7 +8,9 @@
 /* length: of the text as a whole, for angles that depend on it. */
 static void feed(tm_model *m, tm_batch *b, const tm_batch_item *like, const int32_t *ids, int64_t n, int64_t past, int64_t length)
 {
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .length = (int32_t)length, .replica = like->replica, .gates = like->gates};
+    int64_t first = past < b->prefix ? 0 : past - b->prefix < like->n ? past - b->prefix : like->n; /* row of its gates */
+    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .length = (int32_t)length, .replica = like->replica, .gates_by_token = like->gates_by_token,
+                          .gates = like->gates_by_token ? like->gates + first * b->gates : like->gates};
     tm_batch_fill(b, &item, 1);
     tm_model_forward(m, b);
 }
@@ -45,7 +47,10 @@ static void fill_cache(tm_model *m, tm_batch *b, const tm_batch_item *like, cons
         past = b->prefix;
     }
     for (int64_t n; past < end; past += n) {
+        int64_t left = b->prefix + like->n - past; /* behind the prompt all tokens have its last row of gates */
         n = end - past < b->max_tokens ? end - past : b->max_tokens;
+        if (like->gates_by_token && n > left)
+            n = left > 0 ? left : 1;
         feed(m, b, like, ids + past - b->prefix, n, past, length);
     }
 }

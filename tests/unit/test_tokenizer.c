@@ -283,10 +283,10 @@ static void cutting_changes_nothing(void **state)
 static void stream_equals_decode(void **state)
 {
     (void)state;
-    static const char *const names[] = {DATA "stories260K", DATA "bytelevel"};
+    static const char *const names[] = {DATA "stories260K", DATA "bytelevel", DATA "unigram", DATA "spm/bpe.model", DATA "spm/unigram.model"};
     uint64_t seed = (uint64_t)time(NULL);
     uint32_t at = 0;
-    for (int n = 0; n < 2; n++) {
+    for (int n = 0; n < 5; n++) {
         tm_tokenizer *tok = open_tokenizer(names[n]);
         tm_tokens *scratch;
         tm_buf text = {0}, whole = {0}, parts = {0};

@@ -288,7 +288,7 @@ jj_value *jj_percent(jj_run *r, jj_value *format, jj_value *values)
         ok = !sign || percent_one(&p, &out);
     }
     size_t count = values->kind == JJ_TUPLE ? values->as.l.count : 1;
-    bool loose = values->kind == JJ_DICT || values->kind == JJ_LIST || values->kind == JJ_RANGE || values->kind == JJ_VIEW;
+    bool loose = values->kind == JJ_UNDEFINED || values->kind == JJ_DICT || values->kind == JJ_LIST || values->kind == JJ_RANGE || values->kind == JJ_VIEW;
     if (ok && p.next < count && !p.keyed && !loose)
         ok = (jj_fail(r, "not all arguments converted during string formatting"), false);
     jj_value *v = ok ? jj_string_buf(r, &out) : NULL;

@@ -6,6 +6,7 @@
 #include "io/gguf.h"
 #include "text/tokenizer_gguf.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -463,18 +464,28 @@ static tm_status detect(const char *dir, const struct kind **kind, char **first,
     return TM_OK;
 }
 
+/* Takes no memory of ours, so that a folder never seems to have no tokenizer because memory ran out. */
+static bool folder_has(const char *folder, const char *name)
+{
+    bool found = false;
+    if (*name != '.')
+        return tm_dir_has(folder, name);
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir && !found && (entry = readdir(dir));)
+        found = name_fits(entry->d_name, name);
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
 bool tm_tokenizer_is_in(const char *model)
 {
-    const struct kind *kind;
-    char *first = NULL, *second = NULL;
     if (!tm_path_is_dir(model))
         return tm_gguf_is(model);
-    tm_status st = detect(model, &kind, &first, &second, NULL);
-    /* Where the system would not let us look, opening it says why. */
-    bool there = st == TM_OK ? kind != NULL : st == TM_NO_MEMORY || st == TM_IO;
-    free(first);
-    free(second);
-    return there;
+    for (size_t i = 0; kinds[i].in_folder; i++)
+        if (folder_has(model, kinds[i].first) && (!kinds[i].second || folder_has(model, kinds[i].second)))
+            return true;
+    return false;
 }
 
 /* ---- first and last token ---- */

@@ -62,7 +62,7 @@ static jj_value *own_attribute(jj_run *r, jj_value *object, const char *name, si
 {
     bool forbidden = false;
     if (object->kind == JJ_NAMESPACE)
-        return jj_get_text(object, name, size);
+        return jj_work(r, object->as.d.count / 8) ? jj_get_text(object, name, size) : NULL;
     if (object->kind == JJ_LOOP) {
         jj_value *v = loop_attribute(r, object->as.loop, name, size);
         if (v || r->status != TM_OK)
@@ -90,7 +90,7 @@ jj_value *jj_attribute(jj_run *r, jj_value *object, const char *name, size_t siz
     if (object->kind == JJ_UNDEFINED && strncmp(name, "__", 2) != 0)
         return jj_undefined_error(r, object);
     jj_value *v = own_attribute(r, object, name, size);
-    if (!v && r->status == TM_OK && object->kind == JJ_DICT)
+    if (!v && r->status == TM_OK && object->kind == JJ_DICT && jj_work(r, object->as.d.count / 8))
         v = jj_get_text(object, name, size);
     return v || r->status != TM_OK ? v : jj_missing(r, object, name, size);
 }
@@ -421,7 +421,7 @@ bool jj_contains(jj_run *r, jj_value *item, jj_value *in, bool *out)
     }
     jj_value **list;
     size_t count;
-    if (!jj_items(r, in, &list, &count))
+    if ((in->kind == JJ_VIEW && in->view == 'k' && !jj_hashable(r, item)) || !jj_items(r, in, &list, &count))
         return false;
     for (size_t i = 0; i < count && !*out; i++)
         *out = list[i] == item || jj_equal(r, list[i], item);

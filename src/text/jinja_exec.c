@@ -27,7 +27,7 @@ static bool store_in(jj_run *r, jj_scope *scope, const char *name, jj_value *val
     jj_variable *v = find(scope, name);
     if (v) {
         v->value = value;
-        return true;
+        return jj_work(r, scope->count / 16);
     }
     if (scope->count == scope->capacity) {
         size_t capacity = scope->capacity ? 2 * scope->capacity : 4;
@@ -71,6 +71,8 @@ jj_value *jj_lookup(jj_run *r, const char *name)
 {
     for (const jj_scope *scope = r->scope; scope; scope = scope->parent) {
         jj_variable *v = find(scope, name);
+        if (!jj_work(r, scope->count / 16))
+            return NULL;
         if (v)
             return v->value;
     }

@@ -173,7 +173,10 @@ static bool percent_number(percent *p, int64_t *out)
     if (p->at < p->end && *p->at == '*') {
         jj_value *v = next_value(p);
         p->at++;
-        return v && jj_arg_int(p->r, v, 0, out);
+        if (!v || !jj_arg_int(p->r, v, 0, out))
+            return false;
+        *out = *out < -2 * WIDTH_MOST ? -2 * WIDTH_MOST : *out; /* too much either way, and can be negated */
+        return true;
     }
     for (*out = 0; p->at < p->end && *p->at >= '0' && *p->at <= '9'; p->at++)
         *out = *out > WIDTH_MOST ? *out : *out * 10 + (*p->at - '0');

@@ -130,6 +130,11 @@ static void limits(void **state)
     refused("{{ '%99999999d' % 1 }}", "width");
     refused("{{ 'a'.center(99999999) }}", "width");
     refused("{{ 10 ** 99 }}", "64 bits");
+    refused("{% set ns = namespace(t=(1,)) %}{% for i in range(99) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}{{ {ns.t: 1} }}", "steps");
+    refused("{% set ns = namespace(t=(1,)) %}{% for i in range(9999) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ {ns.t: 1} }}", "deep");
+    refused("{% set ns = namespace(t=(1,)) %}{% for i in range(9999) %}{% set ns.t = [ns.t] %}{% endfor %}{{ ns.t|tojson }}", "deep");
+    refused("{% set s = 'a' * 999999 %}{% for i in range(9999) %}{% set x = s.rfind('b' ~ s[:99999]) %}{% endfor %}", "steps");
+    refused("{{ '%*d' % (-9223372036854775807 - 1, 1) }}", "width");
     tm_buf deep = {0};
     for (int i = 0; i < 5000; i++)
         tm_buf_text(&deep, i ? "(" : "{{ ");

@@ -149,12 +149,43 @@ typedef struct tm_generate_request {
 /* The continuation of the prompt, without the prompt. */
 tm_status tm_generate(const tm_generate_request *request, tm_error *err);
 
-/* Loss, perplexity, bits a byte, token accuracy and exact match of a model on a data set, as a table
- * or as JSON. overrides: "key=value" of a data entry (format=completion, loss=all, ...) and train.seq. */
+typedef struct tm_chat_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *chat_template;   /* in place of the model's: a name or a file; NULL: the model's */
+    const char *system;          /* system message; NULL: none */
+    const char *date;            /* that the template is told, YYYY-MM-DD; NULL: 2024-07-26 */
+    int64_t max_tokens, context; /* of an answer; of the whole conversation */
+    double temperature;          /* as tm_generate_request's, as are the next */
+    int64_t top_k;
+    double top_p;
+    uint64_t seed;
+    int threads;
+} tm_chat_request;
+
+/* A conversation; the strings of the request are borrowed until close. */
+typedef struct tm_chat_session tm_chat_session;
+tm_status tm_chat_session_open(const tm_chat_request *request, tm_chat_session **out, tm_error *err);
+void tm_chat_session_close(tm_chat_session *session);
+/* Starts anew; system: another system message, NULL: the same. */
+tm_status tm_chat_session_reset(tm_chat_session *session, const char *system, tm_error *err);
+/* Says text as the user and writes the answer, whole characters as they come. On failure nothing was said. */
+tm_status tm_chat_session_say(tm_chat_session *session, const char *text,
+                              void (*write)(void *context, const char *text, size_t size), void *context, tm_error *err);
+
+typedef struct tm_eval_request {
+    const char *model, *adapter, *data; /* adapter NULL: none */
+    const char *metric;                 /* as eval.metric of a recipe; NULL: loss */
+    const char *items;                  /* a file to write, a JSON line an item; NULL: none */
+    char *const *overrides;             /* "key=value": eval.0.format=completion, train.seq=512, ... */
+    size_t override_count;
+    bool json;
+} tm_eval_request;
+
+/* Scores of a model on a data set (docs/formats/eval.md), as a table or as JSON; free(). */
+tm_status tm_eval(const tm_eval_request *request, char **text, tm_error *err);
 /* As tm_eval's data, but writes the logits of the first examples (at most `examples`) as tensors
  * "0", "1", ... [tokens, vocabulary] of a safetensors file: for comparing with other programs. */
 tm_status tm_eval_logits(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, int64_t examples, const char *file, tm_error *err);
-tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
 
 typedef struct tm_merge_source {
     const char *adapter;

@@ -7,6 +7,7 @@
 #include "api/logits.h"
 #include "base/options.h"
 #include "io/adapter_kind.h"
+#include "io/gguf.h"
 #include "text/dataset.h"
 
 #include <stdlib.h>
@@ -40,8 +41,8 @@ static tm_status find_model(table *t, size_t i, tm_error *err)
     s->adapter_dir = path;
     TM_TRY(tm_adapter_kind_base(path, &s->base, err));
     s->model = t->request->model ? t->request->model : s->base;
-    if (!s->model || !tm_dir_has(s->model, "config.json"))
-        return tm_fail(err, TM_USAGE, "%s: its base model %s is not a model folder here: --model DIR says where it is",
+    if (!s->model || (!tm_gguf_is(s->model) && !tm_dir_has(s->model, "config.json")))
+        return tm_fail(err, TM_USAGE, "%s: its base model %s is no model here: --model DIR says where it is",
                        path, s->model ? s->model : "(not named)");
     return TM_OK;
 }

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "keep/monitor.h"
+#include "train/score.h"
 
 #include <math.h>
 
@@ -63,28 +64,18 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     tm_buf_char(out, '}');
 }
 
-static double metric_of(const tm_eval_set *set, const tm_scores *s)
-{
-    switch (set->entry->metric) {
-    case TM_METRIC_ACCURACY: return s->accuracy;
-    case TM_METRIC_EXACT: return s->exact;
-    case TM_METRIC_KL: return s->kl;
-    default: return s->loss;
-    }
-}
-
 static void put_evals(tm_buf *out, const tm_job *job)
 {
-    static const char *const metrics[] = {"loss", "accuracy", "exact", "kl"};
     put_key(out, "evals");
     tm_buf_char(out, '[');
     for (int64_t i = 0; i < job->eval_count; i++) {
         const tm_eval_set *set = &job->evals[i];
+        int metric = set->entry->metric;
         tm_buf_text(out, i ? ",\n  {\"name\": " : "\n  {\"name\": ");
         tm_json_put_string(out, set->entry->name);
-        tm_buf_printf(out, ", \"metric\": \"%s\", \"probe\": %s", metrics[set->entry->metric], set->probe ? "true" : "false");
+        tm_buf_printf(out, ", \"metric\": \"%s\", \"probe\": %s", tm_metrics[metric].name, set->probe ? "true" : "false");
         const char *keys[] = {"max_drop", "max", "first", "last", "best"};
-        double values[] = {set->entry->max_drop, set->entry->max, metric_of(set, &set->first[0]), metric_of(set, &set->last[0]), metric_of(set, &set->best[0])};
+        double values[] = {set->entry->max_drop, set->entry->max, tm_metric_value(metric, &set->first[0]), tm_metric_value(metric, &set->last[0]), tm_metric_value(metric, &set->best[0])};
         for (int k = 0; k < 5; k++) {
             tm_buf_printf(out, ", \"%s\": ", keys[k]);
             tm_json_put_number(out, values[k]);

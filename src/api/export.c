@@ -146,6 +146,27 @@ static bool harmless(const exporting *e, const char *name)
     return e->config.tied && begins(name, e->config.family->head);
 }
 
+/* Also under the names that files give tensors of the same model. */
+static bool place(const exporting *e, const char *name, tm_gguf_place *out)
+{
+    const tm_family *family = e->config.family;
+    size_t n = family->prefix ? strlen(family->prefix) : 0;
+    if (tm_gguf_place_hf(e->family, name, out))
+        return true;
+    for (int i = 0; i < TM_FAMILY_ALIASES && family->also[i]; i++) {
+        char full[256];
+        size_t m = strlen(family->also[i]);
+        if (strncmp(name, family->also[i], m) != 0)
+            continue;
+        int size = snprintf(full, sizeof full, "%s%s", n ? family->prefix : "", name + m);
+        if (size > 0 && size < (int)sizeof full && tm_gguf_place_hf(e->family, full, out)) {
+            out->suffix = name + strlen(name) - strlen(out->suffix); /* of the name that lasts */
+            return true;
+        }
+    }
+    return false;
+}
+
 static tm_status list_tensors(exporting *e, tm_error *err)
 {
     int64_t count = tm_safetensors_count(e->file);
@@ -153,9 +174,9 @@ static tm_status list_tensors(exporting *e, tm_error *err)
     for (int64_t i = 0; i < count; i++) {
         item *t = &e->item[e->items];
         t->from = tm_safetensors_at(e->file, i);
-        if (harmless(e, t->from->name))
+        if (harmless(e, t->from->name) || tm_family_beside(e->config.family, t->from->name))
             continue;
-        if (!tm_gguf_place_hf(e->family, t->from->name, &t->place) || !tm_gguf_spell(t->place.row->gguf, &t->place, t->name, sizeof t->name))
+        if (!place(e, t->from->name, &t->place) || !tm_gguf_spell(t->place.row->gguf, &t->place, t->name, sizeof t->name))
             return tm_fail(err, TM_UNSUPPORTED, "%s: tensor %s has no name in architecture %s", e->model, t->from->name, e->family->architecture);
         e->items++;
     }
@@ -169,7 +190,7 @@ static tm_status add_tensors(exporting *e, tm_error *err)
 {
     for (int64_t i = 0; i < e->items; i++) {
         const item *t = &e->item[i];
-        int64_t ne[TM_GGUF_MAX_DIMS] = {e->config.head_size / 2};
+        int64_t ne[TM_GGUF_MAX_DIMS] = {e->config.rope[0].size / 2};
         int32_t ndim = t->from ? t->from->ndim : 1;
         if (ndim < 1 || ndim > 2)
             return tm_fail(err, TM_UNSUPPORTED, "%s: tensor %s has %d dimensions", e->model, t->from->name, ndim);
@@ -287,7 +308,7 @@ static tm_status put_meta(exporting *e, tm_error *err)
     tm_gguf_put_word(&e->writer, "general.size_label", label);
     tm_gguf_put_u32(&e->writer, "general.file_type", e->type->number);
     tm_gguf_put_u32(&e->writer, "general.quantization_version", 2);
-    TM_TRY(tm_export_config(&e->writer, e->family, &e->config, e->json, e->model, err));
+    TM_TRY(tm_export_config(&e->writer, e->family, &e->config, e->model, err));
     TM_TRY(tm_tokenizer_put_gguf(&e->writer, e->model, e->json, e->config.vocab, &tokenizer, err));
     int64_t positions = tm_export_positions(e->family, &e->config);
     if (positions < e->config.max_positions)
@@ -397,7 +418,7 @@ static tm_status make_rope(exporting *e, tm_error *err)
     int64_t half = rope->size / 2;
     float *scaled = NULL;
     tm_status st;
-    if (rope->kind != TM_ROPE_LLAMA3)
+    if (e->config.ropes == 0 || rope->kind != TM_ROPE_LLAMA3)
         return TM_OK;
     plain.kind = TM_ROPE_DEFAULT;
     TM_GO(TM_NEW(&e->rope, half, err));

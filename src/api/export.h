@@ -11,8 +11,8 @@
  * architecture has no sliding windows, the window. */
 int64_t tm_export_positions(const tm_gguf_family *family, const tm_model_config *c);
 /* <architecture>.* of a model. */
-tm_status tm_export_config(tm_gguf_writer *w, const tm_gguf_family *family, const tm_model_config *c, const json_t *config,
-                           const char *model, tm_error *err) TM_MUST_CHECK;
+tm_status tm_export_config(tm_gguf_writer *w, const tm_gguf_family *family, const tm_model_config *c, const char *model,
+                           tm_error *err) TM_MUST_CHECK;
 /* The whole of --adapter-only. text: for people, appended. */
 tm_status tm_export_adapter(const char *model, const char *adapter, const char *path, tm_ggml type, tm_buf *text,
                             tm_error *err) TM_MUST_CHECK;

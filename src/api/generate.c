@@ -1,7 +1,6 @@
 /* temper generate: text from a prompt. */
 #include "api/inference.h"
-
-#include "io/hf.h"
+#include "api/job.h"
 #include "tune/registers.h"
 
 #include <stdlib.h>
@@ -28,25 +27,6 @@ static bool on_token(void *context, int32_t id)
     p->status = tm_decode_stream_push(&p->stream, p->tok, id, &p->text, p->err);
     give(p);
     return p->status == TM_OK;
-}
-
-/* Ids that end a text: of generation_config.json (one or a list), else the tokenizer's EOS. */
-static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8])
-{
-    size_t count = 0;
-    json_t *json = NULL;
-    tm_error ignored;
-    if (tm_hf_json(model, "generation_config.json", &json, &ignored) == TM_OK && json) {
-        const json_t *eos = json_object_get(json, "eos_token_id");
-        if (json_is_integer(eos))
-            ids[count++] = (int32_t)json_integer_value(eos);
-        for (size_t i = 0; i < json_array_size(eos) && count < 8; i++)
-            ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
-    }
-    json_decref(json);
-    if (!count && tm_tokenizer_eos(tok) >= 0)
-        ids[count++] = tm_tokenizer_eos(tok);
-    return count;
 }
 
 /* --- Tags that switch registers: <|register NAME=NUMBER,...|>; an empty list switches all off --- */
@@ -83,7 +63,7 @@ static tm_status encode_pieces(const tm_tokenizer *tok, tm_tokens *scratch, cons
     return TM_OK;
 }
 
-/* Gates of every token of the prompt; those behind the last tag stay in force. */
+/* Gates of every token of the prompt, and of what is generated behind it. */
 static tm_status gates_of_tags(tm_inference *inf, const tags *found, size_t count, tm_error *err)
 {
     size_t K = (size_t)inf->tuning.registers.count, next = 0;
@@ -91,7 +71,7 @@ static tm_status gates_of_tags(tm_inference *inf, const tags *found, size_t coun
         return TM_OK;
     if (!K)
         return tm_fail(err, TM_USAGE, "the prompt has a tag of registers, but the adapter is no bank of registers");
-    TM_TRY(TM_NEW(&inf->prompt_gates, (int64_t)(count * K), err));
+    TM_TRY(TM_NEW(&inf->prompt_gates, (int64_t)((count + 1) * K), err));
     for (size_t t = 0; t <= count; t++) {
         for (; next < found->count && found->item[next].token <= t; next++) {
             char list[256];
@@ -102,8 +82,7 @@ static tm_status gates_of_tags(tm_inference *inf, const tags *found, size_t coun
                 memset(inf->gates, 0, K * sizeof *inf->gates);
             TM_TRY(tm_registers_parse(&inf->tuning.registers, list, "tag in the prompt", inf->gates, err));
         }
-        if (t < count)
-            memcpy(inf->prompt_gates + t * K, inf->gates, K * sizeof *inf->gates);
+        memcpy(inf->prompt_gates + t * K, inf->gates, K * sizeof *inf->gates);
     }
     return TM_OK;
 }
@@ -152,7 +131,7 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     for (size_t i = 0; i < ids.count && *request->prompt; i++)
         TM_GO(tm_decode_stream_push(&p.stream, tok, ids.id[i], &p.text, err));
     tm_buf_clear(&p.text);
-    TM_GO(tm_generate_ids(&inf, ids.id, ids.count, request->max_tokens, stop, stop_ids(request->model, tok, stop), &sampling, on_token, &p, err));
+    TM_GO(tm_generate_ids(&inf, ids.id, ids.count, request->max_tokens, stop, tm_stop_ids(request->model, tok, stop), &sampling, on_token, &p, err));
     TM_GO(p.status);
     TM_GO(tm_decode_stream_flush(&p.stream, tok, &p.text, err));
     give(&p);

@@ -6,6 +6,7 @@
 #include "base/exact.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "model/generate.h"
 #include "io/adapter_kind.h"
 #include "tune/registers.h"
 #include "io/hf.h"
@@ -105,6 +106,7 @@ out:
 void tm_inference_close(tm_inference *inf)
 {
     drop_model(inf);
+    tm_ids_deinit(&inf->fed);
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
@@ -131,18 +133,9 @@ static int by_weight(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-static int32_t argmax(const float *logits, int64_t vocab)
-{
-    int64_t best = 0;
-    for (int64_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return (int32_t)best;
-}
-
 int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch)
 {
-    int32_t best = argmax(logits, vocab);
+    int32_t best = tm_most_likely(logits, vocab);
     if (s->temperature <= 0)
         return best;
     candidate *c = scratch;
@@ -175,15 +168,26 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
 
 /* --- Generation --- */
 
-/* first: of the prompt's tokens, the one that ids begins with; -1: behind it. */
-static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past, int64_t first)
+typedef struct sampler {
+    tm_inference *inf;
+    const tm_sampling *sampling;
+    const int32_t *stop;
+    size_t stops;
+    bool (*token)(void *context, int32_t id);
+    void *context, *scratch;
+    int32_t last; /* chosen and, when the next is asked for, in the cache; -1: none */
+} sampler;
+
+static int32_t choose(void *context, const float *logits, int64_t position)
 {
-    bool by_token = inf->prompt_gates && first >= 0;
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .gates_by_token = by_token,
-                          .gates = by_token ? inf->prompt_gates + first * inf->tuning.registers.count : inf->gates};
-    inf->batch.cached = true;
-    tm_batch_fill(&inf->batch, &item, 1);
-    tm_model_forward(&inf->model, &inf->batch);
+    sampler *s = context;
+    if (s->last >= 0)
+        s->inf->fed.id[s->inf->fed.count++] = s->last;
+    int32_t id = s->last = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
+    bool stops = false;
+    for (size_t k = 0; k < s->stops; k++)
+        stops |= id == s->stop[k];
+    return stops || (s->token && !s->token(s->context, id)) ? -1 : id;
 }
 
 tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t count, tm_error *err)
@@ -198,12 +202,15 @@ tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t c
     m->linear.base_only = true;
     for (int64_t past = 0, n; past < count; past += n) {
         n = count - past < most ? count - past : most;
-        feed(inf, prompt + past, n, past, -1);
+        tm_batch_item item = {.ids = prompt + past, .n = (int32_t)n, .past = (int32_t)past};
+        inf->batch.cached = true;
+        tm_batch_fill(&inf->batch, &item, 1);
+        tm_model_forward(m, &inf->batch);
         inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
         for (int64_t i = past == 0 && count > 1 ? C : 0; i < n * C; i++)
             sum[i % C] += rows[i];
     }
-    m->linear.base_only = false;
+    m->linear.base_only = inf->batch.cached = false;
     for (int64_t c = 0; c < C; c++)
         rows[c] = (float)(sum[c] / (double)count);
     tm_router_gates(&inf->router, rows, inf->gates);
@@ -217,37 +224,21 @@ out:
 tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
                           const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err)
 {
-    tm_model *m = &inf->model;
-    int64_t vocab = m->config.vocab, past = 0, prefix = inf->batch.prefix, last = prefix + (int64_t)prompt_count - 1;
-    tm_status st = TM_OK;
-    float *logits = NULL;
-    void *scratch = NULL;
-    TM_GO(TM_NEW(&logits, vocab, err));
-    TM_GO(tm_alloc(&scratch, tm_sample_scratch_bytes(vocab), 1, err));
-    if (prefix) { /* the trained prompt alone: what follows is as without one, further on */
-        feed(inf, NULL, 0, 0, 0);
-        past = prefix;
-    }
-    for (int64_t n; past < last; past += n) {
-        n = last - past < inf->batch.max_tokens ? last - past : inf->batch.max_tokens;
-        feed(inf, prompt + past - prefix, n, past, past - prefix);
-    }
-    int32_t id = prompt[last - prefix];
-    for (int64_t i = 0; i < max_tokens && past < m->settings.cache_tokens; i++) {
-        feed(inf, &id, 1, past, past == last ? last - prefix : -1);
-        past++;
-        tm_model_logits(m, &inf->batch);
-        inf->device->calls->download(inf->device, logits, m->logits.data, vocab * 4);
-        id = tm_sample(logits, vocab, sampling, past, scratch);
-        bool stops = false;
-        for (size_t k = 0; k < stop_count; k++)
-            stops |= id == stop[k];
-        if (stops || (token && !token(context, id)))
-            break;
-    }
-    TM_GO(inf->device->calls->sync(inf->device, err));
+    tm_status st;
+    size_t known = 0, room = (size_t)inf->model.settings.cache_tokens + 1;
+    sampler s = {inf, sampling, stop, stop_count, token, context, NULL, -1};
+    TM_TRY(tm_alloc(&s.scratch, tm_sample_scratch_bytes(inf->model.config.vocab), 1, err));
+    TM_GO(TM_GROW(&inf->fed.id, &inf->fed.capacity, room > prompt_count ? room : prompt_count, err));
+    while (known < inf->fed.count && known + 1 < prompt_count && inf->fed.id[known] == prompt[known])
+        known++;
+    memcpy(inf->fed.id + known, prompt + known, (prompt_count - known) * sizeof *prompt);
+    inf->fed.count = prompt_count;
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates_by_token = inf->prompt_gates != NULL,
+                          .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates};
+    TM_GO(tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err));
 out:
-    free(logits);
-    free(scratch);
+    if (st != TM_OK)
+        inf->fed.count = 0;
+    free(s.scratch);
     return st;
 }

@@ -137,6 +137,10 @@ static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
         *err = problem;
         return st;
     }
+    if (st != TM_OK && !tm_tokenizer_is_in(dir)) { /* it could not be looked at before */
+        tm_buf_text(out, "none\n");
+        return TM_OK;
+    }
     if (st != TM_OK) {
         tm_buf_printf(out, "cannot be used: %s\n", problem.message);
         return TM_OK;
@@ -351,7 +355,7 @@ static tm_status inspect_run(const char *dir, tm_buf *out, tm_error *err)
     return TM_OK;
 }
 
-/* --- Which is it? --- */
+/* --- A GGUF file --- */
 
 static bool ends_with(const char *name, const char *end)
 {
@@ -359,13 +363,56 @@ static bool ends_with(const char *name, const char *end)
     return n >= m && strcmp(name + n - m, end) == 0;
 }
 
+static tm_status inspect_gguf_adapter(const tm_gguf *g, const char *path, tm_buf *out, tm_error *err)
+{
+    tm_gguf_text architecture;
+    double alpha, elements = 0;
+    int64_t least = INT64_MAX, most = 0;
+    TM_TRY(tm_gguf_get_text(g, "general.architecture", &architecture, err));
+    TM_TRY(tm_gguf_get_number(g, "adapter.lora.alpha", 0, &alpha, err));
+    for (int64_t i = 0; i < tm_gguf_tensors(g); i++) {
+        const tm_gguf_tensor *t = tm_gguf_tensor_at(g, i);
+        elements += (double)t->count;
+        if (ends_with(t->name, ".lora_b")) {
+            least = t->ne[0] < least ? t->ne[0] : least;
+            most = t->ne[0] > most ? t->ne[0] : most;
+        }
+    }
+    tm_buf_printf(out, "adapter     %s: a GGUF LoRA for llama.cpp, alpha %g, r %lld", path, alpha, (long long)(most ? least : 0));
+    if (most > least)
+        tm_buf_printf(out, " to %lld", (long long)most);
+    tm_buf_printf(out, "\nbase        architecture %.*s\nmodules     %lld\nparameters  ", (int)(architecture.size < 60 ? architecture.size : 60),
+                  architecture.text ? architecture.text : "", (long long)tm_gguf_tensors(g) / 2);
+    put_count(out, elements);
+    tm_buf_char(out, '\n');
+    return TM_OK;
+}
+
+static tm_status inspect_gguf(const char *path, tm_buf *out, tm_error *err)
+{
+    tm_gguf *g;
+    tm_gguf_text type;
+    TM_TRY(tm_gguf_open(path, &g, err));
+    tm_status st = tm_gguf_get_text(g, "general.type", &type, err);
+    bool adapter = st == TM_OK && type.size == 7 && memcmp(type.text, "adapter", 7) == 0;
+    if (adapter)
+        st = inspect_gguf_adapter(g, path, out, err);
+    tm_gguf_close(g);
+    return st != TM_OK || adapter ? st : inspect_model(path, out, err);
+}
+
+/* --- Which is it? --- */
+
 static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_error *err)
 {
     bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json") || tm_dir_has(r->path, "registers.json"),
          model = tm_dir_has(r->path, "config.json");
+    bool ours = run || adapter || model;
+    if (!ours && r->model)
+        return tm_inspect_data(r, false, out, err); /* a folder of data files */
     if (r->batch)
         return tm_fail(err, TM_USAGE, "%s is a folder: --batch shows examples of a data file or a recipe", r->path);
-    if (!run && !adapter && !model)
+    if (!ours)
         return tm_fail(err, TM_INPUT, "%s: found none of run.json, adapter_config.json, config.json", r->path);
     if (run)
         TM_TRY(inspect_run(r->path, out, err));
@@ -381,12 +428,12 @@ tm_status tm_inspect(const tm_inspect_request *r, char **text, tm_error *err)
     tm_buf out = {0};
     tm_status st = TM_OK;
     *text = NULL;
-    if (!tm_path_exists(r->path))
+    if (!tm_path_exists(r->path) && !strpbrk(r->path, "*?["))
         TM_GO(tm_fail(err, TM_INPUT, "%s: no such file or folder", r->path));
     if (tm_path_is_dir(r->path))
         st = inspect_folder(r, &out, err);
     else if (tm_gguf_is(r->path))
-        st = inspect_model(r->path, &out, err);
+        st = inspect_gguf(r->path, &out, err);
     else
         st = tm_inspect_data(r, ends_with(r->path, ".yaml") || ends_with(r->path, ".yml"), &out, err);
     if (st == TM_OK)

@@ -6,6 +6,8 @@
 #include "base/json.h"
 #include "io/gguf.h"
 #include "io/hf.h"
+#include "text/answers.h"
+#include "train/score.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -89,12 +91,26 @@ tm_status tm_job_cache(const tm_recipe *r, char **out, tm_error *err)
 static tm_status add_eval(tm_job *job, const tm_eval_entry *entry, bool probe, tm_dataset *data, tm_error *err)
 {
     tm_eval_set *set = &job->evals[job->eval_count++];
-    *set = (tm_eval_set){.entry = entry, .probe = probe, .data = data, .examples = tm_dataset_count(data)};
-    if (entry->limit > 0 && entry->limit < set->examples)
-        set->examples = entry->limit;
+    *set = (tm_eval_set){.entry = entry, .probe = probe, .data = data, .examples = tm_eval_examples(data, entry->metric, entry->limit)};
     TM_TRY(TM_NEW(&set->first, job->run.replicas, err));
     TM_TRY(TM_NEW(&set->last, job->run.replicas, err));
     return TM_NEW(&set->best, job->run.replicas, err);
+}
+
+/* What a metric needs beside tokens. */
+static tm_status load_answers(tm_job *job, tm_eval_set *set, const tm_data_settings *settings, tm_error *err)
+{
+    const tm_eval_entry *entry = set->entry;
+    bool generates = tm_metrics[entry->metric].generates;
+    if (!generates && entry->metric != TM_METRIC_CHOICE)
+        return TM_OK;
+    if (!job->tokenizer || entry->data.format == TM_FORMAT_TOKENS)
+        return tm_fail(err, TM_RECIPE, "evaluation %s: metric %s is of texts: it needs rows of text, and a model with a tokenizer",
+                       entry->name, tm_metrics[entry->metric].name);
+    if (entry->metric == TM_METRIC_ROUND_TRIP)
+        return tm_bridge_open(&entry->data, settings, &set->bridge, err);
+    TM_TRY(TM_NEW(&set->answers, 1, err));
+    return tm_answers_load(&entry->data, set->answers, err);
 }
 
 static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
@@ -102,7 +118,8 @@ static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, 
     tm_dataset *data;
     tm_data_settings settings = tm_job_data_settings(job->recipe, job->tokenizer, vocab, job->cache);
     TM_TRY(tm_dataset_load(&entry->data, 1, &settings, pool, &data, err));
-    return add_eval(job, entry, probe, data, err);
+    TM_TRY(add_eval(job, entry, probe, data, err));
+    return load_answers(job, &job->evals[job->eval_count - 1], &settings, err);
 }
 
 /* The rows that val_split holds out become the evaluation `val`. */
@@ -213,6 +230,25 @@ out:
 
 /* --- Settling --- */
 
+/* Ids that end a text: of generation_config.json (one or a list), else the tokenizer's EOS. */
+size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8])
+{
+    size_t count = 0;
+    json_t *json = NULL;
+    tm_error ignored;
+    if (tm_hf_json(model, "generation_config.json", &json, &ignored) == TM_OK && json) {
+        const json_t *eos = json_object_get(json, "eos_token_id");
+        if (json_is_integer(eos))
+            ids[count++] = (int32_t)json_integer_value(eos);
+        for (size_t i = 0; i < json_array_size(eos) && count < 8; i++)
+            ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
+    }
+    json_decref(json);
+    if (!count && tm_tokenizer_eos(tok) >= 0)
+        ids[count++] = tm_tokenizer_eos(tok);
+    return count;
+}
+
 static tm_status settle_steps(tm_job *job, tm_error *err)
 {
     tm_recipe *r = job->recipe;
@@ -270,6 +306,21 @@ static tm_status settle_prompt(tm_job *job, tm_error *err)
     job->run.prompt_ids = job->prompt_ids.id;
     job->run.prompt_id_count = (int64_t)job->prompt_ids.count;
     return st;
+}
+
+/* What metrics of generated text need of the run. */
+static void settle_generation(tm_job *job)
+{
+    tm_run *run = &job->run;
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]);
+        run->cache_tokens = tokens > run->cache_tokens ? tokens : run->cache_tokens;
+    }
+    if (!run->cache_tokens)
+        return;
+    run->cache_tokens += job->recipe->method == TM_METHOD_PROMPT ? job->recipe->prompt_tokens : 0;
+    run->tok = job->tokenizer;
+    run->stops = tm_stop_ids(job->recipe->model, job->tokenizer, run->stop);
 }
 
 /* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
@@ -344,6 +395,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
     settle_micro_batch(job);
+    settle_generation(job);
     run->data = job->data;
     run->evals = job->evals;
     run->eval_count = job->eval_count;
@@ -382,6 +434,10 @@ void tm_job_close(tm_job *job)
     tm_order_destroy(job->order);
     for (int64_t i = 0; i < job->eval_count; i++) {
         tm_dataset_destroy(job->evals[i].data);
+        if (job->evals[i].answers)
+            tm_answers_deinit(job->evals[i].answers);
+        free(job->evals[i].answers);
+        tm_bridge_close(job->evals[i].bridge);
         free(job->evals[i].first);
         free(job->evals[i].last);
         free(job->evals[i].best);

@@ -40,6 +40,9 @@ tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenize
 /* The folder of a recipe's token cache, to be freed; *out NULL where it asks for none. */
 tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MUST_CHECK;
 
+/* Ids that end a generated text. */
+size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8]);
+
 /* The CPU device of the recipe (threads, TEMPER_ISA). */
 tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err) TM_MUST_CHECK;
 

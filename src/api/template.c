@@ -7,7 +7,7 @@
 /* The context without what probes set themselves. */
 static json_t *beside_messages(const json_t *context)
 {
-    json_t *base = json_copy((json_t *)context);
+    json_t *base = tm_json_copy(context, false);
     json_object_del(base, "messages");
     json_object_del(base, "tools");
     json_object_del(base, "add_generation_prompt");

@@ -7,7 +7,6 @@
 #include "base/hash.h"
 #include "base/json.h"
 #include "io/hf.h"
-#include "text/tokenizer.h"
 #include "io/safetensors.h"
 #include "text/dataset.h"
 #include "train/trail.h"

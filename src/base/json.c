@@ -169,3 +169,14 @@ void tm_json_put_number(tm_buf *buf, double value)
         tm_buf_text(buf, ".0"); /* "-0" would read back as the integer 0 */
     tm_buf_text(buf, text + whole + point);
 }
+
+json_t *tm_json_copy(const json_t *value, bool deep)
+{
+    json_t *copy = deep ? json_deep_copy(value) : json_copy((json_t *)value);
+    bool whole = deep ? json_equal(copy, value)
+                      : json_object_size(copy) == json_object_size(value) && json_array_size(copy) == json_array_size(value);
+    if (copy && whole)
+        return copy;
+    json_decref(copy);
+    return NULL;
+}

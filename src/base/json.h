@@ -32,6 +32,10 @@ tm_status tm_json_get_bool(const json_t *object, const char *name, const char *k
 tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback,
                              const char **out, tm_error *err) TM_MUST_CHECK;
 
+/* A copy of an object or list; its values are shared, or with deep copied too. NULL when memory runs out: jansson's
+ * own copies then lack what did not fit. */
+json_t *tm_json_copy(const json_t *value, bool deep);
+
 /* Writing without building a tree: numbers in the shortest form that reads back to the same double
  * (so files are the same bytes everywhere); text is escaped, non-ASCII stays UTF-8. */
 void tm_json_put_string(tm_buf *buf, const char *text);

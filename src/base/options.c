@@ -493,7 +493,8 @@ static tm_status check_path(const loader *l, int line, const char *key, const ch
 {
     if (!path)
         return refuse(l, line, "%s is missing", key);
-    return tm_path_exists(path) ? TM_OK : refuse(l, line, "%s: no such file or folder: %s", key, path);
+    bool pattern = strpbrk(path, "*?[") != NULL; /* of data: the loader says what matches */
+    return pattern || tm_path_exists(path) ? TM_OK : refuse(l, line, "%s: no such file or folder: %s", key, path);
 }
 
 static tm_status check_set_path(const loader *l, const char *key, const char *path)
@@ -534,6 +535,15 @@ static tm_status check_evals(const loader *l, tm_eval_entry *entries, int64_t co
             if (strcmp(entries[i].name, entries[j].name) == 0)
                 return refuse(l, entries[i].line, "%s: two entries are named %.80s; give each a name", list,
                               entries[i].name);
+        int needs = entries[i].metric == TM_METRIC_CHOICE       ? TM_FORMAT_CHOICE
+                    : entries[i].metric == TM_METRIC_ROUND_TRIP ? TM_FORMAT_BRIDGE
+                                                                : TM_FORMAT_AUTO;
+        if (needs != TM_FORMAT_AUTO && entries[i].data.format == TM_FORMAT_AUTO)
+            entries[i].data.format = needs;
+        if (needs != TM_FORMAT_AUTO && entries[i].data.format != needs)
+            return refuse(l, entries[i].line, "%s.%lld: metric %s is for rows of format %s", list, (long long)i,
+                          needs == TM_FORMAT_CHOICE ? "choice" : "round_trip",
+                          needs == TM_FORMAT_CHOICE ? "choice" : "bridge");
         bool kl = entries[i].metric == TM_METRIC_KL;
         if (kl && !isnan(entries[i].max_drop))
             return refuse(l, entries[i].line, "%s.%lld.max_drop: metric kl has a budget in nats: max", list,

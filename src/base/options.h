@@ -38,10 +38,11 @@ enum { TM_RECOMPUTE_AUTO, TM_RECOMPUTE_NONE, TM_RECOMPUTE_FULL };
 enum { TM_SAVE_SOURCE, TM_SAVE_F32, TM_SAVE_BF16, TM_SAVE_F16 };
 enum { TM_BREACH_WARN, TM_BREACH_STOP, TM_BREACH_ROLLBACK };
 enum { TM_FORMAT_AUTO, TM_FORMAT_TEXT, TM_FORMAT_COMPLETION, TM_FORMAT_TOKENS, TM_FORMAT_MESSAGES, TM_FORMAT_SHAREGPT,
-       TM_FORMAT_ALPACA, TM_FORMAT_BRIDGE };
+       TM_FORMAT_ALPACA, TM_FORMAT_BRIDGE, TM_FORMAT_CHOICE };
 enum { TM_LOSS_AUTO, TM_LOSS_ALL, TM_LOSS_COMPLETION, TM_LOSS_ASSISTANT };
 enum { TM_MIX_SIZE, TM_MIX_TOKENS, TM_MIX_ROWS };
-enum { TM_METRIC_LOSS, TM_METRIC_ACCURACY, TM_METRIC_EXACT, TM_METRIC_KL };
+enum { TM_METRIC_LOSS, TM_METRIC_ACCURACY, TM_METRIC_EXACT, TM_METRIC_KL, TM_METRIC_BITS, TM_METRIC_CHOICE,
+       TM_METRIC_EXACT_MATCH, TM_METRIC_EXTRACTED, TM_METRIC_ROUGE_L, TM_METRIC_SARI, TM_METRIC_ROUND_TRIP, TM_METRIC_COUNT };
 
 #define TM_OPT_FIELD(field, key, type, fallback, allowed, aliases, help) TM_OPT_C_##type field;
 
@@ -57,7 +58,7 @@ typedef struct tm_eval_entry {
     tm_data_entry data;
     char *name;
     int metric;
-    int64_t limit;
+    int64_t limit, max_tokens;
     double max_drop, max; /* probes only; NaN = no budget of that kind */
 } tm_eval_entry;
 

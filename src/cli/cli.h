@@ -16,6 +16,7 @@ typedef struct tm_command {
     X(train)            \
     X(eval)             \
     X(generate)         \
+    X(chat)             \
     X(plan)             \
     X(tokenize)         \
     X(tokenizer)        \

@@ -81,7 +81,7 @@ tm_status tm_hf_copy_files(const char *from_dir, const char *to_dir, tm_error *e
     static const char *const names[] = {
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-        "chat_template.json",
+        "chat_template.json", "spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken",
     };
     struct stat from, to;
     if (stat(from_dir, &from) == 0 && stat(to_dir, &to) == 0 && from.st_dev == to.st_dev && from.st_ino == to.st_ino)

@@ -1,8 +1,7 @@
 /* Conversations: see chat.h. */
 #include "text/chat_parts.h"
 
-#include "base/file.h"
-#include "base/json.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,14 +48,11 @@ static tm_status read_tokens(tm_chat *c, const char *model, tm_error *err)
     c->tokens = json_object();
     if (!c->tokens)
         return no_memory(err);
-    for (int i = 0; model && tm_path_is_dir(model) && i < 2; i++) {
-        json_t *config = NULL;
-        char *path = tm_path_join(model, files[i], err);
-        tm_status st = !path ? TM_NO_MEMORY : tm_path_exists(path) ? tm_json_read(path, &config, err) : TM_OK;
-        if (st == TM_OK && config)
-            st = take_tokens(c, config, err);
+    for (int i = 0; model && i < 2; i++) {
+        json_t *config;
+        TM_TRY(tm_hf_json(model, files[i], &config, err));
+        tm_status st = config ? take_tokens(c, config, err) : TM_OK;
         json_decref(config);
-        free(path);
         TM_TRY(st);
     }
     if (!c->tok)

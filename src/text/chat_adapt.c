@@ -78,6 +78,11 @@ static tm_status run_probes(probe *p, tm_chat_shape *s)
     s->text_content = shows(p, "<User Needle>");
     TM_TRY(try(p, PARTS));
     s->part_content = shows(p, "<User Needle>") && !shows(p, "'type'") && !shows(p, "\"type\"");
+    if (!s->text_content && !s->part_content) { /* it needs more than messages: nothing was learned about it */
+        *s = (tm_chat_shape){.system = true, .tool_calls = true, .tool_responses = true, .null_content = true,
+                             .text_content = true, .part_content = true};
+        return TM_OK;
+    }
     TM_TRY(try(p, SYSTEM ", " USER));
     s->system = shows(p, "<System Needle>");
     TM_TRY(try(p, USER ", " ASSISTANT("null", )));
@@ -157,7 +162,7 @@ static tm_status turn_arguments(json_t *function, bool to_object, tm_error *err)
 /* A copy of the message's calls with their arguments turned. */
 static tm_status turn_calls(json_t *message, bool to_object, tm_error *err)
 {
-    json_t *calls = json_deep_copy(json_object_get(message, "tool_calls"));
+    json_t *calls = tm_json_copy(json_object_get(message, "tool_calls"), true);
     if (!calls)
         return no_memory(err);
     tm_status st = TM_OK;
@@ -304,7 +309,7 @@ tm_status tm_chat_adapt(const tm_chat_shape *shape, const json_t *messages, json
             st = tm_fail(err, TM_INPUT, "messages[%zu]: expected an object with a role", i);
             break;
         }
-        json_t *message = json_copy((json_t *)from); /* its values stay shared, none is written to */
+        json_t *message = tm_json_copy(from, false); /* its values stay shared, none is written to */
         st = message ? adapt_one(&a, message) : no_memory(err);
         json_decref(message);
         if (st != TM_OK)

@@ -10,6 +10,8 @@
  * its content is the end of the turn. The spans must then stand in the order of the turns, apart. */
 #include "text/chat_parts.h"
 
+#include "base/json.h"
+
 #include "text/unicode.h"
 
 #include <stdlib.h>
@@ -152,7 +154,7 @@ static tm_status by_difference(turn *t, size_t *begin, size_t *end, bool *found)
     const tm_chat_turns *all = t->all;
     if (!t->mark)
         t->mark = json_pack("{s:s, s:s}", "role", "assistant", "content", MARK);
-    json_t *messages = t->mark ? json_copy((json_t *)all->messages) : NULL;
+    json_t *messages = t->mark ? tm_json_copy(all->messages, false) : NULL;
     if (!messages || json_array_set(messages, t->index, t->mark) != 0) {
         json_decref(messages);
         return tm_fail(t->err, TM_NO_MEMORY, "out of memory");

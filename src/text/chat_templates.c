@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -164,47 +165,35 @@ static tm_status from_json(const json_t *json, const char *path, const char *nam
     return TM_OK;
 }
 
-static tm_status from_json_file(const char *path, const char *name, tm_chat_source *out, bool *found, tm_error *err)
+static tm_status from_any_json(const json_t *json, const char *path, const char *name, tm_chat_source *out, bool *found, tm_error *err)
 {
-    json_t *json;
-    TM_TRY(tm_json_read(path, &json, err));
-    tm_status st;
-    if (!name && json_object_get(json, "user_message_template")) {
-        *found = true;
-        tm_buf_clear(&out->text[0]);
-        st = from_saiga(json, path, &out->text[0], err);
-    } else {
-        st = from_json(json, path, name, out, found, err);
-    }
-    json_decref(json);
-    return st;
+    if (name || !json_object_get(json, "user_message_template"))
+        return from_json(json, path, name, out, found, err);
+    *found = true;
+    tm_buf_clear(&out->text[0]);
+    return from_saiga(json, path, &out->text[0], err);
 }
 
-/* ---- folders ---- */
+/* ---- models ---- */
 
-static tm_status from_folder(const char *model, const char *name, tm_chat_source *out, bool *found, tm_error *err)
+static tm_status from_model(const char *model, const char *name, tm_chat_source *out, bool *found, tm_error *err)
 {
-    static const char *const files[] = {"chat_template.jinja", "tokenizer_config.json", "chat_template.json"};
-    tm_status st = TM_OK;
+    static const char *const files[] = {"tokenizer_config.json", "chat_template.json"};
     *found = false;
-    for (int i = name ? 1 : 0; i < 3 && st == TM_OK && !*found; i++) {
-        char *path = tm_path_join(model, files[i], err);
-        if (!path)
-            return TM_NO_MEMORY;
-        if (tm_path_exists(path)) {
-            tm_buf_clear(&out->text[0]);
-            if (i == 0) {
-                st = tm_file_read(path, TM_JINJA_MAX_BYTES, &out->text[0], err);
-                *found = true;
-            } else {
-                st = from_json_file(path, name, out, found, err);
-            }
-            tm_buf_clear(&out->name);
-            tm_buf_text(&out->name, path);
-        }
-        free(path);
+    tm_buf_clear(&out->text[0]);
+    if (!name)
+        TM_TRY(tm_hf_read(model, "chat_template.jinja", &out->text[0], found, err));
+    tm_buf_printf(&out->name, "%s/%s", model, "chat_template.jinja");
+    for (int i = 0; i < 2 && !*found; i++) {
+        json_t *json;
+        TM_TRY(tm_hf_json(model, files[i], &json, err));
+        tm_buf_clear(&out->name);
+        tm_buf_printf(&out->name, "%s/%s", model, files[i]);
+        tm_status st = json ? from_any_json(json, tm_buf_str(&out->name), name, out, found, err) : TM_OK;
+        json_decref(json);
+        TM_TRY(st);
     }
-    return st;
+    return TM_OK;
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -216,17 +205,21 @@ static bool ends_with(const char *text, const char *end)
 static tm_status from_file(const char *path, tm_chat_source *out, tm_error *err)
 {
     bool found = true;
+    json_t *json;
     if (!ends_with(path, ".json"))
         return tm_file_read(path, TM_JINJA_MAX_BYTES, &out->text[0], err);
-    TM_TRY(from_json_file(path, NULL, out, &found, err));
+    TM_TRY(tm_json_read(path, &json, err));
+    tm_status st = from_any_json(json, path, NULL, out, &found, err);
+    json_decref(json);
+    TM_TRY(st);
     return found ? TM_OK : tm_fail(err, TM_INPUT, "%s: expected \"chat_template\" or \"user_message_template\" in it", path);
 }
 
 tm_status tm_chat_source_read(const char *model, const char *template, tm_chat_source *out, tm_error *err)
 {
-    bool named = template && *template, found = false, dir = model && tm_path_is_dir(model);
-    if (dir)
-        TM_TRY(from_folder(model, named ? template : NULL, out, &found, err));
+    bool named = template && *template, found = false;
+    if (model)
+        TM_TRY(from_model(model, named ? template : NULL, out, &found, err));
     if (!named)
         return found ? tm_buf_check(&out->name, err)
                      : tm_fail(err, TM_RECIPE, "%s: the model has no chat template; template: NAME or FILE gives one (ours: %s)",

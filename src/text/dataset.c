@@ -60,6 +60,30 @@ static void put_map(tm_buf *out, const tm_string_map *map)
     }
 }
 
+/* The files that a chat template may come from, by their hashes. */
+static tm_status put_templates(tm_buf *out, const tm_data_entry *entry, const tm_data_settings *settings, tm_error *err)
+{
+    static const char *const names[] = {"tokenizer_config.json", "chat_template.jinja", "chat_template.json"};
+    tm_sha256 hash;
+    for (size_t i = 0; settings->model && i < sizeof names / sizeof *names; i++) {
+        char *path = tm_path_join(settings->model, names[i], err);
+        tm_status st = path ? TM_OK : TM_NO_MEMORY;
+        if (path && tm_path_exists(path) && (st = tm_sha256_file(path, &hash, err)) == TM_OK)
+            tm_buf_printf(out, "\n%s %s", names[i], hash.hex);
+        free(path);
+        TM_TRY(st);
+    }
+    if (!entry->template)
+        return TM_OK;
+    tm_buf_text(out, "\ntemplate ");
+    tm_json_put_string(out, entry->template);
+    if (tm_path_exists(entry->template) && !tm_path_is_dir(entry->template)) {
+        TM_TRY(tm_sha256_file(entry->template, &hash, err));
+        tm_buf_text(out, hash.hex);
+    }
+    return TM_OK;
+}
+
 /* The name of what tokens were made of. */
 static tm_status cache_key(const tm_data_entry *entry, const tm_data_settings *settings, const tm_sha256 *data,
                            tm_sha256 *key, tm_error *err)
@@ -72,7 +96,9 @@ static tm_status cache_key(const tm_data_entry *entry, const tm_data_settings *s
     put_map(&text, &entry->columns);
     tm_buf_text(&text, "\nroles ");
     put_map(&text, &entry->roles);
-    tm_status st = tm_buf_check(&text, err);
+    tm_status st = put_templates(&text, entry, settings, err);
+    if (st == TM_OK)
+        st = tm_buf_check(&text, err);
     if (st == TM_OK)
         st = tm_sha256_bytes(text.data, text.size, key, err);
     tm_buf_deinit(&text);

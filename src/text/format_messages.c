@@ -14,7 +14,7 @@ static tm_status put_message(const tm_row_rules *r, json_t *message, const char 
     if (!empty && !json_is_string(content) && !json_is_array(content))
         return tm_fail(err, TM_INPUT, "%s: expected text or a list of parts, found %s", content_key,
                        tm_json_type_name(content));
-    json_t *copy = json_copy(message); /* shallow */
+    json_t *copy = tm_json_copy(message, false); /* shallow */
     bool failed = !copy || json_object_set_new_nocheck(copy, "role", json_string_nocheck(role)) != 0 ||
                   (content && json_object_set_nocheck(copy, "content", content) != 0);
     if (copy && strcmp(role_key, "role") != 0)

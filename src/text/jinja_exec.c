@@ -221,20 +221,29 @@ static jj_end iterate(jj_run *r, const jj_node *node, jj_value *items, int depth
     if (!loop || !self || !jj_items(r, items, &loop->source, &loop->source_count))
         return JJ_FAILED;
     *self = (jj_value){.kind = JJ_LOOP, .as.loop = loop};
-    loop->kept = jj_list(r, JJ_LIST, node->c ? 0 : loop->source_count);
+    loop->kept = jj_list(r, JJ_LIST, 0);
     loop->depth0 = depth0;
     loop->node = node;
     loop->scope = outer;
     if (!loop->kept)
         return JJ_FAILED;
+    if (!node->c) { /* all of them, without a copy */
+        loop->kept->as.l.item = loop->source;
+        loop->kept->as.l.count = loop->kept->as.l.capacity = loop->source_at = loop->source_count;
+    }
     jj_end end = JJ_DONE;
+    jj_scope *inner = NULL;
     for (bool there; end != JJ_BROKE; loop->index++) {
         if (!jj_reach(r, loop, loop->index, &there))
             return JJ_FAILED;
         if (!there)
             break;
-        r->scope = jj_enter(r, outer);
-        bool ok = r->scope && jj_store(r, r->t->loop, self) && assign(r, node->a, loop->kept->as.l.item[loop->index]);
+        if (!inner || inner->kept)
+            inner = jj_enter(r, outer);
+        else
+            inner->count = 0;
+        r->scope = inner;
+        bool ok = inner && jj_store(r, r->t->loop, self) && assign(r, node->a, loop->kept->as.l.item[loop->index]);
         end = ok ? jj_exec(r, &node->list) : JJ_FAILED;
         r->scope = outer;
         if (end == JJ_FAILED)
@@ -277,6 +286,8 @@ enum { TAKES_CALLER = 1, TAKES_VARARGS = 2, TAKES_KWARGS = 4 };
 static jj_value *make_macro(jj_run *r, const jj_node *node, const char *name)
 {
     jj_value *macro = jj_take(r, 1, sizeof *macro);
+    for (jj_scope *scope = r->scope; scope && !scope->kept; scope = scope->parent)
+        scope->kept = true;
     if (macro) {
         macro->kind = JJ_MACRO;
         macro->as.m.node = node;

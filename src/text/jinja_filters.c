@@ -381,7 +381,7 @@ static jj_value *f_round(jj_run *r, jj_value *v, args_t a)
     if (!up && !down)
         return v->kind == JJ_FLOAT ? jj_float(r, round_to(v->as.f, places)) : round_int(r, v->as.i, places);
     double scale = pow(10, (double)places), f = jj_number(v) * scale;
-    return jj_float(r, (up ? ceil(f) : floor(f)) / scale);
+    return jj_float(r, ((up ? ceil(f) : floor(f)) + 0.0) / scale); /* Python's are whole numbers: no -0 */
 }
 
 /* ---- others ---- */
@@ -398,9 +398,11 @@ static jj_value *f_attr(jj_run *r, jj_value *v, args_t a)
     jj_value *name = a->item[0];
     if (name->kind != JJ_STRING)
         return jj_fail(r, "attribute name must be string, not '%s'", jj_type(name));
+    if (v->kind == JJ_UNDEFINED)
+        return jj_undefined_error(r, v);
     bool own = v->kind != JJ_DICT || jj_find_method(v, name->as.s.text, name->as.s.size, &forbidden) || forbidden;
-    return own && v->kind != JJ_UNDEFINED ? jj_attribute(r, v, name->as.s.text, name->as.s.size)
-                                          : jj_missing(r, v, name->as.s.text, name->as.s.size);
+    return own ? jj_attribute(r, v, name->as.s.text, name->as.s.size)
+               : jj_missing(r, v, name->as.s.text, name->as.s.size);
 }
 
 static void quote(tm_buf *out, const jj_value *v, bool form)

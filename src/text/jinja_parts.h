@@ -201,6 +201,7 @@ struct jj_scope {
     jj_scope *parent;
     jj_variable *variable;
     size_t count, capacity;
+    bool kept; /* a macro looks through to it: not to be used again */
 };
 
 /* Items are asked for one by one, since a condition may depend on what the body did before. */

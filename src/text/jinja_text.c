@@ -105,7 +105,28 @@ jj_value *jj_lower(jj_run *r, jj_value *s) { return change_case(r, s, all_lower)
 
 static jj_value *str_upper(jj_run *r, jj_value *s, args_t a) { return (void)a, jj_upper(r, s); }
 static jj_value *str_lower(jj_run *r, jj_value *s, args_t a) { return (void)a, jj_lower(r, s); }
-static jj_value *str_casefold(jj_run *r, jj_value *s, args_t a) { return (void)a, jj_lower(r, s); }
+/* Full case folding: what becomes several letters in upper case, then lower case; no final sigma. */
+static jj_value *str_casefold(jj_run *r, jj_value *s, args_t a)
+{
+    (void)a;
+    tm_buf out = {0};
+    for (size_t at = 0, n; at < s->as.s.size; at += n) {
+        uint32_t code = tm_utf8_at(s->as.s.text + at, &n);
+        const char *several = NULL;
+        for (size_t i = 0; i < sizeof special / sizeof special[0]; i++)
+            several = special[i].code == code ? special[i].upper : several;
+        if (several)
+            tm_buf_text(&out, several);
+        else
+            tm_buf_add(&out, code == 0x3c2 ? "\u03c3" : s->as.s.text + at, n);
+    }
+    jj_value *v = jj_string_buf(r, &out), *folded = v ? jj_lower(r, v) : NULL;
+    for (size_t i = 0; folded && i + 1 < folded->as.s.size; i++)
+        if (memcmp(folded->as.s.text + i, "\u03c2", 2) == 0)
+            ((char *)folded->as.s.text)[i + 1] = '\x83'; /* sigma: jj_lower knows ends of words, folding does not */
+    return like(folded, s);
+}
+
 static jj_value *str_capitalize(jj_run *r, jj_value *s, args_t a) { return (void)a, change_case(r, s, capital); }
 static jj_value *str_title(jj_run *r, jj_value *s, args_t a) { return (void)a, change_case(r, s, title); }
 static jj_value *str_swapcase(jj_run *r, jj_value *s, args_t a) { return (void)a, change_case(r, s, swapped); }

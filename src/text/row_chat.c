@@ -54,7 +54,7 @@ tm_status tm_row_conversation(const tm_row_rules *r, const json_t *row, json_t *
     tm_status st = tm_row_list(r, row, TM_COLUMN_TOOLS, &tools, &owned, err);
     *out = NULL;
     if (st == TM_OK) {
-        *out = json_copy((json_t *)row); /* shallow: a template may ask for any key of the row */
+        *out = tm_json_copy(row, false); /* shallow: a template may ask for any key of the row */
         list = tools && json_array_size(tools) ? wrapped_tools(tools) : NULL;
         bool failed = !*out || (tools && json_array_size(tools) && !list) ||
                       json_object_set_nocheck(*out, "messages", messages) != 0 ||

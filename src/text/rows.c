@@ -18,16 +18,19 @@ const tm_format tm_formats[] = {
     [TM_FORMAT_ALPACA] = {"alpaca", BIT(INSTRUCTION) | BIT(OUTPUT), true, false, true, TM_CHAT_WHERE_THERE_IS,
                           tm_format_alpaca},
     [TM_FORMAT_BRIDGE] = {"bridge", BIT(SCENE) | BIT(TEXT), true, false, true, TM_CHAT_WHERE_THERE_IS, tm_format_bridge},
+    [TM_FORMAT_CHOICE] = {"choice", BIT(PROMPT) | BIT(CHOICES) | BIT(ANSWER), .takes_system = true, .is_prompted = true,
+                          .read = tm_format_choice},
 };
 
 /* The order in which formats are tried where rows have the columns of several. */
-static const int detection_order[] = {TM_FORMAT_TOKENS, TM_FORMAT_MESSAGES, TM_FORMAT_SHAREGPT, TM_FORMAT_COMPLETION,
+static const int detection_order[] = {TM_FORMAT_TOKENS, TM_FORMAT_MESSAGES, TM_FORMAT_SHAREGPT, TM_FORMAT_CHOICE, TM_FORMAT_COMPLETION,
                                       TM_FORMAT_ALPACA, TM_FORMAT_BRIDGE,   TM_FORMAT_TEXT};
 enum { FORMATS = sizeof detection_order / sizeof *detection_order, FIRST_ROWS = 10 };
 
 static const char *const column_names[TM_COLUMN_COUNT] = {
     "text",  "prompt",      "completion", "input_ids", "labels",  "messages", "conversations", "system", "tools",
-    "instruction", "input", "output",     "history",   "scene",   "role",     "content",       "from",   "value"};
+    "instruction", "input", "output",     "history",   "scene",   "choices",  "answer",        "source", "references",
+    "role",     "content",       "from",   "value"};
 
 void tm_row_columns(const tm_data_entry *entry, const char **names)
 {

@@ -64,7 +64,8 @@ bool tm_row_is_json(const tm_row_source *source);
 typedef enum tm_column {
     TM_COLUMN_TEXT, TM_COLUMN_PROMPT, TM_COLUMN_COMPLETION, TM_COLUMN_IDS, TM_COLUMN_LABELS, TM_COLUMN_MESSAGES,
     TM_COLUMN_CONVERSATIONS, TM_COLUMN_SYSTEM, TM_COLUMN_TOOLS, TM_COLUMN_INSTRUCTION, TM_COLUMN_INPUT,
-    TM_COLUMN_OUTPUT, TM_COLUMN_HISTORY, TM_COLUMN_SCENE, TM_COLUMN_ROLE, TM_COLUMN_CONTENT, TM_COLUMN_FROM,
+    TM_COLUMN_OUTPUT, TM_COLUMN_HISTORY, TM_COLUMN_SCENE, TM_COLUMN_CHOICES, TM_COLUMN_ANSWER, TM_COLUMN_SOURCE,
+    TM_COLUMN_REFERENCES, TM_COLUMN_ROLE, TM_COLUMN_CONTENT, TM_COLUMN_FROM,
     TM_COLUMN_VALUE, TM_COLUMN_COUNT
 } tm_column;
 enum { TM_COLUMN_NESTED = TM_COLUMN_ROLE }; /* from here on: keys inside a conversation, not of a row */
@@ -196,5 +197,6 @@ tm_status tm_format_messages(const tm_row_rules *, tm_tokens *, const json_t *, 
 tm_status tm_format_sharegpt(const tm_row_rules *, tm_tokens *, const json_t *, int64_t, tm_row_sink *, tm_error *);
 tm_status tm_format_alpaca(const tm_row_rules *, tm_tokens *, const json_t *, int64_t, tm_row_sink *, tm_error *);
 tm_status tm_format_bridge(const tm_row_rules *, tm_tokens *, const json_t *, int64_t, tm_row_sink *, tm_error *);
+tm_status tm_format_choice(const tm_row_rules *, tm_tokens *, const json_t *, int64_t, tm_row_sink *, tm_error *);
 
 #endif

@@ -456,7 +456,9 @@ bool tm_tokenizer_is_in(const char *model)
     char *first = NULL, *second = NULL;
     if (!tm_path_is_dir(model))
         return tm_gguf_is(model);
-    bool there = detect(model, &kind, &first, &second, NULL) == TM_OK && kind;
+    tm_status st = detect(model, &kind, &first, &second, NULL);
+    /* Where the system would not let us look, opening it says why. */
+    bool there = st == TM_OK ? kind != NULL : st == TM_NO_MEMORY || st == TM_IO;
     free(first);
     free(second);
     return there;
@@ -614,15 +616,26 @@ out:
     return st;
 }
 
-static tm_status open_file(const char *path, tm_tokenizer **out, tm_error *err)
+/* By its name; of another name (tokenizer.model.v3) a file of pieces begins with a line feed, and else it is
+ * JSON, or the message says what it is not. */
+static const struct kind *kind_of_file(const char *path)
 {
     const char *file = file_name(path);
-    settings s = {.options = TM_CONVERT_DEFAULTS, .bos_id = -1, .eos_id = -1};
-    const struct kind *kind = &kinds[0]; /* another name: JSON, or the message says what it is not */
-    s.options.class = s.class;
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
         if (!kinds[i].second && name_fits(file, kinds[i].first))
-            kind = &kinds[i];
+            return &kinds[i];
+    FILE *in = fopen(path, "re");
+    int first = in ? getc(in) : EOF, second = in ? getc(in) : EOF;
+    if (in)
+        fclose(in);
+    return &kinds[first == '\n' && second != '{' ? 1 : 0];
+}
+
+static tm_status open_file(const char *path, tm_tokenizer **out, tm_error *err)
+{
+    settings s = {.options = TM_CONVERT_DEFAULTS, .bos_id = -1, .eos_id = -1};
+    const struct kind *kind = kind_of_file(path);
+    s.options.class = s.class;
     TM_TRY(open_with(kind, path, NULL, &s, out, NULL, err));
     default_ends(*out, &s);
     return TM_OK;

@@ -108,16 +108,23 @@ static tm_status read_arrays(const tm_gguf *g, arrays *a, tm_error *err)
     return flag(g, "tokenizer.ggml.remove_extra_whitespaces", &p->remove_extra_whitespaces, err);
 }
 
+tm_status tm_tokenizer_from_gguf(const tm_gguf *g, tm_tokenizer **out, tm_error *err)
+{
+    arrays a = {0};
+    *out = NULL;
+    tm_status st = read_arrays(g, &a, err);
+    if (st == TM_OK)
+        st = tm_tokenizer_from_parts(&a.parts, tm_gguf_name(g), out, err);
+    arrays_deinit(&a);
+    return st;
+}
+
 tm_status tm_tokenizer_open_gguf(const char *path, tm_tokenizer **out, tm_error *err)
 {
     tm_gguf *g;
-    arrays a = {0};
     *out = NULL;
     TM_TRY(tm_gguf_open(path, &g, err));
-    tm_status st = read_arrays(g, &a, err);
-    if (st == TM_OK)
-        st = tm_tokenizer_from_parts(&a.parts, path, out, err);
-    arrays_deinit(&a);
+    tm_status st = tm_tokenizer_from_gguf(g, out, err);
     tm_gguf_close(g);
     return st;
 }

@@ -7,6 +7,8 @@
 
 #include <jansson.h>
 
+/* The tokenizer in an open file. */
+tm_status tm_tokenizer_from_gguf(const tm_gguf *gguf, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 /* What tm_tokenizer_open does with a GGUF file. */
 tm_status tm_tokenizer_open_gguf(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 /* Writes the tokenizer.json that a model folder made out of `model` needs; of a model that is a folder

@@ -1,6 +1,7 @@
 /* Counting pieces of text for the training of a tokenizer, by many threads. The text is cut into parts at places
- * where every pattern cuts: behind a line feed that a printable ASCII character follows. So what is counted does
- * not depend on the parts, and sums do not depend on who adds first. */
+ * where every pattern cuts: behind a line feed between printable ASCII characters (a longer run of white space
+ * would be cut otherwise at the end of a text). So what is counted does not depend on the parts, and sums do not
+ * depend on who adds first. */
 #include "text/tokenizer_train.h"
 
 #include "base/file.h"
@@ -112,9 +113,12 @@ static tm_status count_rows(const tm_tokenizer *tok, worker *w, const char *text
 
 /* ---- parts ---- */
 
+static bool prints(char c) { return c > ' ' && c < 0x7f; }
+
+/* at > 1 */
 static bool cuts_here(const char *text, size_t at, bool rows)
 {
-    return text[at - 1] == '\n' && (rows || (text[at] > ' ' && text[at] < 0x7f));
+    return text[at - 1] == '\n' && (rows || (prints(text[at - 2]) && prints(text[at])));
 }
 
 static tm_status cut_parts(counting *c, size_t size, tm_error *err)

@@ -86,9 +86,9 @@ out:
 static json_t *pack_scores(const tm_scores *s)
 {
     json_t *list = json_array();
-    double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets};
+    double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets, s->score[0], s->score[1], s->way_loss[0], s->way_loss[1]};
     int failed = 0;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 10; i++)
         failed |= json_array_append_new(list, isnan(value[i]) ? json_null() : json_real(value[i]));
     if (!failed)
         return list;
@@ -98,12 +98,12 @@ static json_t *pack_scores(const tm_scores *s)
 
 static void unpack_scores(const json_t *list, tm_scores *s)
 {
-    double value[6];
-    for (size_t i = 0; i < 6; i++) {
+    double value[10];
+    for (size_t i = 0; i < 10; i++) {
         const json_t *item = json_array_get(list, i);
         value[i] = json_is_number(item) ? json_number_value(item) : NAN;
     }
-    *s = (tm_scores){value[0], value[1], value[2], value[3], value[4], isnan(value[5]) ? 0 : (int64_t)value[5]};
+    *s = (tm_scores){value[0], value[1], value[2], value[3], value[4], {value[6], value[7]}, {value[8], value[9]}, isnan(value[5]) ? 0 : (int64_t)value[5]};
 }
 
 /* Infinity (nothing measured yet) is written as null. */

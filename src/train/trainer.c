@@ -8,6 +8,7 @@
 #include "base/philox.h"
 #include "text/tokenizer_gguf.h"
 #include "train/schedule.h"
+#include "train/score.h"
 
 #include <assert.h>
 #include <math.h>
@@ -113,7 +114,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
+                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));
@@ -441,7 +442,7 @@ out:
     return st;
 }
 
-static void put_scores(tm_buf *row, const tm_scores *s)
+static void put_scores(tm_buf *row, int metric, const tm_scores *s)
 {
     tm_buf_text(row, "{\"loss\": ");
     tm_json_put_number(row, s->loss);
@@ -452,18 +453,19 @@ static void put_scores(tm_buf *row, const tm_scores *s)
         put_number(row, "bits_per_byte", s->bits_per_byte);
     if (!isnan(s->kl))
         put_number(row, "kl", s->kl);
+    for (int i = 0; i < 2; i++)
+        if (tm_metrics[metric].key[i])
+            put_number(row, tm_metrics[metric].key[i], s->score[i]);
+    for (int i = 0; i < 2 && metric == TM_METRIC_ROUND_TRIP; i++)
+        put_number(row, i ? "loss_to_scene" : "loss_to_text", s->way_loss[i]);
     tm_buf_char(row, '}');
 }
 
 /* What is worse when it is larger: the value that early stopping and `best` compare. */
 static double badness(const tm_eval_set *set, const tm_scores *s)
 {
-    switch (set->entry->metric) {
-    case TM_METRIC_ACCURACY: return -s->accuracy;
-    case TM_METRIC_EXACT: return -s->exact;
-    case TM_METRIC_KL: return s->kl;
-    default: return s->loss;
-    }
+    double value = tm_metric_value(set->entry->metric, s);
+    return tm_metrics[set->entry->metric].rises ? -value : value;
 }
 
 static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
@@ -473,7 +475,7 @@ static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
     tm_buf_printf(&row, "{\"step\": %lld, \"eval\": {", (long long)t->step);
     for (int64_t i = 0; i < t->run->eval_count; i++) {
         tm_eval_set *set = &t->run->evals[i];
-        TM_GO(tm_trainer_evaluate(t, set, r, &set->last[r], err));
+        TM_GO(tm_trainer_evaluate(t, set, r, &set->last[r], NULL, err));
         if (t->step == 0)
             set->first[r] = set->best[r] = set->last[r];
         if (badness(set, &set->last[r]) < badness(set, &set->best[r]))
@@ -481,7 +483,7 @@ static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
         tm_buf_text(&row, i ? ", " : "");
         tm_json_put_string(&row, set->entry->name);
         tm_buf_text(&row, ": ");
-        put_scores(&row, &set->last[r]);
+        put_scores(&row, set->entry->metric, &set->last[r]);
     }
     tm_buf_text(&row, "}}\n");
     TM_GO(tm_run_folder_row(t->run->folder[r], t->run->folder[r]->metrics, &row, err));
@@ -509,7 +511,8 @@ static void watch_early_stop(tm_trainer *t)
             continue;
         const char *which = metric + 6 + n;
         const tm_scores *s = &set->last[0];
-        double value = strcmp(which, "accuracy") == 0 ? -s->accuracy : strcmp(which, "exact") == 0 ? -s->exact : strcmp(which, "kl") == 0 ? s->kl : s->loss;
+        int named = tm_metric_named(which, strlen(which)), kind = named < 0 ? TM_METRIC_LOSS : named;
+        double value = tm_metrics[kind].rises ? -tm_metric_value(kind, s) : tm_metric_value(kind, s);
         if (value < t->best_metric - t->recipe->early_stop_min_delta) {
             t->best_metric = value;
             t->best_step = t->step;

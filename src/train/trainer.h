@@ -20,7 +20,9 @@ typedef struct tm_seeds {
 tm_seeds tm_seeds_of(const tm_recipe *recipe);
 
 typedef struct tm_scores {
-    double loss, accuracy, exact, kl, bits_per_byte; /* NaN: not measured */
+    double loss, accuracy, exact, kl, bits_per_byte; /* NaN: not measured, as below */
+    double score[2];    /* of the entry's metric: tm_metrics[].key */
+    double way_loss[2]; /* round trip: to the text, to the scene */
     int64_t targets;
 } tm_scores;
 
@@ -30,6 +32,8 @@ typedef struct tm_eval_set {
     bool probe;
     tm_dataset *data;           /* owned */
     int64_t examples;           /* evaluated: all, or the entry's limit */
+    struct tm_answers *answers; /* what rows say beside their tokens; owned; NULL: nothing is needed */
+    struct tm_bridge *bridge;   /* metric round_trip; owned */
     tm_scores *first, *last, *best; /* [R], owned; best by the entry's metric */
     tm_tensor teacher;          /* metric kl: hidden states of the base at every target */
 } tm_eval_set;
@@ -48,6 +52,10 @@ typedef struct tm_run {
     const tm_seeds *seeds;      /* [R] */
     const int32_t *prompt_ids;  /* tokens that a trained prompt starts from; NULL: at random */
     int64_t prompt_id_count;
+    const tm_tokenizer *tok;    /* for metrics of generated text; NULL: none */
+    int32_t stop[8];            /* ids that end it */
+    size_t stops;
+    int64_t cache_tokens;       /* for it; 0: nothing is generated */
     tm_run_folder **folder;     /* [R]; NULL: counting */
     tm_order **order;           /* [R] */
     int64_t steps;
@@ -119,8 +127,8 @@ tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* One optimiser step on the run's next examples, without evaluation or rows. */
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
-/* Scores of a data set for one replica, no gradients. */
-tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_error *err) TM_MUST_CHECK;
+/* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
+tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
 bool tm_eval_due(const tm_trainer *trainer, int64_t step);
 
 /* resume.c */

@@ -62,7 +62,10 @@ tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const c
     tm_st_tensor *tensors = NULL;
     origin *origins = NULL;
     int64_t count = m->params.count;
-    TM_GO(TM_NEW(&tensors, count, err));
+    tm_safetensors *file = NULL;
+    if (m->config.family->beside[0])
+        TM_GO(tm_hf_open_weights(source, &file, err));
+    TM_GO(TM_NEW(&tensors, count + (file ? tm_safetensors_count(file) : 0), err));
     TM_GO(TM_NEW(&origins, count, err));
     TM_GO(tm_dir_create(dir, err));
     for (int64_t i = 0; i < count; i++) {
@@ -71,10 +74,14 @@ tm_status tm_model_save(tm_model *m, const char *source, int save_dtype, const c
         tensors[i] = (tm_st_tensor){.name = p->name, .dtype = file_dtype(p, save_dtype), .ndim = p->ndim, .give = give_param,
                                     .shape = {p->ndim == 1 || p->turned ? p->cols : p->rows, p->turned ? p->rows : p->cols}, .source = &origins[i]};
     }
+    for (int64_t i = 0; file && i < tm_safetensors_count(file); i++) /* what temper leaves alone goes along: vision */
+        if (tm_family_beside(m->config.family, tm_safetensors_at(file, i)->name))
+            tensors[count++] = *tm_safetensors_at(file, i);
     TM_GO(tm_hf_copy_files(source, dir, err));
     TM_GO(write_config(m, source, save_dtype, dir, err));
     TM_GO(tm_hf_write_model(dir, tensors, count, TM_HF_SHARD_BYTES, err));
 out:
+    tm_safetensors_close(file);
     free(origins);
     free(tensors);
     return st;

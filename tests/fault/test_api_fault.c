@@ -11,7 +11,7 @@
 
 #include <sched.h>
 
-enum { STEPS = 4, POINTS = 60 };
+enum { STEPS = 4, POINTS = 40 };
 
 static uint64_t seed;
 static tm_status last; /* of the operation that is being checked */
@@ -157,6 +157,7 @@ static void resuming_survives(void **state)
 
 /* --- What reads --- */
 
+static const char *scored, *scored_metric;
 static char *expected, *got; /* text of a command without failures, and with */
 
 /* A command that gives a text: on success the whole, and otherwise none. */
@@ -206,13 +207,50 @@ static void planning_survives(void **state)
 static tm_status run_eval(tm_error *err)
 {
     char *arguments[] = {"threads=1", "train.seq=64"};
-    return last = tm_eval(stories, NULL, scratch("text.jsonl"), arguments, 2, true, &got, err);
+    tm_eval_request request = {.model = stories, .data = scratch("text.jsonl"), .overrides = arguments, .override_count = 2, .json = true};
+    return last = tm_eval(&request, &got, err);
 }
 
 static tm_status run_eval_adapter(tm_error *err)
 {
     char *arguments[] = {"threads=1", "eval.0.format=tokens"};
-    return last = tm_eval(scratch("model"), scratch("reference"), scratch("held.jsonl"), arguments, 2, true, &got, err);
+    tm_eval_request request = {.model = scratch("model"), .adapter = scratch("reference"), .data = scratch("held.jsonl"),
+                               .overrides = arguments, .override_count = 2, .json = true};
+    return last = tm_eval(&request, &got, err);
+}
+
+/* Choices and generated text; the items too are whole or not there. */
+static tm_status run_scores(tm_error *err)
+{
+    char *arguments[] = {"threads=1", "train.seq=64", "eval.0.max_tokens=3"};
+    tm_eval_request request = {.model = stories, .data = scratch(scored), .metric = scored_metric, .items = scratch("items.jsonl"),
+                               .overrides = arguments, .override_count = 3, .json = true};
+    return last = tm_eval(&request, &got, err);
+}
+
+static void check_scores(void)
+{
+    if (last == TM_OK)
+        assert_true(tm_path_exists(scratch("items.jsonl")));
+    unlink(scratch("items.jsonl"));
+    check_text();
+}
+
+static void scores_survive(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"choice.jsonl", "choice", "{\"prompt\": \"A\", \"choices\": [\"b\", \"c\"], \"answer\": 1}\n"},
+        {"sari.jsonl", "sari", "{\"prompt\": \"A\", \"completion\": \"b\", \"references\": [\"x\", \"y\"], \"source\": \"z\"}\n"},
+        {"bridge.jsonl", "round_trip", "{\"scene\": \"A\", \"text\": \"b\"}\n"}};
+    for (int i = 0; i < 3; i++) {
+        scored = cases[i][0];
+        scored_metric = cases[i][1];
+        OK(tm_file_write(scratch(scored), cases[i][2], strlen(cases[i][2]), err));
+        fault_sample(scored_metric, POINTS, seed, run_scores, check_scores);
+        free(expected);
+        expected = NULL;
+    }
 }
 
 static void evaluation_survives(void **state)
@@ -343,11 +381,13 @@ static void init_survives(void **state)
 
 /* --- Merging --- */
 
+static tm_merge_how merge_how;
+
 static tm_status run_merge(tm_error *err)
 {
-    tm_merge_source sources[] = {{.adapter = scratch("reference"), .scale = 0.5}};
+    tm_merge_source sources[] = {{.adapter = scratch("reference"), .scale = 0.5}, {.adapter = scratch("other"), .scale = 1}};
     tm_merge_request request = {.model = scratch("model"), .out = scratch("merged"), .sources = sources,
-                                .source_count = 1, .threads = 1};
+                                .source_count = 2, .threads = 1, .how = merge_how, .density = 0.5};
     return last = tm_merge(&request, &got, err);
 }
 
@@ -364,12 +404,17 @@ static void check_merge(void)
 static void merging_survives(void **state)
 {
     (void)state;
-    OK(run_merge(err));
-    OK(tm_path_move(scratch("merged"), scratch("merged-reference"), err));
-    expected = got;
-    fault_sample("merge", POINTS, seed, run_merge, check_merge);
-    free(expected);
-    expected = NULL;
+    static const tm_merge_how hows[] = {TM_MERGE_SUM, TM_MERGE_TIES, TM_MERGE_DARE};
+    for (int i = 0; i < 3; i++) {
+        merge_how = hows[i];
+        OK(run_merge(err));
+        OK(tm_path_move(scratch("merged"), scratch("merged-reference"), err));
+        expected = got;
+        fault_sample("merge", POINTS, seed, run_merge, check_merge);
+        free(expected);
+        expected = NULL;
+        remove_folder("merged-reference");
+    }
 }
 
 static int begin(void **state)
@@ -401,7 +446,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(training_survives),   cmocka_unit_test(full_training_survives),
         cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives),
-        cmocka_unit_test(evaluation_survives), cmocka_unit_test(generation_survives),
+        cmocka_unit_test(evaluation_survives), cmocka_unit_test(scores_survive), cmocka_unit_test(generation_survives),
         cmocka_unit_test(comparing_survives),  cmocka_unit_test(inspecting_survives),
         cmocka_unit_test(merging_survives),    cmocka_unit_test(verifying_survives),
         cmocka_unit_test(tokenizing_survives), cmocka_unit_test(init_survives)};

@@ -1,6 +1,7 @@
 /* Any bytes as a GGUF file: an error, or a file whose values and tensors can all be read; and what is made
- * of it as a model folder, which may be refused as well. */
+ * of it as a model folder and as a tokenizer, which may be refused as well. */
 #include "io/gguf_model.h"
+#include "text/tokenizer_gguf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +69,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         must_say(tm_gguf_hf_file(g, files[k], &out, &there, &err), &err);
         tm_buf_deinit(&out);
     }
+    tm_tokenizer *tok;
+    err = (tm_error){0};
+    must_say(tm_tokenizer_from_gguf(g, &tok, &err), &err);
+    tm_tokenizer_close(tok);
     tm_safetensors *weights;
     err = (tm_error){0};
     st = tm_gguf_weights(g, &weights, &err);

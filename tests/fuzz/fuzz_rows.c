@@ -51,11 +51,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!f || fwrite(data + 2, 1, size - 2, f) != size - 2 || fclose(f) != 0)
         abort();
     int64_t vocab = tm_tokenizer_vocab_size(tok), seq = data[0] & 16 ? 4 : 64;
+    static char template[] = "chatml";
     tm_data_entry entry = {.path = path,
                            .format = (data[0] & 3) | (data[1] & 1) << 2,
                            .loss = data[0] >> 2 & 3,
                            .weight = 1,
                            .dedup = data[1] & 4,
+                           .template = data[1] & 8 ? template : NULL,
                            .val_split = data[0] & 32 ? 0.5 : 0};
     tm_data_settings settings = {.tok = data[0] & 64 ? NULL : tok, .vocab_size = vocab, .seq = seq};
     tm_dataset *d = NULL, *held = NULL;

@@ -276,6 +276,7 @@ int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
         CASE("gemma2-full"), CASE("gemma2-lora"), CASE("gemma3-full"), CASE("gemma3-lora"), CASE("gpt2-full"), CASE("gpt2-lora"),
+        CASE("dynamic-lora"), CASE("gemma-full"), CASE("gemma3mix-lora"), CASE("phi3-full"), CASE("phi3-lora"), CASE("qwen1-full"), CASE("qwen1-lora"), CASE("yarn-lora"),
         CASE("llama-dora"), CASE("llama-full"), CASE("llama-lora"), CASE("llama-lora-accum"), CASE("llama3rope-full"), CASE("llama3rope-lora"),
         CASE("mistral-full"), CASE("mistral-lora"), CASE("qwen2-bitfit"), CASE("qwen2-freeze1"), CASE("qwen2-full"), CASE("qwen2-lora"),
         CASE("qwen2-lora-masked"), CASE("qwen2-lora-qv"), CASE("qwen2-rslora"), CASE("qwen3-full"), CASE("qwen3-lora"), CASE("wide-lora"),

@@ -21,6 +21,7 @@ checks, failures = 0, 0
 NULL_LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *a: None)
 llama_cpp.llama_log_set(NULL_LOG, None)
 
+CACHE = dict(type_k=0, type_v=0)  # keys and values in F32: F16, the default, is a difference of its own
 TEXTS = ["Once upon a time, there was a little dog.", " leading space", "two  spaces   three", "Ёжик в тумане, 42!", "don't  I'LL we've",
          "你好，世界 🙂👍🏽", "tabs\tand\nnew\n\nlines\r\n", "1234567890 3.14159", "a", "", "<s>not special</s> <|im_start|>", "é è ñ ẞ", "x" * 300]
 
@@ -69,7 +70,7 @@ def logits_temper(model, ids, adapter=None):
 
 
 def logits_llama(model, ids, lora=None):
-    l = Llama(model, n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False, lora_path=lora, flash_attn=False)
+    l = Llama(model, n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False, lora_path=lora, flash_attn=False, **CACHE)
     l.eval(ids)
     out = np.array(l.scores[:len(ids)], dtype=np.float32)
     l.close()
@@ -133,13 +134,27 @@ def tokens(name, model, path):
 
 def greedy(name, model, path, prompt, n):
     ours = temper("generate", "--model", model, "--prompt", prompt, "--max-tokens", str(n), "--temperature", "0").stdout.rstrip("\n")
-    l = Llama(path, n_ctx=512, n_threads=1, verbose=False)
+    l = Llama(path, n_ctx=512, n_threads=1, verbose=False, logits_all=True, flash_attn=False, **CACHE)
     start = l.tokenize(prompt.encode(), add_bos=True, special=True) if prompt else [l.token_bos()]
-    theirs = l.create_completion(start, max_tokens=n, temperature=0.0, repeat_penalty=1.0)["choices"][0]["text"]
+    ids = list(start)
+    l.eval(ids)
+    tie = None  # of a random model: where the two best logits differ by less than two programs' rounding
+    while len(ids) < len(start) + n:
+        row = np.asarray(l.scores[len(ids) - 1])
+        best, second = (int(i) for i in np.argsort(-row, kind="stable")[:2])
+        if tie is None and row[best] - row[second] < 1e-4 * np.abs(row).max():
+            tie = len(ids)
+        if best == l.token_eos():
+            break
+        ids.append(best)
+        l.eval([best])
     l.close()
-    same = ours.strip() == theirs.strip()
-    common = os.path.commonprefix([ours.strip(), theirs.strip()])
-    check(f"{name}: greedy text of {n} tokens", same, "equal" if same else f"equal for {len(common)} of {len(ours)} characters")
+    whole, before, sure = (json.loads(r) for r in temper("tokenize", "--tokenizer", model, "--jsonl", "/dev/stdin", "--decode",
+                                                          text=f"{json.dumps(ids)}\n{json.dumps(start)}\n{json.dumps(ids[:tie])}\n").stdout.splitlines())
+    theirs, sure = (t[len(before) if prompt else 0:].replace("<s>", "").strip() for t in (whole, sure))
+    same = ours.strip() == theirs
+    said = "equal" if same else f"equal up to a tie at token {tie - len(start)}" if tie and ours.strip().startswith(sure.rstrip("\ufffd")) else "differs"
+    check(f"{name}: greedy text of {n} tokens", said != "differs", said)
 
 
 def quantise(source, kind, pure):
@@ -196,21 +211,99 @@ def adapters(name, model, base, keys):
         for i in range(8):
             f.write(json.dumps({"input_ids": [int(x) for x in rng.integers(3, 500, 40)]}) + "\n")
     temper("train", "--model", model, "--data", data, "--out", run, "data.0.format=tokens", "train.steps=12", "train.batch=4", "train.lr=0.01",
-           "train.warmup_steps=0", "keep.monitor=null" if False else "train.seed=3", *keys)
+           "train.warmup_steps=0", "train.seed=3", *keys)
     path = f"{work}/{name}-lora.gguf"
     said = temper("export", "--model", model, "--adapter", run, "--gguf", path, "--adapter-only").stderr.strip()
     ids = [int(x) for x in rng.integers(3, 500, 30)]
     plain, ours, theirs = logits_temper(model, ids), logits_temper(model, ids, run), logits_llama(base, ids, path)
     moved = kl(plain, ours)
     check(f"{name}: the adapter changes something", moved > 1e-3, f"KL {moved:.3g}; {said}")
-    compare(f"{name}: logits with the adapter, llama.cpp against temper", ours, theirs, 2e-5)
+    compare(f"{name}: logits with the adapter, llama.cpp against temper", ours, theirs, 1e-7)
     merged, _ = export(model, f"{name}-merged", "f32", "--adapter", run)
-    compare(f"{name}: logits of the merged export in llama.cpp", ours, logits_llama(merged, ids), 2e-5)
+    compare(f"{name}: logits of the merged export in llama.cpp", ours, logits_llama(merged, ids), 1e-7)
+
+
+def make_phi3():
+    """A random Phi-3: fused q, k, v and gate, up; a part of each head rotated."""
+    d = f"{work}/phi3"
+    os.makedirs(d)
+    C, F, L, V, H, K, D = 64, 96, 3, 128, 4, 2, 16
+    config = dict(architectures=["Phi3ForCausalLM"], model_type="phi3", vocab_size=V, hidden_size=C, intermediate_size=F, num_hidden_layers=L,
+                  num_attention_heads=H, num_key_value_heads=K, max_position_embeddings=128, original_max_position_embeddings=128, rms_norm_eps=1e-5,
+                  rope_theta=10000.0, tie_word_embeddings=False, hidden_act="silu", sliding_window=None, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    json.dump(config, open(f"{d}/config.json", "w"))
+    n = lambda *s: rng.standard_normal(s).astype(np.float32)
+    t = {"model.embed_tokens.weight": n(V, C), "lm_head.weight": n(V, C) * 0.3, "model.norm.weight": 1 + 0.1 * n(C)}
+    for i in range(L):
+        p = f"model.layers.{i}."
+        for name, rows, cols in (("self_attn.qkv_proj", (H + 2 * K) * D, C), ("self_attn.o_proj", C, H * D), ("mlp.gate_up_proj", 2 * F, C), ("mlp.down_proj", C, F)):
+            t[f"{p}{name}.weight"] = n(rows, cols) / np.sqrt(cols)
+        t[p + "input_layernorm.weight"] = 1 + 0.1 * n(C)
+        t[p + "post_attention_layernorm.weight"] = 1 + 0.1 * n(C)
+    save(f"{d}/model.safetensors", t)
+    return d
+
+
+def family(name, model, adapter):
+    """A tiny model without a tokenizer, and an adapter: llama.cpp computes the same. GELU is a table of f16 there."""
+    copy = f"{work}/{name}"
+    if not os.path.exists(copy):
+        shutil.copytree(model, copy)
+    config = json.load(open(f"{copy}/config.json"))
+    if "query_pre_attn_scalar" in config:  # llama.cpp knows no other scale of scores than the head size
+        config["query_pre_attn_scalar"] = config["head_dim"]
+        json.dump(config, open(f"{copy}/config.json", "w"))
+    path, _ = export(copy, name, "f32")
+    positions = config.get("sliding_window") if config["model_type"] == "mistral" else None
+    ids = [int(x) for x in rng.integers(3, 120, positions or 48)]
+    compare(f"{name} f32: logits, llama.cpp against the source in temper", logits_temper(copy, ids), logits_llama(path, ids), 1e-7)
+    compare(f"{name} f32: logits of the file, both ways", logits_temper(copy, ids), logits_temper(path, ids), 1e-12)
+    if adapter and os.path.exists(adapter):
+        lora = f"{work}/{name}-adapter.gguf"
+        temper("export", "--model", copy, "--adapter", adapter, "--gguf", lora, "--adapter-only")
+        ours = logits_temper(copy, ids, adapter)
+        check(f"{name}: the adapter changes something", kl(logits_temper(copy, ids), ours) > 1e-6, "yes")
+        compare(f"{name}: logits with PEFT's adapter, llama.cpp against temper", ours, logits_llama(path, ids, lora), 1e-7)
+
+
+def blocks():
+    """ggml's blocks against ggml's own library: random bits unpacked, floats of eight kinds packed."""
+    library = f"{work}/blocks.so"
+    subprocess.run(["cc", "-std=gnu17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-Isrc", "-Iinclude", "src/io/ggml_quant.c", "src/io/ggml_pack.c",
+                    "src/base/dtype.c", "-o", library, "-lm"], check=True)
+    ours, theirs = ctypes.CDLL(library), ctypes.CDLL(os.path.join(os.path.dirname(llama_cpp.__file__), "lib", "libggml-base.so"))
+    ours.tm_ggml_type_of.restype = ctypes.c_void_p
+    at = lambda a: a.ctypes.data_as(ctypes.c_void_p)
+    N, n = 256 * 400, ctypes.c_int64(256 * 400)
+    inputs = [rng.standard_normal(N) * .02, rng.standard_t(2, N) * .01, rng.uniform(0, 1, N), rng.uniform(-3, -2, N), np.round(rng.standard_normal(N) * 3) / 8,
+              rng.standard_normal(N) * (rng.random(N) < .05), rng.standard_normal(N) * 1e-6, np.repeat(rng.standard_normal(N // 64), 64)]
+    kinds = {"q4_0": (2, 32, 18), "q4_1": (3, 32, 20), "q5_0": (6, 32, 22), "q5_1": (7, 32, 24), "q8_0": (8, 32, 34), "q2_K": (10, 256, 84), "q3_K": (11, 256, 110),
+             "q4_K": (12, 256, 144), "q5_K": (13, 256, 176), "q6_K": (14, 256, 210), "iq4_nl": (20, 32, 18), "iq4_xs": (23, 256, 136), "tq2_0": (35, 256, 66)}
+    for name, (number, block, size) in kinds.items():
+        kind = ctypes.c_void_p(ours.tm_ggml_type_of(ctypes.c_uint32(number)))
+        bits = rng.integers(0, 256, N // block * size, dtype=np.uint8)
+        a, b = np.zeros(N, np.float32), np.zeros(N, np.float32)
+        getattr(theirs, f"dequantize_row_{name}")(at(bits), at(a), n)
+        ours.tm_ggml_unpack(kind, at(bits), at(b), n)
+        differ = int(((a.view(np.uint32) != b.view(np.uint32)) & ~(np.isnan(a) & np.isnan(b))).sum())
+        packed = 0
+        if name in ("q4_0", "q5_0", "q5_1", "q8_0", "q4_K", "q5_K", "q6_K"):
+            for x in inputs:
+                x, p, q = x.astype(np.float32), np.zeros(N // block * size, np.uint8), np.zeros(N // block * size, np.uint8)
+                getattr(theirs, f"quantize_row_{name}_ref")(at(x), at(p), n)
+                ours.tm_ggml_pack(kind, at(x), at(q), n)
+                packed += int((p != q).sum())
+        check(f"blocks {name}", differ == 0 and packed == 0, f"{differ} of {N} unpacked values differ, {packed} packed bytes")
 
 
 print(f"llama-cpp-python {llama_cpp.__version__}")
+blocks()
+for name in ("llama", "llama3rope", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"):
+    golden = f"tests/data/golden/{name}-lora"
+    family(name, f"{golden}/model", f"{golden}/adapter_final")
+family("phi3", make_phi3(), None)
 stories, qwen = "models/stories260K", make_qwen()
-BOUNDS = {"f32": 2e-5, "f16": 1e-3, "bf16": 2e-2, "q8_0": 2e-2, "q4_k_m": 0.5}
+BOUNDS = {"f32": 1e-7, "f16": 1e-3, "bf16": 2e-2, "q8_0": 2e-2, "q4_k_m": 0.5}
 for name, model, prompt in (("stories260K", stories, ""), ("qwen2", qwen, "The little dog")):
     ids = [int(x) for x in rng.integers(3, 500, 60)]
     source = logits_temper(model, ids)
@@ -220,11 +313,12 @@ for name, model, prompt in (("stories260K", stories, ""), ("qwen2", qwen, "The l
         files[kind] = path
         compare(f"{name} {kind}: logits, llama.cpp against the source in temper", source, logits_llama(path, ids), bound)
         # The same file in both: what remains is how activations are rounded in llama.cpp.
-        compare(f"{name} {kind}: logits of the file, llama.cpp against temper", logits_temper(path, ids), logits_llama(path, ids), {"f32": 2e-5, "f16": 1e-3, "bf16": 2e-2}.get(kind, 5e-2))
+        compare(f"{name} {kind}: logits of the file, llama.cpp against temper", logits_temper(path, ids), logits_llama(path, ids), {"f32": 1e-7, "f16": 1e-3, "bf16": 2e-2}.get(kind, 5e-2))
     tokens(name, model, files["f32"])
     tokens(f"{name}, the tokenizer in the GGUF file", files["f32"], files["f32"])
     greedy(f"{name} f32", model, files["f32"], prompt, 199)
-    greedy(f"{name} f16", files["f16"], files["f16"], prompt, 199)
+    if name == "stories260K":  # the random model has near ties, and llama.cpp rounds activations to f16 there
+        greedy(f"{name} f16", files["f16"], files["f16"], prompt, 199)
     same_tensors(f"{name}: Q8_0 as llama-quantize writes it", files["q8_0"], quantise(files["f32"], 7, False)) if name == "qwen2" else None
     same_tensors(f"{name}: Q4_K_M as llama-quantize writes it", files["q4_k_m"], quantise(files["f32"], 15, False))
     adapters(name, model, files["f32"], ["lora.r=4", "lora.alpha=8"])

@@ -79,13 +79,21 @@ static void same_config(const char *model, const char *gguf)
     assert_true(a.norm_eps == b.norm_eps);
     assert_int_equal(a.activation, b.activation);
     assert_int_equal(a.tied, b.tied);
-    assert_int_equal(a.rope[0].kind, b.rope[0].kind);
-    float *f = calloc((size_t)a.head_size, 4), *g = calloc((size_t)a.head_size, 4);
-    tm_rope_frequencies(&a.rope[0], 0, false, f);
-    tm_rope_frequencies(&b.rope[0], 0, false, g);
-    assert_memory_equal(f, g, (size_t)a.head_size / 2 * 4);
-    free(f);
-    free(g);
+    assert_int_equal(a.ropes, b.ropes);
+    assert_true(a.score_scale == b.score_scale && a.score_cap == b.score_cap && a.head_cap == b.head_cap);
+    for (int32_t i = 0; i < a.ropes; i++) {
+        float *f = calloc((size_t)a.head_size, 4), *g = calloc((size_t)a.head_size, 4);
+        assert_int_equal(a.rope[i].kind, b.rope[i].kind);
+        assert_int_equal(a.rope[i].size, b.rope[i].size);
+        tm_rope_frequencies(&a.rope[i], 1, false, f);
+        tm_rope_frequencies(&b.rope[i], 1, false, g);
+        assert_memory_equal(f, g, (size_t)a.rope[i].size / 2 * 4);
+        free(f);
+        free(g);
+    }
+    for (int64_t i = 0; i < a.layers; i++)
+        if (strstr(model, "mistral") == NULL)
+            assert_int_equal(a.window[i], b.window[i]);
     tm_model_config_deinit(&a);
     tm_model_config_deinit(&b);
 }

@@ -303,6 +303,12 @@ static void order_and_settings(void **state)
     assert_string_equal(tm_tokenizer_token(tok, 2), "<end>");
     expect_ids(tok, "<end>", false, IDS(2));
     tm_tokenizer_close(tok);
+    char path[80];
+    copy_to(DATA "spm/bpe.model", dir, "tokenizer.model.v3"); /* a name that is no kind's */
+    snprintf(path, sizeof path, "%s/tokenizer.model.v3", dir);
+    tok = open_tokenizer(path);
+    assert_int_equal(tm_tokenizer_vocab_size(tok), 500);
+    tm_tokenizer_close(tok);
     put(dir, "tokenizer_config.json", "{\"tokenizer_class\": \"XLMRobertaTokenizer\"}");
     assert_int_equal(tm_tokenizer_open(dir, &tok, &err), TM_UNSUPPORTED);
     put(dir, "tokenizer_config.json", "[]");

@@ -120,6 +120,68 @@ static void threads_change_nothing(void **state)
     unlink(path);
 }
 
+static tm_status count_piece(void *context, const char *piece, size_t size, tm_error *e)
+{
+    return tm_word_counts_add(context, piece, size, 1, e);
+}
+
+/* The parts that threads take are cut where the pattern cuts: the same pieces as of the text in one. */
+static void parts_cut_nothing(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"a", "Zz", " ", "  ", "\n", "\n", "\n\n\n", "\t", "\r\n", "12", "!", ".\n", "e\u0301", "漢", "\u00a0", "'s"};
+    static const char *const patterns[] = {"gpt-2", "qwen2", "llama3"};
+    char path[] = "/tmp/temper-train-XXXXXX.txt";
+    uint64_t seed = (uint64_t)time(NULL);
+    uint32_t at = 0;
+    tm_buf text = {0};
+    tm_pool *pool;
+    close(mkstemps(path, 4));
+    while (text.size < (5 << 19)) {
+        tm_philox p = tm_philox_at(seed, at++, 0, 0, 0);
+        for (int i = 0; i < 4; i++)
+            tm_buf_text(&text, words[p.word[i] % 16]);
+    }
+    put_text(path, &text);
+    ok(tm_pool_create(2, &pool, &err));
+    for (int i = 0; i < 3; i++) {
+        tm_tokenizer_recipe recipe = {.family = tm_family_named(patterns[i]), .vocab = 256};
+        tm_word_counts parts = {0}, whole = {0};
+        tm_buf json = {0}, a = {0}, b = {0}, buffers[4] = {0};
+        tm_match_memory memory;
+        tm_tokenizer *tok;
+        const char *normal = text.data;
+        size_t size = text.size;
+        bool first = true;
+        ok(tm_tokenizer_learn(&recipe, NULL, &json, &err));
+        ok(tm_tokenizer_parse(json.data, json.size, "cutter", &tok, &err));
+        ok(tm_match_memory_init(&memory, &err));
+        ok(tm_words_of_file(tok, path, pool, &parts, &err));
+        ok(tm_normalizer_run(&tok->normalizer, &memory, &a, &b, &normal, &size, &first, &err));
+        tm_splitting run = {&tok->splitter, &memory, buffers, count_piece, &whole, &err};
+        ok(tm_splitter_run(&run, 0, normal, size, true));
+        if (parts.words.ids != whole.words.ids)
+            fail_msg("seed %llu, %s: %d pieces, expected %d", (unsigned long long)seed, patterns[i], parts.words.ids, whole.words.ids);
+        for (int32_t w = 0; w < whole.words.ids; w++) {
+            int32_t other = tm_vocab_find(&parts.words, whole.words.text.data + whole.words.start[w], whole.words.length[w]);
+            if (other < 0 || parts.count[other] != whole.count[w])
+                fail_msg("seed %llu, %s: \"%s\" differs", (unsigned long long)seed, patterns[i], whole.words.text.data + whole.words.start[w]);
+        }
+        tm_word_counts_deinit(&parts);
+        tm_word_counts_deinit(&whole);
+        tm_match_memory_deinit(&memory);
+        tm_tokenizer_close(tok);
+        tm_buf_deinit(&json);
+        tm_buf_deinit(&a);
+        tm_buf_deinit(&b);
+        for (int k = 0; k < 4; k++)
+            tm_buf_deinit(&buffers[k]);
+    }
+    tm_pool_destroy(pool);
+    tm_buf_deinit(&text);
+    unlink(path);
+}
+
 /* The strings of rows are texts; other strings are not. */
 static void rows(void **state)
 {
@@ -270,6 +332,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_peer), cmocka_unit_test(round_trip), cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(parts_cut_nothing),
         cmocka_unit_test(rows), cmocka_unit_test(equals_slow), cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests_name("tokenizer_train", tests, NULL, NULL);

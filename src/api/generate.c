@@ -63,7 +63,7 @@ static tm_status encode_pieces(const tm_tokenizer *tok, tm_tokens *scratch, cons
     return TM_OK;
 }
 
-/* Gates of every token of the prompt; those behind the last tag stay in force. */
+/* Gates of every token of the prompt, and of what is generated behind it. */
 static tm_status gates_of_tags(tm_inference *inf, const tags *found, size_t count, tm_error *err)
 {
     size_t K = (size_t)inf->tuning.registers.count, next = 0;

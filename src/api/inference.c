@@ -91,7 +91,11 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
         TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
     tm_model_begin_step(&inf->model, NULL);
     TM_GO(TM_NEW(&inf->gates, inf->tuning.registers.count + 1, err));
-    if (s->registers)
+    if (s->registers && strcmp(s->registers, "auto") == 0) {
+        if (!s->adapter || !tm_router_there(s->adapter))
+            TM_GO(tm_fail(err, TM_USAGE, "--register auto: %s has no router (lora.router: true learns one)", s->adapter ? s->adapter : "the base"));
+        TM_GO(tm_router_read(s->adapter, inf->model.config.width, inf->tuning.registers.count, &inf->router, err));
+    } else if (s->registers)
         TM_GO(tm_registers_parse(&inf->tuning.registers, s->registers, "--register", inf->gates, err));
 out:
     if (st != TM_OK)
@@ -107,6 +111,8 @@ void tm_inference_close(tm_inference *inf)
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
     free(inf->gates);
+    tm_router_deinit(&inf->router);
+    free(inf->prompt_gates);
     *inf = (tm_inference){0};
 }
 
@@ -184,6 +190,38 @@ static int32_t choose(void *context, const float *logits, int64_t position)
     return stops || (s->token && !s->token(s->context, id)) ? -1 : id;
 }
 
+tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t count, tm_error *err)
+{
+    tm_model *m = &inf->model;
+    int64_t C = m->config.width, most = inf->batch.max_tokens;
+    double *sum = NULL;
+    float *rows = NULL;
+    tm_status st = TM_OK;
+    TM_GO(TM_NEW(&sum, C, err));
+    TM_GO(TM_NEW(&rows, most * C, err));
+    m->linear.base_only = true;
+    inf->batch.cached = true;
+    inf->fed.count = 0; /* what the cache holds from here on is the base's */
+    for (int64_t past = 0, n; past < count; past += n) {
+        n = count - past < most ? count - past : most;
+        tm_batch_item item = {.ids = prompt + past, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
+        tm_batch_fill(&inf->batch, &item, 1);
+        tm_model_forward(m, &inf->batch);
+        inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
+        for (int64_t i = past == 0 && count > 1 ? C : 0; i < n * C; i++)
+            sum[i % C] += rows[i];
+    }
+    m->linear.base_only = inf->batch.cached = false;
+    for (int64_t c = 0; c < C; c++)
+        rows[c] = (float)(sum[c] / (double)count);
+    tm_router_gates(&inf->router, rows, inf->gates);
+    st = inf->device->calls->sync(inf->device, err);
+out:
+    free(sum);
+    free(rows);
+    return st;
+}
+
 tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
                           const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err)
 {
@@ -196,7 +234,8 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
         known++;
     memcpy(inf->fed.id + known, prompt + known, (prompt_count - known) * sizeof *prompt);
     inf->fed.count = prompt_count;
-    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->gates};
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
+                          .gates_by_token = inf->prompt_gates};
     TM_GO(tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err));
 out:
     if (st != TM_OK)

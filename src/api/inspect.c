@@ -137,10 +137,6 @@ static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
         *err = problem;
         return st;
     }
-    if (st != TM_OK && !tm_tokenizer_is_in(dir)) { /* it could not be looked at before */
-        tm_buf_text(out, "none\n");
-        return TM_OK;
-    }
     if (st != TM_OK) {
         tm_buf_printf(out, "cannot be used: %s\n", problem.message);
         return TM_OK;
@@ -232,6 +228,32 @@ out:
     return st;
 }
 
+static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err);
+
+/* A bank: its names, then its first register, which says what holds for all. */
+static tm_status inspect_bank(const char *dir, tm_buf *out, tm_error *err)
+{
+    json_t *json = NULL;
+    char *path = tm_path_join(dir, "registers.json", err), *first = NULL;
+    tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
+    const json_t *list = json_object_get(json, "registers");
+    const char *name = json_string_value(json_array_get(list, 0));
+    if (st == TM_OK && !name)
+        st = tm_fail(err, TM_INPUT, "%s: \"registers\" is no list of names", path);
+    tm_buf_printf(out, "bank        %s\nregisters  ", dir);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        tm_buf_printf(out, " %s", json_string_value(json_array_get(list, i)) ? json_string_value(json_array_get(list, i)) : "?");
+    tm_buf_printf(out, "\nrouter      %s\n\n", tm_dir_has(dir, "router.safetensors") ? "yes" : "none");
+    if (st == TM_OK && !(first = tm_path_join(dir, name, err)))
+        st = TM_NO_MEMORY;
+    if (st == TM_OK)
+        st = inspect_adapter(first, out, err);
+    json_decref(json);
+    free(path);
+    free(first);
+    return st;
+}
+
 /* An adapter that is no LoRA: what it is and how large. */
 static tm_status inspect_other(const char *dir, tm_adapter_kind kind, tm_buf *out, tm_error *err)
 {
@@ -257,6 +279,8 @@ static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err)
     tm_adapter_file f;
     tm_adapter_kind kind;
     TM_TRY(tm_adapter_kind_of(dir, &kind, err));
+    if (kind == TM_ADAPTER_REGISTERS)
+        return inspect_bank(dir, out, err);
     if (kind != TM_ADAPTER_LORA)
         return inspect_other(dir, kind, out, err);
     TM_TRY(tm_adapter_file_open(dir, &f, err));
@@ -377,7 +401,7 @@ static tm_status inspect_gguf(const char *path, tm_buf *out, tm_error *err)
 
 static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_error *err)
 {
-    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json"),
+    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json") || tm_dir_has(r->path, "registers.json"),
          model = tm_dir_has(r->path, "config.json");
     bool ours = run || adapter || model;
     if (!ours && r->model)

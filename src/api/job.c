@@ -261,6 +261,8 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
         job->run.steps = r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
         r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
+    if (r->warmup_steps == 0)
+        r->warmup_ratio = 0; /* or the recipe of run.json would mean the ratio when it is read again */
     if (r->checkpoint_every == TM_AUTO_INT)
         r->checkpoint_every = job->run.steps >= 10 ? job->run.steps / 10 : 1;
     return TM_OK;

@@ -506,13 +506,20 @@ static tm_status check_set_path(const loader *l, const char *key, const char *pa
 static tm_status check_name(const loader *l, tm_eval_entry *entry, const char *list)
 {
     if (!entry->name) {
-        const char *base = strrchr(entry->data.path, '/');
-        entry->name = tm_strdup(base ? base + 1 : entry->data.path, l->err);
+        const char *path = entry->data.path; /* its last part: of a folder too, with a slash behind it or not */
+        size_t end = strlen(path), begin;
+        while (end > 1 && path[end - 1] == '/')
+            end--;
+        for (begin = end; begin > 0 && path[begin - 1] != '/';)
+            begin--;
+        for (size_t i = begin + 1; i < end; i++)
+            if (path[i] == '.')
+                end = i;
+        entry->name = begin < end ? tm_strdup(path + begin, l->err) : tm_strdup("data", l->err);
         if (!entry->name)
             return TM_NO_MEMORY;
-        char *dot = strchr(entry->name + 1, '.');
-        if (dot)
-            *dot = 0;
+        if (begin < end)
+            entry->name[end - begin] = 0;
         for (char *c = entry->name; *c; c++)
             if (strchr(". /\\\"'", *c) || (unsigned char)*c < 0x20)
                 *c = '_';
@@ -658,6 +665,9 @@ tm_status tm_recipe_load(const char *path, char *const *overrides, size_t overri
         l.override = (int)i;
         TM_GO(apply_override(&l));
     }
+    for (size_t i = 0; i < recipe_table->count; i++)
+        if (l.lines[i])
+            TM_GO(tm_names_add(&recipe->given, recipe_table->row[i].key, err));
     TM_GO(check(&l));
 out:
     free(l.lines);
@@ -678,6 +688,7 @@ void tm_recipe_destroy(tm_recipe *recipe)
             list_clear(recipe, &recipe_table->row[i]);
     release(recipe_table, recipe);
     tm_names_deinit(&recipe->aliases_used);
+    tm_names_deinit(&recipe->given);
     free(recipe->path);
     free(recipe->base_dir);
     free(recipe);

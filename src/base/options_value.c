@@ -16,9 +16,11 @@ typedef struct interval {
 static double table_number(const char **at)
 {
     double value = 0;
+    bool negative = **at == '-';
+    *at += negative;
     for (; **at >= '0' && **at <= '9'; (*at)++)
         value = value * 10 + (**at - '0');
-    return value;
+    return negative ? -value : value;
 }
 
 static interval interval_parse(const char *text)

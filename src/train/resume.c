@@ -178,7 +178,8 @@ static tm_status fill_folder(tm_trainer *t, int32_t r, const char *folder, tm_er
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].save)
             TM_TRY(t->hooks[i].save(t->hooks[i].state, t, folder, err));
-    TM_TRY(tm_trainer_save_to(t, r, folder, err));
+    if (!t->tuning.registers.count) /* a bank is a folder of folders, and a checkpoint holds plain files */
+        TM_TRY(tm_trainer_save_to(t, r, folder, err));
     snprintf(path, sizeof path, "%s/state.json", folder);
     return write_state(t, r, path, err);
 }

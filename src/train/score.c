@@ -129,7 +129,8 @@ static int32_t choose(void *context, const float *logits, int64_t position)
 /* What the model says behind a prompt of an example. A prompt that the cache cannot hold gets no answer. */
 static tm_status generate(tm_trainer *t, const tm_eval_set *set, int32_t replica, int64_t example, const int32_t *prompt, int64_t n, writer *w, tm_buf *text, tm_error *err)
 {
-    tm_batch_item item = {.ids = prompt, .n = (int32_t)n, .replica = replica, .gates = tm_gates_of(t, set - t->run->evals, example)};
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)n, .replica = replica};
+    tm_gates_give(t, set - t->run->evals, example, &item);
     w->count = 0;
     tm_buf_clear(text);
     if (n + t->batch.prefix >= t->model.settings.cache_tokens)

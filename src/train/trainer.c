@@ -272,8 +272,8 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
         TM_TRY(TM_GROW(&t->items, &t->items_capacity, *count + n, err));
         for (int64_t i = 0; i < n; i++) {
             const tm_example *e = tm_dataset_at(t->run->data, examples[i]);
-            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i,
-                                                    .gates = tm_gates_of(t, -1, examples[i])};
+            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i};
+            tm_gates_give(t, -1, examples[i], &t->items[*count - 1]);
             targets += e->targets;
             tokens += e->n;
         }
@@ -592,7 +592,11 @@ tm_status tm_trainer_save_to(tm_trainer *t, int32_t replica, const char *dir, tm
 
 tm_status tm_trainer_save(tm_trainer *t, tm_error *err)
 {
-    for (int32_t r = 0; r < t->run->replicas; r++)
-        TM_TRY(tm_trainer_save_to(t, r, t->run->folder[r]->dir, err));
+    for (int32_t r = 0; r < t->run->replicas; r++) {
+        const char *dir = t->run->folder[r]->dir;
+        TM_TRY(tm_trainer_save_to(t, r, dir, err));
+        if (t->gates && t->recipe->lora_router)
+            TM_TRY(tm_gates_route(t, dir, err));
+    }
     return TM_OK;
 }

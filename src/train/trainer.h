@@ -86,7 +86,7 @@ typedef struct tm_trainer {
     tm_step_params *device_params;
     tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
     bool has_teacher;
-    float **gates;             /* registers: of the data, then of every evaluation set: [examples, K]; NULL: none */
+    struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
     int64_t hook_count;
     /* state of the run: all that a checkpoint holds beside tensors */
@@ -141,7 +141,9 @@ tm_status tm_trained_read(tm_trainer *trainer, int32_t replica, bool optimizer, 
 /* gates.c: what the recipe and the rows say of registers. set -1: the data. NULL without registers. */
 tm_status tm_gates_set(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 void tm_gates_drop(tm_trainer *trainer);
-const float *tm_gates_of(const tm_trainer *trainer, int64_t set, int64_t example);
+/* Learns the router of the bank and writes it into dir. */
+tm_status tm_gates_route(tm_trainer *trainer, const char *dir, tm_error *err) TM_MUST_CHECK;
+void tm_gates_give(const tm_trainer *trainer, int64_t set, int64_t example, tm_batch_item *item);
 
 /* trail.c: the header of trail.bin for this run. */
 tm_status tm_trail_header(const tm_trainer *trainer, tm_buf *out, tm_error *err) TM_MUST_CHECK;

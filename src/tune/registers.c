@@ -137,8 +137,9 @@ static tm_status write_register(tm_tuning *t, int32_t replica, int64_t k, const 
         slice s = slice_of(t, p, k);
         TM_GO(TM_NEW(&part, s.rows * s.cols, err));
         t->method->key(t, p, keys[count]);
-        tensors[count++] = (tm_st_tensor){.name = keys[count], .dtype = TM_F32, .ndim = 2, .shape = {s.rows, s.cols}, .count = s.rows * s.cols,
+        tensors[count] = (tm_st_tensor){.name = keys[count], .dtype = TM_F32, .ndim = 2, .shape = {s.rows, s.cols}, .count = s.rows * s.cols,
                                           .bytes = s.rows * s.cols * 4, .data = part};
+        count++;
         TM_GO(TM_NEW(&whole, tm_param_count(p), err));
         st = tm_param_read(m, p, p->value, replica, whole, TM_F32, err);
         copy_slice(&s, p->cols, whole, part, true);

@@ -200,10 +200,11 @@ tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t c
     TM_GO(TM_NEW(&sum, C, err));
     TM_GO(TM_NEW(&rows, most * C, err));
     m->linear.base_only = true;
+    inf->batch.cached = true;
+    inf->fed.count = 0; /* what the cache holds from here on is the base's */
     for (int64_t past = 0, n; past < count; past += n) {
         n = count - past < most ? count - past : most;
-        tm_batch_item item = {.ids = prompt + past, .n = (int32_t)n, .past = (int32_t)past};
-        inf->batch.cached = true;
+        tm_batch_item item = {.ids = prompt + past, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
         tm_batch_fill(&inf->batch, &item, 1);
         tm_model_forward(m, &inf->batch);
         inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
@@ -233,8 +234,8 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
         known++;
     memcpy(inf->fed.id + known, prompt + known, (prompt_count - known) * sizeof *prompt);
     inf->fed.count = prompt_count;
-    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates_by_token = inf->prompt_gates != NULL,
-                          .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates};
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
+                          .gates_by_token = inf->prompt_gates};
     TM_GO(tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err));
 out:
     if (st != TM_OK)

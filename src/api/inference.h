@@ -17,7 +17,7 @@ typedef struct tm_inference {
     tm_ids fed;   /* ids whose keys and values the cache holds, from its beginning on */
     float *gates;                /* [registers] in force; NULL: none */
     tm_router router;            /* with registers "auto" */
-    float *prompt_gates;         /* [prompt tokens + 1, registers]: where tags switch within the prompt; NULL: gates all along */
+    float *prompt_gates;         /* [prompt tokens + 1, registers]: where tags switch within the prompt, and behind it; NULL: gates all along */
 } tm_inference;
 
 typedef struct tm_inference_settings {

@@ -137,10 +137,6 @@ static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
         *err = problem;
         return st;
     }
-    if (st != TM_OK && !tm_tokenizer_is_in(dir)) { /* it could not be looked at before */
-        tm_buf_text(out, "none\n");
-        return TM_OK;
-    }
     if (st != TM_OK) {
         tm_buf_printf(out, "cannot be used: %s\n", problem.message);
         return TM_OK;

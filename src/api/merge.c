@@ -27,6 +27,21 @@ static const char *weight_of(const char *tensor, char *module, size_t size)
     return module;
 }
 
+/* What an adapter calls a tensor of the base, which files may call otherwise. */
+static const char *own_name(const tm_merge_work *m, const char *name, char *buffer, size_t size)
+{
+    return m->known && tm_family_own(m->config.family, name, buffer, size) ? buffer : name;
+}
+
+static const tm_st_tensor *find_embed(const tm_merge_work *m)
+{
+    char other[512];
+    const tm_st_tensor *found = m->embed ? tm_safetensors_find(m->base, m->embed) : NULL;
+    for (int i = 0; m->known && !found && tm_family_alias(m->config.family, m->embed, i, other, sizeof other); i++)
+        found = tm_safetensors_find(m->base, other);
+    return found;
+}
+
 /* What the adapters do to a tensor: list[source_count]; gives how many. Also counts what found its place. */
 static int64_t changes_of(tm_merge_work *m, const char *name, tm_merge_change *list)
 {
@@ -98,12 +113,12 @@ static tm_status add_tensor(tm_merge_work *m, const char *name, const tm_st_tens
 /* A tied head that an adapter changes, or whose embedding it changes, becomes a tensor of its own. */
 static tm_status add_head(tm_merge_work *m, tm_merge_change *list, tm_error *err)
 {
-    const tm_st_tensor *embed = m->embed ? tm_safetensors_find(m->base, m->embed) : NULL;
+    const tm_st_tensor *embed = find_embed(m);
     if (!m->known || !m->config.tied || !embed || tm_safetensors_find(m->base, m->head))
         return TM_OK;
     int64_t count = changes_of(m, m->head, list);
     for (int64_t i = 0; i < m->tensors; i++)
-        m->untied |= m->change[i].count && strcmp(m->tensor[i].name, m->embed) == 0;
+        m->untied |= m->change[i].count && strcmp(m->tensor[i].name, embed->name) == 0;
     for (int64_t i = 0; i < count; i++)
         m->untied |= list[i].scale != 0;
     return m->untied ? add_tensor(m, m->head, embed, list, count, err) : TM_OK;
@@ -135,7 +150,8 @@ static tm_status merge_tensors(tm_merge_work *m, tm_error *err)
     TM_GO(TM_NEW(&list, m->request->source_count, err));
     for (int64_t i = 0; i < count; i++) {
         const tm_st_tensor *from = tm_safetensors_at(m->base, i);
-        int64_t changes = changes_of(m, from->name, list);
+        char own[512];
+        int64_t changes = changes_of(m, own_name(m, from->name, own, sizeof own), list);
         TM_GO(add_tensor(m, from->name, from, list, changes, err));
     }
     TM_GO(add_head(m, list, err));

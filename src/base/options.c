@@ -506,13 +506,20 @@ static tm_status check_set_path(const loader *l, const char *key, const char *pa
 static tm_status check_name(const loader *l, tm_eval_entry *entry, const char *list)
 {
     if (!entry->name) {
-        const char *base = strrchr(entry->data.path, '/');
-        entry->name = tm_strdup(base ? base + 1 : entry->data.path, l->err);
+        const char *path = entry->data.path; /* its last part: of a folder too, with a slash behind it or not */
+        size_t end = strlen(path), begin;
+        while (end > 1 && path[end - 1] == '/')
+            end--;
+        for (begin = end; begin > 0 && path[begin - 1] != '/';)
+            begin--;
+        for (size_t i = begin + 1; i < end; i++)
+            if (path[i] == '.')
+                end = i;
+        entry->name = begin < end ? tm_strdup(path + begin, l->err) : tm_strdup("data", l->err);
         if (!entry->name)
             return TM_NO_MEMORY;
-        char *dot = strchr(entry->name + 1, '.');
-        if (dot)
-            *dot = 0;
+        if (begin < end)
+            entry->name[end - begin] = 0;
         for (char *c = entry->name; *c; c++)
             if (strchr(". /\\\"'", *c) || (unsigned char)*c < 0x20)
                 *c = '_';

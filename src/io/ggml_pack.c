@@ -26,6 +26,9 @@ static float put_half(uint8_t *p, float v)
 
 static int clamp(int v, int lo, int hi) { return v < lo ? lo : v > hi ? hi : v; }
 
+/* The whole part in [0, top]. Of a block so small that 1 / scale is infinite, infinities and NaN come here. */
+static int code_of(float v, int top) { return v >= (float)top ? top : v > 0 ? (int)v : 0; }
+
 /* To the nearest integer, ties to even, for |v| < 2^22. */
 static int nearest(float v)
 {
@@ -45,7 +48,7 @@ void tm_pack_q8_0(const float *x, uint8_t *block)
     float d = most / 127, inverse = d != 0 ? 1.0f / d : 0;
     put_half(block, d);
     for (int j = 0; j < 32; j++)
-        block[2 + j] = (uint8_t)(int8_t)roundf(x[j] * inverse);
+        block[2 + j] = (uint8_t)(int8_t)roundf(fmaxf(-127, fminf(127, x[j] * inverse)));
 }
 
 /* The element of largest magnitude (the first) becomes the lowest code; codes are q + bias in [0, 2 bias). */
@@ -59,7 +62,7 @@ static float extreme_code(const float *x, int bias, int code[32])
         }
     float d = extreme / (float)-bias, inverse = d != 0 ? 1.0f / d : 0;
     for (int j = 0; j < 32; j++)
-        code[j] = clamp((int)(x[j] * inverse + ((float)bias + 0.5f)), 0, 2 * bias - 1);
+        code[j] = code_of(x[j] * inverse + ((float)bias + 0.5f), 2 * bias - 1);
     return d;
 }
 
@@ -100,7 +103,7 @@ void tm_pack_q5_1(const float *x, uint8_t *block)
     put_half(block, d);
     put_half(block + 2, lo);
     for (int j = 0; j < 32; j++)
-        code[j] = clamp((int)((x[j] - lo) * inverse + 0.5f), 0, 31);
+        code[j] = code_of((x[j] - lo) * inverse + 0.5f, 31);
     put_codes(code, block + 4, block + 8);
 }
 

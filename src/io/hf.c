@@ -76,25 +76,39 @@ static tm_status copy_file(const char *from, const char *to_dir, const char *nam
     return st;
 }
 
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+/* The code of families that transformers runs from the folder (auto_map). */
+static tm_status copy_code(const char *from_dir, const char *to_dir, tm_error *err)
+{
+    char **names;
+    size_t count;
+    TM_TRY(tm_dir_list(from_dir, &names, &count, err));
+    tm_status st = TM_OK;
+    for (size_t i = 0; i < count && st == TM_OK; i++)
+        if (names[i][0] != '.' && ends_with(names[i], ".py"))
+            st = copy_file(from_dir, to_dir, names[i], err);
+    tm_names_free(names, count);
+    return st;
+}
+
 tm_status tm_hf_copy_files(const char *from_dir, const char *to_dir, tm_error *err)
 {
     static const char *const names[] = {
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-        "chat_template.json", "spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken",
+        "chat_template.json", "spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json",
     };
     struct stat from, to;
     if (stat(from_dir, &from) == 0 && stat(to_dir, &to) == 0 && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
         return TM_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TM_TRY(copy_file(from_dir, to_dir, names[i], err));
-    return TM_OK;
-}
-
-static bool ends_with(const char *name, const char *end)
-{
-    size_t n = strlen(name), m = strlen(end);
-    return n >= m && strcmp(name + n - m, end) == 0;
+    return tm_path_is_dir(from_dir) ? copy_code(from_dir, to_dir, err) : TM_OK;
 }
 
 tm_status tm_hf_model_files(const char *dir, tm_names *out, tm_error *err)

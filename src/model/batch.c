@@ -34,6 +34,7 @@ tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int
     TM_GO(TM_NEW(&b->slice, max_chunks(b), err));
     TM_GO(TM_NEW(&b->item_past, max_examples, err));
     TM_GO(TM_NEW(&b->item_n, max_examples, err));
+    TM_GO(TM_NEW(&b->item_length, max_examples, err));
     TM_GO(TM_NEW(&b->target_item, max_tokens, err));
     TM_GO(TM_NEW(&b->target_token, max_tokens, err));
     TM_GO(TM_NEW(&b->host_loss, max_tokens, err));
@@ -52,6 +53,7 @@ void tm_batch_destroy(tm_batch *b)
     free(b->slice);
     free(b->item_past);
     free(b->item_n);
+    free(b->item_length);
     free(b->target_item);
     free(b->target_token);
     free(b->host_loss);
@@ -276,8 +278,9 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
         tokens += rows;
         b->item_past[e] = items[e].past;
         b->item_n[e] = rows;
-        if (items[e].past + rows > b->longest)
-            b->longest = items[e].past + rows;
+        b->item_length[e] = items[e].length > items[e].past + rows ? items[e].length : items[e].past + rows;
+        if (b->item_length[e] > b->longest)
+            b->longest = b->item_length[e];
     }
     assert(tokens <= b->max_tokens && count <= b->max_examples);
     assert(!b->cached || count == 1);

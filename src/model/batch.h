@@ -19,6 +19,7 @@ typedef struct tm_batch_item {
     bool gates_by_token;
     float teacher_weight; /* KL(teacher || model) at every target; 0: none */
     int32_t past;         /* rows of it, a prompt's included, that are in the key/value cache already (generation) */
+    int32_t length;       /* rows of it as a whole, where angles of positions depend on that; 0: those past and here */
 } tm_batch_item;
 
 /* A part of the targets, as rows of the loss head. */
@@ -58,7 +59,7 @@ typedef struct tm_batch {
     int64_t head_rows;       /* rows of the loss head: targets, or the capacity when fixed */
     int64_t longest;         /* tokens of the longest example, those in the cache included */
     int64_t items;
-    int32_t *item_past, *item_n; /* [items] host: tokens in the cache, tokens in the batch */
+    int32_t *item_past, *item_n, *item_length; /* [items] host: rows in the cache, rows in the batch, rows as a whole */
     bool cached;             /* keys and values are those of the cache: one item, no backward */
     int64_t cached_past;     /* tokens in the cache before this batch */
     /* host: which item and token each target is */

@@ -85,6 +85,8 @@ const tm_family *tm_family_find(const char *model_type); /* NULL: unknown */
 const tm_family *tm_families(size_t *count);
 /* What a file may call the tensor `name` instead; false: there is no such name number `which`. */
 bool tm_family_alias(const tm_family *family, const char *name, int which, char *out, size_t size);
+/* The other way round: the name of the tensor that a file calls `name`; false: that is its name. */
+bool tm_family_own(const tm_family *family, const char *name, char *out, size_t size);
 /* Whether a tensor of the file belongs to a part of the model that temper leaves alone. */
 bool tm_family_beside(const tm_family *family, const char *name);
 

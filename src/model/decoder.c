@@ -99,7 +99,7 @@ static void fill_row_angles(tm_model *m, const tm_batch *b)
     double cosine[MOST / 2], sine[MOST / 2];
     for (int64_t e = 0; e < b->items; e++) {
         int64_t end = b->item_past[e] + b->item_n[e];
-        tm_rope_frequencies(rope, end, training, frequency);
+        tm_rope_frequencies(rope, b->item_length[e], training, frequency);
         for (int64_t p = b->item_past[e]; p < end; p++, row++) {
             tm_rope_angles(rope, frequency, p, cosine, sine);
             put_angles(m, m->row_cos[0], row, cosine);

@@ -3,6 +3,7 @@
  * published models a row covers. */
 #include "model/config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define LLAMA_ATTENTION "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"
@@ -89,6 +90,17 @@ bool tm_family_alias(const tm_family *family, const char *name, int which, char 
     if (!own || !other || strncmp(name, own, strlen(own)) != 0)
         return false;
     return snprintf(out, size, "%s%s", other, name + strlen(own)) < (int)size;
+}
+
+bool tm_family_own(const tm_family *family, const char *name, char *out, size_t size)
+{
+    const char *own = family->prefix;
+    if (strncmp(name, own, strlen(own)) == 0 || strncmp(name, family->head, strlen(family->head)) == 0 || tm_family_beside(family, name))
+        return false;
+    for (int i = 0; i < TM_FAMILY_ALIASES && family->also[i]; i++)
+        if (strncmp(name, family->also[i], strlen(family->also[i])) == 0)
+            return snprintf(out, size, "%s%s", own, name + strlen(family->also[i])) < (int)size;
+    return false;
 }
 
 bool tm_family_beside(const tm_family *family, const char *name)

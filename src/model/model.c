@@ -591,18 +591,9 @@ static bool harmless(const tm_model *m, const char *name)
 /* Whether the tensor is one that some parameter was read from. */
 static bool used(const tm_model *m, const tm_safetensors *file, const tm_st_tensor *t)
 {
-    const tm_family *family = m->config.family;
     char own[512];
-    if (tm_params_find(&m->params, t->name))
-        return true;
-    for (int i = 0; i < TM_FAMILY_ALIASES && family->also[i]; i++) {
-        size_t n = strlen(family->also[i]);
-        if (strncmp(t->name, family->also[i], n) != 0 || snprintf(own, sizeof own, "%s%s", family->prefix, t->name + n) >= (int)sizeof own)
-            continue;
-        if (tm_params_find(&m->params, own) && tm_model_stored(m, file, own) == t)
-            return true;
-    }
-    return false;
+    const char *name = tm_family_own(m->config.family, t->name, own, sizeof own) ? own : t->name;
+    return tm_params_find(&m->params, name) && tm_model_stored(m, file, name) == t;
 }
 
 /* [rows, cols] to [cols, rows], elements of `size` bytes. */

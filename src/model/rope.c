@@ -64,7 +64,7 @@ static void settle_attention_factor(const tm_rope_config *rope, double mscale, d
 
 static tm_status check(const tm_rope_source *s, const tm_rope_config *rope, tm_error *err)
 {
-    bool sound = rope->theta >= 1 && rope->factor >= LEAST && rope->attention_factor > 0 && isfinite(rope->theta) && isfinite(rope->factor);
+    bool sound = rope->theta >= 1 && rope->factor >= LEAST && rope->attention_factor > 0 && rope->theta < 1e30 && rope->factor < 1e30;
     if (rope->kind == TM_ROPE_LLAMA3)
         sound = sound && rope->original_positions > 0 && rope->low_freq_factor > 0 && rope->high_freq_factor > rope->low_freq_factor;
     if (rope->kind == TM_ROPE_YARN)

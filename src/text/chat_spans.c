@@ -202,12 +202,15 @@ static tm_status find_turn(turn *t, size_t *begin, size_t *end, bool *found)
     bool last = t->index + 1 == json_array_size(all->messages), different = false;
     size_t content_begin = 0, content_end = 0, behind;
     TM_TRY(attempt(all, t->index, NULL, true, &t->prompt, &t->has_prompt, t->err));
-    TM_TRY(attempt(all, t->index, NULL, false, &t->before, &t->has_before, t->err));
-    TM_TRY(attempt(all, t->index + 1, NULL, false, &t->upto, &t->has_upto, t->err));
+    bool straight = t->has_prompt && begins(text, prompt);
+    if (!straight)
+        TM_TRY(attempt(all, t->index, NULL, false, &t->before, &t->has_before, t->err));
+    if (!last)
+        TM_TRY(attempt(all, t->index + 1, NULL, false, &t->upto, &t->has_upto, t->err));
     bool begin_known = true, end_known = last || (t->has_upto && begins(text, &t->upto.text));
     *found = true;
     *end = last ? text->size : t->upto.text.size;
-    if (t->has_prompt && begins(text, prompt)) {
+    if (straight) {
         *begin = prompt->size;
     } else if (t->has_prompt && t->has_before && begins(text, before) && begins(prompt, before)) {
         size_t same = common(prompt->data + before->size, prompt->size - before->size, text->data + before->size, text->size - before->size);

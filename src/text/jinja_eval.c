@@ -62,7 +62,7 @@ static jj_value *own_attribute(jj_run *r, jj_value *object, const char *name, si
 {
     bool forbidden = false;
     if (object->kind == JJ_NAMESPACE)
-        return jj_get_text(object, name, size);
+        return jj_work(r, object->as.d.count / 8) ? jj_get_text(object, name, size) : NULL;
     if (object->kind == JJ_LOOP) {
         jj_value *v = loop_attribute(r, object->as.loop, name, size);
         if (v || r->status != TM_OK)
@@ -90,7 +90,7 @@ jj_value *jj_attribute(jj_run *r, jj_value *object, const char *name, size_t siz
     if (object->kind == JJ_UNDEFINED && strncmp(name, "__", 2) != 0)
         return jj_undefined_error(r, object);
     jj_value *v = own_attribute(r, object, name, size);
-    if (!v && r->status == TM_OK && object->kind == JJ_DICT)
+    if (!v && r->status == TM_OK && object->kind == JJ_DICT && jj_work(r, object->as.d.count / 8))
         v = jj_get_text(object, name, size);
     return v || r->status != TM_OK ? v : jj_missing(r, object, name, size);
 }
@@ -202,8 +202,23 @@ static jj_value *slice_text(jj_run *r, jj_value *s, int64_t start, int64_t stop,
     return v;
 }
 
-static jj_value *slice(jj_run *r, jj_value *object, const jj_node *node)
+/* Made of literals alone: jinja2 computes it while compiling, where what cannot be sliced is undefined. */
+static bool literal(const jj_node *node)
 {
+    bool yes = !node || (node->op != JJ_NAME && node->op != JJ_CALL);
+    if (!node || !yes)
+        return yes;
+    yes = literal(node->a) && literal(node->b) && literal(node->c);
+    for (size_t i = 0; yes && i < node->list.count; i++)
+        yes = literal(node->list.item[i]);
+    for (size_t i = 0; yes && i < node->more.count; i++)
+        yes = literal(node->more.item[i]);
+    return yes;
+}
+
+static jj_value *slice(jj_run *r, jj_value *object, const jj_node *index)
+{
+    const jj_node *node = index->b;
     int64_t part[3];
     bool given[3];
     for (int i = 0; i < 3; i++)
@@ -211,6 +226,8 @@ static jj_value *slice(jj_run *r, jj_value *object, const jj_node *node)
             return NULL;
     if (object->kind == JJ_UNDEFINED)
         return jj_undefined_error(r, object);
+    if (!indexed(object) && literal(index))
+        return jj_hint(r, "this cannot be sliced");
     if (!indexed(object))
         return jj_fail(r, object->kind == JJ_DICT ? "unhashable type: 'slice'" : "'%s' object is not subscriptable", jj_type(object));
     int64_t step = given[2] ? part[2] : 1, count = object->kind == JJ_STRING ? jj_chars(object) : (int64_t)object->as.l.count;
@@ -421,7 +438,7 @@ bool jj_contains(jj_run *r, jj_value *item, jj_value *in, bool *out)
     }
     jj_value **list;
     size_t count;
-    if (!jj_items(r, in, &list, &count))
+    if ((in->kind == JJ_VIEW && in->view == 'k' && !jj_hashable(r, item)) || !jj_items(r, in, &list, &count))
         return false;
     for (size_t i = 0; i < count && !*out; i++)
         *out = list[i] == item || jj_equal(r, list[i], item);
@@ -646,7 +663,7 @@ static jj_value *eval_index(jj_run *r, const jj_node *node)
     if (!object)
         return NULL;
     if (node->b->op == JJ_SLICE)
-        return slice(r, object, node->b);
+        return slice(r, object, node);
     key = jj_eval(r, node->b);
     return key ? jj_element(r, object, key) : NULL;
 }

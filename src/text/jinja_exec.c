@@ -27,7 +27,7 @@ static bool store_in(jj_run *r, jj_scope *scope, const char *name, jj_value *val
     jj_variable *v = find(scope, name);
     if (v) {
         v->value = value;
-        return true;
+        return jj_work(r, scope->count / 16);
     }
     if (scope->count == scope->capacity) {
         size_t capacity = scope->capacity ? 2 * scope->capacity : 4;
@@ -71,6 +71,8 @@ jj_value *jj_lookup(jj_run *r, const char *name)
 {
     for (const jj_scope *scope = r->scope; scope; scope = scope->parent) {
         jj_variable *v = find(scope, name);
+        if (!jj_work(r, scope->count / 16))
+            return NULL;
         if (v)
             return v->value;
     }
@@ -233,6 +235,7 @@ static jj_end iterate(jj_run *r, const jj_node *node, jj_value *items, int depth
     }
     jj_end end = JJ_DONE;
     jj_scope *inner = NULL;
+    bool done = false; /* an iteration reached its end: jinja2 runs else when none did, continue and break included */
     for (bool there; end != JJ_BROKE; loop->index++) {
         if (!jj_reach(r, loop, loop->index, &there))
             return JJ_FAILED;
@@ -248,8 +251,9 @@ static jj_end iterate(jj_run *r, const jj_node *node, jj_value *items, int depth
         r->scope = outer;
         if (end == JJ_FAILED)
             return end;
+        done |= end == JJ_DONE;
     }
-    return loop->kept->as.l.count == 0 && node->more.count ? exec_in_scope(r, &node->more) : JJ_DONE;
+    return !done && node->more.count ? exec_in_scope(r, &node->more) : JJ_DONE;
 }
 
 static jj_end exec_for(jj_run *r, const jj_node *node)

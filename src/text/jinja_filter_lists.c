@@ -378,7 +378,7 @@ jj_value *jj_filter_sum(jj_run *r, jj_value *v, args_t a)
 /* Arguments from the k-th on. */
 static jj_args behind(args_t a, size_t k)
 {
-    return (jj_args){a->item + k, a->count - k, a->key, a->value, a->named};
+    return (jj_args){a->item ? a->item + k : NULL, a->count - k, a->key, a->value, a->named};
 }
 
 static const jj_function *named_function(jj_run *r, const jj_function *table, const jj_value *name, const char *what)

@@ -173,7 +173,10 @@ static bool percent_number(percent *p, int64_t *out)
     if (p->at < p->end && *p->at == '*') {
         jj_value *v = next_value(p);
         p->at++;
-        return v && jj_arg_int(p->r, v, 0, out);
+        if (!v || !jj_arg_int(p->r, v, 0, out))
+            return false;
+        *out = *out < -2 * WIDTH_MOST ? -2 * WIDTH_MOST : *out; /* too much either way, and can be negated */
+        return true;
     }
     for (*out = 0; p->at < p->end && *p->at >= '0' && *p->at <= '9'; p->at++)
         *out = *out > WIDTH_MOST ? *out : *out * 10 + (*p->at - '0');
@@ -285,7 +288,7 @@ jj_value *jj_percent(jj_run *r, jj_value *format, jj_value *values)
         ok = !sign || percent_one(&p, &out);
     }
     size_t count = values->kind == JJ_TUPLE ? values->as.l.count : 1;
-    bool loose = values->kind == JJ_DICT || values->kind == JJ_LIST || values->kind == JJ_RANGE || values->kind == JJ_VIEW;
+    bool loose = values->kind == JJ_UNDEFINED || values->kind == JJ_DICT || values->kind == JJ_LIST || values->kind == JJ_RANGE || values->kind == JJ_VIEW;
     if (ok && p.next < count && !p.keyed && !loose)
         ok = (jj_fail(r, "not all arguments converted during string formatting"), false);
     jj_value *v = ok ? jj_string_buf(r, &out) : NULL;

@@ -131,7 +131,7 @@ typedef struct jj_nodes {
     size_t count, capacity;
 } jj_nodes;
 
-/* One shape for all. What a, b, c, list and more hold is said where jinja_parser.c makes each kind. */
+/* One shape for all. What a, b, c, list and more hold is said in jinja_parser.h. */
 struct jj_node {
     uint8_t op;
     bool flag;
@@ -252,6 +252,7 @@ bool jj_put(jj_run *r, jj_value *dict, jj_value *key, jj_value *value);
 jj_value *jj_missing(jj_run *r, const jj_value *object, const char *name, size_t size);
 jj_value *jj_hint(jj_run *r, const char *hint);
 jj_value *jj_from_json(jj_run *r, const json_t *json, int depth);
+bool jj_hashable(jj_run *r, const jj_value *key); /* false: failed */
 /* *found: NULL when there is none. False: failed (an unhashable key). */
 bool jj_get(jj_run *r, const jj_value *dict, const jj_value *key, jj_value **found);
 jj_value *jj_get_text(const jj_value *dict, const char *key, size_t size);

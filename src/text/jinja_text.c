@@ -105,6 +105,8 @@ jj_value *jj_lower(jj_run *r, jj_value *s) { return change_case(r, s, all_lower)
 
 static jj_value *str_upper(jj_run *r, jj_value *s, args_t a) { return (void)a, jj_upper(r, s); }
 static jj_value *str_lower(jj_run *r, jj_value *s, args_t a) { return (void)a, jj_lower(r, s); }
+static jj_value *str_replace(jj_run *r, jj_value *s, args_t a);
+
 /* Full case folding: what becomes several letters in upper case, then lower case; no final sigma. */
 static jj_value *str_casefold(jj_run *r, jj_value *s, args_t a)
 {
@@ -121,9 +123,10 @@ static jj_value *str_casefold(jj_run *r, jj_value *s, args_t a)
             tm_buf_add(&out, code == 0x3c2 ? "\u03c3" : s->as.s.text + at, n);
     }
     jj_value *v = jj_string_buf(r, &out), *folded = v ? jj_lower(r, v) : NULL;
-    for (size_t i = 0; folded && i + 1 < folded->as.s.size; i++)
-        if (memcmp(folded->as.s.text + i, "\u03c2", 2) == 0)
-            ((char *)folded->as.s.text)[i + 1] = '\x83'; /* sigma: jj_lower knows ends of words, folding does not */
+    if (!folded || !memmem(folded->as.s.text, folded->as.s.size, "\u03c2", 2))
+        return like(folded, s);
+    jj_value *item[] = {jj_text(r, "\u03c2"), jj_text(r, "\u03c3"), NULL}; /* folding knows no ends of words */
+    folded = item[0] && item[1] ? str_replace(r, folded, &(jj_args){.item = item, .count = 3}) : NULL;
     return like(folded, s);
 }
 
@@ -224,7 +227,7 @@ jj_value *jj_strip(jj_run *r, jj_value *s, jj_value *chars, int sides)
     size_t begin = 0, end = s->as.s.size, n;
     if (chars && chars->kind == JJ_NONE)
         chars = NULL;
-    if ((chars && !is_text(r, chars, "strip")) || !jj_work_bytes(r, end))
+    if ((chars && !is_text(r, chars, "strip")) || !jj_work(r, (1 + end / 64) * (1 + (chars ? chars->as.s.size / 64 : 0))))
         return NULL;
     while (sides & 1 && begin < end) {
         uint32_t code = tm_utf8_at(text + begin, &n);
@@ -330,11 +333,10 @@ static const char *find_last(const jj_value *in, const jj_value *what, size_t en
     return NULL;
 }
 
-/* Searching costs a step per 64 bytes, times what it may compare at each place. */
+/* Searching costs a step per 64 bytes, times what may be compared at each place (find_last compares all). */
 static bool search_work(jj_run *r, const jj_value *in, const jj_value *what)
 {
-    size_t factor = what->as.s.size < 64 ? 1 : what->as.s.size / 64;
-    return jj_work(r, 1 + (in->as.s.size / 64 + 1) * (factor > 64 ? 64 : factor));
+    return jj_work(r, (1 + in->as.s.size / 64) * (1 + what->as.s.size / 64));
 }
 
 static jj_value *find_index(jj_run *r, jj_value *s, args_t a, bool last, bool must)

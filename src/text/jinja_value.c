@@ -234,8 +234,16 @@ static uint64_t hash_text(const char *text, size_t size)
     return h;
 }
 
-/* Equal values have equal hashes: 1, 1.0 and true are one key. False: unhashable. */
-static bool hash(const jj_value *v, uint64_t *out)
+static bool deeper(jj_run *r)
+{
+    if (++r->depth <= TM_JINJA_MAX_DEPTH)
+        return jj_work(r, 1);
+    jj_fail(r, "values nest more than %d deep", TM_JINJA_MAX_DEPTH);
+    return false;
+}
+
+/* Equal values have equal hashes: 1, 1.0 and true are one key. False: unhashable, or too much of it. */
+static bool hash(jj_run *r, const jj_value *v, uint64_t *out)
 {
     *out = v->kind;
     switch ((jj_kind)v->kind) {
@@ -248,12 +256,15 @@ static bool hash(const jj_value *v, uint64_t *out)
         return true;
     }
     case JJ_TUPLE:
+        if (!deeper(r))
+            return false;
         for (size_t i = 0; i < v->as.l.count; i++) {
             uint64_t h;
-            if (!hash(v->as.l.item[i], &h))
+            if (!hash(r, v->as.l.item[i], &h))
                 return false;
             *out = *out * 31 + h;
         }
+        r->depth--;
         return true;
     case JJ_LIST:
     case JJ_DICT:
@@ -273,10 +284,16 @@ static bool find(jj_run *r, const jj_value *dict, const jj_value *key, uint64_t 
 
 static bool hash_key(jj_run *r, const jj_value *key, uint64_t *h)
 {
-    if (hash(key, h))
+    if (hash(r, key, h))
         return true;
     jj_fail(r, "unhashable type: '%s'", jj_type(key));
     return false;
+}
+
+bool jj_hashable(jj_run *r, const jj_value *key)
+{
+    uint64_t h;
+    return hash_key(r, key, &h);
 }
 
 bool jj_put(jj_run *r, jj_value *dict, jj_value *key, jj_value *value)
@@ -434,14 +451,6 @@ static int compare_text(const jj_value *a, const jj_value *b)
     return order ? order : a->as.s.size < b->as.s.size ? -1 : a->as.s.size > b->as.s.size;
 }
 
-static bool deeper(jj_run *r)
-{
-    if (++r->depth <= TM_JINJA_MAX_DEPTH)
-        return jj_work(r, 1);
-    jj_fail(r, "values nest more than %d deep", TM_JINJA_MAX_DEPTH);
-    return false;
-}
-
 static bool equal_dicts(jj_run *r, const jj_value *a, const jj_value *b)
 {
     if (a->as.d.count != b->as.d.count)
@@ -565,7 +574,7 @@ bool jj_items(jj_run *r, jj_value *v, jj_value ***item, size_t *count)
         v = jj_fail(r, "'%s' object is not iterable", jj_type(v));
     if (!v)
         return false;
-    *item = v->as.l.item + v->as.l.at;
+    *item = v->as.l.item ? v->as.l.item + v->as.l.at : NULL;
     *count = v->as.l.count - v->as.l.at;
     if (v->kind == JJ_ITER)
         v->as.l.at = v->as.l.count;

@@ -158,9 +158,10 @@ tm_status tm_row_source_next(tm_row_source *s, const tm_row **rows, size_t *coun
     tm_status st = TM_OK;
     if (!s->begun)
         TM_GO(begin(s, err));
-    for (size_t size = WINDOW_BYTES; *count == 0 && s->fault == TM_OK; size *= 2) {
+    for (size_t size = WINDOW_BYTES; *count == 0 && s->fault == TM_OK;) {
         TM_GO(fill(s, size, err));
         TM_GO(take_rows(s, count, err));
+        size = s->from ? WINDOW_BYTES : 2 * size; /* more only for a row that is larger, not for blank lines */
         if (s->file_ended)
             break;
         if (*count == 0 && s->fault == TM_OK && s->window.size - s->from > TM_ROW_MAX_BYTES) {

@@ -15,8 +15,8 @@ typedef struct tm_ids {
 } tm_ids;
 void tm_ids_deinit(tm_ids *ids);
 
-/* A model folder: the first of tokenizer.json, tokenizer.model, spiece.model, sentencepiece.bpe.model, *.tiktoken,
- * vocab.json with merges.txt, and what tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+/* A model folder: the first of tokenizer.json, tokenizer.model, spiece.model, sentencepiece.bpe.model,
+ * tekken.json, *.tiktoken, vocab.json with merges.txt, and what tokenizer_config.json, special_tokens_map.json, added_tokens.json,
  * generation_config.json and config.json say. Or such a file itself, without them. */
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 bool tm_tokenizer_is_in(const char *model); /* the folder has one of these files; or it is a GGUF file */

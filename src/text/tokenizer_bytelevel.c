@@ -90,7 +90,8 @@ static void put_bytes(tm_buf *json, tm_buf *word, const char *bytes, size_t size
 }
 
 /* Token "line" of the list: "<base64> <rank>". */
-static tm_status read_rank(tm_vocab *vocab, const char *line, size_t size, size_t number, const char *name, tm_buf *word, tm_error *err)
+static tm_status read_rank(tm_vocab *vocab, const char *line, size_t size, size_t number, const char *name,
+                           tm_buf *word, tm_error *err)
 {
     const char *space = memchr(line, ' ', size);
     int64_t rank = space && space + 1 < line + size ? 0 : -1;
@@ -157,18 +158,25 @@ static void put_token(const tm_vocab *vocab, int32_t id, tm_buf *json, tm_buf *w
     put_bytes(json, word, vocab->text.data + vocab->start[id], vocab->length[id]);
 }
 
-static void put_ranks(const tm_vocab *vocab, bool whole, tm_buf *json)
+/* front: special tokens that are the model's and stand before the ranks, which then count from behind them. */
+static void put_ranks(const tm_vocab *vocab, const tm_names *front, bool whole, tm_buf *json)
 {
     tm_buf word = {0};
     cut cuts[RANK_TOKEN_BYTES];
     const char *comma = "\n";
     tm_buf_printf(json, "\"model\": {\"type\": \"BPE\", \"ignore_merges\": %s,\n\"vocab\": {", whole ? "true" : "false");
+    for (int64_t i = 0; i < front->count; i++) {
+        tm_buf_text(json, comma);
+        tm_json_put_string(json, front->item[i]);
+        tm_buf_printf(json, ": %lld", (long long)i);
+        comma = ",\n";
+    }
     for (int32_t id = 0; id < vocab->ids; id++) {
         if (!vocab->flags[id])
             continue;
         tm_buf_text(json, comma);
         put_token(vocab, id, json, &word);
-        tm_buf_printf(json, ": %d", id);
+        tm_buf_printf(json, ": %lld", (long long)(front->count + id));
         comma = ",\n";
     }
     tm_buf_text(json, "},\n\"merges\": [");
@@ -200,10 +208,96 @@ tm_status tm_convert_ranks(const char *text, size_t size, const tm_family *famil
         tm_buf_text(json, "],\n");
         tm_convert_family(family, false, json);
         tm_convert_post(json, before < 0 ? -1 : vocab.ids + before, -1);
-        put_ranks(&vocab, family->whole, json);
+        put_ranks(&vocab, &(tm_names){0}, family->whole, json);
         st = tm_buf_check(json, err);
     }
     tm_vocab_deinit(&vocab);
+    return st;
+}
+
+/* ---- tekken.json ---- */
+
+/* The special tokens of a file that names none: Mistral's first. */
+static const char *const tekken_specials[] = {
+    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
+    "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"};
+
+static tm_status tekken_front(const json_t *root, const char *name, tm_names *front, tm_error *err)
+{
+    const json_t *config = json_object_get(root, "config"), *list = json_object_get(root, "special_tokens");
+    size_t given = json_is_array(list) ? json_array_size(list) : sizeof tekken_specials / sizeof tekken_specials[0];
+    int64_t count;
+    TM_TRY(tm_json_get_int(config, name, "default_num_special_tokens", (int64_t)given, &count, err));
+    if (count < (int64_t)given || count > 1 << 16)
+        return tm_fail(err, TM_INPUT, "%s: \"default_num_special_tokens\" is %lld, expected %zu to %d", name,
+                       (long long)count, given, 1 << 16);
+    for (size_t i = 0; i < (size_t)count; i++) {
+        const json_t *item = json_is_array(list) && i < given ? json_array_get(list, i) : NULL;
+        const char *text = item ? json_string_value(json_object_get(item, "token_str")) : i < given ? tekken_specials[i] : NULL;
+        char filler[32];
+        if (item && (!text || json_integer_value(json_object_get(item, "rank")) != (json_int_t)i))
+            return tm_fail(err, TM_INPUT, "%s: \"special_tokens\"[%zu] has no \"token_str\" or not the rank %zu", name, i, i);
+        snprintf(filler, sizeof filler, "<SPECIAL_%zu>", i);
+        TM_TRY(tm_names_add(front, text ? text : filler, err));
+    }
+    return TM_OK;
+}
+
+static tm_status tekken_ranks(const json_t *root, const char *name, int64_t specials, tm_vocab *vocab, tm_error *err)
+{
+    const json_t *list = json_object_get(root, "vocab");
+    int64_t size = (int64_t)json_array_size(list), all;
+    tm_buf word = {0};
+    tm_status st = TM_OK;
+    TM_TRY(tm_json_get_int(json_object_get(root, "config"), name, "default_vocab_size", size + specials, &all, err));
+    size = size < all - specials ? size : all - specials; /* the others are spare */
+    if (size < 1 || size > TM_TOKEN_IDS)
+        return tm_fail(err, TM_INPUT, "%s: \"vocab\" is missing, no list, empty or longer than %d", name, TM_TOKEN_IDS);
+    for (int64_t i = 0; st == TM_OK && i < size; i++) {
+        const json_t *bytes = json_object_get(json_array_get(list, (size_t)i), "token_bytes");
+        tm_buf_clear(&word);
+        if (!json_is_string(bytes) || !tm_base64_decode(json_string_value(bytes), json_string_length(bytes), &word) || !word.size ||
+            word.size > RANK_TOKEN_BYTES || tm_vocab_find(vocab, tm_buf_str(&word), word.size) >= 0)
+            st = tm_fail(err, TM_INPUT, "%s: \"vocab\"[%lld]: \"token_bytes\" is no base64 of 1 to %d bytes, or there twice", name,
+                         (long long)i, RANK_TOKEN_BYTES);
+        else
+            st = tm_vocab_add(vocab, word.data, word.size, (int32_t)i, TM_TOKEN_MODEL, err);
+    }
+    tm_buf_deinit(&word);
+    return st;
+}
+
+tm_status tm_convert_tekken(const char *path, tm_buf *json, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_vocab vocab = {0};
+    tm_names front = {0};
+    json_t *root = NULL;
+    tm_family family = {.whole = true};
+    tm_status st;
+    TM_GO(tm_file_read(path, RANKS_BYTES, &text, err));
+    st = tm_json_parse_row(tm_buf_str(&text), text.size, &root, err); /* texts with \u0000 are all right here */
+    if (st != TM_OK)
+        TM_GO(tm_fail_prefix(err, "%s", path));
+    family.pattern[0] = json_string_value(json_object_get(json_object_get(root, "config"), "pattern"));
+    if (!family.pattern[0])
+        TM_GO(tm_fail(err, TM_INPUT, "%s: \"config\" has no \"pattern\"", path));
+    TM_GO(tekken_front(root, path, &front, err));
+    TM_GO(tekken_ranks(root, path, front.count, &vocab, err));
+    tm_buf_text(json, "{\"version\": \"1.0\",\n\"added_tokens\": [\n");
+    for (int64_t i = 0; i < front.count; i++)
+        tm_convert_added(json, i == 0, front.item[i], strlen(front.item[i]), i, true);
+    tm_buf_text(json, "],\n");
+    tm_convert_family(&family, false, json);
+    tm_convert_post(json, front.count > 1 ? 1 : -1, -1);
+    put_ranks(&vocab, &front, true, json);
+    st = tm_buf_check(json, err);
+out:
+    json_decref(root);
+    tm_names_deinit(&front);
+    tm_vocab_deinit(&vocab);
+    tm_buf_deinit(&text);
     return st;
 }
 

@@ -68,7 +68,8 @@ tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *json, const cha
 static size_t offset_of(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & 1u << 9) >> 6); }
 
 /* The text that the shortest (or longest) prefix of key in the map stands for, and the prefix's bytes; NULL: none. */
-static const char *find_prefix(const tm_charsmap *map, const char *key, size_t size, bool longest, size_t *prefix, size_t *text_size)
+static const char *find_prefix(const tm_charsmap *map, const char *key, size_t size, bool longest, size_t *prefix,
+                               size_t *text_size)
 {
     const char *found = NULL;
     size_t at = map->units ? offset_of(map->unit[0]) : 0;
@@ -81,9 +82,9 @@ static const char *find_prefix(const tm_charsmap *map, const char *key, size_t s
         if (!(unit & 1u << 8))
             continue;
         size_t start = at < map->units ? map->unit[at] & ~(1u << 31) : SIZE_MAX;
-        const char *text = tm_buf_str(&map->texts) + start;
-        if (start >= map->texts.size || ((uint8_t)*text & 0xc0) == 0x80)
+        if (start >= map->texts.size || ((uint8_t)map->texts.data[start] & 0xc0) == 0x80)
             break; /* damaged */
+        const char *text = map->texts.data + start;
         found = text;
         *text_size = strlen(text);
         *prefix = i + 1;
@@ -144,7 +145,7 @@ static size_t whole_chars(const char *text, size_t size, size_t bytes)
 static bool replace_longest(const tm_charsmap *map, const char *text, size_t size, tm_buf *out)
 {
     bool changed = false;
-    for (size_t at = 0, bytes; at < size; at += bytes) {
+    for (size_t at = 0, bytes; at < size && tm_normal_fits(size, out->size); at += bytes) {
         size_t found_size;
         const char *found = find_prefix(map, text + at, size - at, true, &bytes, &found_size);
         changed |= found != NULL;
@@ -162,7 +163,7 @@ static bool replace_longest(const tm_charsmap *map, const char *text, size_t siz
 static bool replace_graphemes(const tm_charsmap *map, const char *text, size_t size, tm_buf *out)
 {
     bool changed = false;
-    for (size_t at = 0, bytes; at < size; at += bytes) {
+    for (size_t at = 0, bytes; at < size && tm_normal_fits(size, out->size); at += bytes) {
         size_t found_size, prefix, len;
         bytes = grapheme(text + at, size - at);
         const char *found = bytes <= GRAPHEME_BYTES ? find_prefix(map, text + at, bytes, false, &prefix, &found_size) : NULL;
@@ -184,5 +185,5 @@ static bool replace_graphemes(const tm_charsmap *map, const char *text, size_t s
 tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, tm_error *err)
 {
     *changed = map->longest ? replace_longest(map, text, size, out) : replace_graphemes(map, text, size, out);
-    return tm_buf_check(out, err);
+    return tm_normal_fits(size, out->size) ? tm_buf_check(out, err) : tm_normal_too_long(size, err);
 }

@@ -24,7 +24,8 @@ void tm_convert_post(tm_buf *json, int64_t before, int64_t after);
 
 /* --- SentencePiece (tokenizer_sentencepiece.c) --- */
 
-tm_status tm_convert_spm(const tm_spm *spm, const tm_convert_options *options, const char *name, tm_buf *json, tm_error *err) TM_MUST_CHECK;
+tm_status tm_convert_spm(const tm_spm *spm, const tm_convert_options *options, const char *name, tm_buf *json,
+                         tm_error *err) TM_MUST_CHECK;
 
 /* --- Byte-level BPE (tokenizer_bytelevel.c) --- */
 
@@ -43,6 +44,8 @@ void tm_convert_family(const tm_family *family, bool prefix_space, tm_buf *json)
 /* A list of ranks (tiktoken): base64, a space and the rank a line. special: what follows the last rank; NULL behind the last. */
 tm_status tm_convert_ranks(const char *text, size_t size, const tm_family *family, const tm_names *special, int64_t before,
                            const char *name, tm_buf *json, tm_error *err) TM_MUST_CHECK;
+/* Mistral's tekken.json: special tokens, then ranks, and the pattern. */
+tm_status tm_convert_tekken(const char *path, tm_buf *json, tm_error *err) TM_MUST_CHECK;
 /* vocab.json and merges.txt. */
 tm_status tm_convert_merges(const char *vocab_path, const char *merges_path, const tm_family *family, bool prefix_space,
                             tm_buf *json, tm_error *err) TM_MUST_CHECK;

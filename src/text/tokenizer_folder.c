@@ -6,6 +6,7 @@
 #include "io/gguf.h"
 #include "text/tokenizer_gguf.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,7 +56,9 @@ static tm_status settings_read(const char *dir, settings *s, tm_error *err)
     if (size > 4 && !strcmp(s->class + size - 4, "Fast"))
         s->class[size - 4] = 0;
     if (!*s->class && family) /* as transformers does for a folder that does not say */
-        snprintf(s->class, sizeof s->class, "%s", !strcmp(family, "gpt2") ? "GPT2Tokenizer" : !strncmp(family, "qwen2", 5) ? "Qwen2Tokenizer" : "");
+        snprintf(s->class, sizeof s->class, "%s", !strcmp(family, "gpt2")       ? "GPT2Tokenizer"
+                                                  : !strncmp(family, "qwen2", 5) ? "Qwen2Tokenizer"
+                                                                                 : "");
     s->options.class = s->class;
     s->options.legacy = flag_of(s->config, "legacy");
     s->options.add_prefix_space = flag_of(s->config, "add_prefix_space");
@@ -249,7 +252,7 @@ static void add_special(tree *t, const json_t *token, bool converted)
     json_t *known = text ? json_object_get(t->added, text) : NULL;
     if (text && !known)
         add_token(t, text, json_is_object(token) ? token : NULL, -1, true);
-    else if (text && !flag(known, "special", false)) {
+    else if (text && converted && !flag(known, "special", false)) {
         t->failed |= json_object_set_new(known, "special", json_true()) != 0;
         t->changed = true;
     }
@@ -343,7 +346,8 @@ static tm_status from_ranks(const char *text, size_t size, const char *path, set
 /* "<base64> <digits>" a line, and not protobuf, whose first byte is a line feed. */
 static bool looks_like_ranks(const tm_buf *text)
 {
-    const char *line = tm_buf_str(text), *end = memchr(line, '\n', text->size), *space = end ? memchr(line, ' ', (size_t)(end - line)) : NULL;
+    const char *line = tm_buf_str(text), *end = memchr(line, '\n', text->size);
+    const char *space = end ? memchr(line, ' ', (size_t)(end - line)) : NULL;
     return space && space > line && space + 1 < end && space[1] >= '0' && space[1] <= '9';
 }
 
@@ -357,7 +361,8 @@ static tm_status from_model(const char *first, const char *second, settings *s, 
     (void)second;
     for (size_t i = 0; i < sizeof shifted / sizeof shifted[0]; i++)
         if (!strcmp(s->class, shifted[i]))
-            return tm_fail(err, TM_UNSUPPORTED, "%s: a %s moves the ids of its pieces; save it with tokenizer.json", first, s->class);
+            return tm_fail(err, TM_UNSUPPORTED, "%s: a %s moves the ids of its pieces; save it with tokenizer.json",
+                           first, s->class);
     TM_GO(tm_file_read(first, TM_SPM_FILE_BYTES, &data, err));
     if (looks_like_ranks(&data))
         TM_GO(from_ranks(tm_buf_str(&data), data.size, first, s, json, err));
@@ -392,6 +397,14 @@ static tm_status from_merges(const char *first, const char *second, settings *s,
     return tm_convert_merges(first, second, family, s->options.add_prefix_space > 0, json, err);
 }
 
+static tm_status from_tekken(const char *first, const char *second, settings *s, tm_buf *json, tm_error *err)
+{
+    (void)second;
+    s->bos = "<s>";
+    s->eos = "</s>";
+    return tm_convert_tekken(first, json, err);
+}
+
 /* In the order of preference. A name that starts with a dot is an ending. */
 static const struct kind {
     const char *first, *second;
@@ -400,6 +413,7 @@ static const struct kind {
 } kinds[] = {
     {"tokenizer.json", NULL, from_json, true},
     {"tokenizer.model", NULL, from_model, true},
+    {"tekken.json", NULL, from_tekken, true},
     {"spiece.model", NULL, from_model, true},
     {"sentencepiece.bpe.model", NULL, from_model, true},
     {".tiktoken", NULL, from_model, true},
@@ -450,18 +464,28 @@ static tm_status detect(const char *dir, const struct kind **kind, char **first,
     return TM_OK;
 }
 
+/* Takes no memory of ours, so that a folder never seems to have no tokenizer because memory ran out. */
+static bool folder_has(const char *folder, const char *name)
+{
+    bool found = false;
+    if (*name != '.')
+        return tm_dir_has(folder, name);
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir && !found && (entry = readdir(dir));)
+        found = name_fits(entry->d_name, name);
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
 bool tm_tokenizer_is_in(const char *model)
 {
-    const struct kind *kind;
-    char *first = NULL, *second = NULL;
     if (!tm_path_is_dir(model))
         return tm_gguf_is(model);
-    tm_status st = detect(model, &kind, &first, &second, NULL);
-    /* Where the system would not let us look, opening it says why. */
-    bool there = st == TM_OK ? kind != NULL : st == TM_NO_MEMORY || st == TM_IO;
-    free(first);
-    free(second);
-    return there;
+    for (size_t i = 0; kinds[i].in_folder; i++)
+        if (folder_has(model, kinds[i].first) && (!kinds[i].second || folder_has(model, kinds[i].second)))
+            return true;
+    return false;
 }
 
 /* ---- first and last token ---- */

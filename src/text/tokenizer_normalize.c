@@ -84,6 +84,11 @@ void tm_normalizer_deinit(tm_normalizer *n)
 
 /* ---- running ---- */
 
+tm_status tm_normal_too_long(size_t before, tm_error *err)
+{
+    return tm_fail(err, TM_INPUT, "the tokenizer's normaliser makes a text of %zu bytes more than %d times as long", before, TM_NORMAL_GROWTH);
+}
+
 static tm_status replace(const tm_norm *step, tm_match_memory *memory, const char *text, size_t size, tm_buf *out,
                          bool *changed, bool *first, tm_error *err)
 {
@@ -101,6 +106,8 @@ static tm_status replace(const tm_norm *step, tm_match_memory *memory, const cha
             *first = false;
         tm_buf_add(out, text + done, start - done);
         tm_buf_add(out, tm_buf_str(&step->content), step->content.size);
+        if (!tm_normal_fits(size, out->size))
+            return tm_normal_too_long(size, err);
         done = end;
     }
     if (*changed)
@@ -190,6 +197,7 @@ static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const ch
 tm_status tm_normalizer_run(const tm_normalizer *n, tm_match_memory *memory, tm_buf *a, tm_buf *b, const char **text, size_t *size,
                             bool *first, tm_error *err)
 {
+    size_t before = *size;
     for (size_t i = 0; i < n->count; i++) {
         bool changed;
         tm_buf_clear(a);
@@ -198,6 +206,8 @@ tm_status tm_normalizer_run(const tm_normalizer *n, tm_match_memory *memory, tm_
             continue;
         *text = tm_buf_str(a);
         *size = a->size;
+        if (!tm_normal_fits(before, *size))
+            return tm_normal_too_long(before, err);
         tm_buf *other = a;
         a = b;
         b = other;

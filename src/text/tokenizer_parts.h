@@ -14,7 +14,10 @@ enum {
     TM_TOKENIZER_STEPS = 64,     /* steps of a normaliser, pre-tokeniser or decoder, nested ones counted */
     TM_TOKENIZER_NESTING = 16,   /* Sequence in Sequence */
     TM_PATTERN_BYTES = 1 << 16,  /* of a regular expression */
+    TM_NORMAL_GROWTH = 64,       /* times as long, and a megabyte, normalised text may be; real ones stay under 18 */
 };
+static inline bool tm_normal_fits(size_t before, size_t now) { return now >> 20 <= 1 + before / ((1 << 20) / TM_NORMAL_GROWTH); }
+tm_status tm_normal_too_long(size_t before, tm_error *err) TM_MUST_CHECK; /* the failure when it does not */
 
 /* --- Vocabulary: token text <-> id (tokenizer_vocab.c) --- */
 

@@ -39,10 +39,11 @@ static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, 
             break;
         if (TM_GROW(&t->items, &t->items_capacity, n + 1, err) != TM_OK)
             return -1;
-        t->items[n++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
+        t->items[n] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
                                         .teacher_weight = set->teacher.data ? 1 : 0};
-        tm_gates_give(t, set - t->run->evals, first + n - 1, &t->items[n - 1]);
+        tm_gates_give(t, set - t->run->evals, first + n, &t->items[n]);
         tokens += e->n + t->batch.prefix;
+        n++;
     }
     tm_batch_fill(&t->batch, t->items, n);
     return n;

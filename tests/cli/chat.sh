@@ -33,4 +33,8 @@ expect "a model without a template says what to do" 2 'chatml' chat --model $mod
 expect "a missing model" 3 'none' chat --model "$dir/none"
 expect "an unknown argument" 2 '--bos' chat --model $model --bos
 expect "help shows an example" 0 'example: ' chat --help
+"$temper" chat --help | sed -n '/^example: /,$p' | sed 's/^example: //; s/^ *//; s|/tmp/|'"$dir"'/|g' > "$dir/example"
+( temper() { "$example_of" "$@"; }; example_of=$temper; . "$dir/example" ) > "$dir/out" 2> "$dir/err"
+[ $? -eq 0 ] && [ -s "$dir/out" ] && [ ! -s "$dir/err" ]
+result $? "the example of --help"
 exit $code

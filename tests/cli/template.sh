@@ -28,4 +28,8 @@ expect "a context that is no object" 3 'bad.json: expected a JSON object' templa
 expect "an unknown name" 2 'chatml, ' template --template chatmll --context "$dir/c.json"
 expect "missing arguments" 2 'needed' template --template chatml
 expect "help shows an example" 0 'example: ' template --help
+"$temper" template --help | sed -n '/^example: /,$p' | sed 's/^example: //; s/^ *//; s|/tmp/|'"$dir"'/|g' > "$dir/example"
+( temper() { "$example_of" "$@"; }; example_of=$temper; . "$dir/example" ) > "$dir/out" 2> "$dir/err"
+[ $? -eq 0 ] && [ -s "$dir/out" ] && [ ! -s "$dir/err" ]
+result $? "the example of --help"
 exit $code

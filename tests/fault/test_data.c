@@ -58,7 +58,7 @@ static tm_status data(tm_error *err)
     entries[6].format = TM_FORMAT_TEXT;
     tm_order_settings s = {.seed = 1, .shuffle = true, .batch = 2, .accumulate = 1, .epochs = 2};
     tm_data_settings settings = {.base_dir = scratch_dir, .tok = &tok, .vocab_size = TOY_VOCAB, .seq = 400, .tokenizer_hash = "toy",
-                                 .cache = cache, .cache_from = 60};
+                                 .cache = cache, .cache_from = 250}; /* one of them: every cache is synced */
     if (tm_dir_remove(cache, err) != TM_OK)
         return err->status;
     tm_status st = tm_dataset_load(entries, COUNT, &settings, pool, &d, err);

@@ -34,3 +34,6 @@ build/fuzz/libtemper.a: $(FUZZ_OBJECTS)
 
 build/fuzz/fuzz_%: build/fuzz/tests/fuzz/fuzz_%.o build/fuzz/libtemper.a
 	$(FUZZ_CC) -fsanitize=fuzzer,address,undefined -o $@ $^ $(LDLIBS)
+
+# Objects here know their headers too.
+-include $(shell find build/fuzz -name "*.d" 2>/dev/null)

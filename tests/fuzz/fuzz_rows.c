@@ -31,7 +31,7 @@ static void check(const tm_dataset *d, int64_t vocab, int64_t seq)
         targets += n;
     }
     if (tokens != s->tokens || targets != s->targets || s->examples != tm_dataset_count(d) || s->text_bytes < 0 ||
-        s->dropped > s->cut || s->cut > 2 * s->rows)
+        s->dropped > s->cut || s->cut > 64 * s->rows)
         abort();
 }
 

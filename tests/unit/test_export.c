@@ -309,6 +309,33 @@ static void tokenizers(void **state)
     free(json);
 }
 
+/* Gemma's scale of scores has no key: the golden models' is refused, the family's own is written. */
+static void gemma(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"gemma2", "gemma3"};
+    for (size_t i = 0; i < 2; i++) {
+        char golden[128], dir[512], path[600], from[256], gguf[600];
+        snprintf(golden, sizeof golden, "tests/data/golden/%s-lora/model", cases[i]);
+        snprintf(dir, sizeof dir, "%s/%s", scratch_dir, cases[i]);
+        snprintf(gguf, sizeof gguf, "%s.gguf", dir);
+        refuse_as(TM_UNSUPPORTED, "query_pre_attn_scalar", &(tm_export_request){.model = golden, .gguf = gguf});
+        OK(tm_dir_create(dir, err));
+        snprintf(from, sizeof from, "%s/model.safetensors", golden);
+        snprintf(path, sizeof path, "%s/model.safetensors", dir);
+        copy(from, path);
+        snprintf(from, sizeof from, "%s/config.json", golden);
+        snprintf(path, sizeof path, "%s/config.json", dir);
+        char *config = slurp(from, NULL), *at = strstr(config, "\"query_pre_attn_scalar\": 16");
+        assert_non_null(at);
+        memcpy(at + strlen("\"query_pre_attn_scalar\": "), " 8", 2); /* the head size */
+        OK(tm_file_write(path, config, strlen(config), err));
+        free(config);
+        export_as(dir, NULL, "f32", gguf, "read back");
+        same_config(dir, gguf);
+    }
+}
+
 /* --- Refusals --- */
 
 static void refusals(void **state)
@@ -432,7 +459,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(families),   cmocka_unit_test(rope_factors), cmocka_unit_test(types),    cmocka_unit_test(deterministic),
-        cmocka_unit_test(tokenizers), cmocka_unit_test(refusals),     cmocka_unit_test(adapters), cmocka_unit_test(merged),
+        cmocka_unit_test(tokenizers), cmocka_unit_test(refusals),     cmocka_unit_test(adapters), cmocka_unit_test(merged),     cmocka_unit_test(gemma),
     };
     return cmocka_run_group_tests(tests, scratch_begin, scratch_end);
 }

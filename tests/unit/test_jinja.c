@@ -85,7 +85,8 @@ static void by_hand(void **state)
     gives("{% for x in l if x > 1 %}{{ loop.index }}{{ x }}{{ ',' if not loop.last }}{% else %}none{% endfor %}", "12,23");
     gives("{% set ns = namespace(found=false) %}{% for x in l if not ns.found %}{{ x }}{% set ns.found = true %}{% endfor %}", "1");
     gives("{% for x in l %}{% if x == 2 %}{% continue %}{% endif %}{{ x }}{% endfor %}", "13");
-    gives("{% for x in l recursive %}{{ x }}{{ loop([9]) if x == 1 and loop.depth == 1 }}{% endfor %}", "1923");
+    gives("{% for x in l %}{{ x }}{% break %}{% else %}e{% endfor %}{% for x in l %}{% continue %}{% else %}e{% endfor %}", "1ee");
+    gives("{{ 'a' % nothing }}{% for x in l recursive %}{{ x }}{{ loop([9]) if x == 1 and loop.depth == 1 }}{% endfor %}", "a1923");
     gives("{% macro m(a, b=2) %}{{ a }}{{ b }}{{ caller() if caller is defined }}{% endmacro %}{% call m(1) %}!{% endcall %}{{ m(3, b=4) }}", "12!34");
     gives("{{ strftime_now('%d %b %Y, %A') }}", "26 Jul 2024, Friday");
     gives("{{ 'ÀΣΣ'|lower }}{{ 'straße'|upper }}{{ 'ǆ'.title() }}", "àσςSTRASSEǅ");
@@ -130,6 +131,11 @@ static void limits(void **state)
     refused("{{ '%99999999d' % 1 }}", "width");
     refused("{{ 'a'.center(99999999) }}", "width");
     refused("{{ 10 ** 99 }}", "64 bits");
+    refused("{% set ns = namespace(t=(1,)) %}{% for i in range(99) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}{{ {ns.t: 1} }}", "steps");
+    refused("{% set ns = namespace(t=(1,)) %}{% for i in range(9999) %}{% set ns.t = (ns.t,) %}{% endfor %}{{ {ns.t: 1} }}", "deep");
+    refused("{% set ns = namespace(t=(1,)) %}{% for i in range(9999) %}{% set ns.t = [ns.t] %}{% endfor %}{{ ns.t|tojson }}", "deep");
+    refused("{% set s = 'a' * 999999 %}{% for i in range(9999) %}{% set x = s.rfind('b' ~ s[:99999]) %}{% endfor %}", "steps");
+    refused("{{ '%*d' % (-9223372036854775807 - 1, 1) }}", "width");
     tm_buf deep = {0};
     for (int i = 0; i < 5000; i++)
         tm_buf_text(&deep, i ? "(" : "{{ ");

@@ -129,7 +129,8 @@ static void damaged_is_written_anew(void **state)
     free(whole);
     /* a row that is refused leaves nothing behind */
     OK(tm_dir_remove(folder, err));
-    OK(tm_file_write(data, "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\n", 39, err));
+    static const char bad[] = "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\n";
+    OK(tm_file_write(data, bad, sizeof bad - 1, err));
     tm_data_settings s = {.tok = &tok, .vocab_size = TOY_VOCAB, .seq = 16, .tokenizer_hash = "h", .cache = folder};
     tm_data_entry e = {.path = data, .weight = 1};
     tm_dataset *d;

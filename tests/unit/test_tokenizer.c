@@ -283,10 +283,10 @@ static void cutting_changes_nothing(void **state)
 static void stream_equals_decode(void **state)
 {
     (void)state;
-    static const char *const names[] = {DATA "stories260K", DATA "bytelevel"};
+    static const char *const names[] = {DATA "stories260K", DATA "bytelevel", DATA "unigram", DATA "spm/bpe.model", DATA "spm/unigram.model"};
     uint64_t seed = (uint64_t)time(NULL);
     uint32_t at = 0;
-    for (int n = 0; n < 2; n++) {
+    for (int n = 0; n < 5; n++) {
         tm_tokenizer *tok = open_tokenizer(names[n]);
         tm_tokens *scratch;
         tm_buf text = {0}, whole = {0}, parts = {0};
@@ -625,6 +625,36 @@ static void runaway_pattern(void **state)
     tm_tokenizer_close(tok);
 }
 
+/* A normaliser that blows text up is stopped, in one step and over many. */
+static void swelling_normalizer(void **state)
+{
+    (void)state;
+    static const char step[] = "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"aaaaaaaaaaaaaaaa\"}";
+    tm_buf json = {0}, text = {0};
+    tm_ids ids = {0};
+    while (text.size < 20000)
+        tm_buf_char(&text, 'a');
+    for (int steps = 1; steps <= 64; steps *= 8) {
+        tm_tokenizer *tok;
+        tm_tokens *scratch;
+        tm_buf_clear(&json);
+        tm_buf_text(&json, "{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": []}, \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [");
+        for (int i = 0; i < steps; i++)
+            tm_buf_printf(&json, "%s%s", i ? ", " : "", step);
+        tm_buf_text(&json, "]}}");
+        ok(tm_tokenizer_parse(json.data, json.size, "swelling", &tok, &err));
+        ok(tm_tokens_create(tok, &scratch, &err));
+        assert_int_equal(tm_tokenizer_encode(tok, scratch, text.data, text.size, false, &ids, &err), steps == 1 ? TM_OK : TM_INPUT);
+        assert_true(steps == 1 || strstr(err.message, "64 times"));
+        tm_tokens_destroy(scratch);
+        tm_tokenizer_close(tok);
+    }
+    assert_int_equal(ids.count, 320000);
+    tm_ids_deinit(&ids);
+    tm_buf_deinit(&json);
+    tm_buf_deinit(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -636,7 +666,7 @@ int main(void)
         cmocka_unit_test(stream_equals_decode), cmocka_unit_test(stream_of_broken_bytes), cmocka_unit_test(long_runs),
         cmocka_unit_test(odd_text), cmocka_unit_test(looking_up), cmocka_unit_test(first_and_last_token),
         cmocka_unit_test(damaged_files), cmocka_unit_test(nested_deeply), cmocka_unit_test(cut_off_files),
-        cmocka_unit_test(runaway_pattern),
+        cmocka_unit_test(runaway_pattern), cmocka_unit_test(swelling_normalizer),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
 }

@@ -196,6 +196,75 @@ static void ranks(void **state)
     ok(tm_dir_remove(dir, &err));
 }
 
+/* The same ranks as Mistral writes them, behind special tokens; the last token is spare. */
+static void tekken(void **state)
+{
+    (void)state;
+    json_t *root = load(DATA "bytelevel/tokenizer.json"), *vocab = json_object_get(json_object_get(root, "model"), "vocab"), *id;
+    size_t count = json_object_size(vocab);
+    json_t *out = json_pack("{s:{s:s, s:i, s:i}, s:[{s:i, s:s}, {s:i, s:s}, {s:i, s:s}], s:[]}", "config", "pattern",
+                            "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
+                            "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", "default_num_special_tokens", 5, "default_vocab_size", (int)count + 5,
+                            "special_tokens", "rank", 0, "token_str", "<unk>", "rank", 1, "token_str", "<s>", "rank", 2, "token_str",
+                            "</s>", "vocab");
+    json_t *list = json_object_get(out, "vocab");
+    for (size_t i = 0; i <= count; i++)
+        json_array_append_new(list, json_pack("{s:s, s:s%}", "token_bytes", "enp6enp6eg==", "token_str", "\0", (size_t)1));
+    const char *key;
+    json_object_foreach(vocab, key, id)
+    {
+        tm_buf bytes = {0}, text = {0};
+        for (size_t i = 0, len; key[i]; i += len)
+            tm_buf_char(&bytes, (char)tm_char_byte(tm_utf8_at(key + i, &len)));
+        tm_base64_encode(bytes.data, bytes.size, &text);
+        json_object_set_new(json_array_get(list, (size_t)json_integer_value(id)), "token_bytes", json_string(text.data));
+        tm_buf_deinit(&bytes);
+        tm_buf_deinit(&text);
+    }
+    char dir[40], *json = json_dumps(out, 0);
+    new_dir(dir);
+    put(dir, "tekken.json", json);
+    tm_tokenizer *tok = open_tokenizer(dir), *file = open_tokenizer(DATA "bytelevel");
+    tm_tokens *a, *b;
+    tm_ids x = {0}, y = {0};
+    static const char text[] = "It's 123 naïve  words,\n\n漢字 and more </s>";
+    assert_int_equal(tm_tokenizer_bos(tok), 1);
+    assert_int_equal(tm_tokenizer_eos(tok), 2);
+    assert_int_equal(tm_tokenizer_vocab_size(tok), count + 5);
+    assert_string_equal(tm_tokenizer_token(tok, 4), "<SPECIAL_4>");
+    ok(tm_tokens_create(tok, &a, &err));
+    ok(tm_tokens_create(file, &b, &err));
+    ok(tm_tokenizer_encode(tok, a, text, sizeof text - 1, true, &x, &err));
+    ok(tm_tokenizer_encode(file, b, text, sizeof text - 5, false, &y, &err));
+    assert_int_equal(x.count, y.count + 2);
+    assert_int_equal(x.id[0], 1);
+    assert_int_equal(x.id[x.count - 1], 2);
+    for (size_t i = 0; i < y.count; i++)
+        assert_int_equal(x.id[i + 1], y.id[i] + 5);
+    tm_tokens_destroy(a);
+    tm_tokens_destroy(b);
+    tm_ids_deinit(&x);
+    tm_ids_deinit(&y);
+    tm_tokenizer_close(tok);
+    tm_tokenizer_close(file);
+    json_object_set_new(json_object_get(out, "config"), "default_num_special_tokens", json_integer(2));
+    free(json);
+    json = json_dumps(out, 0);
+    put(dir, "tekken.json", json);
+    assert_int_equal(tm_tokenizer_open(dir, &tok, &err), TM_INPUT);
+    assert_non_null(strstr(err.message, "default_num_special_tokens"));
+    put(dir, "tekken.json", "{\"config\": {}}");
+    assert_int_equal(tm_tokenizer_open(dir, &tok, &err), TM_INPUT);
+    assert_non_null(strstr(err.message, "\"pattern\""));
+    put(dir, "tekken.json", "{\"config\": {\"pattern\": \"a\"}, \"vocab\": [{\"token_bytes\": \"?\"}]}");
+    assert_int_equal(tm_tokenizer_open(dir, &tok, &err), TM_INPUT);
+    assert_non_null(strstr(err.message, "\"vocab\"[0]"));
+    ok(tm_dir_remove(dir, &err));
+    free(json);
+    json_decref(out);
+    json_decref(root);
+}
+
 static void put_merges(const char *dir)
 {
     json_t *root = load(DATA "bytelevel/tokenizer.json"), *model = json_object_get(root, "model"), *item;
@@ -482,6 +551,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unigram), cmocka_unit_test(kinds), cmocka_unit_test(sentencepiece), cmocka_unit_test(ranks),
+        cmocka_unit_test(tekken),
         cmocka_unit_test(vocab_and_merges), cmocka_unit_test(order_and_settings), cmocka_unit_test(t5),
         cmocka_unit_test(clean_up), cmocka_unit_test(damaged), cmocka_unit_test(cut_and_flipped), cmocka_unit_test(long_runs),
     };

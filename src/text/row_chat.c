@@ -36,15 +36,18 @@ static json_t *wrapped_tools(const json_t *list)
 {
     json_t *out = json_array(), *tool;
     size_t i;
+    bool failed = !out;
     json_array_foreach((json_t *)list, i, tool) {
         bool bare = json_object_get(tool, "name") && !json_object_get(tool, "function");
-        json_t *item = bare ? json_pack("{s:s, s:O}", "type", "function", "function", tool) : json_incref(tool);
-        if (!out || !item || json_array_append_new(out, item) != 0) {
-            json_decref(out);
-            return NULL;
-        }
+        json_t *item = failed ? NULL : bare ? json_object() : json_incref(tool);
+        failed |= !item || (bare && json_object_set_new(item, "type", json_string("function")) != 0) ||
+                  (bare && json_object_set(item, "function", tool) != 0) || json_array_append(out, item) != 0;
+        json_decref(item);
     }
-    return out;
+    if (!failed)
+        return out;
+    json_decref(out);
+    return NULL;
 }
 
 tm_status tm_row_conversation(const tm_row_rules *r, const json_t *row, json_t *messages, json_t **out, tm_error *err)

@@ -352,9 +352,14 @@ int main(void)
     enum { KINDS = sizeof scenarios / sizeof *scenarios };
     static char names[2 * KINDS][64];
     struct CMUnitTest tests[2 * KINDS + 3] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(packs_are_refused), cmocka_unit_test(replicas_are_runs)};
+    int count = 3;
     for (int i = 0; i < 2 * KINDS; i++) {
+#ifdef TM_SANITIZE /* looks for other things than bits: one scenario for the slow instruction sets is enough */
+        if (i % 2 && i > 1)
+            continue;
+#endif
         snprintf(names[i], sizeof names[i], "%s: %s", i % 2 ? "instruction sets" : "layouts", scenarios[i / 2].name);
-        tests[i + 3] = (struct CMUnitTest){.name = names[i], .test_func = i % 2 ? instruction_set_leaves_no_trace : layout_leaves_no_trace, .initial_state = (void *)(uintptr_t)&scenarios[i / 2]};
+        tests[count++] = (struct CMUnitTest){.name = names[i], .test_func = i % 2 ? instruction_set_leaves_no_trace : layout_leaves_no_trace, .initial_state = (void *)(uintptr_t)&scenarios[i / 2]};
     }
-    return cmocka_run_group_tests_name("trainer", tests, begin, scratch_end);
+    return _cmocka_run_group_tests("trainer", tests, (size_t)count, begin, scratch_end);
 }

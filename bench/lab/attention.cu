@@ -217,25 +217,55 @@ template <int D, int BM, int BN, int WARPS> void run_q(const problem &p)
     flash_backward_q<D, BM, BN, WARPS><<<grid, WARPS * 32, shared>>>(p.w);
 }
 
-template <int D, int BM, int BN> void run90_forward(const problem &p)
+typedef CUresult (*encode_call)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
+                                CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+static encode_call encode;
+
+/* Boxes of 64 columns and `rows` rows of x [height, width]. */
+static CUtensorMap map_of(const bf16 *x, int64_t height, int64_t width, int64_t ld, int rows)
 {
-    size_t shared = (BM + 4 * BN) * D * sizeof(bf16);
-    CHECK(cudaFuncSetAttribute(flash90_forward<D, BM, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    flash90_forward<D, BM, BN><<<dim3(p.w.heads, (unsigned)(p.rows / BM + p.w.spans.n)), BM * 2, shared>>>(p.w);
+    CUtensorMap map;
+    cuuint64_t size[2] = {(cuuint64_t)width, (cuuint64_t)height}, stride[1] = {(cuuint64_t)ld * 2};
+    cuuint32_t box[2] = {64, (cuuint32_t)rows}, one[2] = {1, 1};
+    CUresult r = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, size, stride, box, one, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (r != CUDA_SUCCESS) {
+        printf("tensor map: %d\n", (int)r);
+        exit(1);
+    }
+    return map;
 }
 
-template <int D, int BM, int BN> void run90_kv(const problem &p)
+static flash90_args maps_of(const problem &p, int rows_q, int rows_k)
 {
-    size_t shared = (2 * BN + 4 * BM) * D * sizeof(bf16) + 4 * BM * sizeof(float);
-    CHECK(cudaFuncSetAttribute(flash90_backward_kv<D, BM, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    flash90_backward_kv<D, BM, BN><<<dim3(p.w.kv_heads, (unsigned)(p.keys / BN + p.w.spans.n)), BN * 2, shared>>>(p.w);
+    flash90_args all;
+    const flash_args &w = p.w;
+    all.w = w;
+    all.q = map_of(w.q, p.rows, w.heads * p.D, w.ld_q, rows_q);
+    all.dout = map_of(w.dout, p.rows, w.heads * p.D, w.ld_dout, rows_q);
+    all.k = map_of(w.k, p.keys, w.kv_heads * p.D, w.ld_k, rows_k);
+    all.v = map_of(w.v, p.keys, w.kv_heads * p.D, w.ld_v, rows_k);
+    return all;
 }
 
-template <int D, int BM, int BN> void run90_q(const problem &p)
+template <class K> static void launch90(K kernel, const flash90_args &all, int64_t items, size_t shared)
 {
-    size_t shared = (2 * BM + 4 * BN) * D * sizeof(bf16);
-    CHECK(cudaFuncSetAttribute(flash90_backward_q<D, BM, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    flash90_backward_q<D, BM, BN><<<dim3(p.w.heads, (unsigned)(p.rows / BM + p.w.spans.n)), BM * 2, shared>>>(p.w);
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    kernel<<<(unsigned)std::min<int64_t>(items, 132), 384, shared>>>(all);
+    CHECK(cudaGetLastError());
+}
+
+template <int D, int BN, int STAGES> void run90_forward(const problem &p)
+{
+    launch90(flash90_forward<D, BN, STAGES>, maps_of(p, 128, BN), (p.rows / 128 + p.w.spans.n) * p.w.heads, (2 * 128 + 2 * STAGES * BN) * D * 2);
+}
+template <int D, int BM, int STAGES> void run90_kv(const problem &p)
+{
+    launch90(flash90_backward_kv<D, BM, STAGES>, maps_of(p, BM, 128), (p.keys / 128 + p.w.spans.n) * p.w.kv_heads, (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
+}
+template <int D, int BN, int STAGES, int QSTAGES> void run90_q(const problem &p)
+{
+    launch90(flash90_backward_q<D, BN, STAGES, QSTAGES>, maps_of(p, 128, BN), (p.rows / 128 + p.w.spans.n) * p.w.heads, (2 * QSTAGES * 128 + 2 * STAGES * BN) * D * 2);
 }
 
 struct kernel {
@@ -248,17 +278,17 @@ struct kernel {
 #define KV(D, BM, BN, W) {"dk,dv   " #BM "x" #BN " w" #W, D, 1, run_kv<D, BM, BN, W>}
 #define DQ(D, BM, BN, W) {"dq      " #BM "x" #BN " w" #W, D, 2, run_q<D, BM, BN, W>}
 
-#define FORWARD90(D, BM, BN) {"forward " #BM "x" #BN " wgmma", D, 0, run90_forward<D, BM, BN>}
-#define KV90(D, BM, BN) {"dk,dv   " #BM "x" #BN " wgmma", D, 1, run90_kv<D, BM, BN>}
-#define DQ90(D, BM, BN) {"dq      " #BM "x" #BN " wgmma", D, 2, run90_q<D, BM, BN>}
+#define FORWARD90(D, BN, S) {"forward 128x" #BN " wgmma s" #S, D, 0, run90_forward<D, BN, S>}
+#define KV90(D, BM, S) {"dk,dv   " #BM "x128 wgmma s" #S, D, 1, run90_kv<D, BM, S>}
+#define DQ90(D, BN, S, Q) {"dq      128x" #BN " wgmma s" #S " q" #Q, D, 2, run90_q<D, BN, S, Q>}
 
 static const kernel kernels[] = {
-    FORWARD90(64, 128, 128), FORWARD90(64, 64, 128), FORWARD90(64, 128, 64), FORWARD90(64, 192, 128),
-    KV90(64, 64, 128), KV90(64, 64, 64), KV90(64, 128, 128),
-    DQ90(64, 128, 128), DQ90(64, 128, 64), DQ90(64, 64, 64),
-    FORWARD90(128, 128, 128), FORWARD90(128, 128, 64), FORWARD90(128, 64, 64),
-    KV90(128, 64, 128), KV90(128, 64, 64),
-    DQ90(128, 128, 64), DQ90(128, 64, 64), DQ90(128, 64, 128),
+    FORWARD90(64, 128, 2), FORWARD90(64, 128, 3), FORWARD90(64, 64, 3),
+    KV90(64, 64, 2), KV90(64, 64, 3), KV90(64, 128, 2),
+    DQ90(64, 128, 2, 2), DQ90(64, 64, 3, 2), DQ90(64, 64, 3, 1),
+    FORWARD90(128, 128, 2), FORWARD90(128, 64, 3),
+    KV90(128, 64, 2), KV90(128, 64, 3),
+    DQ90(128, 64, 2, 2), DQ90(128, 64, 3, 1),
 #ifdef QUICK
     FORWARD(64, 128, 64, 4), KV(64, 64, 64, 4), DQ(64, 64, 64, 4),
     FORWARD(128, 128, 64, 4), KV(128, 64, 64, 4), DQ(128, 64, 64, 4),
@@ -382,6 +412,8 @@ static void rate(int D, int heads, int kv_heads, int batch, int length)
 
 int main()
 {
+    cudaDriverEntryPointQueryResult found;
+    CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault, &found));
     check(64, 14, 2, {200, 1, 64, 129, 333}, 0, 0, 0, 11);
     check(64, 4, 4, {300, 70}, 0, 50, 0, 12);
     check(64, 4, 2, {300, 70}, 0, 0, 20, 13);

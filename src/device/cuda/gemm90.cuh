@@ -12,8 +12,6 @@
 
 #include "device/cuda/wgmma.cuh"
 
-#include <cuda.h>
-
 enum { GEMM90_OUT_BYTES = 64 * 128 * 2 }; /* shared memory of a warpgroup for what it stores */
 
 struct gemm90_args {
@@ -23,50 +21,6 @@ struct gemm90_args {
     int m, n, k, low_k;     /* low_k 0: none */
     bool add;               /* c +=, rounded once more */
 };
-
-TM_DEVICE void barrier_init(uint64_t *bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(count)); }
-TM_DEVICE void barrier_expect(uint64_t *bar, int bytes)
-{
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)), "r"(bytes) : "memory");
-}
-TM_DEVICE void barrier_arrive(uint64_t *bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory"); }
-TM_DEVICE void barrier_wait(uint64_t *bar, int parity)
-{
-    asm volatile("{.reg .pred p; again: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra.uni done; bra.uni again; done: }" ::"r"(shared_address(bar)), "r"(parity) : "memory");
-}
-TM_DEVICE void fetch_box(void *to, const CUtensorMap *map, int column, int row, uint64_t *bar)
-{
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
-                 ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(shared_address(bar)) : "memory");
-}
-
-/* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. */
-TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, bool add)
-{
-    if (add)
-        asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
-    else
-        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
-}
-TM_DEVICE void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-/* Until what was stored has been read out of shared memory. */
-TM_DEVICE void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
-
-TM_DEVICE void store_matrices(void *to, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
-{
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
-
-#define WG_D128 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
-                "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63," \
-                "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
-                "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
-
-template <int TRANSPOSED> TM_DEVICE void product(float (&c)[32][4], uint64_t a, uint64_t b, int add)
-{
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " WG_D128 ", %128, %129, p, 1, 1, 0, %131;}"
-                 : WG_F32(c, 0), WG_F32(c, 8), WG_F32(c, 16), WG_F32(c, 24) : "l"(a), "l"(b), "r"(add), "n"(TRANSPOSED));
-}
 
 /* Tile number i: columns of tiles GROUP high, so that tiles in flight share rows of a and columns of b in the cache. */
 struct gemm90_place {

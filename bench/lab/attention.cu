@@ -1,9 +1,9 @@
-/* Laboratory of the bf16 attention kernels (src/device/cuda/flash.cuh): variants of tile sizes held against a
+/* Laboratory of the bf16 attention kernels (flash.cuh, flash90.cuh): variants of tile sizes held against a
  * plain kernel in double on fresh random inputs, and their rates.
  *
- *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -Isrc -o attention bench/lab/attention.cu && ./attention
+ *   make lab && build/lab/attention
  */
-#include "device/cuda/flash90.cuh"
+#include "flash90.cuh"
 
 #include <algorithm>
 #include <cmath>

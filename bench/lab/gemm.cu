@@ -1,8 +1,8 @@
-/* Laboratory of the Hopper matrix product (src/device/cuda/gemm90.cuh): against a plain kernel, and its rate.
+/* Laboratory of the Hopper matrix product (gemm90.cuh): against a plain kernel, and its rate.
  *
- *   nvcc -O3 -std=c++17 -gencode=arch=compute_90a,code=sm_90a -Isrc -o gemm bench/lab/gemm.cu -lcuda && ./gemm
+ *   make lab && build/lab/gemm
  */
-#include "device/cuda/gemm90.cuh"
+#include "gemm90.cuh"
 
 #include <algorithm>
 #include <cmath>

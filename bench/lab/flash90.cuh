@@ -5,11 +5,11 @@
  * tensor copy engine, two warpgroups of 64 rows each multiply. Fetches are rings of full and empty barriers; a
  * `ring` counts its uses, so that a stage and its parity follow from the count.
  * Rows beyond a span's end are fetched all the same: they must be finite, what they give is masked. */
-#ifndef TM_DEVICE_CUDA_FLASH90_CUH
-#define TM_DEVICE_CUDA_FLASH90_CUH
+#ifndef TM_LAB_FLASH90_CUH
+#define TM_LAB_FLASH90_CUH
 
-#include "device/cuda/flash.cuh"
-#include "device/cuda/wgmma.cuh"
+#include "flash.cuh"
+#include "wgmma.cuh"
 
 /* Boxes of 64 columns: of tiles of 128 rows (q_, do_), of blocks (the others). */
 struct flash90_args {

@@ -6,10 +6,10 @@
  * multiples of BM in the span. So a result depends on the span alone, never on its place among others.
  *
  * Sources: FlashAttention-2 (2307.08691) for the tiling and the online softmax; docs/math/attention.md. */
-#ifndef TM_DEVICE_CUDA_FLASH_CUH
-#define TM_DEVICE_CUDA_FLASH_CUH
+#ifndef TM_LAB_FLASH_CUH
+#define TM_LAB_FLASH_CUH
 
-#include "device/cuda/mma.cuh"
+#include "mma.cuh"
 #include "device/tensor.h"
 
 struct flash_args {

@@ -8,7 +8,7 @@ WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes $(if 
 OPT     ?= -O2 -g
 # -ffp-contract=off: a fused multiply-add happens where the source says fma, nowhere else.
 CFLAGS  := -std=gnu17 $(OPT) $(WARN) -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden -fPIC -pthread -MMD -MP
-PACKAGES := yaml-0.1 jansson libpcre2-8 libutf8proc libcrypto
+PACKAGES := yaml-0.1 jansson libpcre2-8 libutf8proc libcrypto zlib libzstd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
 CPPFLAGS := -Iinclude -Isrc -D_GNU_SOURCE $(PKG_CFLAGS)
@@ -30,7 +30,7 @@ PLAIN      := -O2 $(if $(findstring clang,$(shell $(CC) --version)),,-fno-tree-d
 ISA_scalar := -DTM_KERNEL_ISA=scalar -DTM_SIMD_SCALAR $(PLAIN)
 ISA_f64    := -DTM_KERNEL_ISA=f64 -DTM_SIMD_F64 $(PLAIN)
 ISA_avx2   := -DTM_KERNEL_ISA=avx2 -DTM_SIMD_AVX2 -mavx2 -mfma -mf16c
-ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
+ISA_avx512 := -DTM_KERNEL_ISA=avx512 -DTM_SIMD_AVX512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma -mf16c -mprefer-vector-width=512
 # Under a sanitizer: memory errors and races; undefined arithmetic is looked for above the kernels.
 SANITIZED  := $(if $(filter asan tsan,$(KIND)),-O1 -g1 -fno-sanitize=undefined)
 ISAS    := scalar f64 $(if $(filter x86_64,$(ARCH)),avx2 avx512)
@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
+.PHONY: lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -89,6 +89,12 @@ build/cuda/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
 
+# The laboratory of GPU kernels: variants, their checks and rates; for a Hopper GPU.
+lab: $(patsubst bench/lab/%.cu,build/lab/%,$(wildcard bench/lab/*.cu)) ## the laboratory of GPU kernels (build/lab/attention, gemm)
+build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh)
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"; $(NVCC) -std=c++17 -O3 -Isrc -gencode=arch=compute_90a,code=sm_90a -o $@ $<
+
 # The same sources on the processor, for tests where there is no GPU: tests/emulated.
 ifeq ($(origin CXX),default)
 CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
@@ -108,7 +114,8 @@ $(BUILD)/emulated/%.o: %.cu
 	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) -O2 -g -MMD -MP -c -o $@ $<
 
 # Fault tests replace malloc and the file calls by ones that fail on command.
-WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap
+WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap \
+        -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
 $(BUILD)/tests/unit/test_cuda_ops.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
 $(BUILD)/tests/unit/test_cuda_ops: | $(if $(shell command -v $(CXX)),$(EMULATED))
@@ -175,7 +182,7 @@ dist: $(BUILD)/temper-static ## build/dist/temper-VERSION.tar.gz: one program th
 	mkdir -p $(DIST)/licenses
 	cp $(BUILD)/temper-static $(DIST)/temper
 	cp -r $(SHARED) README.md README.ru.md LICENSE docs $(DIST)/
-	for p in libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev; do \
+	for p in libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev zlib1g-dev libzstd-dev; do \
 	  cp /usr/share/doc/$$p/copyright $(DIST)/licenses/$$p.txt || exit 1; done
 	tar -C build/dist --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf - temper-$(VERSION) | gzip -9n > $(DIST).tar.gz
 	rm -rf $(DIST)

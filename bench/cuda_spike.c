@@ -85,7 +85,8 @@ static void open_setup(setup *s, const char *name, int low, int high, const char
     must(tm_safetensors_open_model(s->model, &s->file, &err), &err);
     tm_pool *pool;
     must(tm_pool_create(1, &pool, &err), &err);
-    must(tm_dataset_load(s->recipe->data, 1, ".", NULL, 512, 512, pool, &s->data, &err), &err);
+    tm_data_settings settings = {.vocab_size = 512, .seq = 512};
+    must(tm_dataset_load(s->recipe->data, 1, &settings, pool, &s->data, &err), &err);
     tm_pool_destroy(pool);
 }
 

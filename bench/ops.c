@@ -4,25 +4,12 @@
  * (working set as large, so in the same cache).
  * With one thread the time is the processor's own, so that other programs count less.
  * usage: build/cpu/bench/ops [threads] [avx512|avx2|scalar] [span length] [head size] [part of an op's name] */
-#include "device/cpu/cpu.h"
+#include "peak.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
 
 enum { T = 1024, C = 576, H = 9, K = 3, F = 1536, V = 49152, TARGETS = 128, TRAINED = 16 << 20, BLOCK_BYTES = 65536 };
-
-static clockid_t bench_clock = CLOCK_MONOTONIC;
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(bench_clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static double best_of(void (*call)(void *), void *context)
 {
@@ -59,66 +46,6 @@ static void copy_all(void *context)
     tm_pool_run(c->pool, copy_task, c, (c->bytes + BLOCK_BYTES - 1) / BLOCK_BYTES);
 }
 
-/* Fused multiply-adds on twelve registers of the widest kind: nothing waits for memory or for a sum. */
-enum { SUMS = 12, ROUNDS = 100000 };
-#ifdef __x86_64__
-__attribute__((target("avx512f"))) static float peak512(void)
-{
-    __m512 s[SUMS], x = _mm512_set1_ps(1e-3f), y = _mm512_set1_ps(0.999f);
-    for (int i = 0; i < SUMS; i++)
-        s[i] = _mm512_set1_ps((float)i);
-    for (int r = 0; r < ROUNDS; r++)
-#pragma GCC unroll 12
-        for (int i = 0; i < SUMS; i++)
-            s[i] = _mm512_fmadd_ps(s[i], y, x);
-    for (int i = 1; i < SUMS; i++)
-        s[0] = _mm512_add_ps(s[0], s[i]);
-    return _mm512_cvtss_f32(s[0]);
-}
-
-__attribute__((target("avx2,fma"))) static float peak256(void)
-{
-    __m256 s[SUMS], x = _mm256_set1_ps(1e-3f), y = _mm256_set1_ps(0.999f);
-    for (int i = 0; i < SUMS; i++)
-        s[i] = _mm256_set1_ps((float)i);
-    for (int r = 0; r < ROUNDS; r++)
-#pragma GCC unroll 12
-        for (int i = 0; i < SUMS; i++)
-            s[i] = _mm256_fmadd_ps(s[i], y, x);
-    for (int i = 1; i < SUMS; i++)
-        s[0] = _mm256_add_ps(s[0], s[i]);
-    return _mm256_cvtss_f32(s[0]);
-}
-#endif
-
-static float peak1(void)
-{
-    float s[SUMS] = {0};
-    for (int r = 0; r < ROUNDS; r++)
-        for (int i = 0; i < SUMS; i++)
-            s[i] = fmaf(s[i], 0.999f, 1e-3f);
-    return s[0] + s[SUMS - 1];
-}
-
-typedef struct peak {
-    tm_pool *pool;
-    float (*loop)(void);
-    double lanes;
-} peak;
-
-static volatile float sink;
-static void peak_task(void *context, int64_t task, int thread)
-{
-    (void)task, (void)thread;
-    sink = ((const peak *)context)->loop();
-}
-
-static void peak_all(void *context)
-{
-    const peak *p = context;
-    tm_pool_run(p->pool, peak_task, context, 8 * tm_pool_threads(p->pool));
-}
-
 /* --- Ops --- */
 
 typedef struct bench {
@@ -152,19 +79,19 @@ static tm_tensor tensor(int64_t rows, int64_t cols)
     }
 CALL(embed_f, embed_forward, &b->rows, b->ids, b->table, 1, b->x)
 CALL(embed_b, embed_backward, &b->rows, b->ids, b->x, 1, b->table)
-CALL(norm_f, rmsnorm_forward, &b->rows, b->x, b->y, b->w, 1e-5f, b->z, b->rstd, b->y)
-CALL(norm_b, rmsnorm_backward, &b->rows, b->y, b->z, b->w, b->rstd, b->x, tm_tensor_none())
-CALL(norm_bw, rmsnorm_backward, &b->rows, b->y, b->z, b->w, b->rstd, b->x, b->dw)
-CALL(rope_f, rope_forward, &b->rows, b->q, H, b->cos, b->sin, tm_tensor_none(), 0, tm_tensor_none(), b->dq)
-CALL(rope_b, rope_backward, &b->rows, b->dq, H, b->cos, b->sin, tm_tensor_none(), tm_tensor_none(), tm_tensor_none(), b->q, tm_tensor_none())
+CALL(norm_f, rmsnorm_forward, &b->rows, b->x, b->y, b->w, 0, 1e-5f, b->z, b->rstd, b->y)
+CALL(norm_b, rmsnorm_backward, &b->rows, b->y, b->z, b->w, 0, b->rstd, b->x, tm_tensor_none())
+CALL(norm_bw, rmsnorm_backward, &b->rows, b->y, b->z, b->w, 0, b->rstd, b->x, b->dw)
+CALL(rope_f, rope_forward, &b->rows, b->q, H, b->cos, b->sin, tm_tensor_none(), 0, 0, tm_tensor_none(), b->dq)
+CALL(rope_b, rope_backward, &b->rows, b->dq, H, b->cos, b->sin, tm_tensor_none(), 0, tm_tensor_none(), tm_tensor_none(), b->q, tm_tensor_none())
 CALL(att_f, attention_forward, &b->spans, &b->a, b->q, b->k, b->v, b->out, b->lse)
 CALL(att_b, attention_backward, &b->spans, &b->a, b->out, b->q, b->k, b->v, b->out, b->lse, b->delta, b->dq, b->dk, b->dv)
 CALL(glu_f, glu_forward, &b->rows, TM_ACT_SILU, b->gate_up, b->h)
 CALL(glu_b, glu_backward, &b->rows, TM_ACT_SILU, b->gate_up, b->h, b->gate_up)
 CALL(gelu_f, glu_forward, &b->rows, TM_ACT_GELU_TANH, b->gate_up, b->h)
-CALL(xent_l, xent, TARGETS, b->logits, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), false, b->loss, b->kl, b->hit)
-CALL(xent_g, xent, TARGETS, b->logits, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), true, b->loss, b->kl, b->hit)
-CALL(xent_t, xent, TARGETS, b->logits, b->ids, b->weight, b->teacher, b->weight, true, b->loss, b->kl, b->hit)
+CALL(xent_l, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), false, b->loss, b->kl, b->hit)
+CALL(xent_g, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), true, b->loss, b->kl, b->hit)
+CALL(xent_t, xent, TARGETS, b->logits, 0, b->ids, b->weight, b->teacher, b->weight, true, b->loss, b->kl, b->hit)
 CALL(gather_b, gather_rows, T, b->ids, b->x, b->y)
 CALL(scatter_b, scatter_rows, T, b->rows.position, b->x, T, b->y)
 CALL(axpy_b, axpy, 0.5, b->x, b->y)
@@ -212,7 +139,7 @@ static void setup(bench *b, int64_t span, int64_t D)
     b->gate_up = tensor(T, 2 * F), b->h = tensor(T, F);
     b->logits = tensor(TARGETS, V), b->teacher = tensor(TARGETS, V), b->weight = tensor(1, TARGETS);
     b->loss = tensor(1, TARGETS), b->kl = tensor(1, TARGETS), b->table = tensor(V, C);
-    b->trained = (tm_trained){tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), 0.01f, 1, 0};
+    b->trained = (tm_trained){tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), 0.01f, 1, 0, 0};
     TM_RUN(b->d, fill, b->trained.v, 0.01);
     b->step = (tm_step_params){.lr = 1e-9, .bias1 = 1, .bias2 = 1, .clip = 1};
 }
@@ -220,18 +147,17 @@ static void setup(bench *b, int64_t span, int64_t D)
 int main(int argc, char **argv)
 {
     int threads = argc > 1 ? atoi(argv[1]) : 2;
-    const char *isa = argc > 2 ? argv[2] : "avx512";
+    const char *name = argc > 2 ? argv[2] : "avx512";
+    tm_isa isa = !strcmp(name, "avx512") ? TM_ISA_AVX512 : !strcmp(name, "avx2") ? TM_ISA_AVX2 : TM_ISA_SCALAR;
     int64_t span = argc > 3 ? atoi(argv[3]) : 256, D = argc > 4 ? atoi(argv[4]) : 64;
     const char *only = argc > 5 ? argv[5] : "";
-    if (threads == 1)
-        bench_clock = CLOCK_PROCESS_CPUTIME_ID;
     tm_error err;
     static bench b;
-    if (tm_cpu_device_create(threads, !strcmp(isa, "avx512") ? TM_ISA_AVX512 : !strcmp(isa, "avx2") ? TM_ISA_AVX2 : TM_ISA_SCALAR,
-                             &b.d, &err) != TM_OK) {
+    if (tm_cpu_device_create(threads, isa, &b.d, &err) != TM_OK) {
         fprintf(stderr, "ops: %s\n", err.message);
         return 2;
     }
+    bench_clock_for(tm_cpu_of(b.d)->pool);
     setup(&b, span, D);
     double pairs = 0.5 * (double)span * (double)(span + 1) * (double)(T / span) * H; /* (query, key) pairs that see each other */
     double row = 4.0 * T * C, logits = 4.0 * TARGETS * V, trained = 4.0 * TRAINED;
@@ -254,12 +180,9 @@ int main(int argc, char **argv)
         {"trail", trail_b, 0, trained},
     };
     tm_pool *pool = tm_cpu_of(b.d)->pool;
-    peak p = {pool, peak1, 1};
-#ifdef __x86_64__
-    if (strcmp(isa, "scalar") != 0)
-        p = strcmp(isa, "avx2") == 0 ? (peak){pool, peak256, 8} : (peak){pool, peak512, 16};
-#endif
-    double most = 2 * p.lanes * SUMS * ROUNDS * 8 * tm_pool_threads(pool) / best_of(peak_all, &p); /* a second */
+    double most = 0; /* a second */
+    for (int i = 0; i < 50; i++)
+        most = fmax(most, peak_rate(peak_of(isa, false), pool));
     printf("%s; peak %.0f GFLOP/s; spans of %lld, heads of %lld\n", b.d->detail, most * 1e-9, (long long)span, (long long)D);
     printf("%-22s %9s %10s %8s %10s\n", "op", "ms", "GFLOP/s", "GB/s", "of limit");
     copy c = {.pool = pool, .from = b.table.data, .to = b.trained.value.data};

@@ -90,9 +90,10 @@ typedef struct tm_bench_request {
     const char *tokenizer; /* with text: how fast it reads; NULL: not measured */
     const char *text;
     bool json;
+    bool calibrate;        /* also keeps them for tm_plan and tm_train (docs/formats/calibration.md) */
 } tm_bench_request;
 
-/* Rates of this machine, in about two seconds, as a table or as JSON; free(). */
+/* Rates of this machine, in about two seconds (four with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
 
 typedef struct tm_compare_request {
@@ -133,6 +134,7 @@ tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_err
 
 typedef struct tm_generate_request {
     const char *model, *adapter; /* adapter NULL: none */
+    const char *registers;       /* of a bank: "NAME=GATE,..."; NULL: all off */
     const char *prompt;          /* "": from BOS */
     int64_t max_tokens;
     double temperature;          /* 0: greedy */
@@ -147,34 +149,91 @@ typedef struct tm_generate_request {
 /* The continuation of the prompt, without the prompt. */
 tm_status tm_generate(const tm_generate_request *request, tm_error *err);
 
-/* Loss, perplexity, bits a byte, token accuracy and exact match of a model on a data set, as a table
- * or as JSON. overrides: "key=value" of a data entry (format=completion, loss=all, ...) and train.seq. */
+typedef struct tm_chat_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *chat_template;   /* in place of the model's: a name or a file; NULL: the model's */
+    const char *system;          /* system message; NULL: none */
+    const char *date;            /* that the template is told, YYYY-MM-DD; NULL: 2024-07-26 */
+    int64_t max_tokens, context; /* of an answer; of the whole conversation */
+    double temperature;          /* as tm_generate_request's, as are the next */
+    int64_t top_k;
+    double top_p;
+    uint64_t seed;
+    int threads;
+} tm_chat_request;
+
+/* A conversation; the strings of the request are borrowed until close. */
+typedef struct tm_chat_session tm_chat_session;
+tm_status tm_chat_session_open(const tm_chat_request *request, tm_chat_session **out, tm_error *err);
+void tm_chat_session_close(tm_chat_session *session);
+/* Starts anew; system: another system message, NULL: the same. */
+tm_status tm_chat_session_reset(tm_chat_session *session, const char *system, tm_error *err);
+/* Says text as the user and writes the answer, whole characters as they come. On failure nothing was said. */
+tm_status tm_chat_session_say(tm_chat_session *session, const char *text,
+                              void (*write)(void *context, const char *text, size_t size), void *context, tm_error *err);
+
+typedef struct tm_eval_request {
+    const char *model, *adapter, *data; /* adapter NULL: none */
+    const char *metric;                 /* as eval.metric of a recipe; NULL: loss */
+    const char *items;                  /* a file to write, a JSON line an item; NULL: none */
+    char *const *overrides;             /* "key=value": eval.0.format=completion, train.seq=512, ... */
+    size_t override_count;
+    bool json;
+} tm_eval_request;
+
+/* Scores of a model on a data set (docs/formats/eval.md), as a table or as JSON; free(). */
+tm_status tm_eval(const tm_eval_request *request, char **text, tm_error *err);
 /* As tm_eval's data, but writes the logits of the first examples (at most `examples`) as tensors
  * "0", "1", ... [tokens, vocabulary] of a safetensors file: for comparing with other programs. */
 tm_status tm_eval_logits(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, int64_t examples, const char *file, tm_error *err);
-tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err);
 
 typedef struct tm_merge_source {
     const char *adapter;
     double scale; /* 1: as trained; 0: not at all */
 } tm_merge_source;
 
+/* How several adapters join; always on what they change (dW = W_adapted - W), never on A and B. */
+typedef enum tm_merge_how {
+    TM_MERGE_SUM,      /* sum of scale * dW */
+    TM_MERGE_TIES,     /* the largest |dW| of each stay, signs are elected, the mean of those that agree */
+    TM_MERGE_DARE,     /* dropped at random and rescaled, then the sum */
+    TM_MERGE_DARE_TIES /* dropped and rescaled, then signs and mean as with ties */
+} tm_merge_how;
+
+enum { TM_MERGE_MOST = 64 };
+
 typedef struct tm_merge_request {
     const char *model, *out; /* out: a folder that is new or empty */
     const tm_merge_source *sources;
-    size_t source_count;
+    size_t source_count;     /* at most TM_MERGE_MOST */
     int threads;             /* 0: all */
+    tm_merge_how how;
+    double density;          /* ties, dare: the share of dW that stays, 0 to 1 */
+    bool sign_by_count;      /* ties: signs are counted; else the sum decides */
+    uint64_t seed;           /* dare: which stay */
 } tm_merge_request;
 
-/* A model with adapters in its weights: W + sum over adapters of scale * (W_adapted - W), in double,
+/* A model with adapters in its weights: W + what `how` makes of scale * (W_adapted - W), in double,
  * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
  * adapter's own; free(). */
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);
 
+typedef struct tm_export_request {
+    const char *model, *adapter; /* adapter NULL: none */
+    const char *gguf;            /* the file to write */
+    const char *type;            /* f32, f16, bf16, q8_0, q4_k_m; NULL: f16, of an adapter f32 */
+    bool adapter_only;           /* the adapter alone, as GGUF LoRA */
+    int threads;                 /* 0: all */
+} tm_export_request;
+
+/* A model as a GGUF file for llama.cpp and others, adapter merged; or an adapter alone. The file is read
+ * back and compared before it stands under its name. *text: what was found; free(). */
+tm_status tm_export(const tm_export_request *request, char **text, tm_error *err);
+
 /* --- Text and tokens --- */
 
 typedef struct tm_tokenize_request {
-    const char *tokenizer; /* a folder with tokenizer.json, or such a file */
+    const char *tokenizer; /* a model folder, a GGUF file, or a tokenizer file */
     FILE *in;              /* a JSON value a line ... */
     const char *name;      /* ... of the file of this name, for messages */
     FILE *out;             /* a JSON value a line */
@@ -184,6 +243,30 @@ typedef struct tm_tokenize_request {
 } tm_tokenize_request;
 
 tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
+
+typedef struct tm_tokenizer_train_request {
+    const char *data;       /* text, or .jsonl */
+    const char *out;        /* tokenizer.json to write, or a folder for it */
+    int64_t vocab;          /* tokens in all */
+    int64_t min_frequency;  /* pairs that come less often are not merged */
+    char *const *special;   /* special tokens, ids from 0 on */
+    size_t special_count;
+    const char *pattern;    /* gpt2, qwen2, llama3 */
+    int threads;            /* 0: all; changes nothing but the time */
+} tm_tokenizer_train_request;
+
+/* Learns byte-level BPE. *text: what was made, for people; free(). */
+tm_status tm_tokenizer_train(const tm_tokenizer_train_request *request, char **text, tm_error *err);
+
+typedef struct tm_template_request {
+    const char *source;   /* a file of Jinja or JSON, or a name like chatml */
+    const char *context;  /* a JSON file: messages and whatever else the template asks for */
+    const char *date;     /* of strftime_now, YYYY-MM-DD; NULL: 2024-07-26 */
+    bool as_is;           /* messages are not brought into a form that the template can show */
+} tm_template_request;
+
+/* The text a chat template gives; free(). */
+tm_status tm_template(const tm_template_request *request, char **text, tm_error *err);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
 #include "api/adapter_file.h"
 
 #include "base/file.h"
+#include "io/adapter_kind.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -165,10 +166,25 @@ static tm_status read_tensors(tm_adapter_file *f, tm_error *err)
     return f->modules || f->saveds ? TM_OK : tm_fail(err, TM_INPUT, "the file has no tensors");
 }
 
+/* Why an adapter cannot become part of the base's matrices, nor be compared as changes of them. */
+static const char *no_matrices(tm_adapter_kind kind)
+{
+    switch (kind) {
+    case TM_ADAPTER_PROMPT: return "it changes no weight of the base, so there is nothing to merge or to compare with one";
+    case TM_ADAPTER_HOULSBY: return "it adds layers that a folder of the base's family has no place for, so it cannot be merged";
+    case TM_ADAPTER_BITFIT: return "the base's family has no biases in transformers, so it cannot be merged; use it as --adapter";
+    default: return "it depends on gates; merge one of its registers, at a scale that is its gate: --adapter DIR/NAME:GATE";
+    }
+}
+
 tm_status tm_adapter_file_open(const char *dir, tm_adapter_file *out, tm_error *err)
 {
     *out = (tm_adapter_file){0};
     tm_status st = TM_OK;
+    tm_adapter_kind kind;
+    TM_TRY(tm_adapter_kind_of(dir, &kind, err));
+    if (kind != TM_ADAPTER_LORA)
+        return tm_fail(err, TM_UNSUPPORTED, "%s: %s: %s", dir, tm_adapter_kind_name(kind), no_matrices(kind));
     char *path = tm_path_join(dir, "adapter_model.safetensors", err);
     if (!path)
         return TM_NO_MEMORY;

@@ -117,7 +117,7 @@ out:
     return st;
 }
 
-static void put_rates(tm_buf *out, const tm_device *d, const rate *rates, size_t count, bool json)
+static void put_rates(tm_buf *out, const tm_device *d, const rate *rates, size_t count, const char *calibration, bool json)
 {
     tm_buf_text(out, json ? "{\"device\": " : "");
     if (json)
@@ -134,6 +134,11 @@ static void put_rates(tm_buf *out, const tm_device *d, const rate *rates, size_t
         tm_buf_printf(out, ", \"%s\": ", rates[i].key);
         tm_json_put_number(out, rates[i].value);
     }
+    if (calibration && json) {
+        tm_buf_text(out, ", \"calibration\": ");
+        tm_json_put_string(out, calibration);
+    } else if (calibration)
+        tm_buf_printf(out, "kept for plan and train in %s\n", calibration);
     tm_buf_text(out, json ? "}\n" : "");
 }
 
@@ -152,6 +157,8 @@ tm_status tm_bench(const tm_bench_request *r, char **text, tm_error *err)
     tm_device *d = NULL;
     tm_buf out = {0};
     tm_status st = TM_OK;
+    tm_calibration calibration;
+    char *path = NULL;
     *text = NULL;
     TM_GO(tm_recipe_load(NULL, NULL, 0, &recipe, err));
     recipe->threads = r->threads;
@@ -162,11 +169,17 @@ tm_status tm_bench(const tm_bench_request *r, char **text, tm_error *err)
     TM_GO(measure_memory(d, &rates[MEMORY], err));
     if (r->tokenizer)
         TM_GO(measure_tokenizer(r, &rates[TOKENIZER], err));
-    put_rates(&out, d, rates, COUNT, r->json);
+    if (r->calibrate) {
+        TM_GO(tm_calibration_path(&path, err));
+        TM_GO(tm_calibrate(d, &calibration, err));
+        TM_GO(tm_calibration_write(path, d, &calibration, err));
+    }
+    put_rates(&out, d, rates, COUNT, path, r->json);
     TM_GO(tm_buf_check(&out, err));
     *text = out.data;
     out = (tm_buf){0};
 out:
+    free(path);
     tm_buf_deinit(&out);
     tm_device_destroy(d);
     tm_recipe_destroy(recipe);

@@ -8,6 +8,9 @@
 
 #include "api/inspect.h"
 #include "base/file.h"
+#include "io/adapter_kind.h"
+#include "io/gguf.h"
+#include "io/hf.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -85,8 +88,10 @@ static tm_status compare_tensor(comparison *c, const char *name, const tm_st_ten
 static tm_status compare_models(comparison *c, const char *a, const char *b, tm_error *err)
 {
     c->kind = "model";
-    TM_TRY(tm_safetensors_open_model(a, &c->model[0], err));
-    TM_TRY(tm_safetensors_open_model(b, &c->model[1], err));
+    for (int i = 0; i < 2; i++) {
+        TM_TRY(tm_hf_open_weights(i ? b : a, &c->model[i], err));
+        TM_TRY(tm_safetensors_unpack(c->model[i], err));
+    }
     for (int64_t i = 0; i < tm_safetensors_count(c->model[0]); i++) {
         const tm_st_tensor *t = tm_safetensors_at(c->model[0], i), *other = tm_safetensors_find(c->model[1], t->name);
         if (other)
@@ -141,9 +146,14 @@ static tm_status compare_adapters(comparison *c, const char *dir_a, const char *
 static tm_status compare_weights(comparison *c, const char *a, const char *b, tm_error *err)
 {
     bool adapters = tm_dir_has(a, "adapter_config.json") && tm_dir_has(b, "adapter_config.json");
-    bool models = tm_dir_has(a, "config.json") && tm_dir_has(b, "config.json");
-    if (adapters)
-        return compare_adapters(c, a, b, err);
+    bool models = (tm_gguf_is(a) || tm_dir_has(a, "config.json")) && (tm_gguf_is(b) || tm_dir_has(b, "config.json"));
+    tm_adapter_kind kind[2] = {TM_ADAPTER_LORA, TM_ADAPTER_LORA};
+    if (adapters) {
+        TM_TRY(tm_adapter_kind_of(a, &kind[0], err));
+        TM_TRY(tm_adapter_kind_of(b, &kind[1], err));
+        bool matrices = kind[0] == TM_ADAPTER_LORA && kind[1] == TM_ADAPTER_LORA; /* others: with --data alone */
+        return matrices ? compare_adapters(c, a, b, err) : TM_OK;
+    }
     return models ? compare_models(c, a, b, err) : TM_OK;
 }
 
@@ -360,10 +370,10 @@ tm_status tm_compare(const tm_compare_request *r, char **text, tm_error *err)
     *text = NULL;
     for (size_t i = 0; i < r->path_count; i++)
         if (!tm_dir_has(r->paths[i], "adapter_config.json") && !tm_dir_has(r->paths[i], "config.json") &&
-            !tm_dir_has(r->paths[i], "run.json"))
+            !tm_dir_has(r->paths[i], "run.json") && !tm_gguf_is(r->paths[i]))
             TM_GO(tm_fail(
                 err, TM_INPUT,
-                "%s: expected an adapter, model or run folder; found none of adapter_config.json, config.json, run.json",
+                "%s: expected an adapter, model or run folder, or a GGUF file; found none of adapter_config.json, config.json, run.json",
                 r->paths[i]));
     if (r->data) {
         TM_GO(TM_NEW(&scores, r->path_count, err));

@@ -3,15 +3,18 @@
 
 #include "api/inference.h"
 #include "api/inspect.h"
+#include "api/job.h"
 #include "api/logits.h"
 #include "base/options.h"
+#include "io/adapter_kind.h"
+#include "io/gguf.h"
 #include "text/dataset.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct seat { /* a path, opened */
-    tm_adapter_config adapter;
+    char *base;                      /* that the adapter names; NULL: none */
     const char *model, *adapter_dir; /* adapter_dir NULL: none */
     tm_inference inf;
     float *logits;                   /* [longest, vocab] */
@@ -35,11 +38,11 @@ static tm_status find_model(table *t, size_t i, tm_error *err)
         s->model = path;
         return TM_OK;
     }
-    TM_TRY(tm_adapter_config_read(path, &s->adapter, err));
     s->adapter_dir = path;
-    s->model = t->request->model ? t->request->model : s->adapter.base_model;
-    if (!s->model || !tm_dir_has(s->model, "config.json"))
-        return tm_fail(err, TM_USAGE, "%s: its base model %s is not a model folder here: --model DIR says where it is",
+    TM_TRY(tm_adapter_kind_base(path, &s->base, err));
+    s->model = t->request->model ? t->request->model : s->base;
+    if (!s->model || (!tm_gguf_is(s->model) && !tm_dir_has(s->model, "config.json")))
+        return tm_fail(err, TM_USAGE, "%s: its base model %s is no model here: --model DIR says where it is",
                        path, s->model ? s->model : "(not named)");
     return TM_OK;
 }
@@ -57,14 +60,18 @@ static tm_status load_data(table *t, tm_error *err)
         TM_GO(tm_names_add(&list, t->request->overrides[i], err));
     TM_GO(tm_recipe_load(NULL, list.item, (size_t)list.count, &t->recipe, err));
     TM_GO(tm_pool_create((int)t->recipe->threads, &t->pool, err));
-    if (tm_dir_has(t->seat[0].model, "tokenizer.json"))
+    if (tm_tokenizer_is_in(t->seat[0].model))
         TM_GO(tm_tokenizer_open(t->seat[0].model, &t->tok, err));
     tm_model_config config;
     TM_GO(tm_model_config_read(t->seat[0].model, &config, err));
     t->vocab = config.vocab;
+    int64_t longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
-    TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, ".", t->tok, t->vocab, t->recipe->seq, t->pool,
-                          &t->data, err));
+    tm_data_settings settings = tm_job_data_settings(t->recipe, t->tok, t->vocab, NULL);
+    settings.model = t->seat[0].model;
+    if (settings.seq > longest)
+        settings.seq = longest;
+    TM_GO(tm_dataset_load(t->recipe->data, t->recipe->data_count, &settings, t->pool, &t->data, err));
     for (int64_t i = 0; i < tm_dataset_count(t->data); i++)
         t->longest = tm_dataset_at(t->data, i)->n > t->longest ? tm_dataset_at(t->data, i)->n : t->longest;
 out:
@@ -94,7 +101,8 @@ static tm_status predict(const table *t, seat *s, const tm_example *e, tm_error 
     tm_batch_fill(&s->inf.batch, &item, 1);
     tm_model_forward(&s->inf.model, &s->inf.batch);
     tm_model_logits(&s->inf.model, &s->inf.batch);
-    s->inf.device->calls->download(s->inf.device, s->logits, s->inf.model.logits.data, e->n * t->vocab * 4);
+    tm_tensor rows = tm_tensor_rows(s->inf.model.logits, s->inf.batch.prefix, e->n);
+    s->inf.device->calls->download(s->inf.device, s->logits, rows.data, e->n * t->vocab * 4);
     return s->inf.device->calls->sync(s->inf.device, err);
 }
 
@@ -122,7 +130,7 @@ static void close_table(table *t)
 {
     for (size_t i = 0; t->seat && i < t->request->path_count; i++) {
         tm_inference_close(&t->seat[i].inf);
-        tm_adapter_config_deinit(&t->seat[i].adapter);
+        free(t->seat[i].base);
         free(t->seat[i].logits);
     }
     free(t->seat);

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "keep/monitor.h"
+#include "train/score.h"
 
 #include <math.h>
 
@@ -30,6 +31,21 @@ static void put_seeds(tm_buf *out, const tm_seeds *s)
                   (unsigned long long)s->order, (unsigned long long)s->dropout, (unsigned long long)s->subset);
 }
 
+/* Of evaluations or of probes, in the recipe's order; what val_split holds out is a part of data. */
+static void put_eval_hashes(tm_buf *out, const tm_job *job, bool probes)
+{
+    bool first = true;
+    tm_buf_printf(out, ", \"%s\": [", probes ? "probes" : "eval");
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        const tm_eval_set *set = &job->evals[i];
+        if (set->probe != probes || set->entry == &job->held_out)
+            continue;
+        tm_buf_printf(out, "%s\"%s\"", first ? "" : ", ", tm_dataset_hash(set->data, 0)->hex);
+        first = false;
+    }
+    tm_buf_char(out, ']');
+}
+
 static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const char *result)
 {
     put_key(out, "sha256");
@@ -40,33 +56,26 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     tm_buf_text(out, ", \"data\": [");
     for (int64_t i = 0; job->data && i < tm_dataset_sources(job->data); i++)
         tm_buf_printf(out, "%s\"%s\"", i ? ", " : "", tm_dataset_hash(job->data, i)->hex);
-    tm_buf_text(out, "], \"result\": ");
+    tm_buf_char(out, ']');
+    put_eval_hashes(out, job, false);
+    put_eval_hashes(out, job, true);
+    tm_buf_text(out, ", \"result\": ");
     tm_json_put_string(out, result);
     tm_buf_char(out, '}');
 }
 
-static double metric_of(const tm_eval_set *set, const tm_scores *s)
-{
-    switch (set->entry->metric) {
-    case TM_METRIC_ACCURACY: return s->accuracy;
-    case TM_METRIC_EXACT: return s->exact;
-    case TM_METRIC_KL: return s->kl;
-    default: return s->loss;
-    }
-}
-
 static void put_evals(tm_buf *out, const tm_job *job)
 {
-    static const char *const metrics[] = {"loss", "accuracy", "exact", "kl"};
     put_key(out, "evals");
     tm_buf_char(out, '[');
     for (int64_t i = 0; i < job->eval_count; i++) {
         const tm_eval_set *set = &job->evals[i];
+        int metric = set->entry->metric;
         tm_buf_text(out, i ? ",\n  {\"name\": " : "\n  {\"name\": ");
         tm_json_put_string(out, set->entry->name);
-        tm_buf_printf(out, ", \"metric\": \"%s\", \"probe\": %s", metrics[set->entry->metric], set->probe ? "true" : "false");
+        tm_buf_printf(out, ", \"metric\": \"%s\", \"probe\": %s", tm_metrics[metric].name, set->probe ? "true" : "false");
         const char *keys[] = {"max_drop", "max", "first", "last", "best"};
-        double values[] = {set->entry->max_drop, set->entry->max, metric_of(set, &set->first[0]), metric_of(set, &set->last[0]), metric_of(set, &set->best[0])};
+        double values[] = {set->entry->max_drop, set->entry->max, tm_metric_value(metric, &set->first[0]), tm_metric_value(metric, &set->last[0]), tm_metric_value(metric, &set->best[0])};
         for (int k = 0; k < 5; k++) {
             tm_buf_printf(out, ", \"%s\": ", keys[k]);
             tm_json_put_number(out, values[k]);
@@ -84,6 +93,21 @@ static void put_plan(tm_buf *out, const tm_memory_plan *plan)
     for (int i = 0; i < TM_MEM_KINDS; i++)
         tm_buf_printf(out, "%s\"%s\": %lld", i ? ", " : "", tm_memory_label((tm_memory_kind)i), (long long)plan->part[i]);
     tm_buf_char(out, '}');
+}
+
+/* How the rows of each entry were read, and what became of them. */
+static void put_data(tm_buf *out, const tm_dataset *data)
+{
+    static const char *const uses[] = {[TM_CACHE_NONE] = "none", [TM_CACHE_WRITTEN] = "written", [TM_CACHE_USED] = "used"};
+    put_key(out, "data");
+    tm_buf_char(out, '[');
+    for (int64_t i = 0; data && i < tm_dataset_sources(data); i++) {
+        const tm_dataset_stats *s = tm_dataset_stats_of(data, i);
+        tm_buf_printf(out, "%s{\"rows\": %lld, \"examples\": %lld, \"tokens\": %lld, \"targets\": %lld, \"cut\": %lld, \"dropped\": %lld, \"duplicates\": %lld, \"cache\": \"%s\"}",
+                      i ? ", " : "", (long long)s->rows, (long long)s->examples, (long long)s->tokens, (long long)s->targets,
+                      (long long)s->cut, (long long)s->dropped, (long long)s->duplicates, uses[tm_dataset_cache(data, i)]);
+    }
+    tm_buf_char(out, ']');
 }
 
 static void put_warnings(tm_buf *out, const tm_trainer *t, const tm_recipe *recipe)
@@ -132,6 +156,7 @@ tm_status tm_job_describe(const tm_job *job, const tm_trainer *t, const char *st
     put_integer(out, "peak_bytes", job->device ? job->device->peak_bytes : 0);
     put_integer(out, "parameters", job->plan.parameters);
     put_integer(out, "trained_parameters", job->plan.trained);
+    put_data(out, job->data);
     put_warnings(out, t, job->recipe);
     put_evals(out, job);
     tm_buf_text(out, "}\n");

@@ -2,36 +2,64 @@
 #include "api/inference.h"
 #include "api/job.h"
 
-#include "base/json.h"
 #include "base/exact.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "io/adapter_kind.h"
+#include "train/score.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-static void put_json(tm_buf *out, const tm_scores *s)
+typedef struct score_line { /* of the table, and a member of the object */
+    const char *key, *label, *unit;
+    double value, factor; /* factor: of the table */
+} score_line;
+
+/* The lines of a metric, its own first; gives how many. */
+static size_t lines_of(int metric, const tm_scores *s, score_line out[16])
 {
-    struct {
-        const char *key;
-        double value;
-    } row[] = {{"loss", s->loss}, {"ppl", tm_exp(s->loss)}, {"bits_per_byte", s->bits_per_byte}, {"accuracy", s->accuracy}, {"exact", s->exact}};
+    const tm_metric *m = &tm_metrics[metric];
+    const score_line own[] = {{m->key[0], m->key[0], metric == TM_METRIC_SARI ? "" : " %", s->score[0], metric == TM_METRIC_SARI ? 1 : 100},
+                        {m->key[1], m->key[1], " %", s->score[1], 100},
+                        {"loss_to_text", "loss to text", " nats a token", s->way_loss[0], 1},
+                        {"loss_to_scene", "loss to scene", " nats a token", s->way_loss[1], 1},
+                        {"loss", "loss", " nats a token", s->loss, 1},
+                        {"ppl", "perplexity", "", tm_exp(s->loss), 1},
+                        {"bits_per_byte", "bits a byte", "", s->bits_per_byte, 1},
+                        {"accuracy", "token accuracy", " %", s->accuracy, 100},
+                        {"exact", "exact match", " %", s->exact, 100}};
+    size_t count = 0;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+        if (own[i].key && (i > 3 || !isnan(own[i].value)))
+            out[count++] = own[i];
+    return count;
+}
+
+static void put_json(tm_buf *out, int metric, const tm_scores *s)
+{
+    score_line lines[16];
+    size_t count = lines_of(metric, s, lines);
     tm_buf_char(out, '{');
-    for (size_t i = 0; i < 5; i++) {
-        tm_buf_printf(out, "\"%s\": ", row[i].key);
-        tm_json_put_number(out, row[i].value);
+    for (size_t i = 0; i < count; i++) {
+        tm_buf_printf(out, "\"%s\": ", lines[i].key);
+        tm_json_put_number(out, lines[i].value);
         tm_buf_text(out, ", ");
     }
     tm_buf_printf(out, "\"targets\": %lld}\n", (long long)s->targets);
 }
 
-static void put_table(tm_buf *out, const tm_scores *s)
+static void put_table(tm_buf *out, int metric, const tm_scores *s)
 {
-    tm_buf_printf(out, "loss            %.4f nats a token\nperplexity      %.3f\n", s->loss, tm_exp(s->loss));
-    if (!isnan(s->bits_per_byte))
-        tm_buf_printf(out, "bits a byte     %.4f\n", s->bits_per_byte);
-    tm_buf_printf(out, "token accuracy  %.2f %%\nexact match     %.2f %%\ntargets         %lld\n", 100 * s->accuracy, 100 * s->exact, (long long)s->targets);
+    score_line lines[16];
+    size_t count = lines_of(metric, s, lines);
+    for (size_t i = 0; i < count; i++)
+        if (!isnan(lines[i].value))
+            tm_buf_printf(out, "%-15s %.*f%s\n", lines[i].label, lines[i].factor == 100 ? 2 : 4, lines[i].factor * lines[i].value, lines[i].unit);
+    tm_buf_printf(out, "targets         %lld\n", (long long)s->targets);
 }
 
-static tm_status evaluate(tm_job *job, tm_scores *scores, tm_error *err)
+static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_error *err)
 {
     tm_trainer *trainer = NULL;
     int64_t limits[TM_MEM_KINDS];
@@ -45,22 +73,27 @@ static tm_status evaluate(tm_job *job, tm_scores *scores, tm_error *err)
         st = trainer->tuning.method->start(&trainer->tuning, 0, 0, err);
     if (st == TM_OK) {
         tm_model_begin_step(&trainer->model, NULL);
-        st = tm_trainer_evaluate(trainer, &job->evals[0], 0, scores, err);
+        st = tm_trainer_evaluate(trainer, &job->evals[0], 0, scores, items, err);
     }
     tm_trainer_destroy(trainer);
     return st;
 }
 
 /* The recipe of an evaluation: of one data set, nothing trained. */
-static tm_status open_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, tm_job *job, tm_error *err)
+static tm_status open_eval(const char *model, const char *adapter, const char *data, const char *metric, char *const *overrides, size_t override_count, tm_job *job, tm_error *err)
 {
     tm_status st = TM_OK;
     tm_recipe *recipe = NULL;
     tm_names list = {0};
     tm_buf line = {0};
+    tm_adapter_kind kind = TM_ADAPTER_LORA;
+    char from[32];
+    if (adapter)
+        TM_TRY(tm_adapter_kind_of(adapter, &kind, err));
+    snprintf(from, sizeof from, "%s.init", tm_adapter_kind_method(kind));
     struct {
         const char *key, *value;
-    } keys[] = {{"model", model}, {"method", adapter ? "lora" : "none"}, {"eval.0.path", data}, {"eval.0.name", "data"}, {"lora.init", adapter ? adapter : "null"}};
+    } keys[] = {{"model", model}, {"method", adapter ? tm_adapter_kind_method(kind) : "none"}, {"eval.0.path", data}, {"eval.0.name", "data"}, {from, adapter ? adapter : "null"}, {"eval.0.metric", metric ? metric : "loss"}};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         tm_buf_clear(&line);
         tm_buf_printf(&line, "%s=%s", keys[i].key, keys[i].value);
@@ -77,19 +110,25 @@ out:
     return st;
 }
 
-tm_status tm_eval(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, bool json, char **text, tm_error *err)
+tm_status tm_eval(const tm_eval_request *r, char **text, tm_error *err)
 {
     tm_job job;
-    tm_buf out = {0};
+    tm_buf out = {0}, items = {0};
     tm_scores scores;
     *text = NULL;
-    TM_TRY(open_eval(model, adapter, data, overrides, override_count, &job, err));
-    tm_status st = evaluate(&job, &scores, err);
-    tm_job_close(&job);
-    TM_TRY(st);
-    (json ? put_json : put_table)(&out, &scores);
-    st = tm_buf_check(&out, err);
+    TM_TRY(open_eval(r->model, r->adapter, r->data, r->metric, r->overrides, r->override_count, &job, err));
+    tm_status st;
+    TM_GO(evaluate(&job, &scores, r->items ? &items : NULL, err));
+    if (r->items)
+        TM_GO(tm_file_write(r->items, tm_buf_str(&items), items.size, err));
+    (r->json ? put_json : put_table)(&out, job.evals[0].entry->metric, &scores);
+    TM_GO(tm_buf_check(&out, err));
     *text = out.data;
+    out = (tm_buf){0};
+out:
+    tm_job_close(&job);
+    tm_buf_deinit(&out);
+    tm_buf_deinit(&items);
     return st;
 }
 
@@ -102,7 +141,8 @@ static tm_status example_logits(tm_inference *inf, const tm_example *e, float **
     tm_batch_fill(&inf->batch, &item, 1);
     tm_model_forward(&inf->model, &inf->batch);
     tm_model_logits(&inf->model, &inf->batch);
-    inf->device->calls->download(inf->device, *out, inf->model.logits.data, n * 4);
+    tm_tensor rows = tm_tensor_rows(inf->model.logits, inf->batch.prefix, e->n);
+    inf->device->calls->download(inf->device, *out, rows.data, n * 4);
     return inf->device->calls->sync(inf->device, err);
 }
 
@@ -114,7 +154,7 @@ tm_status tm_eval_logits(const char *model, const char *adapter, const char *dat
     tm_st_tensor *tensors = NULL;
     char(*names)[24] = NULL;
     int64_t count = 0;
-    TM_TRY(open_eval(model, adapter, data, overrides, override_count, &job, err));
+    TM_TRY(open_eval(model, adapter, data, NULL, overrides, override_count, &job, err));
     const tm_eval_set *set = &job.evals[0];
     tm_inference_settings settings = {.model = model, .adapter = adapter, .threads = (int)job.recipe->threads, .max_tokens = job.recipe->seq, .logits = true};
     if (examples > set->examples)

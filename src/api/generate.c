@@ -1,8 +1,7 @@
 /* temper generate: text from a prompt. */
 #include "api/inference.h"
-
-#include "base/file.h"
-#include "base/json.h"
+#include "api/job.h"
+#include "tune/registers.h"
 
 #include <stdlib.h>
 
@@ -30,34 +29,69 @@ static bool on_token(void *context, int32_t id)
     return p->status == TM_OK;
 }
 
-/* Ids that end a text: of generation_config.json (one or a list), else the tokenizer's EOS. */
-static size_t stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8])
+/* --- Tags that switch registers: <|register NAME=NUMBER,...|>; an empty list switches all off --- */
+
+static const char tag_begin[] = "<|register", tag_end[] = "|>";
+
+typedef struct tag {
+    size_t token;      /* the first that it holds for */
+    const char *list;  /* in the prompt, up to tag_end */
+    size_t size;
+} tag;
+
+typedef struct tags {
+    tag *item;
+    size_t count, capacity;
+} tags;
+
+/* Encodes the prompt's pieces between tags, and remembers where the tags stood. */
+static tm_status encode_pieces(const tm_tokenizer *tok, tm_tokens *scratch, const char *prompt, tm_ids *ids, tags *found, tm_error *err)
 {
-    size_t count = 0;
-    json_t *json = NULL;
-    tm_error ignored;
-    char *path = tm_path_join(model, "generation_config.json", &ignored);
-    if (path && tm_path_exists(path) && tm_json_read(path, &json, &ignored) == TM_OK) {
-        const json_t *eos = json_object_get(json, "eos_token_id");
-        if (json_is_integer(eos))
-            ids[count++] = (int32_t)json_integer_value(eos);
-        for (size_t i = 0; i < json_array_size(eos) && count < 8; i++)
-            ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
+    for (bool first = true; *prompt; first = false) {
+        const char *at = strstr(prompt, tag_begin), *end = at ? strstr(at, tag_end) : NULL;
+        size_t n = end ? (size_t)(at - prompt) : strlen(prompt);
+        if (n || first)
+            TM_TRY(tm_tokenizer_encode(tok, scratch, prompt, n, first, ids, err));
+        if (!end)
+            return TM_OK;
+        TM_TRY(TM_GROW(&found->item, &found->capacity, found->count + 1, err));
+        const char *list = at + sizeof tag_begin - 1;
+        list += strspn(list, " ");
+        found->item[found->count++] = (tag){ids->count, list, (size_t)(end - list)};
+        prompt = end + sizeof tag_end - 1;
     }
-    json_decref(json);
-    free(path);
-    if (!count && tm_tokenizer_eos(tok) >= 0)
-        ids[count++] = tm_tokenizer_eos(tok);
-    return count;
+    return TM_OK;
 }
 
-static tm_status encode_prompt(const tm_tokenizer *tok, const char *prompt, tm_ids *ids, tm_error *err)
+/* Gates of every token of the prompt; those behind the last tag stay in force. */
+static tm_status gates_of_tags(tm_inference *inf, const tags *found, size_t count, tm_error *err)
+{
+    size_t K = (size_t)inf->tuning.registers.count, next = 0;
+    if (!found->count)
+        return TM_OK;
+    if (!K)
+        return tm_fail(err, TM_USAGE, "the prompt has a tag of registers, but the adapter is no bank of registers");
+    TM_TRY(TM_NEW(&inf->prompt_gates, (int64_t)((count + 1) * K), err));
+    for (size_t t = 0; t <= count; t++) {
+        for (; next < found->count && found->item[next].token <= t; next++) {
+            char list[256];
+            if (found->item[next].size >= sizeof list)
+                return tm_fail(err, TM_USAGE, "a tag of registers is longer than %zu bytes", sizeof list - 1);
+            snprintf(list, sizeof list, "%.*s", (int)found->item[next].size, found->item[next].list);
+            if (!*list)
+                memset(inf->gates, 0, K * sizeof *inf->gates);
+            TM_TRY(tm_registers_parse(&inf->tuning.registers, list, "tag in the prompt", inf->gates, err));
+        }
+        memcpy(inf->prompt_gates + t * K, inf->gates, K * sizeof *inf->gates);
+    }
+    return TM_OK;
+}
+
+static tm_status encode_prompt(const tm_tokenizer *tok, const char *prompt, tm_ids *ids, tags *found, tm_error *err)
 {
     tm_tokens *scratch;
     TM_TRY(tm_tokens_create(tok, &scratch, err));
-    tm_status st = TM_OK;
-    if (*prompt)
-        st = tm_tokenizer_encode(tok, scratch, prompt, strlen(prompt), true, ids, err);
+    tm_status st = encode_pieces(tok, scratch, prompt, ids, found, err);
     tm_tokens_destroy(scratch);
     if (st == TM_OK && !ids->count) { /* an empty prompt starts from BOS */
         int32_t start = tm_tokenizer_bos(tok) >= 0 ? tm_tokenizer_bos(tok) : tm_tokenizer_eos(tok);
@@ -74,15 +108,19 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     tm_status st = TM_OK;
     tm_tokenizer *tok = NULL;
     tm_ids ids = {0};
+    tags found = {0};
     tm_inference inf = {0};
     printing p = {.request = request, .err = err};
     int32_t stop[8];
     TM_GO(tm_tokenizer_open(request->model, &tok, err));
-    TM_GO(encode_prompt(tok, request->prompt, &ids, err));
+    TM_GO(encode_prompt(tok, request->prompt, &ids, &found, err));
     int64_t total = (int64_t)ids.count + request->max_tokens;
-    tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .threads = request->threads,
+    tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .registers = request->registers, .threads = request->threads,
                                       .max_tokens = ids.count < 512 ? (int64_t)ids.count : 512, .cache_tokens = total};
     TM_GO(tm_inference_open(&settings, &inf, err));
+    if (inf.router.gates)
+        TM_GO(tm_inference_route(&inf, ids.id, (int64_t)ids.count, err));
+    TM_GO(gates_of_tags(&inf, &found, ids.count, err));
     for (size_t i = 0; i < ids.count; i++)
         if (ids.id[i] >= inf.model.config.vocab)
             TM_GO(tm_fail(err, TM_INPUT, "%s: token %d of the prompt is outside the model's vocabulary of %lld: tokenizer and model do not belong together", request->model,
@@ -93,7 +131,7 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     for (size_t i = 0; i < ids.count && *request->prompt; i++)
         TM_GO(tm_decode_stream_push(&p.stream, tok, ids.id[i], &p.text, err));
     tm_buf_clear(&p.text);
-    TM_GO(tm_generate_ids(&inf, ids.id, ids.count, request->max_tokens, stop, stop_ids(request->model, tok, stop), &sampling, on_token, &p, err));
+    TM_GO(tm_generate_ids(&inf, ids.id, ids.count, request->max_tokens, stop, tm_stop_ids(request->model, tok, stop), &sampling, on_token, &p, err));
     TM_GO(p.status);
     TM_GO(tm_decode_stream_flush(&p.stream, tok, &p.text, err));
     give(&p);
@@ -101,6 +139,7 @@ out:
     tm_inference_close(&inf);
     tm_decode_stream_deinit(&p.stream);
     tm_buf_deinit(&p.text);
+    free(found.item);
     tm_ids_deinit(&ids);
     tm_tokenizer_close(tok);
     return st;

@@ -4,7 +4,12 @@
 #include "api/job.h"
 #include "base/clock.h"
 #include "base/exact.h"
+#include "base/json.h"
 #include "base/philox.h"
+#include "model/generate.h"
+#include "io/adapter_kind.h"
+#include "tune/registers.h"
+#include "io/hf.h"
 
 #include <stdlib.h>
 
@@ -13,9 +18,14 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     tm_model_settings settings = {.act = device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
+    int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);
+    if (tokens > longest)
+        return tm_fail(err, TM_USAGE, "%s: the model has positions for %lld tokens, prompt and answer need %lld: ask for fewer tokens", s->model,
+                       (long long)longest, (long long)tokens);
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
-    return tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err);
+    TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
+    return tm_model_fit_batch(&inf->model, &inf->batch, err);
 }
 
 static void drop_model(tm_inference *inf)
@@ -41,27 +51,37 @@ static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int6
 
 static tm_status make_recipe(const tm_inference_settings *s, tm_recipe **out, tm_error *err)
 {
-    char method[32], *adapter = NULL;
-    char *overrides[2] = {method, NULL};
-    snprintf(method, sizeof method, "method=%s", s->adapter ? "lora" : "none");
-    TM_TRY(tm_recipe_load(NULL, overrides, 1, out, err));
-    if (s->adapter) {
-        adapter = tm_strdup(s->adapter, err);
-        if (!adapter)
-            return TM_NO_MEMORY;
-        free((*out)->lora_init);
-        (*out)->lora_init = adapter;
-    }
-    return TM_OK;
+    tm_adapter_kind kind = TM_ADAPTER_LORA;
+    tm_buf line[2] = {{0}, {0}};
+    if (s->adapter)
+        TM_TRY(tm_adapter_kind_of(s->adapter, &kind, err));
+    tm_buf_printf(&line[0], "method=%s", s->adapter ? tm_adapter_kind_method(kind) : "none");
+    tm_buf_printf(&line[1], "%s.init=", tm_adapter_kind_method(kind));
+    tm_json_put_string(&line[1], s->adapter ? s->adapter : "");
+    tm_status st = tm_buf_check(&line[0], err);
+    if (st == TM_OK)
+        st = tm_buf_check(&line[1], err);
+    if (st == TM_OK)
+        st = tm_recipe_load(NULL, (char *[]){line[0].data, line[1].data}, s->adapter ? 2 : 1, out, err);
+    tm_buf_deinit(&line[0]);
+    tm_buf_deinit(&line[1]);
+    return st;
 }
 
-tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, tm_error *err)
+tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference *inf, tm_error *err)
 {
     *inf = (tm_inference){0};
     tm_status st = TM_OK;
     int64_t limits[TM_MEM_KINDS];
+    tm_inference_settings with_prompt = *settings, *s = &with_prompt;
     TM_GO(make_recipe(s, &inf->recipe, err));
-    TM_GO(tm_safetensors_open_model(s->model, &inf->file, err));
+    if (inf->recipe->method == TM_METHOD_PROMPT) { /* its rows stand before every text */
+        tm_prompt_config prompt;
+        TM_GO(tm_prompt_config_read(s->adapter, &prompt, err));
+        s->max_tokens += prompt.tokens;
+        s->cache_tokens += s->cache_tokens ? prompt.tokens : 0;
+    }
+    TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
     TM_GO(measure(inf, s, limits, err));
     inf->recipe->threads = s->threads;
     TM_GO(tm_job_device(inf->recipe, &inf->device, err));
@@ -70,6 +90,13 @@ tm_status tm_inference_open(const tm_inference_settings *s, tm_inference *inf, t
     if (inf->tuning.method->start)
         TM_GO(inf->tuning.method->start(&inf->tuning, 0, 0, err));
     tm_model_begin_step(&inf->model, NULL);
+    TM_GO(TM_NEW(&inf->gates, inf->tuning.registers.count + 1, err));
+    if (s->registers && strcmp(s->registers, "auto") == 0) {
+        if (!s->adapter || !tm_router_there(s->adapter))
+            TM_GO(tm_fail(err, TM_USAGE, "--register auto: %s has no router (lora.router: true learns one)", s->adapter ? s->adapter : "the base"));
+        TM_GO(tm_router_read(s->adapter, inf->model.config.width, inf->tuning.registers.count, &inf->router, err));
+    } else if (s->registers)
+        TM_GO(tm_registers_parse(&inf->tuning.registers, s->registers, "--register", inf->gates, err));
 out:
     if (st != TM_OK)
         tm_inference_close(inf);
@@ -79,9 +106,13 @@ out:
 void tm_inference_close(tm_inference *inf)
 {
     drop_model(inf);
+    tm_ids_deinit(&inf->fed);
     tm_device_destroy(inf->device);
     tm_safetensors_close(inf->file);
     tm_recipe_destroy(inf->recipe);
+    free(inf->gates);
+    tm_router_deinit(&inf->router);
+    free(inf->prompt_gates);
     *inf = (tm_inference){0};
 }
 
@@ -102,18 +133,9 @@ static int by_weight(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-static int32_t argmax(const float *logits, int64_t vocab)
-{
-    int64_t best = 0;
-    for (int64_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return (int32_t)best;
-}
-
 int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch)
 {
-    int32_t best = argmax(logits, vocab);
+    int32_t best = tm_most_likely(logits, vocab);
     if (s->temperature <= 0)
         return best;
     candidate *c = scratch;
@@ -146,43 +168,78 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
 
 /* --- Generation --- */
 
-static void feed(tm_inference *inf, const int32_t *ids, int64_t n, int64_t past)
+typedef struct sampler {
+    tm_inference *inf;
+    const tm_sampling *sampling;
+    const int32_t *stop;
+    size_t stops;
+    bool (*token)(void *context, int32_t id);
+    void *context, *scratch;
+    int32_t last; /* chosen and, when the next is asked for, in the cache; -1: none */
+} sampler;
+
+static int32_t choose(void *context, const float *logits, int64_t position)
 {
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past};
+    sampler *s = context;
+    if (s->last >= 0)
+        s->inf->fed.id[s->inf->fed.count++] = s->last;
+    int32_t id = s->last = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
+    bool stops = false;
+    for (size_t k = 0; k < s->stops; k++)
+        stops |= id == s->stop[k];
+    return stops || (s->token && !s->token(s->context, id)) ? -1 : id;
+}
+
+tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t count, tm_error *err)
+{
+    tm_model *m = &inf->model;
+    int64_t C = m->config.width, most = inf->batch.max_tokens;
+    double *sum = NULL;
+    float *rows = NULL;
+    tm_status st = TM_OK;
+    TM_GO(TM_NEW(&sum, C, err));
+    TM_GO(TM_NEW(&rows, most * C, err));
+    m->linear.base_only = true;
     inf->batch.cached = true;
-    tm_batch_fill(&inf->batch, &item, 1);
-    tm_model_forward(&inf->model, &inf->batch);
+    inf->fed.count = 0; /* what the cache holds from here on is the base's */
+    for (int64_t past = 0, n; past < count; past += n) {
+        n = count - past < most ? count - past : most;
+        tm_batch_item item = {.ids = prompt + past, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
+        tm_batch_fill(&inf->batch, &item, 1);
+        tm_model_forward(m, &inf->batch);
+        inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
+        for (int64_t i = past == 0 && count > 1 ? C : 0; i < n * C; i++)
+            sum[i % C] += rows[i];
+    }
+    m->linear.base_only = inf->batch.cached = false;
+    for (int64_t c = 0; c < C; c++)
+        rows[c] = (float)(sum[c] / (double)count);
+    tm_router_gates(&inf->router, rows, inf->gates);
+    st = inf->device->calls->sync(inf->device, err);
+out:
+    free(sum);
+    free(rows);
+    return st;
 }
 
 tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,
                           const tm_sampling *sampling, bool (*token)(void *context, int32_t id), void *context, tm_error *err)
 {
-    tm_model *m = &inf->model;
-    int64_t vocab = m->config.vocab, past = 0, last = (int64_t)prompt_count - 1;
-    tm_status st = TM_OK;
-    float *logits = NULL;
-    void *scratch = NULL;
-    TM_GO(TM_NEW(&logits, vocab, err));
-    TM_GO(tm_alloc(&scratch, tm_sample_scratch_bytes(vocab), 1, err));
-    for (int64_t n; past < last; past += n) {
-        n = last - past < inf->batch.max_tokens ? last - past : inf->batch.max_tokens;
-        feed(inf, prompt + past, n, past);
-    }
-    int32_t id = prompt[last];
-    for (int64_t i = 0; i < max_tokens && past < m->settings.cache_tokens; i++) {
-        feed(inf, &id, 1, past++);
-        tm_model_logits(m, &inf->batch);
-        inf->device->calls->download(inf->device, logits, m->logits.data, vocab * 4);
-        id = tm_sample(logits, vocab, sampling, past, scratch);
-        bool stops = false;
-        for (size_t k = 0; k < stop_count; k++)
-            stops |= id == stop[k];
-        if (stops || (token && !token(context, id)))
-            break;
-    }
-    TM_GO(inf->device->calls->sync(inf->device, err));
+    tm_status st;
+    size_t known = 0, room = (size_t)inf->model.settings.cache_tokens + 1;
+    sampler s = {inf, sampling, stop, stop_count, token, context, NULL, -1};
+    TM_TRY(tm_alloc(&s.scratch, tm_sample_scratch_bytes(inf->model.config.vocab), 1, err));
+    TM_GO(TM_GROW(&inf->fed.id, &inf->fed.capacity, room > prompt_count ? room : prompt_count, err));
+    while (known < inf->fed.count && known + 1 < prompt_count && inf->fed.id[known] == prompt[known])
+        known++;
+    memcpy(inf->fed.id + known, prompt + known, (prompt_count - known) * sizeof *prompt);
+    inf->fed.count = prompt_count;
+    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
+                          .gates_by_token = inf->prompt_gates};
+    TM_GO(tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err));
 out:
-    free(logits);
-    free(scratch);
+    if (st != TM_OK)
+        inf->fed.count = 0;
+    free(s.scratch);
     return st;
 }

@@ -2,6 +2,9 @@
 #include "api/inspect.h"
 
 #include "base/file.h"
+#include "io/adapter_kind.h"
+#include "io/gguf.h"
+#include "io/hf.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
 
@@ -25,15 +28,6 @@ const char *tm_module_kind(const char *module)
 {
     const char *dot = strrchr(module, '.');
     return dot ? dot + 1 : module;
-}
-
-bool tm_dir_has(const char *dir, const char *name)
-{
-    tm_error ignored;
-    char *path = tm_path_join(dir, name, &ignored);
-    bool there = path && tm_path_exists(path);
-    free(path);
-    return there;
 }
 
 /* --- A model --- */
@@ -100,12 +94,23 @@ out:
 
 static void put_dtypes(tm_buf *out, const tm_safetensors *file)
 {
-    int64_t elements[TM_DTYPE_COUNT] = {0}, tensors[TM_DTYPE_COUNT] = {0}, bytes = 0;
+    enum { MOST = 32 };
+    struct {
+        const char *name;
+        double elements;
+    } type[MOST] = {{0}};
+    int64_t bytes = 0, types = 0;
     double all = 0;
     for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
         const tm_st_tensor *t = tm_safetensors_at(file, i);
-        elements[t->dtype] += t->count;
-        tensors[t->dtype]++;
+        const char *name = t->storage ? t->storage : tm_dtype_name(t->dtype);
+        int64_t k = 0;
+        while (k < types && strcmp(type[k].name, name) != 0)
+            k++;
+        if (k == types && types < MOST)
+            type[types++].name = name;
+        if (k < MOST)
+            type[k].elements += (double)t->count;
         bytes += t->bytes;
         all += (double)t->count;
     }
@@ -113,24 +118,32 @@ static void put_dtypes(tm_buf *out, const tm_safetensors *file)
     put_count(out, all);
     tm_buf_printf(out, " (%.0f) in %lld tensors, %.1f MB:", all, (long long)tm_safetensors_count(file),
                   (double)bytes / 1e6);
-    for (int d = 0; d < TM_DTYPE_COUNT; d++)
-        if (tensors[d])
-            tm_buf_printf(out, " %s %.4g %%", tm_dtype_name((tm_dtype)d), 100 * (double)elements[d] / all);
+    for (int64_t k = 0; k < types; k++)
+        tm_buf_printf(out, " %s %.4g %%", type[k].name, 100 * type[k].elements / all);
     tm_buf_char(out, '\n');
 }
 
-static void put_tokenizer(tm_buf *out, const char *dir)
+static tm_status put_tokenizer(tm_buf *out, const char *dir, tm_error *err)
 {
     tm_error problem;
     tm_tokenizer *tok;
     tm_buf_text(out, "tokenizer   ");
-    if (!tm_dir_has(dir, "tokenizer.json")) {
+    if (!tm_tokenizer_is_in(dir)) {
         tm_buf_text(out, "none\n");
-        return;
+        return TM_OK;
     }
-    if (tm_tokenizer_open(dir, &tok, &problem) != TM_OK) {
+    tm_status st = tm_tokenizer_open(dir, &tok, &problem);
+    if (st == TM_NO_MEMORY || st == TM_IO) {
+        *err = problem;
+        return st;
+    }
+    if (st != TM_OK && !tm_tokenizer_is_in(dir)) { /* it could not be looked at before */
+        tm_buf_text(out, "none\n");
+        return TM_OK;
+    }
+    if (st != TM_OK) {
         tm_buf_printf(out, "cannot be used: %s\n", problem.message);
-        return;
+        return TM_OK;
     }
     int32_t special[] = {tm_tokenizer_bos(tok), tm_tokenizer_eos(tok)};
     tm_buf_printf(out, "%d ids", tm_tokenizer_vocab_size(tok));
@@ -139,6 +152,7 @@ static void put_tokenizer(tm_buf *out, const char *dir)
             tm_buf_printf(out, ", %s %s (%d)", k ? "EOS" : "BOS", tm_tokenizer_token(tok, special[k]), special[k]);
     tm_buf_char(out, '\n');
     tm_tokenizer_close(tok);
+    return TM_OK;
 }
 
 static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
@@ -157,16 +171,18 @@ static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
         *err = problem;
         return st;
     }
-    st = tm_safetensors_open_model(dir, &file, &problem);
+    st = tm_hf_open_weights(dir, &file, &problem);
     if (st == TM_OK) {
         put_dtypes(out, file);
-        put_tokenizer(out, dir);
-        st = put_targets(out, file, err);
+        st = put_tokenizer(out, dir, err);
+        if (st == TM_OK)
+            st = put_targets(out, file, err);
         tm_safetensors_close(file);
+    } else if (st == TM_NO_MEMORY || st == TM_IO) {
+        *err = problem;
     } else { /* a plan can do with the config alone */
         tm_buf_printf(out, "weights     %s\n", problem.message);
-        put_tokenizer(out, dir);
-        st = TM_OK;
+        st = put_tokenizer(out, dir, err);
     }
     return st;
 }
@@ -206,6 +222,7 @@ static tm_status put_norms(tm_buf *out, const tm_adapter_file *f, tm_error *err)
             else
                 tm_buf_printf(&row, " %10s", "-");
         }
+        out->failed |= row.failed;
         if (any)
             tm_buf_printf(out, "%s\n", tm_buf_str(&row));
         tm_buf_deinit(&row);
@@ -215,9 +232,61 @@ out:
     return st;
 }
 
+static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err);
+
+/* A bank: its names, then its first register, which says what holds for all. */
+static tm_status inspect_bank(const char *dir, tm_buf *out, tm_error *err)
+{
+    json_t *json = NULL;
+    char *path = tm_path_join(dir, "registers.json", err), *first = NULL;
+    tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
+    const json_t *list = json_object_get(json, "registers");
+    const char *name = json_string_value(json_array_get(list, 0));
+    if (st == TM_OK && !name)
+        st = tm_fail(err, TM_INPUT, "%s: \"registers\" is no list of names", path);
+    tm_buf_printf(out, "bank        %s\nregisters  ", dir);
+    for (size_t i = 0; i < json_array_size(list); i++)
+        tm_buf_printf(out, " %s", json_string_value(json_array_get(list, i)) ? json_string_value(json_array_get(list, i)) : "?");
+    tm_buf_printf(out, "\nrouter      %s\n\n", tm_dir_has(dir, "router.safetensors") ? "yes" : "none");
+    if (st == TM_OK && !(first = tm_path_join(dir, name, err)))
+        st = TM_NO_MEMORY;
+    if (st == TM_OK)
+        st = inspect_adapter(first, out, err);
+    json_decref(json);
+    free(path);
+    free(first);
+    return st;
+}
+
+/* An adapter that is no LoRA: what it is and how large. */
+static tm_status inspect_other(const char *dir, tm_adapter_kind kind, tm_buf *out, tm_error *err)
+{
+    tm_safetensors *file;
+    double elements = 0;
+    char *path = tm_path_join(dir, tm_adapter_kind_file(kind), err);
+    if (!path)
+        return TM_NO_MEMORY;
+    tm_status st = tm_safetensors_open(path, &file, err);
+    free(path);
+    TM_TRY(st);
+    for (int64_t i = 0; i < tm_safetensors_count(file); i++)
+        elements += (double)tm_safetensors_at(file, i)->count;
+    tm_buf_printf(out, "adapter     %s\nmethod      %s\ntensors     %lld\nparameters  ", dir, tm_adapter_kind_name(kind), (long long)tm_safetensors_count(file));
+    put_count(out, elements);
+    tm_buf_char(out, '\n');
+    tm_safetensors_close(file);
+    return TM_OK;
+}
+
 static tm_status inspect_adapter(const char *dir, tm_buf *out, tm_error *err)
 {
     tm_adapter_file f;
+    tm_adapter_kind kind;
+    TM_TRY(tm_adapter_kind_of(dir, &kind, err));
+    if (kind == TM_ADAPTER_REGISTERS)
+        return inspect_bank(dir, out, err);
+    if (kind != TM_ADAPTER_LORA)
+        return inspect_other(dir, kind, out, err);
     TM_TRY(tm_adapter_file_open(dir, &f, err));
     const tm_adapter_config *c = &f.config;
     double elements = 0;
@@ -286,7 +355,7 @@ static tm_status inspect_run(const char *dir, tm_buf *out, tm_error *err)
     return TM_OK;
 }
 
-/* --- Which is it? --- */
+/* --- A GGUF file --- */
 
 static bool ends_with(const char *name, const char *end)
 {
@@ -294,13 +363,56 @@ static bool ends_with(const char *name, const char *end)
     return n >= m && strcmp(name + n - m, end) == 0;
 }
 
+static tm_status inspect_gguf_adapter(const tm_gguf *g, const char *path, tm_buf *out, tm_error *err)
+{
+    tm_gguf_text architecture;
+    double alpha, elements = 0;
+    int64_t least = INT64_MAX, most = 0;
+    TM_TRY(tm_gguf_get_text(g, "general.architecture", &architecture, err));
+    TM_TRY(tm_gguf_get_number(g, "adapter.lora.alpha", 0, &alpha, err));
+    for (int64_t i = 0; i < tm_gguf_tensors(g); i++) {
+        const tm_gguf_tensor *t = tm_gguf_tensor_at(g, i);
+        elements += (double)t->count;
+        if (ends_with(t->name, ".lora_b")) {
+            least = t->ne[0] < least ? t->ne[0] : least;
+            most = t->ne[0] > most ? t->ne[0] : most;
+        }
+    }
+    tm_buf_printf(out, "adapter     %s: a GGUF LoRA for llama.cpp, alpha %g, r %lld", path, alpha, (long long)(most ? least : 0));
+    if (most > least)
+        tm_buf_printf(out, " to %lld", (long long)most);
+    tm_buf_printf(out, "\nbase        architecture %.*s\nmodules     %lld\nparameters  ", (int)(architecture.size < 60 ? architecture.size : 60),
+                  architecture.text ? architecture.text : "", (long long)tm_gguf_tensors(g) / 2);
+    put_count(out, elements);
+    tm_buf_char(out, '\n');
+    return TM_OK;
+}
+
+static tm_status inspect_gguf(const char *path, tm_buf *out, tm_error *err)
+{
+    tm_gguf *g;
+    tm_gguf_text type;
+    TM_TRY(tm_gguf_open(path, &g, err));
+    tm_status st = tm_gguf_get_text(g, "general.type", &type, err);
+    bool adapter = st == TM_OK && type.size == 7 && memcmp(type.text, "adapter", 7) == 0;
+    if (adapter)
+        st = inspect_gguf_adapter(g, path, out, err);
+    tm_gguf_close(g);
+    return st != TM_OK || adapter ? st : inspect_model(path, out, err);
+}
+
+/* --- Which is it? --- */
+
 static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_error *err)
 {
-    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json"),
+    bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json") || tm_dir_has(r->path, "registers.json"),
          model = tm_dir_has(r->path, "config.json");
+    bool ours = run || adapter || model;
+    if (!ours && r->model)
+        return tm_inspect_data(r, false, out, err); /* a folder of data files */
     if (r->batch)
         return tm_fail(err, TM_USAGE, "%s is a folder: --batch shows examples of a data file or a recipe", r->path);
-    if (!run && !adapter && !model)
+    if (!ours)
         return tm_fail(err, TM_INPUT, "%s: found none of run.json, adapter_config.json, config.json", r->path);
     if (run)
         TM_TRY(inspect_run(r->path, out, err));
@@ -316,10 +428,12 @@ tm_status tm_inspect(const tm_inspect_request *r, char **text, tm_error *err)
     tm_buf out = {0};
     tm_status st = TM_OK;
     *text = NULL;
-    if (!tm_path_exists(r->path))
+    if (!tm_path_exists(r->path) && !strpbrk(r->path, "*?["))
         TM_GO(tm_fail(err, TM_INPUT, "%s: no such file or folder", r->path));
     if (tm_path_is_dir(r->path))
         st = inspect_folder(r, &out, err);
+    else if (tm_gguf_is(r->path))
+        st = inspect_gguf(r->path, &out, err);
     else
         st = tm_inspect_data(r, ends_with(r->path, ".yaml") || ends_with(r->path, ".yml"), &out, err);
     if (st == TM_OK)

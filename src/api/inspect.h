@@ -9,9 +9,6 @@
 int64_t tm_module_layer(const char *module);
 const char *tm_module_kind(const char *module);
 
-/* Whether DIR/name is there. */
-bool tm_dir_has(const char *dir, const char *name);
-
 /* inspect_data.c */
 tm_status tm_inspect_data(const tm_inspect_request *request, bool recipe, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 

@@ -1,5 +1,6 @@
 /* temper inspect of data: sizes, lengths, and examples token by token, as training sees them. */
 #include "api/inspect.h"
+#include "api/job.h"
 
 #include "base/file.h"
 #include "base/options.h"
@@ -91,7 +92,7 @@ out:
     return st;
 }
 
-static tm_status put_examples(tm_buf *out, const tm_recipe *recipe, const tm_dataset *data, const tm_tokenizer *tok,
+static tm_status put_examples(tm_buf *out, const tm_dataset *data, const tm_tokenizer *tok,
                               const tm_inspect_request *r, tm_error *err)
 {
     painter p = {out, tok, r->color};
@@ -106,7 +107,7 @@ static tm_status put_examples(tm_buf *out, const tm_recipe *recipe, const tm_dat
     for (int64_t i = 0; i < count; i++) {
         const tm_example *e = tm_dataset_at(data, i);
         tm_buf_printf(out, "\nexample %lld (%s:%lld): %d tokens, %d targets\n", (long long)i,
-                      recipe->data[e->source].path, (long long)e->line, e->n, e->targets);
+                      tm_dataset_file(data, e->source, e->file), (long long)e->line, e->n, e->targets);
         TM_TRY(put_example(&p, e, err));
         tm_buf_char(out, '\n');
     }
@@ -155,6 +156,8 @@ static void put_stats(tm_buf *out, const tm_recipe *recipe, const tm_dataset *da
             tm_buf_printf(out,
                           "cut         %lld rows longer than train.seq = %lld tokens (%lld dropped: no target left)\n",
                           (long long)s->cut, (long long)recipe->seq, (long long)s->dropped);
+        if (s->duplicates)
+            tm_buf_printf(out, "duplicates  %lld examples left out\n", (long long)s->duplicates);
     }
     put_lengths(out, data);
 }
@@ -219,14 +222,18 @@ static tm_status show(const tm_inspect_request *r, const tm_recipe *recipe, cons
 {
     tm_pool *pool = NULL;
     tm_dataset *data = NULL;
+    char *cache = NULL;
     tm_status st = TM_OK;
     TM_GO(tm_pool_create((int)recipe->threads, &pool, err));
-    TM_GO(tm_dataset_load(recipe->data, recipe->data_count, ".", tok, tok ? tm_tokenizer_vocab_size(tok) : INT32_MAX,
-                          recipe->seq, pool, &data, err));
+    TM_GO(tm_job_cache(recipe, &cache, err));
+    tm_data_settings settings =
+        tm_job_data_settings(recipe, tok, tok ? tm_tokenizer_vocab_size(tok) : INT32_MAX, cache);
+    TM_GO(tm_dataset_load(recipe->data, recipe->data_count, &settings, pool, &data, err));
     put_stats(out, recipe, data);
-    st = put_examples(out, recipe, data, tok, r, err);
+    st = put_examples(out, data, tok, r, err);
 out:
     tm_dataset_destroy(data);
+    free(cache);
     tm_pool_destroy(pool);
     return st;
 }
@@ -242,10 +249,10 @@ tm_status tm_inspect_data(const tm_inspect_request *r, bool recipe_file, tm_buf 
         needed |= recipe->data[i].format != TM_FORMAT_TOKENS;
     if (!recipe->data_count)
         TM_GO(tm_fail(err, TM_RECIPE, "%s: it has no data", r->path));
-    if (recipe->model && tm_dir_has(recipe->model, "tokenizer.json"))
+    if (recipe->model && tm_tokenizer_is_in(recipe->model))
         TM_GO(tm_tokenizer_open(recipe->model, &tok, err));
     else if (recipe->model && needed)
-        TM_GO(tm_fail(err, TM_INPUT, "%s: it has no tokenizer.json", recipe->model));
+        TM_GO(tm_fail(err, TM_INPUT, "%s: it has no tokenizer", recipe->model));
     if (needed && !tok) {
         if (r->batch)
             TM_GO(tm_fail(err, TM_USAGE,

@@ -4,10 +4,14 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/json.h"
+#include "io/gguf.h"
 #include "io/hf.h"
+#include "text/answers.h"
+#include "train/score.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* --- Opening --- */
 
@@ -17,19 +21,14 @@ static bool needs_tokenizer(const tm_data_entry *entry) { return entry->format !
 static tm_status open_tokenizer(tm_job *job, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
-    bool needed = false;
+    bool needed = r->method == TM_METHOD_PROMPT && r->prompt_text;
     for (int64_t i = 0; i < r->data_count; i++)
         needed |= needs_tokenizer(&r->data[i]);
     for (int64_t i = 0; i < r->eval_count; i++)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    char *path = tm_path_join(r->model, "tokenizer.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    bool there = tm_path_exists(path);
-    free(path);
-    return needed && there ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
+    return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
 static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
@@ -38,41 +37,89 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     job->run.dtype = TM_F32;
     if (r->init == TM_INIT_RANDOM)
         return TM_OK;
-    tm_status st = tm_safetensors_open_model(r->model, &job->file, err);
+    tm_status st = tm_hf_open_weights(r->model, &job->file, err);
     if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;
     /* A plan can do without weights: their type is what config.json says. */
     tm_error ignored;
     json_t *json = NULL;
     const char *dtype = "float32";
-    char *path = tm_path_join(r->model, "config.json", err);
-    if (path && tm_json_read(path, &json, &ignored) == TM_OK) {
+    if (tm_hf_json(r->model, "config.json", &json, &ignored) == TM_OK && json) {
         const json_t *value = json_object_get(json, "dtype") ? json_object_get(json, "dtype") : json_object_get(json, "torch_dtype");
         dtype = json_is_string(value) ? json_string_value(value) : dtype;
         job->run.dtype = strcmp(dtype, "bfloat16") == 0 ? TM_BF16 : strcmp(dtype, "float16") == 0 ? TM_F16 : TM_F32;
     }
     json_decref(json);
-    free(path);
-    return path ? TM_OK : TM_NO_MEMORY;
+    return TM_OK;
+}
+
+tm_data_settings tm_job_data_settings(const tm_recipe *r, const tm_tokenizer *tok, int64_t vocab, const char *cache)
+{
+    return (tm_data_settings){.tok = tok,
+                              .model = r->model,
+                              .vocab_size = vocab,
+                              .seq = r->seq,
+                              .tokenizer_hash = tok ? tm_tokenizer_hash(tok)->hex : "none",
+                              .cache = cache,
+                              .cache_from = r->cache && strcmp(r->cache, "auto") != 0 ? 0 : 32 << 20};
+}
+
+/* auto: .cache beside the run folder, so that the runs of a study share it. */
+tm_status tm_job_cache(const tm_recipe *r, char **out, tm_error *err)
+{
+    *out = NULL;
+    if (r->cache && strcmp(r->cache, "none") == 0)
+        return TM_OK;
+    bool automatic = !r->cache || strcmp(r->cache, "auto") == 0;
+    tm_buf path = {0};
+    if (automatic) {
+        const char *run = r->out ? r->out : "runs/run", *slash;
+        size_t n = strlen(run);
+        while (n > 1 && run[n - 1] == '/')
+            n--;
+        slash = memrchr(run, '/', n);
+        tm_buf_add(&path, run, slash ? (size_t)(slash - run) + 1 : 0);
+        tm_buf_text(&path, ".cache");
+    } else
+        tm_buf_text(&path, r->cache);
+    TM_TRY(tm_buf_check(&path, err));
+    *out = path.data;
+    return TM_OK;
 }
 
 /* Adds an evaluation set; it owns data from here on. */
 static tm_status add_eval(tm_job *job, const tm_eval_entry *entry, bool probe, tm_dataset *data, tm_error *err)
 {
     tm_eval_set *set = &job->evals[job->eval_count++];
-    *set = (tm_eval_set){.entry = entry, .probe = probe, .data = data, .examples = tm_dataset_count(data)};
-    if (entry->limit > 0 && entry->limit < set->examples)
-        set->examples = entry->limit;
+    *set = (tm_eval_set){.entry = entry, .probe = probe, .data = data, .examples = tm_eval_examples(data, entry->metric, entry->limit)};
     TM_TRY(TM_NEW(&set->first, job->run.replicas, err));
     TM_TRY(TM_NEW(&set->last, job->run.replicas, err));
     return TM_NEW(&set->best, job->run.replicas, err);
 }
 
+/* What a metric needs beside tokens. */
+static tm_status load_answers(tm_job *job, tm_eval_set *set, const tm_data_settings *settings, tm_error *err)
+{
+    const tm_eval_entry *entry = set->entry;
+    bool generates = tm_metrics[entry->metric].generates;
+    if (!generates && entry->metric != TM_METRIC_CHOICE)
+        return TM_OK;
+    if (!job->tokenizer || entry->data.format == TM_FORMAT_TOKENS)
+        return tm_fail(err, TM_RECIPE, "evaluation %s: metric %s is of texts: it needs rows of text, and a model with a tokenizer",
+                       entry->name, tm_metrics[entry->metric].name);
+    if (entry->metric == TM_METRIC_ROUND_TRIP)
+        return tm_bridge_open(&entry->data, settings, &set->bridge, err);
+    TM_TRY(TM_NEW(&set->answers, 1, err));
+    return tm_answers_load(&entry->data, set->answers, err);
+}
+
 static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, int64_t vocab, tm_pool *pool, tm_error *err)
 {
     tm_dataset *data;
-    TM_TRY(tm_dataset_load(&entry->data, 1, ".", job->tokenizer, vocab, job->recipe->seq, pool, &data, err));
-    return add_eval(job, entry, probe, data, err);
+    tm_data_settings settings = tm_job_data_settings(job->recipe, job->tokenizer, vocab, job->cache);
+    TM_TRY(tm_dataset_load(&entry->data, 1, &settings, pool, &data, err));
+    TM_TRY(add_eval(job, entry, probe, data, err));
+    return load_answers(job, &job->evals[job->eval_count - 1], &settings, err);
 }
 
 /* The rows that val_split holds out become the evaluation `val`. */
@@ -86,20 +133,87 @@ static tm_status hold_out(tm_job *job, tm_error *err)
     return add_eval(job, &job->held_out, false, held, err);
 }
 
+/* "FILE:LINE and FILE:LINE" of the first pairs of an overlap. */
+static void put_places(tm_buf *out, const tm_overlap *o, const tm_dataset *a, const tm_dataset *b)
+{
+    for (int64_t i = 0; i < o->examples && i < TM_OVERLAP_SHOWN; i++) {
+        const tm_example *x = tm_dataset_at(a, o->held[i]), *y = tm_dataset_at(b, o->train[i]);
+        tm_buf_printf(out, "%s%s:%lld and %s:%lld", i ? ", " : "", tm_dataset_file(a, x->source, x->file), (long long)x->line,
+                      tm_dataset_file(b, y->source, y->file), (long long)y->line);
+    }
+    tm_buf_text(out, o->examples > TM_OVERLAP_SHOWN ? ", ..." : "");
+}
+
+static tm_status warn(tm_job *job, tm_buf *text, tm_error *err)
+{
+    tm_status st = tm_buf_check(text, err);
+    if (st == TM_OK)
+        st = tm_names_add(&job->warnings, text->data, err);
+    tm_buf_deinit(text);
+    return st;
+}
+
+/* Evaluation sets that are in the training data measure memory; rows that come twice count twice. */
+static tm_status compare_sets(tm_job *job, tm_pool *pool, tm_error *err)
+{
+    const tm_dataset **sets = NULL;
+    int64_t *examples = NULL;
+    tm_overlap *found = NULL;
+    tm_buf text = {0};
+    tm_status st;
+    TM_GO(TM_NEW(&found, job->eval_count + 1, err));
+    TM_GO(TM_NEW(&sets, job->eval_count + 1, err));
+    TM_GO(TM_NEW(&examples, job->eval_count + 1, err));
+    TM_GO(tm_dataset_duplicates(job->data, found, err));
+    if (found->examples) {
+        tm_buf_printf(&text, "data: %lld of %lld examples repeat another one to the token (dedup: true leaves them out): ",
+                      (long long)found->examples, (long long)tm_dataset_count(job->data));
+        put_places(&text, found, job->data, job->data);
+        TM_GO(warn(job, &text, err));
+    }
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        sets[i] = job->evals[i].data;
+        examples[i] = job->evals[i].examples;
+    }
+    if (job->eval_count)
+        TM_GO(tm_dataset_overlap(job->data, sets, examples, job->eval_count, job->tokenizer, pool, found, err));
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        const tm_overlap *o = &found[i];
+        if (!o->examples)
+            continue;
+        tm_buf_printf(&text, "evaluation '%s': %lld of %lld examples are in the training data (%lld with all their words, the others with 13 words in a row): ",
+                      job->evals[i].entry->name, (long long)o->examples, (long long)examples[i], (long long)o->whole);
+        put_places(&text, o, sets[i], job->data);
+        TM_GO(warn(job, &text, err));
+    }
+out:
+    free(sets);
+    free(examples);
+    free(found);
+    return st;
+}
+
 static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
     tm_model_config config;
     TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab;
+    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
     tm_model_config_deinit(&config);
+    longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
+    if (longest < 2)
+        return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
+    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
+        job->recipe->seq = longest;
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
+    TM_TRY(tm_job_cache(r, &job->cache, err));
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
     tm_status st = TM_OK;
+    tm_data_settings settings = tm_job_data_settings(r, job->tokenizer, vocab, job->cache);
     if (r->data_count)
-        TM_GO(tm_dataset_load(r->data, r->data_count, ".", job->tokenizer, vocab, r->seq, pool, &job->data, err));
+        TM_GO(tm_dataset_load(r->data, r->data_count, &settings, pool, &job->data, err));
     TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count + 1, err));
     for (int64_t i = 0; i < r->eval_count; i++)
         TM_GO(load_eval(job, &r->eval[i], false, vocab, pool, err));
@@ -107,6 +221,8 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
         TM_GO(load_eval(job, &r->probes[i], true, vocab, pool, err));
     if (job->data)
         TM_GO(hold_out(job, err));
+    if (job->data && depth == TM_JOB_TRAIN)
+        TM_GO(compare_sets(job, pool, err));
 out:
     tm_pool_destroy(pool);
     return st;
@@ -114,18 +230,39 @@ out:
 
 /* --- Settling --- */
 
+/* Ids that end a text: of generation_config.json (one or a list), else the tokenizer's EOS. */
+size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8])
+{
+    size_t count = 0;
+    json_t *json = NULL;
+    tm_error ignored;
+    if (tm_hf_json(model, "generation_config.json", &json, &ignored) == TM_OK && json) {
+        const json_t *eos = json_object_get(json, "eos_token_id");
+        if (json_is_integer(eos))
+            ids[count++] = (int32_t)json_integer_value(eos);
+        for (size_t i = 0; i < json_array_size(eos) && count < 8; i++)
+            ids[count++] = (int32_t)json_integer_value(json_array_get(eos, i));
+    }
+    json_decref(json);
+    if (!count && tm_tokenizer_eos(tok) >= 0)
+        ids[count++] = tm_tokenizer_eos(tok);
+    return count;
+}
+
 static tm_status settle_steps(tm_job *job, tm_error *err)
 {
     tm_recipe *r = job->recipe;
     if (job->data && r->method != TM_METHOD_NONE) {
-        tm_order_settings settings = {.seed = job->seeds.order, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
+        tm_order_settings settings = {.seed = job->seeds.order, .mix = r->mix, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
                                       .accumulate = r->accumulate, .steps = r->steps, .epochs = r->epochs};
         TM_TRY(tm_order_create(job->data, r->data, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
         job->run.steps = r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
-        r->warmup_steps = (int64_t)ceil(0.03 * (double)job->run.steps);
+        r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
+    if (r->warmup_steps == 0)
+        r->warmup_ratio = 0; /* or the recipe of run.json would mean the ratio when it is read again */
     if (r->checkpoint_every == TM_AUTO_INT)
         r->checkpoint_every = job->run.steps >= 10 ? job->run.steps / 10 : 1;
     return TM_OK;
@@ -142,6 +279,48 @@ static void measure(const tm_dataset *data, int64_t count, lengths *l)
         l->longest = n > l->longest ? n : l->longest;
         l->shortest = n < l->shortest ? n : l->shortest;
     }
+}
+
+/* How long a trained prompt is, and the text it starts from. */
+static tm_status settle_prompt(tm_job *job, tm_error *err)
+{
+    tm_recipe *r = job->recipe;
+    if (r->method != TM_METHOD_PROMPT)
+        return TM_OK;
+    if (r->prompt_init) {
+        tm_prompt_config config;
+        TM_TRY(tm_prompt_config_read(r->prompt_init, &config, err));
+        r->prompt_tokens = config.tokens;
+        return TM_OK;
+    }
+    if (!r->prompt_text)
+        return TM_OK;
+    if (!job->tokenizer)
+        return tm_fail(err, TM_RECIPE, "prompt.text: %s has no tokenizer to read it with", r->model);
+    tm_tokens *scratch;
+    TM_TRY(tm_tokens_create(job->tokenizer, &scratch, err));
+    tm_status st = tm_tokenizer_encode(job->tokenizer, scratch, r->prompt_text, strlen(r->prompt_text), true, &job->prompt_ids, err);
+    tm_tokens_destroy(scratch);
+    if (st == TM_OK && !job->prompt_ids.count)
+        return tm_fail(err, TM_RECIPE, "prompt.text: the tokenizer makes no token of it");
+    job->run.prompt_ids = job->prompt_ids.id;
+    job->run.prompt_id_count = (int64_t)job->prompt_ids.count;
+    return st;
+}
+
+/* What metrics of generated text need of the run. */
+static void settle_generation(tm_job *job)
+{
+    tm_run *run = &job->run;
+    for (int64_t i = 0; i < job->eval_count; i++) {
+        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]);
+        run->cache_tokens = tokens > run->cache_tokens ? tokens : run->cache_tokens;
+    }
+    if (!run->cache_tokens)
+        return;
+    run->cache_tokens += job->recipe->method == TM_METHOD_PROMPT ? job->recipe->prompt_tokens : 0;
+    run->tok = job->tokenizer;
+    run->stops = tm_stop_ids(job->recipe->model, job->tokenizer, run->stop);
 }
 
 /* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
@@ -164,6 +343,10 @@ static void settle_micro_batch(tm_job *job)
         for (int64_t k = 0; k < job->evals[i].examples; k++)
             tokens += tm_dataset_at(job->evals[i].data, k)->n;
         most = tokens > most ? tokens : most;
+    }
+    if (r->method == TM_METHOD_PROMPT) { /* its rows stand before every example; how many examples a step has is not asked */
+        most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
+        l.longest += r->prompt_tokens;
     }
     if (r->micro_tokens == TM_AUTO_INT)
         r->micro_tokens = most < 2048 ? most : 2048;
@@ -208,9 +391,11 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
     TM_TRY(open_tokenizer(job, err));
+    TM_TRY(settle_prompt(job, err));
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
     settle_micro_batch(job);
+    settle_generation(job);
     run->data = job->data;
     run->evals = job->evals;
     run->eval_count = job->eval_count;
@@ -249,13 +434,20 @@ void tm_job_close(tm_job *job)
     tm_order_destroy(job->order);
     for (int64_t i = 0; i < job->eval_count; i++) {
         tm_dataset_destroy(job->evals[i].data);
+        if (job->evals[i].answers)
+            tm_answers_deinit(job->evals[i].answers);
+        free(job->evals[i].answers);
+        tm_bridge_close(job->evals[i].bridge);
         free(job->evals[i].first);
         free(job->evals[i].last);
         free(job->evals[i].best);
     }
     free(job->evals);
     tm_dataset_destroy(job->data);
+    free(job->cache);
+    tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
+    tm_ids_deinit(&job->prompt_ids);
     tm_safetensors_close(job->file);
     tm_recipe_destroy(job->recipe);
     *job = (tm_job){.folder = {.lock = {.fd = -1}}};

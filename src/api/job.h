@@ -8,11 +8,14 @@ typedef struct tm_job {
     tm_recipe *recipe;
     tm_tokenizer *tokenizer;   /* NULL: the data need none */
     tm_safetensors *file;      /* NULL: init random, or weights are not there (plan) */
+    char *cache;               /* folder of the token cache; NULL: none */
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;
+    tm_names warnings;         /* about the data */
     tm_eval_entry held_out;    /* the evaluation `val` of val_split */
     tm_seeds seeds;
+    tm_ids prompt_ids;         /* of prompt.text */
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;
@@ -31,6 +34,14 @@ typedef enum tm_job_depth {
  * also on failure. */
 tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
 void tm_job_close(tm_job *job);
+
+/* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
+tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);
+/* The folder of a recipe's token cache, to be freed; *out NULL where it asks for none. */
+tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MUST_CHECK;
+
+/* Ids that end a generated text. */
+size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8]);
 
 /* The CPU device of the recipe (threads, TEMPER_ISA). */
 tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err) TM_MUST_CHECK;

@@ -1,44 +1,19 @@
 /* temper merge: adapters become part of the weights.
  *
- * 1. An adapter i makes W_i of a weight W: W + s B A; with DoRA m / ||W + s B A|| (W + s B A); a saved
- *    module or bias V itself. The result is W + sum of c_i (W_i - W): a scale moves on the straight line
- *    between base (0) and adapted model (1), for every kind of adapter.
- * 2. Computed in double and rounded once to the type the base stores; a tensor that nothing changes keeps
- *    its bytes.
- * 3. Every tensor of every adapter must find its place, or nothing is written. The result is built aside
- *    and moved into place when it is whole and its logits were looked at. */
-#include "api/adapter_file.h"
-#include "api/inference.h"
-#include "api/logits.h"
+ * 1. A tensor that nothing changes keeps its bytes; one that adapters change is computed when it is written
+ *    (merge_tensor.c), so no second model stands in memory.
+ * 2. Every tensor of every adapter must find its place, or nothing is written. The result is built aside
+ *    and moved into place when it is whole and its logits were looked at (merge_check.c). */
+#include "api/merge.h"
+
 #include "base/file.h"
 #include "base/json.h"
-#include "base/pool.h"
 #include "io/hf.h"
+#include "text/tokenizer_gguf.h"
 
 #include <math.h>
 #include <stdlib.h>
-
-typedef struct change { /* by one adapter on one tensor */
-    const tm_adapter_module *module; /* or ... */
-    const tm_st_tensor *saved;
-    double scale;
-} change;
-
-typedef struct merge {
-    const tm_merge_request *request;
-    tm_model_config config;
-    bool known;              /* config is there: a family that temper computes */
-    tm_safetensors *base;
-    tm_adapter_file *adapter; /* [source_count] */
-    tm_st_tensor *tensor;    /* [tensors] of the result */
-    int64_t tensors;
-    bool untied;             /* the head got weights of its own */
-    int64_t changed;         /* tensors */
-    int64_t *placed;         /* [source_count] modules and saved tensors that found their weight */
-    char *head, *embed;      /* names of tensors; NULL: not known */
-    char *aside;
-    tm_buf text;
-} merge;
+#include <string.h>
 
 /* --- One tensor --- */
 
@@ -52,14 +27,29 @@ static const char *weight_of(const char *tensor, char *module, size_t size)
     return module;
 }
 
+/* What an adapter calls a tensor of the base, which files may call otherwise. */
+static const char *own_name(const tm_merge_work *m, const char *name, char *buffer, size_t size)
+{
+    return m->known && tm_family_own(m->config.family, name, buffer, size) ? buffer : name;
+}
+
+static const tm_st_tensor *find_embed(const tm_merge_work *m)
+{
+    char other[512];
+    const tm_st_tensor *found = m->embed ? tm_safetensors_find(m->base, m->embed) : NULL;
+    for (int i = 0; m->known && !found && tm_family_alias(m->config.family, m->embed, i, other, sizeof other); i++)
+        found = tm_safetensors_find(m->base, other);
+    return found;
+}
+
 /* What the adapters do to a tensor: list[source_count]; gives how many. Also counts what found its place. */
-static int64_t changes_of(merge *m, const char *name, change *list)
+static int64_t changes_of(tm_merge_work *m, const char *name, tm_merge_change *list)
 {
     char module[512];
     int64_t count = 0;
     for (size_t i = 0; i < m->request->source_count; i++) {
         const tm_adapter_file *f = &m->adapter[i];
-        change c = {.scale = m->request->sources[i].scale};
+        tm_merge_change c = {.scale = m->request->sources[i].scale, .source = i};
         if (weight_of(name, module, sizeof module))
             c.module = tm_adapter_file_find(f, module);
         for (int64_t k = 0; k < f->saveds; k++)
@@ -72,15 +62,15 @@ static int64_t changes_of(merge *m, const char *name, change *list)
     return count;
 }
 
-static tm_status check_shape(const change *c, const tm_st_tensor *t, tm_error *err)
+static tm_status check_shape(const tm_merge_change *c, const tm_st_tensor *t, tm_error *err)
 {
     bool float_type = t->dtype == TM_F64 || t->dtype == TM_F32 || t->dtype == TM_F16 || t->dtype == TM_BF16;
     if (!float_type)
         return tm_fail(err, TM_UNSUPPORTED,
                        "tensor %s of the base is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name,
                        tm_dtype_name(t->dtype));
-    if (c->module && c->saved)
-        return tm_fail(err, TM_INPUT, "tensor %s: the adapter both adapts and replaces it", t->name);
+    if (c->module && c->saved && c->module->magnitude)
+        return tm_fail(err, TM_INPUT, "tensor %s: the adapter both replaces it and adapts it with DoRA", t->name);
     if (c->saved && c->saved->count != t->count)
         return tm_fail(err, TM_INPUT, "tensor %s has %lld elements, the adapter's %s has %lld", t->name,
                        (long long)t->count, c->saved->name, (long long)c->saved->count);
@@ -93,96 +83,48 @@ static tm_status check_shape(const change *c, const tm_st_tensor *t, tm_error *e
     return TM_OK;
 }
 
-typedef struct row_work {
-    const tm_st_tensor *from;
-    char *to;
-    const change *list;
-    int64_t count, rows, cols;
-    double *scratch; /* [threads * 3 * cols] */
-} row_work;
-
-static void add_change(const change *c, const row_work *w, int64_t row, const double *base, double *other, double *sum)
-{
-    if (c->saved) {
-        int64_t offset = tm_dtype_bytes(c->saved->dtype, row * w->cols);
-        tm_dtype_convert(other, TM_F64, (const char *)c->saved->data + offset, c->saved->dtype, w->cols);
-    } else if (!c->module->magnitude) {
-        tm_linear_delta_add_row(&c->module->delta, row, c->scale, sum);
-        return;
-    } else {
-        double square = 0;
-        memcpy(other, base, (size_t)w->cols * sizeof *other);
-        tm_linear_delta_add_row(&c->module->delta, row, 1, other);
-        for (int64_t i = 0; i < w->cols; i++)
-            square += other[i] * other[i];
-        double factor = c->module->magnitude[row] / sqrt(square);
-        for (int64_t i = 0; i < w->cols; i++)
-            other[i] *= factor;
-    }
-    /* In this order a scale of 1 alone gives `other` itself. */
-    for (int64_t i = 0; i < w->cols; i++)
-        sum[i] = sum[i] - c->scale * base[i] + c->scale * other[i];
-}
-
-static void merge_row(void *context, int64_t row, int thread)
-{
-    const row_work *w = context;
-    double *base = w->scratch + 3 * w->cols * thread, *sum = base + w->cols, *other = sum + w->cols;
-    int64_t offset = tm_dtype_bytes(w->from->dtype, row * w->cols);
-    tm_dtype_convert(base, TM_F64, (const char *)w->from->data + offset, w->from->dtype, w->cols);
-    memcpy(sum, base, (size_t)w->cols * sizeof *sum);
-    for (int64_t i = 0; i < w->count; i++)
-        if (w->list[i].scale != 0)
-            add_change(&w->list[i], w, row, base, other, sum);
-    tm_dtype_convert(w->to + offset, w->from->dtype, sum, TM_F64, w->cols);
-}
-
 /* Appends the tensor to the result under a name, changed by what the list says. */
-static tm_status add_tensor(merge *m, tm_pool *pool, const char *name, const tm_st_tensor *from, const change *list,
+static tm_status add_tensor(tm_merge_work *m, const char *name, const tm_st_tensor *from, const tm_merge_change *list,
                             int64_t count, tm_error *err)
 {
     tm_st_tensor *out = &m->tensor[m->tensors];
-    bool changes = false;
-    for (int64_t i = 0; i < count; i++) {
-        TM_TRY(check_shape(&list[i], from, err));
-        changes |= list[i].scale != 0;
-    }
+    tm_merge_tensor *change = &m->change[m->tensors];
     *out = *from;
     out->name = name;
+    *change = (tm_merge_tensor){.merge = m, .from = from};
     m->tensors++;
-    if (!changes)
+    for (int64_t i = 0; i < count; i++)
+        TM_TRY(check_shape(&list[i], from, err));
+    TM_TRY(TM_NEW(&change->list, count, err));
+    for (int64_t i = 0; i < count; i++)
+        if (list[i].scale != 0)
+            change->list[change->count++] = list[i];
+    if (!change->count)
         return TM_OK;
-    row_work w = {.from = from,
-                  .list = list,
-                  .count = count,
-                  .cols = from->ndim > 1 ? from->shape[from->ndim - 1] : from->count};
-    w.rows = w.cols ? from->count / w.cols : 0;
-    TM_TRY(TM_NEW(&w.to, from->bytes, err));
-    out->data = w.to;
+    out->data = NULL;
+    out->give = tm_merge_compute;
+    out->source = change;
     m->changed++;
-    TM_TRY(TM_NEW(&w.scratch, 3 * w.cols * tm_pool_threads(pool), err));
-    tm_pool_run(pool, merge_row, &w, w.rows);
-    free(w.scratch);
     return TM_OK;
 }
 
 /* --- All tensors --- */
 
 /* A tied head that an adapter changes, or whose embedding it changes, becomes a tensor of its own. */
-static tm_status add_head(merge *m, tm_pool *pool, change *list, tm_error *err)
+static tm_status add_head(tm_merge_work *m, tm_merge_change *list, tm_error *err)
 {
-    const tm_st_tensor *embed = m->embed ? tm_safetensors_find(m->base, m->embed) : NULL;
+    const tm_st_tensor *embed = find_embed(m);
     if (!m->known || !m->config.tied || !embed || tm_safetensors_find(m->base, m->head))
         return TM_OK;
     int64_t count = changes_of(m, m->head, list);
     for (int64_t i = 0; i < m->tensors; i++)
-        m->untied |= m->tensor[i].data != embed->data && strcmp(m->tensor[i].name, m->embed) == 0;
+        m->untied |= m->change[i].count && strcmp(m->tensor[i].name, embed->name) == 0;
     for (int64_t i = 0; i < count; i++)
         m->untied |= list[i].scale != 0;
-    return m->untied ? add_tensor(m, pool, m->head, embed, list, count, err) : TM_OK;
+    return m->untied ? add_tensor(m, m->head, embed, list, count, err) : TM_OK;
 }
 
-static tm_status name_leftover(merge *m, size_t source, tm_error *err)
+static tm_status name_leftover(tm_merge_work *m, size_t source, tm_error *err)
 {
     const tm_adapter_file *f = &m->adapter[source];
     char name[600];
@@ -197,44 +139,41 @@ static tm_status name_leftover(merge *m, size_t source, tm_error *err)
                    m->request->sources[source].adapter, name, m->request->model);
 }
 
-static tm_status merge_tensors(merge *m, tm_error *err)
+static tm_status merge_tensors(tm_merge_work *m, tm_error *err)
 {
-    tm_pool *pool = NULL;
-    change *list = NULL;
+    tm_merge_change *list = NULL;
     tm_status st = TM_OK;
     int64_t count = tm_safetensors_count(m->base);
-    TM_GO(tm_pool_create(m->request->threads, &pool, err));
+    TM_GO(tm_pool_create(m->request->threads, &m->pool, err));
     TM_GO(TM_NEW(&m->tensor, count + 1, err));
+    TM_GO(TM_NEW(&m->change, count + 1, err));
     TM_GO(TM_NEW(&list, m->request->source_count, err));
     for (int64_t i = 0; i < count; i++) {
         const tm_st_tensor *from = tm_safetensors_at(m->base, i);
-        int64_t changes = changes_of(m, from->name, list);
-        TM_GO(add_tensor(m, pool, from->name, from, list, changes, err));
+        char own[512];
+        int64_t changes = changes_of(m, own_name(m, from->name, own, sizeof own), list);
+        TM_GO(add_tensor(m, from->name, from, list, changes, err));
     }
-    TM_GO(add_head(m, pool, list, err));
+    TM_GO(add_head(m, list, err));
     for (size_t i = 0; i < m->request->source_count; i++)
         if (m->placed[i] != m->adapter[i].modules + m->adapter[i].saveds)
             TM_GO(name_leftover(m, i, err));
 out:
     free(list);
-    tm_pool_destroy(pool);
     return st;
 }
 
 /* --- The folder --- */
 
-static tm_status untie_config(const merge *m, tm_error *err)
+static tm_status untie_config(const tm_merge_work *m, tm_error *err)
 {
     json_t *json = NULL;
-    char *text = NULL, *path = tm_path_join(m->aside, "config.json", err);
+    char *path = tm_path_join(m->aside, "config.json", err);
     tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
     if (st == TM_OK) {
-        json_object_set_new(json, "tie_word_embeddings", json_false());
-        text = json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(16));
-        st = text ? tm_file_write(path, text, strlen(text), err)
-                  : tm_fail(err, TM_NO_MEMORY, "out of memory for config.json");
+        int failed = json_object_set_new(json, "tie_word_embeddings", json_false());
+        st = tm_json_write(path, failed ? NULL : json, JSON_INDENT(2) | JSON_REAL_PRECISION(16), err);
     }
-    free(text);
     json_decref(json);
     free(path);
     return st;
@@ -253,7 +192,7 @@ static tm_status check_out(const char *out, tm_error *err)
     return count ? tm_fail(err, TM_USAGE, "%s is not empty: expected a new folder for the merged model", out) : TM_OK;
 }
 
-static tm_status write_folder(merge *m, tm_error *err)
+static tm_status write_folder(tm_merge_work *m, tm_error *err)
 {
     size_t n = strlen(m->request->out);
     while (n > 1 && m->request->out[n - 1] == '/')
@@ -265,110 +204,21 @@ static tm_status write_folder(merge *m, tm_error *err)
     TM_TRY(tm_dir_remove(m->aside, err));
     TM_TRY(tm_dir_create(m->aside, err));
     TM_TRY(tm_hf_copy_files(m->request->model, m->aside, err));
+    TM_TRY(tm_tokenizer_write(m->request->model, m->aside, err));
     if (m->untied)
         TM_TRY(untie_config(m, err));
     return tm_hf_write_model(m->aside, m->tensor, m->tensors, TM_HF_SHARD_BYTES, err);
 }
 
-/* --- What it computes --- */
-
-enum { LOOK_TOKENS = 32 };
-
-static tm_status logits_of(const merge *m, const char *model, const char *adapter, double scale, int64_t vocab,
-                           float *out, tm_error *err)
-{
-    tm_inference inf;
-    int32_t ids[LOOK_TOKENS];
-    for (int i = 0; i < LOOK_TOKENS; i++)
-        ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
-    TM_TRY(tm_inference_open(&(tm_inference_settings){.model = model,
-                                                      .adapter = adapter,
-                                                      .threads = m->request->threads,
-                                                      .max_tokens = LOOK_TOKENS,
-                                                      .logits = true},
-                             &inf, err));
-    for (int64_t i = 0; adapter && i < inf.model.config.layers * TM_SLOTS; i++) {
-        tm_lora *lora = inf.model.block[i / TM_SLOTS].slot[i % TM_SLOTS].lora;
-        if (lora)
-            lora->scale = (float)(lora->scale * scale);
-    }
-    if (adapter && inf.model.head.lora)
-        inf.model.head.lora->scale = (float)(inf.model.head.lora->scale * scale);
-    tm_batch_item item = {.ids = ids, .n = LOOK_TOKENS, .scale = 1};
-    tm_batch_fill(&inf.batch, &item, 1);
-    tm_model_forward(&inf.model, &inf.batch);
-    tm_model_logits(&inf.model, &inf.batch);
-    inf.device->calls->download(inf.device, out, inf.model.logits.data, LOOK_TOKENS * vocab * 4);
-    tm_status st = inf.device->calls->sync(inf.device, err);
-    tm_inference_close(&inf);
-    return st;
-}
-
-static void compare_logits(merge *m, const float *a, const float *b, int64_t vocab)
-{
-    double largest = 0, square = 0, kl = 0;
-    for (int64_t t = 0; t < LOOK_TOKENS; t++, a += vocab, b += vocab) {
-        kl += tm_logits_kl(a, b, vocab);
-        for (int64_t i = 0; i < vocab; i++) {
-            double d = (double)b[i] - a[i];
-            largest = fmax(largest, fabs(d));
-            square += d * d;
-        }
-    }
-    tm_buf_printf(
-        &m->text,
-        "logits against the model with the adapter on, %d tokens: largest difference %.2g, RMS %.2g, KL %.2g nats a token\n",
-        LOOK_TOKENS, largest, sqrt(square / (double)(LOOK_TOKENS * vocab)), kl / LOOK_TOKENS);
-}
-
-/* Why the logits cannot be looked at; NULL: they can. */
-static const char *not_comparable(const merge *m)
-{
-    const tm_merge_source *s = m->request->sources;
-    if (!m->known)
-        return "temper does not compute models of this family";
-    if (m->request->source_count > 1)
-        return "more than one adapter";
-    if (s[0].scale != 1 && (m->adapter[0].config.use_dora || m->adapter[0].saveds))
-        return "a scale other than 1 with DoRA or whole tensors";
-    return NULL;
-}
-
-static tm_status look_at_logits(merge *m, tm_error *err)
-{
-    const char *reason = not_comparable(m);
-    int64_t vocab = m->config.vocab;
-    float *a = NULL, *b = NULL;
-    tm_status st = TM_OK;
-    if (reason) {
-        tm_buf_printf(&m->text, "logits were not compared: %s\n", reason);
-        return TM_OK;
-    }
-    TM_GO(TM_NEW(&a, LOOK_TOKENS * vocab, err));
-    TM_GO(TM_NEW(&b, LOOK_TOKENS * vocab, err));
-    st = logits_of(m, m->request->model, m->request->sources[0].scale != 0 ? m->request->sources[0].adapter : NULL,
-                   m->request->sources[0].scale, vocab, a, err);
-    if (st == TM_OK)
-        st = logits_of(m, m->aside, NULL, 1, vocab, b, err);
-    if (st == TM_NO_FIT) {
-        tm_buf_printf(&m->text, "logits were not compared: %s\n", err->message);
-        st = TM_OK;
-    } else if (st == TM_OK)
-        compare_logits(m, a, b, vocab);
-out:
-    free(a);
-    free(b);
-    return st;
-}
-
 /* --- The command --- */
 
-static tm_status open_all(merge *m, tm_error *err)
+static tm_status open_all(tm_merge_work *m, tm_error *err)
 {
     const tm_merge_request *r = m->request;
     tm_error why;
     TM_TRY(check_out(r->out, err));
-    TM_TRY(tm_safetensors_open_model(r->model, &m->base, err));
+    TM_TRY(tm_hf_open_weights(r->model, &m->base, err));
+    TM_TRY(tm_safetensors_unpack(m->base, err));
     tm_status st = tm_model_config_read(r->model, &m->config, &why);
     m->known = st == TM_OK;
     if (st != TM_OK && st != TM_UNSUPPORTED) {
@@ -391,15 +241,13 @@ static tm_status open_all(merge *m, tm_error *err)
     return TM_OK;
 }
 
-static void close_all(merge *m)
+static void close_all(tm_merge_work *m)
 {
     tm_error ignored;
-    for (int64_t i = 0; i < m->tensors; i++) {
-        const tm_st_tensor *from = tm_safetensors_find(m->base, m->tensor[i].name);
-        const tm_st_tensor *embed = m->embed ? tm_safetensors_find(m->base, m->embed) : NULL;
-        if (!(from && from->data == m->tensor[i].data) && !(embed && embed->data == m->tensor[i].data))
-            free((void *)(uintptr_t)m->tensor[i].data);
-    }
+    for (int64_t i = 0; i < m->tensors; i++)
+        free(m->change[i].list);
+    free(m->change);
+    tm_pool_destroy(m->pool);
     free(m->tensor);
     for (size_t i = 0; m->adapter && i < m->request->source_count; i++)
         tm_adapter_file_close(&m->adapter[i]);
@@ -418,15 +266,19 @@ static void close_all(merge *m)
 
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err)
 {
-    merge m = {.request = request};
+    tm_merge_work m = {.request = request};
     tm_status st = TM_OK;
     *text = NULL;
+    if (request->source_count > TM_MERGE_MOST)
+        TM_GO(tm_fail(err, TM_USAGE, "%zu adapters: at most %d can be merged at once", request->source_count, TM_MERGE_MOST));
+    if (!(request->density >= 0 && request->density <= 1))
+        TM_GO(tm_fail(err, TM_USAGE, "density %g: expected a share from 0 to 1", request->density));
     TM_GO(open_all(&m, err));
     TM_GO(merge_tensors(&m, err));
     TM_GO(write_folder(&m, err));
     tm_buf_printf(&m.text, "%lld of %lld tensors changed%s\n", (long long)m.changed, (long long)m.tensors,
                   m.untied ? "; the head has weights of its own now" : "");
-    TM_GO(look_at_logits(&m, err));
+    TM_GO(tm_merge_check(&m, err));
     TM_GO(tm_buf_check(&m.text, err));
     TM_GO(tm_path_move(m.aside, request->out, err));
     *text = m.text.data;

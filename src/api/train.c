@@ -27,11 +27,7 @@ typedef struct model_hash {
 static void *hash_model(void *context)
 {
     model_hash *h = context;
-    tm_names files = {0};
-    h->status = tm_hf_model_files(h->dir, &files, &h->error);
-    if (h->status == TM_OK)
-        h->status = tm_sha256_files(h->dir, files.item, (size_t)files.count, &h->hash, &h->error);
-    tm_names_deinit(&files);
+    h->status = tm_hf_hash(h->dir, &h->hash, &h->error);
     return NULL;
 }
 
@@ -43,18 +39,20 @@ static void start_hash(model_hash *h, const char *dir)
         hash_model(h);
 }
 
-static const char *finish_hash(model_hash *h)
+static tm_status finish_hash(model_hash *h, tm_error *err)
 {
     if (h->started)
         pthread_join(h->thread, NULL);
     h->started = false;
-    return h->status == TM_OK ? h->hash.hex : "";
+    if (h->status != TM_OK && err)
+        *err = h->error;
+    return h->status;
 }
 
 /* --- A folder that holds a run already --- */
 
 /* Keys that change memory and speed but no result: a resumed run may differ in them. */
-static const char *const layout_keys[][2] = {{NULL, "threads"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "keep_checkpoints"}};
+static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "keep_checkpoints"}};
 
 /* The first key in which two recipes differ, as text; "" when they agree. */
 static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *out)
@@ -97,15 +95,16 @@ static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
     tm_status st = TM_OK;
     json_t *old = NULL, *mine = NULL;
     tm_buf text = {0}, difference = {0};
-    tm_error ignored;
-    if (!tm_path_exists(path) || tm_json_read(path, &old, &ignored) != TM_OK)
+    if (!tm_path_exists(path))
         goto out;
+    TM_GO(tm_json_read(path, &old, err)); /* one that cannot be read might be of a finished run */
     TM_GO(tm_recipe_to_json(job->recipe, &text, err));
     TM_GO(tm_json_parse(text.data, text.size, "recipe", &mine, err));
     json_t *theirs = json_object_get(old, "recipe");
     drop_layout(mine);
     drop_layout(theirs);
     first_difference(mine, theirs, "", &difference);
+    TM_GO(tm_buf_check(&difference, err));
     if (difference.size)
         TM_GO(tm_fail(err, TM_LOCKED, "%s holds another run: %s; choose another out, or remove the folder", job->folder.dir, difference.data));
     const char *status = json_string_value(json_object_get(old, "status"));
@@ -183,6 +182,8 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
             TM_TRY(tm_trainer_warn(t, err, "%s: %lld of %lld rows are longer than train.seq = %lld tokens and were cut (%lld of them dropped: no target left)",
                                    r->data[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
     }
+    for (int64_t i = 0; i < job->warnings.count; i++)
+        TM_TRY(tm_trainer_warn(t, err, "%s", job->warnings.item[i]));
     return TM_OK;
 }
 
@@ -197,10 +198,17 @@ static tm_status hash_result(const tm_job *job, const tm_trainer *t, tm_sha256 *
         return TM_OK;
     tm_names files = {0};
     tm_status st = TM_OK;
-    if (t->tuning.method->adapter) {
+    if (t->tuning.registers.count) {
+        char name[128];
+        st = tm_names_add(&files, "registers.json", err);
+        for (int64_t i = 0; st == TM_OK && i < t->tuning.registers.count; i++) {
+            snprintf(name, sizeof name, "%s/%s", t->tuning.registers.item[i], t->tuning.method->file);
+            st = tm_names_add(&files, name, err);
+        }
+    } else if (t->tuning.adapter_result) {
         st = tm_names_add(&files, "adapter_config.json", err);
         if (st == TM_OK)
-            st = tm_names_add(&files, "adapter_model.safetensors", err);
+            st = tm_names_add(&files, t->tuning.method->file, err);
     } else
         st = tm_hf_model_files(job->folder.dir, &files, err);
     if (st == TM_OK)
@@ -218,6 +226,7 @@ static tm_status write_views(const tm_job *job, tm_error *err)
     return tm_report_write(job->folder.dir, err);
 }
 
+
 static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash *model, tm_error *err)
 {
     tm_status st = TM_OK;
@@ -234,13 +243,29 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     if (st == TM_OK)
         st = hash_result(job, t, &result, err);
     tm_error second;
-    tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", finish_hash(model), result.hex, st == TM_OK ? err : &second);
+    tm_status hashed = finish_hash(model, st == TM_OK ? err : NULL);
+    st = st == TM_OK ? hashed : st;
+    tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", model->hash.hex, result.hex, st == TM_OK ? err : &second);
     if (st != TM_OK || written != TM_OK)
         return st != TM_OK ? st : written;
     TM_TRY(write_views(job, err));
     if (t->verdict != TM_GO_ON)
         return tm_fail(err, TM_RETENTION, "%s", t->warnings.count ? t->warnings.item[t->warnings.count - 1] : "the retention gate ended the run");
     return TM_OK;
+}
+
+/* The rate that shares are shown against: of the calibration file, else measured now. */
+static tm_status find_peak(tm_device *device, double *flops, tm_error *err)
+{
+    char *path;
+    tm_calibration calibration;
+    bool found;
+    TM_TRY(tm_calibration_path(&path, err));
+    tm_status st = tm_calibration_read(path, device, &calibration, &found, err);
+    free(path);
+    if (st == TM_OK)
+        *flops = found ? calibration.peak_flops : tm_device_peak_flops(device);
+    return st;
 }
 
 static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
@@ -252,7 +277,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     if (finished) {
         if (callbacks->note)
             callbacks->note(callbacks->context, "this run is finished already; nothing to do");
-        return TM_OK;
+        return tm_dir_has(job->folder.dir, "report.html") ? TM_OK : write_views(job, err);
     }
     TM_TRY(tm_job_fits(job, err));
     TM_TRY(tm_job_device(job->recipe, &job->device, err));
@@ -266,11 +291,13 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
     tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
     if (st == TM_OK) {
-        trainer->peak_flops = tm_device_peak_flops(job->device);
+        st = find_peak(job->device, &trainer->peak_flops, err);
+    }
+    if (st == TM_OK) {
         trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }
-    finish_hash(&model);
+    (void)!finish_hash(&model, NULL);
     tm_trainer_destroy(trainer);
     return st;
 }
@@ -284,7 +311,9 @@ tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks
     TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
     TM_TRY(tm_job_open(recipe, TM_JOB_TRAIN, &job, err));
     tm_status st = train_job(&job, callbacks ? callbacks : &silent, err);
-    *out = tm_strdup(job.folder.dir, NULL);
+    *out = tm_strdup(job.folder.dir, st == TM_OK ? err : NULL);
+    if (!*out && st == TM_OK)
+        st = TM_NO_MEMORY;
     tm_job_close(&job);
     return st;
 }

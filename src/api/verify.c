@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "io/hf.h"
 #include "io/safetensors.h"
+#include "text/dataset.h"
 #include "train/trail.h"
 
 #include <libgen.h>
@@ -33,12 +34,19 @@ static void say_changed(check *c, const char *what, const char *path, const char
                   now, then);
 }
 
-static void compare_hash(check *c, const char *what, const char *path, const json_t *then, tm_status st,
-                         const tm_sha256 *now, const tm_error *problem)
+/* Whether the system, not the file, is why something could not be read: no verdict on the run then. */
+static bool is_of_system(const tm_error *problem) { return problem->status == TM_NO_MEMORY || problem->status == TM_IO; }
+
+static tm_status compare_hash(check *c, const char *what, const char *path, const json_t *then, tm_status st,
+                              const tm_sha256 *now, const tm_error *problem, tm_error *err)
 {
     const char *stored = json_string_value(then);
     if (!stored || !*stored)
-        return;
+        return TM_OK;
+    if (st != TM_OK && is_of_system(problem)) {
+        *err = *problem;
+        return st;
+    }
     if (st != TM_OK) {
         c->findings++;
         tm_buf_printf(&c->text,
@@ -46,34 +54,51 @@ static void compare_hash(check *c, const char *what, const char *path, const jso
                       what, problem->message);
     } else if (strcmp(stored, now->hex) != 0)
         say_changed(c, what, path, stored, now->hex);
+    return TM_OK;
+}
+
+/* The files of a list of the recipe against the hashes that run.json has of them. */
+static tm_status check_files(check *c, const char *what, const json_t *entries, const json_t *hashes, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    for (size_t i = 0; i < json_array_size(entries); i++) {
+        const char *path = json_string_value(json_object_get(json_array_get(entries, i), "path"));
+        tm_status st =
+            path ? tm_data_path_hash(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
+        TM_TRY(compare_hash(c, what, path, json_array_get(hashes, i), st, &now, &problem, err));
+    }
+    return TM_OK;
+}
+
+/* Its hash is that of tokenizer.json, or of the one that other files stand for. */
+static tm_status check_tokenizer(check *c, const char *model, const json_t *hash, tm_error *err)
+{
+    tm_sha256 now;
+    tm_error problem = {0};
+    tm_tokenizer *tok;
+    tm_status st = tm_tokenizer_open(model, &tok, &problem);
+    if (st == TM_OK)
+        now = *tm_tokenizer_hash(tok);
+    tm_tokenizer_close(tok);
+    return compare_hash(c, "tokenizer", model, hash, st, &now, &problem, err);
 }
 
 static tm_status check_sources(check *c, tm_error *err)
 {
-    const json_t *hashes = json_object_get(c->json, "sha256"), *data = json_object_get(c->recipe, "data");
+    const json_t *hashes = json_object_get(c->json, "sha256");
+    const json_t *monitor = json_object_get(json_object_get(c->recipe, "keep"), "monitor");
     const char *model = json_string_value(json_object_get(c->recipe, "model"));
     if (!model)
         return tm_fail(err, TM_INPUT, "%s/run.json: its recipe has no model", c->run);
-    tm_names files = {0};
     tm_sha256 now;
     tm_error problem = {0};
-    tm_status st = tm_hf_model_files(model, &files, &problem);
-    if (st == TM_OK)
-        st = tm_sha256_files(model, files.item, (size_t)files.count, &now, &problem);
-    tm_names_deinit(&files);
-    compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem);
-    char *tokenizer = tm_path_join(model, "tokenizer.json", err);
-    if (!tokenizer)
-        return TM_NO_MEMORY;
-    compare_hash(c, "tokenizer", tokenizer, json_object_get(hashes, "tokenizer"),
-                 tm_sha256_file(tokenizer, &now, &problem), &now, &problem);
-    free(tokenizer);
-    for (size_t i = 0; i < json_array_size(data); i++) {
-        const char *path = json_string_value(json_object_get(json_array_get(data, i), "path"));
-        st = path ? tm_sha256_file(path, &now, &problem) : tm_fail(&problem, TM_INPUT, "the recipe has no path");
-        compare_hash(c, "data", path, json_array_get(json_object_get(hashes, "data"), i), st, &now, &problem);
-    }
-    return TM_OK;
+    tm_status st = tm_hf_hash(model, &now, &problem);
+    TM_TRY(compare_hash(c, "model", model, json_object_get(hashes, "model"), st, &now, &problem, err));
+    TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
+    TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
+    TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
+    return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);
 }
 
 /* --- The second run --- */
@@ -102,20 +127,17 @@ static tm_status run_again(check *c, const tm_callbacks *callbacks, tm_error *er
 {
     tm_status st = TM_OK;
     char *file = tm_path_join(c->aside, "recipe.json", err), *out = tm_path_join(c->aside, "again", err),
-         *written = NULL, *text = NULL;
+         *written = NULL;
     if (!file || !out)
         TM_GO(TM_NO_MEMORY);
-    if (json_object_set_new(c->recipe, "out", json_string(out)) != 0 ||
-        !(text = json_dumps(c->recipe, JSON_REAL_PRECISION(17))))
-        TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory for the recipe"));
-    TM_GO(tm_file_write(file, text, strlen(text), err));
+    int failed = json_object_set_new(c->recipe, "out", json_string(out));
+    TM_GO(tm_json_write(file, failed ? NULL : c->recipe, JSON_REAL_PRECISION(17), err));
     st = tm_train(&(tm_recipe_source){.path = file}, callbacks, &written, err);
     const char *status = json_string_value(json_object_get(c->json, "status"));
     if (st == TM_RETENTION && strcmp(status, "done") != 0) /* as it ended the first time */
         st = TM_OK;
 out:
     free(written);
-    free(text);
     free(file);
     free(out);
     return st;
@@ -144,9 +166,13 @@ static tm_status pair_make(const check *c, const char *name, pair *p, tm_error *
     return TM_NO_MEMORY;
 }
 
-/* A file of the run that cannot be read is a finding; of the second run a failure. */
-static tm_status found_damaged(check *c, const tm_error *problem)
+/* A damaged file of the run is a finding; of the second run a failure. */
+static tm_status found_damaged(check *c, const tm_error *problem, tm_error *err)
 {
+    if (is_of_system(problem)) {
+        *err = *problem;
+        return problem->status;
+    }
     c->findings++;
     tm_buf_printf(&c->text, "%s\n", problem->message);
     return TM_OK;
@@ -166,8 +192,9 @@ static tm_status compare_bytes(check *c, const char *name, const pair *p, tm_err
     tm_map a = {0}, b = {0};
     tm_error problem;
     TM_TRY(tm_map_open(p->b, &b, err));
+    tm_status st = TM_OK;
     if (tm_map_open(p->a, &a, &problem) != TM_OK)
-        found_damaged(c, &problem);
+        st = found_damaged(c, &problem, err);
     else if (a.size == b.size && memcmp(a.data, b.data, a.size) == 0)
         tm_buf_printf(&c->text, "%s: equal\n", name);
     else {
@@ -177,7 +204,7 @@ static tm_status compare_bytes(check *c, const char *name, const pair *p, tm_err
     }
     tm_map_close(&a);
     tm_map_close(&b);
-    return TM_OK;
+    return st;
 }
 
 static void describe_trail(check *c, const tm_trail *a, const tm_trail *b, const tm_trail_difference *d)
@@ -208,7 +235,7 @@ static tm_status compare_trails(check *c, tm_error *err)
     TM_TRY(pair_make(c, "trail.bin", &p, err));
     tm_status st = tm_trail_open(p.b, &b, err);
     if (st == TM_OK && tm_trail_open(p.a, &a, &problem) != TM_OK)
-        found_damaged(c, &problem);
+        st = found_damaged(c, &problem, err);
     else if (st == TM_OK) {
         tm_trail_difference d = tm_trail_compare(&a, &b);
         if (d.verdict == TM_TRAIL_EQUAL) {
@@ -254,17 +281,17 @@ static tm_status compare_weights(check *c, const char *name, const pair *p, tm_e
     tm_safetensors *a = NULL, *b = NULL;
     tm_error problem;
     TM_TRY(tm_safetensors_open(p->b, &b, err));
+    tm_status st = TM_OK;
     if (tm_safetensors_open(p->a, &a, &problem) != TM_OK)
-        found_damaged(c, &problem);
+        st = found_damaged(c, &problem, err);
     bool same = a && compare_tensors(c, name, a, b);
     tm_safetensors_close(a);
     tm_safetensors_close(b);
-    return same ? compare_bytes(c, name, p, err) : TM_OK;
+    return same ? compare_bytes(c, name, p, err) : st;
 }
 
 static tm_status compare_results(check *c, tm_error *err)
 {
-    static const char adapter[] = "adapter_model.safetensors";
     tm_names files = {0};
     char *again = tm_path_join(c->aside, "again", err);
     tm_status st = again ? tm_hf_model_files(again, &files, err) : TM_NO_MEMORY;
@@ -274,7 +301,7 @@ static tm_status compare_results(check *c, tm_error *err)
         TM_GO(pair_make(c, name, &p, err));
         st = strcmp(end, ".safetensors") == 0 ? compare_weights(c, name, &p, err) : compare_bytes(c, name, &p, err);
         pair_free(&p);
-        if (st == TM_OK && strcmp(name, adapter) == 0) {
+        if (st == TM_OK && (strcmp(name, "adapter_model.safetensors") == 0 || strcmp(name, "adapter.safetensors") == 0)) {
             TM_GO(pair_make(c, "adapter_config.json", &p, err));
             st = compare_bytes(c, "adapter_config.json", &p, err);
             pair_free(&p);
@@ -339,9 +366,9 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     TM_GO(tm_buf_check(&c.text, err));
     *text = c.text.data;
     c.text = (tm_buf){0};
-out:
-    if (c.aside && tm_dir_remove(c.aside, st == TM_OK ? err : &ignored) != TM_OK && st == TM_OK)
-        st = TM_IO;
+out:;
+    tm_status removed = c.aside ? tm_dir_remove(c.aside, st == TM_OK ? err : &ignored) : TM_OK;
+    st = st == TM_OK ? removed : st;
     free(c.aside);
     tm_buf_deinit(&c.text);
     json_decref(c.json);

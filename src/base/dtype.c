@@ -72,13 +72,17 @@ uint16_t tm_f32_to_f16(float f)
     return (uint16_t)(sign | (kept + (rest > half || (rest == half && (kept & 1)))));
 }
 
+/* Files may hold values at any address. */
 static double load(const void *src, tm_dtype type, int64_t i)
 {
+    double d;
+    float f;
+    uint16_t h;
     switch (type) {
-    case TM_F64: return ((const double *)src)[i];
-    case TM_F32: return ((const float *)src)[i];
-    case TM_BF16: return tm_bf16_to_f32(((const uint16_t *)src)[i]);
-    case TM_F16: return tm_f16_to_f32(((const uint16_t *)src)[i]);
+    case TM_F64: memcpy(&d, (const char *)src + i * 8, sizeof d); return d;
+    case TM_F32: memcpy(&f, (const char *)src + i * 4, sizeof f); return f;
+    case TM_BF16: memcpy(&h, (const char *)src + i * 2, sizeof h); return tm_bf16_to_f32(h);
+    case TM_F16: memcpy(&h, (const char *)src + i * 2, sizeof h); return tm_f16_to_f32(h);
     default: return 0;
     }
 }
@@ -102,10 +106,12 @@ void tm_dtype_convert(void *dst, tm_dtype dst_type, const void *src, tm_dtype sr
         return;
     }
     if (dst_type == TM_F32 && src_type == TM_BF16) {
-        const uint16_t *s = src;
         float *d = dst;
-        for (int64_t i = 0; i < n; i++)
-            d[i] = tm_bf16_to_f32(s[i]);
+        for (int64_t i = 0; i < n; i++) {
+            uint16_t h;
+            memcpy(&h, (const char *)src + i * 2, sizeof h);
+            d[i] = tm_bf16_to_f32(h);
+        }
         return;
     }
     for (int64_t i = 0; i < n; i++)

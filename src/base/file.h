@@ -35,6 +35,7 @@ void tm_file_out_discard(tm_file_out *out);
 
 bool tm_path_exists(const char *path);
 bool tm_path_is_dir(const char *path);
+bool tm_dir_has(const char *dir, const char *name); /* dir/name is there; takes no memory, so it cannot fail */
 /* a/b; free with free(). NULL with err filled when memory runs out. */
 char *tm_path_join(const char *a, const char *b, tm_error *err);
 tm_status tm_dir_create(const char *path, tm_error *err) TM_MUST_CHECK;  /* with parents; existing is fine */

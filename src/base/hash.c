@@ -12,21 +12,26 @@
 
 static tm_status fail_crypto(tm_error *err) { return tm_fail(err, TM_NO_MEMORY, "libcrypto gave no SHA-256"); }
 
-static tm_status begin(EVP_MD_CTX **ctx, tm_error *err)
+tm_status tm_sha256_begin(tm_sha256_stream *s, tm_error *err)
 {
-    *ctx = EVP_MD_CTX_new();
-    if (*ctx && EVP_DigestInit_ex(*ctx, EVP_sha256(), NULL) == 1)
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+    s->context = context;
+    if (context && EVP_DigestInit_ex(context, EVP_sha256(), NULL) == 1)
         return TM_OK;
-    EVP_MD_CTX_free(*ctx);
+    tm_sha256_drop(s);
     return fail_crypto(err);
 }
 
-/* Frees ctx. */
-static tm_status finish(EVP_MD_CTX *ctx, tm_sha256 *out, tm_error *err)
+tm_status tm_sha256_add(tm_sha256_stream *s, const void *data, size_t size, tm_error *err)
+{
+    return EVP_DigestUpdate(s->context, data, size) == 1 ? TM_OK : fail_crypto(err);
+}
+
+tm_status tm_sha256_end(tm_sha256_stream *s, tm_sha256 *out, tm_error *err)
 {
     unsigned char digest[32];
-    int ok = EVP_DigestFinal_ex(ctx, digest, NULL);
-    EVP_MD_CTX_free(ctx);
+    int ok = EVP_DigestFinal_ex(s->context, digest, NULL);
+    tm_sha256_drop(s);
     if (ok != 1)
         return fail_crypto(err);
     for (int i = 0; i < 32; i++)
@@ -34,28 +39,34 @@ static tm_status finish(EVP_MD_CTX *ctx, tm_sha256 *out, tm_error *err)
     return TM_OK;
 }
 
+void tm_sha256_drop(tm_sha256_stream *s)
+{
+    EVP_MD_CTX_free(s->context);
+    s->context = NULL;
+}
+
 tm_status tm_sha256_bytes(const void *data, size_t size, tm_sha256 *out, tm_error *err)
 {
-    EVP_MD_CTX *ctx;
-    TM_TRY(begin(&ctx, err));
-    if (EVP_DigestUpdate(ctx, data, size) != 1) {
-        EVP_MD_CTX_free(ctx);
-        return fail_crypto(err);
-    }
-    return finish(ctx, out, err);
+    tm_sha256_stream s;
+    TM_TRY(tm_sha256_begin(&s, err));
+    tm_status st = tm_sha256_add(&s, data, size, err);
+    if (st == TM_OK)
+        return tm_sha256_end(&s, out, err);
+    tm_sha256_drop(&s);
+    return st;
 }
 
 tm_status tm_sha256_file(const char *path, tm_sha256 *out, tm_error *err)
 {
     enum { CHUNK = 1 << 20 };
     tm_status st = TM_OK;
-    EVP_MD_CTX *ctx = NULL;
+    tm_sha256_stream s = {0};
     char *chunk = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return tm_fail_errno(err, errno == ENOENT || errno == ENOTDIR ? TM_INPUT : TM_IO, "%s: cannot open", path);
     TM_GO(TM_NEW(&chunk, CHUNK, err));
-    TM_GO(begin(&ctx, err));
+    TM_GO(tm_sha256_begin(&s, err));
     for (;;) {
         ssize_t n = read(fd, chunk, CHUNK);
         if (n < 0 && errno == EINTR)
@@ -64,13 +75,11 @@ tm_status tm_sha256_file(const char *path, tm_sha256 *out, tm_error *err)
             TM_GO(tm_fail_errno(err, errno == EISDIR ? TM_INPUT : TM_IO, "%s: cannot read", path));
         if (n == 0)
             break;
-        if (EVP_DigestUpdate(ctx, chunk, (size_t)n) != 1)
-            TM_GO(fail_crypto(err));
+        TM_GO(tm_sha256_add(&s, chunk, (size_t)n, err));
     }
-    st = finish(ctx, out, err);
-    ctx = NULL;
+    st = tm_sha256_end(&s, out, err);
 out:
-    EVP_MD_CTX_free(ctx);
+    tm_sha256_drop(&s);
     free(chunk);
     close(fd);
     return st;

@@ -8,6 +8,25 @@
 #include <string.h>
 #include <utf8proc.h>
 
+/* Always 0: the buffer remembers a failure, jansson forgets some. */
+static int append(const char *bytes, size_t size, void *buf)
+{
+    tm_buf_add(buf, bytes, size);
+    return 0;
+}
+
+tm_status tm_json_write(const char *path, const json_t *json, size_t flags, tm_error *err)
+{
+    tm_buf text = {0};
+    if (!json || json_dump_callback(json, append, &text, flags) != 0 || text.failed) {
+        tm_buf_deinit(&text);
+        return tm_fail(err, TM_NO_MEMORY, "out of memory for %s", path);
+    }
+    tm_status st = tm_file_write(path, text.data, text.size, err);
+    tm_buf_deinit(&text);
+    return st;
+}
+
 tm_status tm_json_read(const char *path, json_t **out, tm_error *err)
 {
     *out = NULL;
@@ -149,4 +168,15 @@ void tm_json_put_number(tm_buf *buf, double value)
     else if (value == 0)
         tm_buf_text(buf, ".0"); /* "-0" would read back as the integer 0 */
     tm_buf_text(buf, text + whole + point);
+}
+
+json_t *tm_json_copy(const json_t *value, bool deep)
+{
+    json_t *copy = deep ? json_deep_copy(value) : json_copy((json_t *)value);
+    bool whole = deep ? json_equal(copy, value)
+                      : json_object_size(copy) == json_object_size(value) && json_array_size(copy) == json_array_size(value);
+    if (copy && whole)
+        return copy;
+    json_decref(copy);
+    return NULL;
 }

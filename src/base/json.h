@@ -17,6 +17,9 @@ tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t 
  * line, only the column; the caller knows them. */
 tm_status tm_json_parse_row(const char *text, size_t size, json_t **out, tm_error *err) TM_MUST_CHECK;
 tm_status tm_json_read(const char *path, json_t **out, tm_error *err) TM_MUST_CHECK;
+/* A file of one value, written atomically; flags are jansson's (JSON_INDENT, JSON_SORT_KEYS, ...). json NULL:
+ * memory ran out while it was made. Never json_dumps for this: it can lose a part when memory runs out. */
+tm_status tm_json_write(const char *path, const json_t *json, size_t flags, tm_error *err) TM_MUST_CHECK;
 
 /* Values of an object by key. A missing or null key gives the default; a wrong type is an error that
  * names file and key. Strings are borrowed from the object. */
@@ -28,6 +31,10 @@ tm_status tm_json_get_bool(const json_t *object, const char *name, const char *k
                            tm_error *err) TM_MUST_CHECK;
 tm_status tm_json_get_string(const json_t *object, const char *name, const char *key, const char *fallback,
                              const char **out, tm_error *err) TM_MUST_CHECK;
+
+/* A copy of an object or list; its values are shared, or with deep copied too. NULL when memory runs out: jansson's
+ * own copies then lack what did not fit. */
+json_t *tm_json_copy(const json_t *value, bool deep);
 
 /* Writing without building a tree: numbers in the shortest form that reads back to the same double
  * (so files are the same bytes everywhere); text is escaped, non-ASCII stays UTF-8. */

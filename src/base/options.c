@@ -9,9 +9,12 @@
 #include "base/file.h"
 #include "base/utf8.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum { MAX_ENTRIES = 1000, MAX_KEY = 200 };
 
@@ -62,33 +65,58 @@ static tm_status located(const loader *l, int line, const char *key, tm_status s
 /* --- Finding options --- */
 
 /* key is the alias itself or the alias in the group of the option it stands for. */
-static bool is_alias(const tm_option *o, const char *key)
+static bool is_alias(const tm_option *o, const char *key, tm_alias *alias)
 {
-    const char *at = o->aliases ? o->aliases : "", *word;
-    size_t size, group = tm_key_group(o->key), n = strlen(key);
-    while (tm_next_word(&at, " ", &word, &size)) {
-        if (n == size && memcmp(key, word, size) == 0)
+    const char *at = o->aliases ? o->aliases : "";
+    size_t group = tm_key_group(o->key), n = strlen(key);
+    while (tm_next_alias(&at, alias)) {
+        if (n == alias->size && memcmp(key, alias->name, n) == 0)
             return true;
-        if (group && n == group + 1 + size && memcmp(key, o->key, group + 1) == 0 &&
-            memcmp(key + group + 1, word, size) == 0)
+        if (group && n == group + 1 + alias->size && memcmp(key, o->key, group + 1) == 0 &&
+            memcmp(key + group + 1, alias->name, alias->size) == 0)
             return true;
     }
     return false;
 }
 
-static const tm_option *option_find(const tm_option_table *table, const char *key, bool *alias)
+/* alias->name NULL: the key is the option's own. */
+static const tm_option *option_find(const tm_option_table *table, const char *key, tm_alias *alias)
 {
+    *alias = (tm_alias){0};
     for (size_t i = 0; i < table->count; i++)
-        if (strcmp(table->row[i].key, key) == 0) {
-            *alias = false;
+        if (strcmp(table->row[i].key, key) == 0)
             return &table->row[i];
-        }
     for (size_t i = 0; i < table->count; i++)
-        if (is_alias(&table->row[i], key)) {
-            *alias = true;
+        if (is_alias(&table->row[i], key, alias))
             return &table->row[i];
-        }
     return NULL;
+}
+
+/* The row of a key that is in the table. */
+static int line_of(const loader *l, const char *key)
+{
+    tm_alias alias;
+    return l->lines[option_find(recipe_table, key, &alias) - recipe_table->row];
+}
+
+/* What a value under an alias means: itself, or `other` (with text to hold its word) by the alias's list;
+ * NULL: as if the key were not there. */
+static const tm_node *translate(const tm_alias *alias, const tm_node *node, tm_node *other, char text[64])
+{
+    if (!alias->values || node->kind != TM_NODE_SCALAR)
+        return node;
+    size_t n = strlen(node->text);
+    const char *at = alias->values, *end = at + strcspn(at, ")");
+    while (at < end) {
+        size_t theirs = strcspn(at, "="), ours = strcspn(at + theirs + 1, ",)");
+        if (theirs == n && strncasecmp(at, node->text, n) == 0) {
+            snprintf(text, 64, "%.*s", (int)ours, at + theirs + 1);
+            *other = (tm_node){.kind = TM_NODE_SCALAR, .line = node->line, .plain = true, .text = text, .weight = 1};
+            return ours ? other : NULL;
+        }
+        at += theirs + 1 + ours + 1;
+    }
+    return node;
 }
 
 static bool is_group(const char *key)
@@ -112,9 +140,9 @@ static tm_status candidates(const tm_option_table *table, tm_names *names, tm_er
             if (!tm_names_contain(names, word_text))
                 TM_TRY(tm_names_add(names, word_text, err));
         }
-        const char *at = o->aliases ? o->aliases : "", *word;
-        for (size_t size; tm_next_word(&at, " ", &word, &size);) {
-            snprintf(word_text, sizeof word_text, "%.*s", (int)size, word);
+        const char *at = o->aliases ? o->aliases : "";
+        for (tm_alias alias; tm_next_alias(&at, &alias);) {
+            snprintf(word_text, sizeof word_text, "%.*s", (int)alias.size, alias.name);
             TM_TRY(tm_names_add(names, word_text, err));
         }
     }
@@ -147,11 +175,17 @@ static tm_status unknown_key(const loader *l, const tm_option_table *table, int 
     return st;
 }
 
-static tm_status note_alias(loader *l, const char *key, const tm_option *o, const char *list)
+/* "learning_rate -> train.lr", and with what a value was translated to "bf16: true -> precision: bf16". */
+static tm_status note_alias(loader *l, const char *key, const tm_option *o, const char *list, const tm_node *theirs,
+                            const tm_node *ours)
 {
-    char text[2 * MAX_KEY + 64];
+    char text[2 * MAX_KEY + 256];
     const char *dot = *list ? "." : "";
-    snprintf(text, sizeof text, "%s%s%s -> %s%s%s", list, dot, key, list, dot, o->key);
+    if (theirs == ours)
+        snprintf(text, sizeof text, "%s%s%s -> %s%s%s", list, dot, key, list, dot, o->key);
+    else
+        snprintf(text, sizeof text, "%s%s%s: %.60s -> %s%s%s%s%s", list, dot, key, theirs->text, list, dot, o->key,
+                 ours ? ": " : " is not set", ours ? ours->text : "");
     return tm_names_contain(&l->recipe->aliases_used, text) ? TM_OK
                                                             : tm_names_add(&l->recipe->aliases_used, text, l->err);
 }
@@ -202,10 +236,17 @@ static void entry_set_line(const tm_option_table *table, void *entry, int line)
 static tm_status entry_set(loader *l, const tm_option_table *table, void *entry, int line, const char *key,
                            const tm_node *value, int *lines)
 {
-    bool alias;
+    tm_alias alias;
+    tm_node other;
+    char text[64];
     const tm_option *o = option_find(table, key, &alias);
     if (!o)
         return unknown_key(l, table, line, key);
+    const tm_node *ours = translate(&alias, value, &other, text);
+    if (alias.name)
+        TM_TRY(note_alias(l, key, o, table->name, value, ours));
+    if (!ours)
+        return TM_OK;
     size_t i = (size_t)(o - table->row);
     char name[2 * MAX_KEY];
     snprintf(name, sizeof name, "%s.%s", table->name, key);
@@ -213,11 +254,9 @@ static tm_status entry_set(loader *l, const tm_option_table *table, void *entry,
         return refuse(l, line, "%s.%s is set twice (first in line %d)", table->name, o->key, lines[i]);
     if (lines)
         lines[i] = line;
-    if (alias)
-        TM_TRY(note_alias(l, key, o, table->name));
     if (strcmp(o->key, "path") == 0)
         entry_set_line(table, entry, line);
-    return located(l, line, name, tm_option_set(o, entry, value, l->err));
+    return located(l, line, name, tm_option_set(o, entry, ours, l->err));
 }
 
 /* An entry as a whole: a mapping, or the name of a file. */
@@ -337,7 +376,7 @@ static tm_status set_betas(loader *l, int line, const tm_node *node)
     }
     static const char *const keys[] = {"train.beta1", "train.beta2"};
     for (int i = 0; i < 2; i++) {
-        bool alias;
+        tm_alias alias;
         const tm_option *o = option_find(recipe_table, keys[i], &alias);
         TM_TRY(mark_set(l, o, line));
         TM_TRY(located(l, line, "train.betas", tm_option_set(o, l->recipe, node->item[i].value, l->err)));
@@ -370,15 +409,20 @@ static tm_status apply_group(loader *l, const char *key, int line, const tm_node
 
 static tm_status apply(loader *l, const char *key, int line, const tm_node *node)
 {
-    bool alias;
+    tm_alias alias;
+    tm_node other;
+    char text[64];
     const tm_option *o = option_find(recipe_table, key, &alias);
     if (o) {
+        const tm_node *ours = translate(&alias, node, &other, text);
+        if (alias.name)
+            TM_TRY(note_alias(l, key, o, "", node, ours));
+        if (!ours)
+            return TM_OK;
         TM_TRY(mark_set(l, o, line));
-        if (alias)
-            TM_TRY(note_alias(l, key, o, ""));
         if (o->type == TM_OPT_LIST)
             return list_set(l, o, line, node);
-        return located(l, line, key, tm_option_set(o, l->recipe, node, l->err));
+        return located(l, line, key, tm_option_set(o, l->recipe, ours, l->err));
     }
     if (strcmp(key, "train.betas") == 0)
         return set_betas(l, line, node);
@@ -449,27 +493,33 @@ static tm_status check_path(const loader *l, int line, const char *key, const ch
 {
     if (!path)
         return refuse(l, line, "%s is missing", key);
-    return tm_path_exists(path) ? TM_OK : refuse(l, line, "%s: no such file or folder: %s", key, path);
+    bool pattern = strpbrk(path, "*?[") != NULL; /* of data: the loader says what matches */
+    return pattern || tm_path_exists(path) ? TM_OK : refuse(l, line, "%s: no such file or folder: %s", key, path);
 }
 
 static tm_status check_set_path(const loader *l, const char *key, const char *path)
 {
-    bool alias;
-    const tm_option *o = option_find(recipe_table, key, &alias);
-    return path ? check_path(l, l->lines[o - recipe_table->row], key, path) : TM_OK;
+    return path ? check_path(l, line_of(l, key), key, path) : TM_OK;
 }
 
 /* The name of an evaluation goes into metrics and file names: eval.NAME.loss. */
 static tm_status check_name(const loader *l, tm_eval_entry *entry, const char *list)
 {
     if (!entry->name) {
-        const char *base = strrchr(entry->data.path, '/');
-        entry->name = tm_strdup(base ? base + 1 : entry->data.path, l->err);
+        const char *path = entry->data.path; /* its last part: of a folder too, with a slash behind it or not */
+        size_t end = strlen(path), begin;
+        while (end > 1 && path[end - 1] == '/')
+            end--;
+        for (begin = end; begin > 0 && path[begin - 1] != '/';)
+            begin--;
+        for (size_t i = begin + 1; i < end; i++)
+            if (path[i] == '.')
+                end = i;
+        entry->name = begin < end ? tm_strdup(path + begin, l->err) : tm_strdup("data", l->err);
         if (!entry->name)
             return TM_NO_MEMORY;
-        char *dot = strchr(entry->name + 1, '.');
-        if (dot)
-            *dot = 0;
+        if (begin < end)
+            entry->name[end - begin] = 0;
         for (char *c = entry->name; *c; c++)
             if (strchr(". /\\\"'", *c) || (unsigned char)*c < 0x20)
                 *c = '_';
@@ -492,6 +542,15 @@ static tm_status check_evals(const loader *l, tm_eval_entry *entries, int64_t co
             if (strcmp(entries[i].name, entries[j].name) == 0)
                 return refuse(l, entries[i].line, "%s: two entries are named %.80s; give each a name", list,
                               entries[i].name);
+        int needs = entries[i].metric == TM_METRIC_CHOICE       ? TM_FORMAT_CHOICE
+                    : entries[i].metric == TM_METRIC_ROUND_TRIP ? TM_FORMAT_BRIDGE
+                                                                : TM_FORMAT_AUTO;
+        if (needs != TM_FORMAT_AUTO && entries[i].data.format == TM_FORMAT_AUTO)
+            entries[i].data.format = needs;
+        if (needs != TM_FORMAT_AUTO && entries[i].data.format != needs)
+            return refuse(l, entries[i].line, "%s.%lld: metric %s is for rows of format %s", list, (long long)i,
+                          needs == TM_FORMAT_CHOICE ? "choice" : "round_trip",
+                          needs == TM_FORMAT_CHOICE ? "choice" : "bridge");
         bool kl = entries[i].metric == TM_METRIC_KL;
         if (kl && !isnan(entries[i].max_drop))
             return refuse(l, entries[i].line, "%s.%lld.max_drop: metric kl has a budget in nats: max", list,
@@ -509,9 +568,7 @@ static tm_status check_early_stop(const loader *l)
     const tm_recipe *r = l->recipe;
     if (!r->early_stop_metric)
         return TM_OK;
-    bool alias;
-    const tm_option *o = option_find(recipe_table, "train.early_stop.metric", &alias);
-    int line = l->lines[o - recipe_table->row];
+    int line = line_of(l, "train.early_stop.metric");
     const char *name = r->early_stop_metric + strlen("eval."), *dot = strchr(name, '.');
     size_t n = dot ? (size_t)(dot - name) : 0;
     if (!n || !dot[1])
@@ -525,11 +582,44 @@ static tm_status check_early_stop(const loader *l)
     return refuse(l, line, "train.early_stop.metric: there is no evaluation named %.*s", (int)(n < 80 ? n : 80), name);
 }
 
+/* Expressions are PEFT's: Python's, which for names of modules PCRE2 reads the same way (io/adapter_match.c). */
+static tm_status check_expression(const loader *l, const char *key, const char *text)
+{
+    int number;
+    PCRE2_SIZE at;
+    PCRE2_UCHAR what[160] = "";
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)text, strlen(text), PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C,
+                                     &number, &at, NULL);
+    pcre2_code_free(code);
+    if (code)
+        return TM_OK;
+    if (number == PCRE2_ERROR_NOMEMORY)
+        return tm_fail(l->err, TM_NO_MEMORY, "out of memory for a regular expression");
+    pcre2_get_error_message(number, what, sizeof what);
+    return refuse(l, line_of(l, key), "%s: \"%.100s\" is not a valid regular expression: %s at character %zu", key, text,
+                  (char *)what, (size_t)at);
+}
+
+static tm_status check_expressions(const loader *l)
+{
+    const tm_recipe *r = l->recipe;
+    if (r->lora_target_modules.count == 1)
+        TM_TRY(check_expression(l, "lora.target_modules", r->lora_target_modules.item[0]));
+    for (int64_t i = 0; i < r->lora_rank_pattern.keys.count; i++)
+        TM_TRY(check_expression(l, "lora.rank_pattern", r->lora_rank_pattern.keys.item[i]));
+    for (int64_t i = 0; i < r->lora_alpha_pattern.keys.count; i++)
+        TM_TRY(check_expression(l, "lora.alpha_pattern", r->lora_alpha_pattern.keys.item[i]));
+    return TM_OK;
+}
+
 static tm_status check(loader *l)
 {
     tm_recipe *r = l->recipe;
     TM_TRY(check_set_path(l, "model", r->model));
     TM_TRY(check_set_path(l, "lora.init", r->lora_init));
+    TM_TRY(check_set_path(l, "bitfit.init", r->bitfit_init));
+    TM_TRY(check_set_path(l, "adapter.init", r->adapter_init));
+    TM_TRY(check_set_path(l, "prompt.init", r->prompt_init));
     for (int64_t i = 0; i < r->data_count; i++) {
         char key[64];
         snprintf(key, sizeof key, "data.%lld.path", (long long)i);
@@ -540,6 +630,10 @@ static tm_status check(loader *l)
     TM_TRY(check_evals(l, r->eval, r->eval_count, "eval"));
     TM_TRY(check_evals(l, r->probes, r->probe_count, "keep.monitor.probes"));
     TM_TRY(check_early_stop(l));
+    /* In transformers a share counts where the number is 0. */
+    if (r->warmup_steps == 0 && line_of(l, "train.warmup_ratio"))
+        r->warmup_steps = TM_AUTO_INT;
+    TM_TRY(check_expressions(l));
     for (int64_t i = 0; i < r->eval_count; i++)
         if (r->eval[i].line < 0)
             r->eval[i].line = r->eval[i].data.line = 0;
@@ -571,6 +665,9 @@ tm_status tm_recipe_load(const char *path, char *const *overrides, size_t overri
         l.override = (int)i;
         TM_GO(apply_override(&l));
     }
+    for (size_t i = 0; i < recipe_table->count; i++)
+        if (l.lines[i])
+            TM_GO(tm_names_add(&recipe->given, recipe_table->row[i].key, err));
     TM_GO(check(&l));
 out:
     free(l.lines);
@@ -591,6 +688,7 @@ void tm_recipe_destroy(tm_recipe *recipe)
             list_clear(recipe, &recipe_table->row[i]);
     release(recipe_table, recipe);
     tm_names_deinit(&recipe->aliases_used);
+    tm_names_deinit(&recipe->given);
     free(recipe->path);
     free(recipe->base_dir);
     free(recipe);

@@ -26,9 +26,6 @@ static const tm_option data_rows[] = {
 #define TM_DATA_OPTIONS ROW
 #include "base/options.def"
 #undef TM_DATA_OPTIONS
-#define TM_FIXED_DATA ROW_FIXED
-#include "base/options.def"
-#undef TM_FIXED_DATA
 };
 #undef ROW_STRUCT
 
@@ -92,6 +89,18 @@ bool tm_next_word(const char **at, const char *separators, const char **word, si
     *size = strcspn(*at, separators);
     *at += *size;
     return *size > 0;
+}
+
+bool tm_next_alias(const char **at, tm_alias *alias)
+{
+    size_t size;
+    *alias = (tm_alias){0};
+    if (!tm_next_word(at, " ", &alias->name, &size))
+        return false;
+    const char *bracket = memchr(alias->name, '(', size);
+    alias->size = bracket ? (size_t)(bracket - alias->name) : size;
+    alias->values = bracket ? bracket + 1 : NULL;
+    return true;
 }
 
 size_t tm_key_group(const char *key)

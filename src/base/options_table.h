@@ -49,6 +49,13 @@ void tm_option_expected(const tm_option *option, tm_buf *out);
 /* The next word of "a|b|c" or "a b c": advances *at; false at the end. */
 bool tm_next_word(const char **at, const char *separators, const char **word, size_t *size);
 
+/* The next of an option's aliases: its name, and what its values mean ("x=y,z=", up to the bracket; NULL: the same). */
+typedef struct tm_alias {
+    const char *name, *values;
+    size_t size;
+} tm_alias;
+bool tm_next_alias(const char **at, tm_alias *alias);
+
 /* Bytes of the group a key is in: "train.seeds.init" -> 11; 0 = none. */
 size_t tm_key_group(const char *key);
 

@@ -16,9 +16,11 @@ typedef struct interval {
 static double table_number(const char **at)
 {
     double value = 0;
+    bool negative = **at == '-';
+    *at += negative;
     for (; **at >= '0' && **at <= '9'; (*at)++)
         value = value * 10 + (**at - '0');
-    return value;
+    return negative ? -value : value;
 }
 
 static interval interval_parse(const char *text)
@@ -288,8 +290,8 @@ static int by_key(const void *a, const void *b)
     return strcmp((*(const tm_item *const *)a)->key, (*(const tm_item *const *)b)->key);
 }
 
-/* A MAP to names out of a list of keys, else one of patterns to numbers. */
-static bool is_names(const tm_option *o) { return strchr(o->allowed, '|') != NULL; }
+/* A MAP to names out of a list of keys, else one of patterns to numbers (any where nothing is said). */
+static bool is_names(const tm_option *o) { return o->allowed && strchr(o->allowed, '|') != NULL; }
 
 static tm_status map_check(const tm_option *o, const tm_item *item, tm_error *err)
 {
@@ -297,7 +299,7 @@ static tm_status map_check(const tm_option *o, const tm_item *item, tm_error *er
     int64_t whole;
     bool ok = is_names(o) ? is_text(item->value) && *item->value->text && matches(o->allowed, item->key)
                           : tm_node_number(item->value, &number) && inside(o->allowed, number) &&
-                                (!interval_parse(o->allowed).whole || tm_node_int(item->value, &whole));
+                                (!o->allowed || !interval_parse(o->allowed).whole || tm_node_int(item->value, &whole));
     if (ok)
         return TM_OK;
     (void)mismatch(o, item->value, err);

@@ -315,10 +315,10 @@ static void document_row(tm_buf *out, const tm_option *o)
     tm_buf_text(out, " | ");
     put_cell(out, o->help);
     tm_buf_text(out, " | ");
-    const char *at = o->aliases ? o->aliases : "", *word;
-    size_t size;
-    for (int i = 0; tm_next_word(&at, " ", &word, &size); i++)
-        tm_buf_printf(out, "%s`%.*s`", i ? ", " : "", (int)size, word);
+    const char *at = o->aliases ? o->aliases : "";
+    tm_alias alias;
+    for (int i = 0; tm_next_alias(&at, &alias); i++)
+        tm_buf_printf(out, "%s`%.*s`", i ? ", " : "", (int)alias.size, alias.name);
     tm_buf_text(out, " |\n");
     tm_buf_deinit(&expected);
 }

@@ -38,6 +38,7 @@ typedef enum tm_purpose {
     TM_PURPOSE_DROPOUT = 3,
     TM_PURPOSE_SUBSET = 4,
     TM_PURPOSE_SAMPLE = 5,   /* text generation */
+    TM_PURPOSE_MERGE = 9,    /* what DARE drops */
     TM_PURPOSE_MIX = 6,      /* which source the next example comes from */
 } tm_purpose;
 

@@ -267,18 +267,27 @@ static void write_line(tm_progress *p)
     tm_buf_clear(&p->line);
 }
 
-static void draw(tm_progress *p, const tm_progress_values *values)
+static void render(tm_progress *p, const tm_progress_values *values)
 {
+    tm_buf_clear(&p->pending);
     if (p->term.live) {
-        tm_buf_char(&p->line, '\r');
+        tm_buf_char(&p->pending, '\r');
         /* Three columns stay free: a full line wraps on some terminals, and Ctrl-C echoes ^C. */
         int width = tm_term_width(&p->term) - 3;
-        tm_progress_render(&p->line, values, width > 1 ? width : 1, p->term.color, p->term.unicode);
-        tm_buf_text(&p->line, "\x1b[K");
+        tm_progress_render(&p->pending, values, width > 1 ? width : 1, p->term.color, p->term.unicode);
+        tm_buf_text(&p->pending, "\x1b[K");
     } else {
-        tm_progress_render(&p->line, values, 0, false, p->term.unicode);
-        tm_buf_char(&p->line, '\n');
+        tm_progress_render(&p->pending, values, 0, false, p->term.unicode);
+        tm_buf_char(&p->pending, '\n');
     }
+}
+
+static void draw(tm_progress *p)
+{
+    if (!p->pending.size)
+        return;
+    tm_buf_add(&p->line, p->pending.data, p->pending.size);
+    tm_buf_clear(&p->pending);
     p->drawn = p->term.live;
     p->last = tm_clock_seconds();
     write_line(p);
@@ -289,11 +298,21 @@ void tm_progress_begin(tm_progress *p, tm_term term)
     *p = (tm_progress){.term = term, .last = -1e9};
 }
 
+/* A plain line of this step was written or is pending. */
+static bool said(const tm_progress *p, const tm_progress_values *values)
+{
+    return !p->term.live && values->steps && values->step == p->step && p->last > 0;
+}
+
 void tm_progress_update(tm_progress *p, const tm_progress_values *values)
 {
     double gap = p->term.live ? 1.0 / TM_FRAMES_A_SECOND : TM_PLAIN_SECONDS;
+    if (said(p, values))
+        return;
+    p->step = values->step;
+    render(p, values);
     if (tm_clock_seconds() - p->last >= gap)
-        draw(p, values);
+        draw(p);
 }
 
 void tm_progress_say(tm_progress *p, const char *text)
@@ -308,12 +327,14 @@ void tm_progress_say(tm_progress *p, const char *text)
 
 void tm_progress_end(tm_progress *p, const tm_progress_values *values)
 {
-    if (values)
-        draw(p, values);
+    if (values && !said(p, values))
+        render(p, values);
+    draw(p);
     if (p->drawn) {
         tm_buf_char(&p->line, '\n');
         write_line(p);
     }
     tm_buf_deinit(&p->line);
+    tm_buf_deinit(&p->pending);
     p->drawn = false;
 }

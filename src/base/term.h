@@ -45,12 +45,14 @@ enum { TM_FRAMES_A_SECOND = 12, TM_PLAIN_SECONDS = 10 };
 typedef struct tm_progress {
     tm_term term;
     double last;  /* when the last line was written; seconds of the monotonic clock */
+    int64_t step; /* of the newest line */
     bool drawn;   /* an unfinished line stands on the terminal */
     tm_buf line;
+    tm_buf pending; /* the newest line, when it came too soon to be written */
 } tm_progress;
 
-/* Caller's storage; end writes the final line and frees. values may be NULL at the end (nothing more
- * to show than what stands there). */
+/* Caller's storage; end writes the final line and frees. values may be NULL at the end: then the newest that
+ * update was given counts. No plain line is written twice. */
 void tm_progress_begin(tm_progress *progress, tm_term term);
 void tm_progress_update(tm_progress *progress, const tm_progress_values *values);
 void tm_progress_end(tm_progress *progress, const tm_progress_values *values);

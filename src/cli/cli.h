@@ -16,11 +16,15 @@ typedef struct tm_command {
     X(train)            \
     X(eval)             \
     X(generate)         \
+    X(chat)             \
     X(plan)             \
     X(tokenize)         \
+    X(tokenizer)        \
+    X(template)         \
     X(report)           \
     X(verify)           \
     X(merge)            \
+    X(export)           \
     X(inspect)          \
     X(compare)          \
     X(init)             \

@@ -14,10 +14,11 @@ static int run(int argc, char **argv)
             cli_option(argc, argv, &i, "--text", &request.text) || cli_option(argc, argv, &i, "--threads", &threads))
             continue;
         if (cli_is(argv[i], "--calibrate"))
-            return cli_usage(&cmd_bench, "--calibrate is not there yet");
-        if (!cli_is(argv[i], "--json"))
+            request.calibrate = true;
+        else if (cli_is(argv[i], "--json"))
+            request.json = true;
+        else
             return cli_usage(&cmd_bench, "unknown argument %s", argv[i]);
-        request.json = true;
     }
     if (threads && !cli_integer(&cmd_bench, "--threads", threads, 0, 4096, &number))
         return 2;
@@ -37,9 +38,11 @@ const tm_command cmd_bench = {
     .summary = "rates of this machine",
     .run = run,
     .help =
-        "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--json]\n\n"
+        "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--calibrate] [--json]\n\n"
         "Matrix products, memory and (with a text) a tokenizer; about two seconds. Rates of single ops beside other\n"
         "libraries: make bench.\n\n"
+        "  --calibrate      also keeps the rates for temper plan and train, in $TEMPER_CALIBRATION or\n"
+        "                   temper/calibration.json of the cache folder\n"
         "  --threads N      0: all\n"
         "  --tokenizer DIR  model folder or tokenizer.json\n"
         "  --text FILE      what it reads; the first MiB is used\n\n"

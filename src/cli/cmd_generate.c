@@ -20,6 +20,8 @@ static int run(int argc, char **argv)
             r.model = value;
         else if (cli_option(argc, argv, &i, "--adapter", &value))
             r.adapter = value;
+        else if (cli_option(argc, argv, &i, "--register", &r.registers))
+            continue;
         else if (cli_option(argc, argv, &i, "--prompt", &value))
             r.prompt = value ? value : "";
         else if (cli_option(argc, argv, &i, "--max-tokens", &value)) {
@@ -58,6 +60,8 @@ const tm_command cmd_generate = {
     .name = "generate", .summary = "continues a text", .run = run,
     .help = "usage: temper generate --model DIR [--adapter DIR] [--prompt TEXT] [options]\n\n"
             "Prints the continuation alone; an empty prompt starts from BOS.\n\n"
+            "  --register LIST    gates of a bank of registers, NAME=NUMBER,... (those not named are\n"
+            "                     off), or auto: chosen by the bank's router\n"
             "  --max-tokens N     at most so many new tokens (128)\n"
             "  --temperature X    0 = the likeliest token every time (0)\n"
             "  --top-k N          only the N likeliest; 0 = all (0)\n"

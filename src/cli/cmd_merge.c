@@ -22,36 +22,43 @@ static bool read_source(char *text, tm_merge_source *out)
 
 static int run(int argc, char **argv)
 {
-    enum { MOST = 64 };
-    tm_merge_source sources[MOST];
-    tm_merge_request request = {.sources = sources};
-    const char *how = "sum", *threads = NULL, *adapter;
+    tm_merge_source sources[TM_MERGE_MOST];
+    tm_merge_request request = {.sources = sources, .density = 0.5};
+    static const char *const hows[] = {"sum", "ties", "dare", "dare_ties"};
+    const char *how = "sum", *threads = NULL, *density = NULL, *seed = NULL, *sign = NULL, *adapter;
     tm_error err = {0};
     for (int i = 1; i < argc; i++) {
         adapter = NULL;
         if (cli_option(argc, argv, &i, "--model", &request.model) ||
             cli_option(argc, argv, &i, "--out", &request.out) || cli_option(argc, argv, &i, "--how", &how) ||
-            cli_option(argc, argv, &i, "--threads", &threads))
+            cli_option(argc, argv, &i, "--threads", &threads) || cli_option(argc, argv, &i, "--density", &density) ||
+            cli_option(argc, argv, &i, "--seed", &seed) || cli_option(argc, argv, &i, "--sign", &sign))
             continue;
         if (!cli_option(argc, argv, &i, "--adapter", &adapter))
             return cli_usage(&cmd_merge, "unknown argument %s", argv[i]);
-        if (!adapter || request.source_count == MOST)
+        if (!adapter || request.source_count == TM_MERGE_MOST)
             return cli_usage(&cmd_merge, adapter ? "more than 64 adapters" : "--adapter: a folder is missing");
         if (!read_source((char *)(uintptr_t)adapter, &sources[request.source_count++]))
             return cli_usage(&cmd_merge, "--adapter %s: expected DIR or DIR:SCALE", adapter);
     }
     if (!request.model || !request.out || !request.source_count)
         return cli_usage(&cmd_merge, "--model DIR, --adapter DIR[:SCALE] and --out DIR are needed");
-    if (!how || strcmp(how, "sum") != 0)
-        return cli_usage(&cmd_merge,
-                         how && (strcmp(how, "ties") == 0 || strcmp(how, "dare") == 0)
-                             ? "--how %s is not there yet; sum is"
-                             : "--how: found '%s', expected sum",
-                         how ? how : "nothing");
-    int64_t number = 0;
-    if (threads && !cli_integer(&cmd_merge, "--threads", threads, 0, 4096, &number))
+    while (request.how <= TM_MERGE_DARE_TIES && !cli_is(how, hows[request.how]))
+        request.how++;
+    if (request.how > TM_MERGE_DARE_TIES)
+        return cli_usage(&cmd_merge, "--how: found '%s', expected sum, ties, dare or dare_ties", how ? how : "nothing");
+    if (request.how == TM_MERGE_SUM && (density || seed || sign))
+        return cli_usage(&cmd_merge, "--density, --seed and --sign are for --how ties, dare and dare_ties");
+    if (sign && !cli_is(sign, "total") && !cli_is(sign, "frequency"))
+        return cli_usage(&cmd_merge, "--sign: found '%s', expected total or frequency", sign);
+    request.sign_by_count = cli_is(sign, "frequency");
+    int64_t number = 0, start = 0;
+    if ((threads && !cli_integer(&cmd_merge, "--threads", threads, 0, 4096, &number)) ||
+        (seed && !cli_integer(&cmd_merge, "--seed", seed, 0, INT64_MAX, &start)) ||
+        (density && !cli_number(&cmd_merge, "--density", density, 0, 1, &request.density)))
         return 2;
     request.threads = (int)number;
+    request.seed = (uint64_t)start;
     char *text;
     if (tm_merge(&request, &text, &err) != TM_OK)
         return cli_failed(&err);
@@ -66,12 +73,19 @@ const tm_command cmd_merge = {
     .summary = "puts adapters into the weights of a model",
     .run = run,
     .help =
-        "usage: temper merge --model DIR --adapter DIR[:SCALE] [--adapter ...] [--how sum] --out DIR\n\n"
+        "usage: temper merge --model DIR --adapter DIR[:SCALE] [--adapter ...] [--how sum|ties|dare|dare_ties] --out DIR\n\n"
         "Writes a model folder with W + sum of SCALE * (W_adapted - W) for every weight W an adapter changes (LoRA, rsLoRA,\n"
         "DoRA, biases, modules_to_save), rounded once to the type the base stores, and says how far its logits are from\n"
         "those of the model with the adapter on. SCALE 1 is the adapter as trained, 0 the base itself, -1 takes it away.\n\n"
-        "  --how sum      how several adapters join\n"
-        "  --out DIR      a new or empty folder; its path is printed\n"
-        "  --threads N    0: all\n\n"
+        "  --how sum        several adapters are added; for their mean give each a SCALE of one over their number\n"
+        "  --how ties       of every dW = W_adapted - W the largest stay, signs are elected, and those that agree are\n"
+        "                   averaged, weighted by SCALE (2306.01708; PEFT's ties_svd without the loss of its SVD)\n"
+        "  --how dare       of every dW some elements stay at random, rescaled; then the sum (2311.03099)\n"
+        "  --how dare_ties  the first step of dare, the others of ties\n"
+        "  --density X      the share that stays; 0.5\n"
+        "  --sign total     ties: the sign of the sum; or frequency: the sign that more adapters have\n"
+        "  --seed N         dare: what stays; 0\n"
+        "  --out DIR        a new or empty folder; its path is printed\n"
+        "  --threads N      0: all\n\n"
         "example: temper merge --model models/stories260K --adapter runs/demo --out runs/demo-merged\n",
 };

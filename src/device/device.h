@@ -14,7 +14,7 @@
 
 typedef struct tm_device tm_device;
 
-typedef enum tm_activation { TM_ACT_SILU, TM_ACT_GELU_TANH, TM_ACT_GELU } tm_activation;
+typedef enum tm_activation { TM_ACT_SILU, TM_ACT_GELU_TANH, TM_ACT_GELU, TM_ACT_RELU, TM_ACT_NONE /* a product */ } tm_activation;
 
 typedef struct tm_attention {
     int32_t heads, kv_heads, head_size;

@@ -106,8 +106,27 @@ static tm_status make_manifest(const char *folder, int64_t step, bool sync, tm_b
     return st == TM_OK ? tm_buf_check(text, err) : st;
 }
 
-/* ok: the manifest there is the one its files call for. Fails only where the system does. */
-static tm_status verify(const char *folder, int64_t step, bool *ok, tm_error *err)
+/* What is wrong with a folder whose files call for another manifest: the name in the first line that differs. */
+static void say_why(const tm_buf *made, const tm_buf *found, char *why, size_t size)
+{
+    size_t i = 0, line = 0;
+    for (; i < made->size && i < found->size && made->data[i] == found->data[i]; i++)
+        if (made->data[i] == '\n')
+            line = i + 1;
+    if (i + 1 < made->size && made->data[i] == ',' && i < found->size && found->data[i] == '\n')
+        line = i + 2; /* one more follows there */
+    const char *name = line < made->size && strncmp(made->data + line, "    \"", 5) == 0    ? made->data + line + 5
+                       : line < found->size && strncmp(found->data + line, "    \"", 5) == 0 ? found->data + line + 5
+                                                                                            : NULL;
+    if (name)
+        snprintf(why, size, "%.*s is not the file that manifest.json describes", (int)strcspn(name, "\""), name);
+    else
+        snprintf(why, size, "manifest.json does not describe its files");
+}
+
+/* ok: the manifest there is the one its files call for; else why says what is wrong. Fails only where the
+ * system does. */
+static tm_status verify(const char *folder, int64_t step, bool *ok, char *why, size_t size, tm_error *err)
 {
     tm_buf made = {0}, found = {0};
     *ok = false;
@@ -119,6 +138,10 @@ static tm_status verify(const char *folder, int64_t step, bool *ok, tm_error *er
         st = make_manifest(folder, step, false, &made, err);
     if (st == TM_OK)
         *ok = made.size == found.size && memcmp(made.data, found.data, made.size) == 0;
+    if (st == TM_OK && !*ok)
+        say_why(&made, &found, why, size);
+    else if (st == TM_INPUT)
+        snprintf(why, size, "%s", err ? err->message : "a file is missing");
     free(path);
     tm_buf_deinit(&made);
     tm_buf_deinit(&found);
@@ -235,7 +258,8 @@ static tm_status clean_folder(const char *run_dir, tm_error *err)
     return st;
 }
 
-tm_status tm_checkpoint_latest(const char *run_dir, int64_t max_step, int64_t *step, char **folder, tm_error *err)
+tm_status tm_checkpoint_latest(const char *run_dir, int64_t max_step, int64_t *step, char **folder, tm_names *passed,
+                               tm_error *err)
 {
     int64_t *steps = NULL;
     size_t count = 0;
@@ -250,8 +274,13 @@ tm_status tm_checkpoint_latest(const char *run_dir, int64_t max_step, int64_t *s
         if (max_step >= 0 && steps[i] > max_step)
             continue;
         bool ok;
+        char why[1100], line[6000];
         char *path = step_path(run_dir, "checkpoint-", steps[i], "", err);
-        st = path ? verify(path, steps[i], &ok, err) : TM_NO_MEMORY;
+        st = path ? verify(path, steps[i], &ok, why, sizeof why, err) : TM_NO_MEMORY;
+        if (st == TM_OK && !ok && passed) {
+            snprintf(line, sizeof line, "%s is passed over: %s", path, why);
+            st = tm_names_add(passed, line, err);
+        }
         if (st == TM_OK && ok) {
             *step = steps[i];
             *folder = path;

@@ -3,7 +3,7 @@
 #include "io/hf.h"
 
 #include "base/file.h"
-#include "base/json.h"
+#include "io/gguf_model.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,22 +12,87 @@
 
 static const char single_name[] = "model.safetensors", index_name[] = "model.safetensors.index.json";
 
-static tm_status copy_file(const char *from_dir, const char *to_dir, const char *name, tm_error *err)
+tm_status tm_hf_read(const char *model, const char *name, tm_buf *out, bool *there, tm_error *err)
 {
     enum { MAX_BYTES = 1 << 30 };
+    *there = false;
+    if (tm_gguf_is(model)) {
+        tm_gguf *gguf;
+        TM_TRY(tm_gguf_open(model, &gguf, err));
+        tm_status st = tm_gguf_hf_file(gguf, name, out, there, err);
+        tm_gguf_close(gguf);
+        return st;
+    }
+    char *path = tm_path_join(model, name, err);
+    if (!path)
+        return TM_NO_MEMORY;
+    *there = tm_path_exists(path);
+    tm_status st = *there ? tm_file_read(path, MAX_BYTES, out, err) : TM_OK;
+    free(path);
+    return st;
+}
+
+tm_status tm_hf_json(const char *model, const char *name, json_t **out, tm_error *err)
+{
     tm_buf text = {0};
-    tm_status st = TM_OK;
-    char *from = tm_path_join(from_dir, name, err), *to = tm_path_join(to_dir, name, err);
-    if (!from || !to)
-        TM_GO(TM_NO_MEMORY);
-    if (!tm_path_exists(from))
-        goto out;
-    TM_GO(tm_file_read(from, MAX_BYTES, &text, err));
-    st = tm_file_write(to, tm_buf_str(&text), text.size, err);
-out:
+    bool there;
+    *out = NULL;
+    char *path = tm_path_join(model, name, err);
+    tm_status st = path ? tm_hf_read(model, name, &text, &there, err) : TM_NO_MEMORY;
+    if (st == TM_OK && there)
+        st = tm_json_parse(tm_buf_str(&text), text.size, path, out, err);
     tm_buf_deinit(&text);
-    free(from);
+    free(path);
+    return st;
+}
+
+tm_status tm_hf_open_weights(const char *model, tm_safetensors **out, tm_error *err)
+{
+    return tm_gguf_is(model) ? tm_gguf_open_weights(model, out, err) : tm_safetensors_open_model(model, out, err);
+}
+
+tm_status tm_hf_hash(const char *model, tm_sha256 *out, tm_error *err)
+{
+    tm_names files = {0};
+    if (tm_gguf_is(model))
+        return tm_sha256_file(model, out, err);
+    tm_status st = tm_hf_model_files(model, &files, err);
+    if (st == TM_OK)
+        st = tm_sha256_files(model, files.item, (size_t)files.count, out, err);
+    tm_names_deinit(&files);
+    return st;
+}
+
+static tm_status copy_file(const char *from, const char *to_dir, const char *name, tm_error *err)
+{
+    tm_buf text = {0};
+    bool there;
+    tm_status st = tm_hf_read(from, name, &text, &there, err);
+    char *to = tm_path_join(to_dir, name, err);
+    if (st == TM_OK && there)
+        st = to ? tm_file_write(to, tm_buf_str(&text), text.size, err) : TM_NO_MEMORY;
+    tm_buf_deinit(&text);
     free(to);
+    return st;
+}
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+/* The code of families that transformers runs from the folder (auto_map). */
+static tm_status copy_code(const char *from_dir, const char *to_dir, tm_error *err)
+{
+    char **names;
+    size_t count;
+    TM_TRY(tm_dir_list(from_dir, &names, &count, err));
+    tm_status st = TM_OK;
+    for (size_t i = 0; i < count && st == TM_OK; i++)
+        if (names[i][0] != '.' && ends_with(names[i], ".py"))
+            st = copy_file(from_dir, to_dir, names[i], err);
+    tm_names_free(names, count);
     return st;
 }
 
@@ -36,20 +101,14 @@ tm_status tm_hf_copy_files(const char *from_dir, const char *to_dir, tm_error *e
     static const char *const names[] = {
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-        "chat_template.json",
+        "chat_template.json", "spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json",
     };
     struct stat from, to;
     if (stat(from_dir, &from) == 0 && stat(to_dir, &to) == 0 && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
         return TM_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TM_TRY(copy_file(from_dir, to_dir, names[i], err));
-    return TM_OK;
-}
-
-static bool ends_with(const char *name, const char *end)
-{
-    size_t n = strlen(name), m = strlen(end);
-    return n >= m && strcmp(name + n - m, end) == 0;
+    return tm_path_is_dir(from_dir) ? copy_code(from_dir, to_dir, err) : TM_OK;
 }
 
 tm_status tm_hf_model_files(const char *dir, tm_names *out, tm_error *err)

@@ -1,12 +1,26 @@
-/* A Hugging Face model folder: what belongs to it beside the weights, and writing a whole one. */
+/* A model as it lies on disk: a Hugging Face folder, or a GGUF file, which reads as the folder it stands
+ * for (io/gguf_model.h). What belongs to it beside the weights, its weights, and writing a folder. */
 #ifndef TM_IO_HF_H
 #define TM_IO_HF_H
 
+#include "base/hash.h"
+#include "base/json.h"
 #include "base/names.h"
 #include "io/safetensors.h"
 
+/* A small file of a model, appended to out: config.json, generation_config.json, tokenizer_config.json, ...
+ * *there false: the model has none. */
+tm_status tm_hf_read(const char *model, const char *name, tm_buf *out, bool *there, tm_error *err) TM_MUST_CHECK;
+/* The same as JSON; NULL when the model has none. */
+tm_status tm_hf_json(const char *model, const char *name, json_t **out, tm_error *err) TM_MUST_CHECK;
+/* The weights of a model as one table. */
+tm_status tm_hf_open_weights(const char *model, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
+/* Hash of what decides what a model computes: of a GGUF file, or of tm_hf_model_files. */
+tm_status tm_hf_hash(const char *model, tm_sha256 *out, tm_error *err) TM_MUST_CHECK;
+
 /* Copies config, generation config, tokenizer and chat template files, those of them that are there,
- * each atomically. The same folder as both is fine and does nothing. */
+ * each atomically. The same folder as both is fine and does nothing. From a GGUF file: all but the
+ * tokenizer's own files (tm_tokenizer_write). */
 tm_status tm_hf_copy_files(const char *from_dir, const char *to_dir, tm_error *err) TM_MUST_CHECK;
 
 /* The files that decide what a model computes, for its hash (tm_sha256_files): config.json, the

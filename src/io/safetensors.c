@@ -23,6 +23,10 @@ struct tm_safetensors {
     int64_t count;
     size_t capacity;
     tm_names keys, values; /* metadata; of shards: the first that has a key */
+    void *owner;           /* of tensors that lie elsewhere */
+    void (*release)(void *owner);
+    void **unpacked;       /* [unpackeds] owned */
+    int64_t unpackeds;
 };
 
 /* What parsing one file needs to know of it. */
@@ -266,6 +270,50 @@ tm_status tm_safetensors_open(const char *path, tm_safetensors **out, tm_error *
     return hand_out(*out, st == TM_OK ? finish(*out, path, err) : st, out);
 }
 
+tm_status tm_safetensors_of(tm_st_tensor *tensors, int64_t count, const char *name, void *owner,
+                            void (*release)(void *owner), tm_safetensors **out, tm_error *err)
+{
+    tm_status st = create(0, out, err);
+    if (st != TM_OK) {
+        for (int64_t i = 0; i < count; i++)
+            free((char *)tensors[i].name);
+        free(tensors);
+        release(owner);
+        return st;
+    }
+    (*out)->tensor = tensors;
+    (*out)->count = count;
+    (*out)->owner = owner;
+    (*out)->release = release;
+    return hand_out(*out, finish(*out, name, err), out);
+}
+
+tm_status tm_st_values(const tm_st_tensor *t, void **buffer, const void **out, tm_error *err)
+{
+    *buffer = NULL;
+    *out = t->data;
+    if (t->data)
+        return TM_OK;
+    TM_TRY(tm_alloc(buffer, (size_t)t->bytes, 1, err));
+    tm_status st = t->give(t, *buffer, err);
+    if (st != TM_OK) {
+        free(*buffer);
+        *buffer = NULL;
+    }
+    *out = *buffer;
+    return st;
+}
+
+tm_status tm_safetensors_unpack(tm_safetensors *st, tm_error *err)
+{
+    if (!st->unpacked)
+        TM_TRY(TM_NEW(&st->unpacked, st->count, err));
+    for (int64_t i = 0; i < st->count; i++)
+        if (!st->tensor[i].data)
+            TM_TRY(tm_st_values(&st->tensor[i], &st->unpacked[st->unpackeds++], &st->tensor[i].data, err));
+    return TM_OK;
+}
+
 /* ---- a model folder ---- */
 
 /* A shard's name may lead into a folder below, never out of the model's. */
@@ -397,7 +445,12 @@ void tm_safetensors_close(tm_safetensors *st)
         free((char *)st->tensor[i].name);
     for (int64_t i = 0; i < st->maps; i++)
         tm_map_close(&st->map[i]);
+    for (int64_t i = 0; i < st->unpackeds; i++)
+        free(st->unpacked[i]);
+    free(st->unpacked);
     free(st->tensor);
+    if (st->release)
+        st->release(st->owner);
     free(st->map);
     tm_names_deinit(&st->keys);
     tm_names_deinit(&st->values);

@@ -15,8 +15,16 @@ typedef struct tm_st_tensor {
     int64_t shape[TM_ST_MAX_DIMS];
     int64_t count; /* elements */
     int64_t bytes;
-    const void *data; /* mapped when reading (may be unaligned); the caller's when writing */
+    const void *data; /* mapped when reading (may be unaligned); the caller's when writing. NULL: `give` is asked for
+                       * the bytes when they are due, so that what is made on the way (to disk, out of a file of
+                       * another form) never stands in memory as a whole: tm_st_values */
+    tm_status (*give)(const struct tm_st_tensor *tensor, void *to, tm_error *err);
+    const void *source;  /* for give */
+    const char *storage; /* what a file of another form calls its type; NULL: dtype */
 } tm_st_tensor;
+
+/* The elements of a tensor: its data, or *buffer (free(); NULL when not needed), unpacked. */
+tm_status tm_st_values(const tm_st_tensor *tensor, void **buffer, const void **out, tm_error *err) TM_MUST_CHECK;
 
 typedef struct tm_safetensors tm_safetensors;
 
@@ -28,9 +36,16 @@ tm_status tm_safetensors_view(const void *data, size_t size, const char *name, t
                               tm_error *err) TM_MUST_CHECK;
 /* The weights of a model folder as one table: model.safetensors, or the shards that
  * model.safetensors.index.json names (each tensor in the shard that the index says, none missing,
- * none twice). */
+ * none twice). Of a model in one file (GGUF): tm_hf_open_weights. */
 tm_status tm_safetensors_open_model(const char *dir, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
+/* A table of tensors that lie elsewhere. It takes over names and array (both from malloc) and owner, which
+ * release frees when the table is closed; all of them also on failure. name: for messages. */
+tm_status tm_safetensors_of(tm_st_tensor *tensors, int64_t count, const char *name, void *owner,
+                            void (*release)(void *owner), tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
 void tm_safetensors_close(tm_safetensors *st);
+
+/* Unpacks what lies in another form, so that every tensor has data: for those who need all at once. */
+tm_status tm_safetensors_unpack(tm_safetensors *st, tm_error *err) TM_MUST_CHECK;
 
 /* Tensors in ascending order of name (bytes). */
 int64_t tm_safetensors_count(const tm_safetensors *st);

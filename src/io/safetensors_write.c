@@ -79,14 +79,38 @@ static tm_status make_header(const char *path, const tm_st_tensor *const *sorted
     return TM_OK;
 }
 
+/* Room for the largest tensor that is made when it is due. */
+static tm_status make_room(const char *path, const tm_st_tensor *tensors, int64_t count, void **room, tm_error *err)
+{
+    int64_t most = 0, bytes;
+    for (int64_t i = 0; i < count; i++) {
+        if (tensors[i].data || !tensors[i].give)
+            continue;
+        TM_TRY(bytes_of(path, &tensors[i], &bytes, err));
+        most = bytes > most ? bytes : most;
+    }
+    return most ? tm_alloc(room, (size_t)most, 1, err) : TM_OK;
+}
+
+static tm_status put_data(tm_file_out *file, const tm_st_tensor *t, void *room, tm_error *err)
+{
+    int64_t bytes;
+    TM_TRY(bytes_of(file->path, t, &bytes, err));
+    if (!t->data && t->give)
+        TM_TRY(t->give(t, room, err));
+    return tm_file_out_put(file, t->data ? t->data : room, (size_t)bytes, err);
+}
+
 tm_status tm_safetensors_write(const char *path, const tm_st_tensor *tensors, int64_t count,
                                const char *const *metadata, tm_error *err)
 {
     tm_buf header = {0};
     tm_file_out file = {0};
     const tm_st_tensor **sorted = NULL;
+    void *room = NULL;
     tm_status st;
     TM_GO(TM_NEW(&sorted, count, err));
+    TM_GO(make_room(path, tensors, count, &room, err));
     for (int64_t i = 0; i < count; i++)
         sorted[i] = &tensors[i];
     if (count)
@@ -98,15 +122,13 @@ tm_status tm_safetensors_write(const char *path, const tm_st_tensor *tensors, in
     TM_GO(tm_file_out_open(path, &file, err));
     TM_GO(tm_file_out_put(&file, length, sizeof length, err));
     TM_GO(tm_file_out_put(&file, header.data, header.size, err));
-    for (int64_t i = 0; i < count; i++) {
-        int64_t bytes;
-        TM_GO(bytes_of(path, sorted[i], &bytes, err));
-        TM_GO(tm_file_out_put(&file, sorted[i]->data, (size_t)bytes, err));
-    }
+    for (int64_t i = 0; i < count; i++)
+        TM_GO(put_data(&file, sorted[i], room, err));
     st = tm_file_out_commit(&file, err);
 out:
     tm_file_out_discard(&file);
     tm_buf_deinit(&header);
     free(sorted);
+    free(room);
     return st;
 }

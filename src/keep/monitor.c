@@ -6,6 +6,8 @@
  * 3. warn goes on; stop keeps the current weights; rollback restores; the last two end the run. */
 #include "keep/monitor.h"
 
+#include "train/score.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -16,13 +18,11 @@ typedef struct monitor {
 
 double tm_probe_damage(const tm_eval_set *set, int32_t r)
 {
-    const tm_scores *first = &set->first[r], *now = &set->last[r];
-    switch (set->entry->metric) {
-    case TM_METRIC_KL: return now->kl;
-    case TM_METRIC_ACCURACY: return first->accuracy > 0 ? (first->accuracy - now->accuracy) / first->accuracy : 0;
-    case TM_METRIC_EXACT: return first->exact > 0 ? (first->exact - now->exact) / first->exact : 0;
-    default: return first->loss > 0 ? (now->loss - first->loss) / first->loss : 0;
-    }
+    int metric = set->entry->metric;
+    double first = tm_metric_value(metric, &set->first[r]), now = tm_metric_value(metric, &set->last[r]);
+    if (metric == TM_METRIC_KL)
+        return now;
+    return first > 0 ? (tm_metrics[metric].rises ? first - now : now - first) / first : 0;
 }
 
 double tm_probe_budget(const tm_eval_set *set)

@@ -12,7 +12,7 @@ static int64_t max_chunks(const tm_batch *b) { return b->max_examples + b->max_t
 static int64_t staging_capacity(const tm_batch *b)
 {
     int64_t tokens = b->max_tokens, chunks = max_chunks(b), group = b->replicas + 1;
-    return 3 * tokens + (chunks + 1) + 2 * group          /* ids, position, example; chunk; groups */
+    return 6 * tokens + (chunks + 1) + 2 * group          /* ids, table, prompt and replica rows, position, example; chunk; groups */
            + 3 * b->max_examples + 1                      /* spans */
            + 4 * tokens                                   /* target row, target, position, example */
            + 2 * chunks + 2 * chunks * group;             /* slices: chunk bounds, groups */
@@ -32,6 +32,9 @@ tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int
     TM_GO(TM_NEW(&b->staging, staging_capacity(b), err));
     TM_GO(tm_alloc(&b->staging_real, (size_t)max_tokens, 8, err));
     TM_GO(TM_NEW(&b->slice, max_chunks(b), err));
+    TM_GO(TM_NEW(&b->item_past, max_examples, err));
+    TM_GO(TM_NEW(&b->item_n, max_examples, err));
+    TM_GO(TM_NEW(&b->item_length, max_examples, err));
     TM_GO(TM_NEW(&b->target_item, max_tokens, err));
     TM_GO(TM_NEW(&b->target_token, max_tokens, err));
     TM_GO(TM_NEW(&b->host_loss, max_tokens, err));
@@ -48,11 +51,15 @@ void tm_batch_destroy(tm_batch *b)
     free(b->staging);
     free(b->staging_real);
     free(b->slice);
+    free(b->item_past);
+    free(b->item_n);
+    free(b->item_length);
     free(b->target_item);
     free(b->target_token);
     free(b->host_loss);
     free(b->host_kl);
     free(b->host_hit);
+    free(b->host_gate);
     *b = (tm_batch){0};
 }
 
@@ -67,11 +74,14 @@ static int32_t *stage(tm_batch *b, int64_t n, const int32_t **resident)
 }
 
 /* Rows, chunks and examples up to the capacities: empty ones, so that sums and attention end where the data does. */
-static void fill_shape(tm_batch *b, int64_t count, int32_t *ids, int32_t *position, int32_t *index, int32_t *chunk, int32_t *query, int32_t *key, int32_t *keys)
+static void fill_shape(tm_batch *b, int64_t count, int32_t *const tables[3], int32_t *ids, int32_t *position, int32_t *index, int32_t *chunk, int32_t *query, int32_t *key, int32_t *keys)
 {
     int32_t row = (int32_t)b->rows.n;
     for (int64_t t = row; t < b->max_tokens; t++)
         ids[t] = position[t] = index[t] = 0;
+    for (int k = 0; k < 3; k++)
+        for (int64_t t = row; tables[k] && t < b->max_tokens; t++)
+            tables[k][t] = -1;
     for (int64_t c = b->rows.chunks; c <= max_chunks(b); c++)
         chunk[c] = row;
     for (int64_t e = count; e < b->max_examples; e++) {
@@ -88,6 +98,9 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
     const int32_t *example;
     int32_t *ids = stage(b, b->max_tokens, &b->ids), *position = stage(b, b->max_tokens, &b->rows.position);
     int32_t *index = stage(b, b->max_tokens, &example);
+    int32_t *table_row = b->table_rows ? stage(b, b->max_tokens, &b->table_row) : NULL;
+    int32_t *prompt_row = b->prefix ? stage(b, b->max_tokens, &b->prompt_row) : NULL;
+    int32_t *replica_row = b->replicas_wanted ? stage(b, b->max_tokens, &b->replica_row) : NULL;
     int32_t *chunk = stage(b, max_chunks(b) + 1, &b->rows.chunk);
     int32_t *group = stage(b, b->replicas + 1, &b->rows.group);
     int32_t *group_chunk = stage(b, b->replicas + 1, &b->rows.group_chunk);
@@ -105,11 +118,19 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
         }
         query[e] = (int32_t)row;
         key[e] = b->cached ? 0 : (int32_t)row;
-        keys[e] = item->past + item->n;
-        for (int32_t t = 0; t < item->n; t++, row++) {
+        int32_t n = tm_batch_item_rows(b, item), prefix = n - item->n;
+        keys[e] = item->past + n;
+        for (int32_t t = 0; t < n; t++, row++) {
             if (t % TM_CHUNK_TOKENS == 0)
                 chunk[chunks++] = (int32_t)row;
-            ids[row] = item->ids[t];
+            int32_t id = t < prefix ? -1 : item->ids[t - prefix];
+            ids[row] = id;
+            if (table_row)
+                table_row[row] = id < 0 ? id : (int32_t)(id + item->replica * b->table_rows);
+            if (prompt_row)
+                prompt_row[row] = id < 0 ? t + item->replica * prefix : -1;
+            if (replica_row)
+                replica_row[row] = item->replica;
             position[row] = item->past + t;
             index[row] = (int32_t)item->index;
         }
@@ -124,7 +145,7 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
     b->rows.chunks = chunks;
     b->spans.n = count;
     if (b->fixed)
-        fill_shape(b, count, ids, position, index, chunk, query, key, keys);
+        fill_shape(b, count, (int32_t *const[]){table_row, prompt_row, replica_row}, ids, position, index, chunk, query, key, keys);
 }
 
 /* One slice of targets [first, end): chunk bounds and groups relative to its first row. The chunks
@@ -191,14 +212,15 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     int32_t *position = stage(b, b->max_tokens, &resident_position), *index = stage(b, b->max_tokens, &resident_example);
     int64_t n = 0, row = 0;
     b->any_teacher = false;
-    for (int64_t e = 0; e < count; row += items[e++].n)
+    for (int64_t e = 0; e < count; row += tm_batch_item_rows(b, &items[e]), e++) {
+        int32_t prefix = tm_batch_item_rows(b, &items[e]) - items[e].n;
         for (int32_t t = 1; t < items[e].n; t++) {
             float weight = items[e].weight ? items[e].weight[t] : 1;
             if (weight == 0)
                 continue;
-            row_of[n] = (int32_t)(row + t - 1);
+            row_of[n] = (int32_t)(row + prefix + t - 1);
             target[n] = items[e].ids[t];
-            position[n] = t - 1;
+            position[n] = prefix + t - 1;
             index[n] = (int32_t)items[e].index;
             b->target_item[n] = (int32_t)e;
             b->target_token[n] = t;
@@ -206,6 +228,7 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
             b->any_teacher |= items[e].teacher_weight > 0;
             n++;
         }
+    }
     b->targets = b->head_rows = n;
     b->slices = 0;
     if (b->fixed) {
@@ -229,18 +252,44 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     }
 }
 
+/* Every row's gates, widened; a prompt's rows have none. */
+static void lay_gates(tm_batch *b, const tm_batch_item *items, int64_t count)
+{
+    int64_t row = 0, width = b->gate.cols;
+    memset(b->host_gate, 0, (size_t)tm_dtype_bytes(b->device->real, b->gate.rows * width));
+    for (int64_t e = 0; e < count; e++) {
+        const tm_batch_item *item = &items[e];
+        row += tm_batch_item_rows(b, item) - item->n;
+        for (int32_t t = 0; t < item->n; t++, row++)
+            for (int64_t i = 0; item->gates && i < width; i++)
+                store_real(b, b->host_gate, row * width + i, item->gates[(item->gates_by_token ? t * b->gates : 0) + i / b->gate_width]);
+    }
+    b->device->calls->upload(b->device, b->gate.data, b->host_gate, tm_dtype_bytes(b->device->real, (b->fixed ? b->gate.rows : row) * width));
+}
+
 void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
     tm_device *d = b->device;
     int64_t tokens = 0;
-    for (int64_t e = 0; e < count; e++)
-        tokens += items[e].n;
+    b->longest = 0;
+    b->items = count;
+    for (int64_t e = 0; e < count; e++) {
+        int32_t rows = tm_batch_item_rows(b, &items[e]);
+        tokens += rows;
+        b->item_past[e] = items[e].past;
+        b->item_n[e] = rows;
+        b->item_length[e] = items[e].length > items[e].past + rows ? items[e].length : items[e].past + rows;
+        if (b->item_length[e] > b->longest)
+            b->longest = b->item_length[e];
+    }
     assert(tokens <= b->max_tokens && count <= b->max_examples);
     assert(!b->cached || count == 1);
     b->cached_past = b->cached ? items[0].past : 0;
     b->staging_count = 0;
     lay_rows(b, items, count);
     lay_targets(b, items, count);
+    if (b->gates)
+        lay_gates(b, items, count);
     d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);

@@ -15,8 +15,11 @@ typedef struct tm_batch_item {
     int32_t replica;      /* items of a batch ascend by replica */
     uint32_t index;       /* of the example in its replica's step */
     double scale;         /* on every weight: 1 / targets of the step */
+    const float *gates;   /* registers: [gates] of the item or, by_token, [n, gates]; NULL: all off */
+    bool gates_by_token;
     float teacher_weight; /* KL(teacher || model) at every target; 0: none */
-    int32_t past;         /* tokens of it that are in the key/value cache already (generation) */
+    int32_t past;         /* rows of it, a prompt's included, that are in the key/value cache already (generation) */
+    int32_t length;       /* rows of it as a whole, where angles of positions depend on that; 0: those past and here */
 } tm_batch_item;
 
 /* A part of the targets, as rows of the loss head. */
@@ -33,6 +36,15 @@ typedef struct tm_batch {
     tm_rows rows;
     tm_spans spans;
     const int32_t *ids;      /* [rows.n] device */
+    int64_t table_rows;      /* set before filling: rows that a replica has in a table of all replicas'; 0: no such table */
+    const int32_t *table_row; /* [rows.n] device: ids counted on by table_rows a replica */
+    int32_t gates, gate_width; /* set by tm_model_fit_batch: registers, and columns that each takes */
+    tm_tensor gate;          /* [max_tokens, gates * gate_width] device, real: every row's gates, each gate_width times */
+    void *host_gate;
+    bool replicas_wanted;    /* set before filling: replica_row is laid out */
+    const int32_t *replica_row; /* [rows.n] device: the row's replica */
+    int32_t prefix;          /* set before filling: rows of a trained prompt before every item */
+    const int32_t *prompt_row; /* [rows.n] device: row of the prompts of all replicas; -1: a token. Rows of a prompt have id -1 */
     int64_t targets;
     const int32_t *target_row; /* [head_rows] device: the row whose output predicts it, ascending */
     const int32_t *target;     /* [head_rows] device: token id */
@@ -45,6 +57,9 @@ typedef struct tm_batch {
                                 target rows beyond the last target have index -1 and weight 0. Not with a trained
                                 output matrix, whose chunks would be cut elsewhere. */
     int64_t head_rows;       /* rows of the loss head: targets, or the capacity when fixed */
+    int64_t longest;         /* tokens of the longest example, those in the cache included */
+    int64_t items;
+    int32_t *item_past, *item_n, *item_length; /* [items] host: rows in the cache, rows in the batch, rows as a whole */
     bool cached;             /* keys and values are those of the cache: one item, no backward */
     int64_t cached_past;     /* tokens in the cache before this batch */
     /* host: which item and token each target is */
@@ -63,6 +78,12 @@ typedef struct tm_batch {
 
 tm_status tm_batch_create(tm_batch *batch, tm_memory *memory, tm_device *device, int64_t max_tokens, int64_t max_examples, int32_t replicas, tm_error *err) TM_MUST_CHECK;
 void tm_batch_destroy(tm_batch *batch);
+
+/* Rows that an item takes: its tokens, and a trained prompt unless that is in the cache. */
+static inline int32_t tm_batch_item_rows(const tm_batch *batch, const tm_batch_item *item)
+{
+    return item->n + (item->past ? 0 : batch->prefix);
+}
 
 /* Lays the items out and uploads the layout. The items must fit (asserted). */
 void tm_batch_fill(tm_batch *batch, const tm_batch_item *items, int64_t count);

@@ -28,11 +28,11 @@ static void slice_loss(tm_model *m, const tm_batch *b, const tm_head_slice *slic
         RUN(linear_forward, rows, tm_tensor_rows(teacher, first, n), w, tm_tensor_none(), teacher_logits);
     }
     tm_tensor teacher_weight = b->any_teacher ? part(b->teacher_weight, first, n) : tm_tensor_none();
-    RUN(xent, n, logits, b->target + first, part(b->weight, first, n), teacher_logits, teacher_weight, grad,
+    RUN(xent, n, logits, m->config.head_cap, b->target + first, part(b->weight, first, n), teacher_logits, teacher_weight, grad,
         part(b->loss, first, n), part(b->kl, first, n), b->hit + first);
     if (!grad)
         return;
-    bool below = m->first_trained < m->config.layers || m->final_norm->trained;
+    bool below = m->first_trained < m->config.layers || tm_norm_trained(&m->final_norm);
     tm_tensor dx = below ? tm_tensor_rows(m->dtarget, first, n) : tm_tensor_none();
     if (below || head_trained(m))
         tm_linear_backward(&m->linear, &m->head_group, rows, logits, x, &m->s_head, false, dx);
@@ -51,4 +51,9 @@ void tm_model_gather_hidden(tm_model *m, const tm_batch *b, tm_tensor out)
     RUN(gather_rows, b->targets, b->target_row, m->hidden, out);
 }
 
-void tm_model_logits(tm_model *m, const tm_batch *b) { head_forward(m, &b->rows, m->hidden, m->logits); }
+void tm_model_logits(tm_model *m, const tm_batch *b)
+{
+    head_forward(m, &b->rows, m->hidden, m->logits);
+    if (m->config.head_cap > 0)
+        RUN(softcap, b->rows.n, m->config.head_cap, m->logits);
+}

@@ -5,6 +5,24 @@
  * (a constant in backward): y = W x + b + (g - 1) W x' + g s B A x' = g u + b + W (x - x'). */
 #include "model/linear.h"
 
+#include "base/buf.h"
+
+#include <stdlib.h>
+
+tm_status tm_identity_take(tm_memory *memory, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err)
+{
+    *out = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], device->real, n * replicas, n);
+    void *row;
+    TM_TRY(tm_alloc(&row, (size_t)n, 8, err));
+    for (int64_t i = 0; i < n * replicas; i++) {
+        for (int64_t k = 0; k < n; k++)
+            device->real == TM_F64 ? (((double *)row)[k] = k == i % n) : (((float *)row)[k] = k == i % n);
+        device->calls->upload(device, tm_tensor_rows(*out, i, 1).data, row, tm_dtype_bytes(device->real, n));
+    }
+    free(row);
+    return TM_OK;
+}
+
 /* Gradients of an added or trained parameter, laid out as its value. */
 static void take_gradient(tm_param *p, tm_memory *memory, tm_dtype real, bool gradients)
 {
@@ -86,6 +104,35 @@ void tm_linear_group_prepare(const tm_linear_context *c, tm_linear_group *group)
     }
 }
 
+/* The two matrices of a bank, as products of one: `lowrank` with an identity for the other. */
+static tm_lowrank bank_a(const tm_linear_context *c, const tm_lora *lora)
+{
+    return (tm_lowrank){lora->a->value, c->identity, 1, c->step ? lora->dropout : 0, lora->module, c->step};
+}
+static tm_lowrank bank_b(const tm_linear_context *c, const tm_lora *lora) { return (tm_lowrank){.a = c->identity, .b = lora->b->value, .scale = lora->scale}; }
+
+/* y += s B (g (.) u), u = A dropout(x). Keeps g (.) u in xa. */
+static void bank_forward(const tm_linear_context *c, const tm_lora *lora, const tm_rows *rows, tm_tensor x, tm_tensor xa, tm_tensor y)
+{
+    tm_device *d = c->device;
+    tm_lowrank a = bank_a(c, lora), b = bank_b(c, lora);
+    tm_tensor u = tm_tensor_cols(c->gated, 0, lora->r);
+    TM_RUN(d, fill, tm_tensor_rows(u, 0, rows->n), 0);
+    TM_RUN(d, lowrank_forward, rows, &a, x, c->gated_xa, u);
+    TM_RUN(d, glu_forward, rows, TM_ACT_NONE, c->gated, xa);
+    TM_RUN(d, lowrank_forward, rows, &b, xa, c->gated_xa, y);
+}
+
+static void bank_backward(const tm_linear_context *c, const tm_lora *lora, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor xa, tm_tensor dx)
+{
+    tm_device *d = c->device;
+    tm_lowrank a = bank_a(c, lora), b = bank_b(c, lora);
+    tm_tensor du = tm_tensor_cols(c->dgated, 0, lora->r), none = tm_tensor_none();
+    TM_RUN(d, lowrank_backward, rows, &b, dy, xa, xa, c->gated_xa, none, lora->b->grad, none);
+    TM_RUN(d, glu_backward, rows, TM_ACT_NONE, c->gated, c->gated_xa, c->dgated); /* the left half is du; the right is nobody's: gates are given */
+    TM_RUN(d, lowrank_backward, rows, &a, du, x, xa, c->gated_xa, lora->a->grad, none, dx);
+}
+
 /* y holds W x (no bias) on entry. */
 static void dora_forward(const tm_linear_context *c, const tm_linear *module, const tm_rows *rows, tm_tensor x, tm_tensor xa, tm_tensor u, tm_tensor y)
 {
@@ -118,8 +165,9 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
     bool dora = false;
     for (int32_t i = 0; i < group->count && !c->base_only; i++)
         dora |= group->module[i]->lora && group->module[i]->lora->magnitude;
+    bool own = !(c->base_only && group->module[0]->bias && group->module[0]->bias->added);
     /* With DoRA in the group biases are added behind the scaling, module by module. */
-    TM_RUN(d, linear_forward, rows, x, group->weight, dora ? tm_tensor_none() : group->bias, y);
+    TM_RUN(d, linear_forward, rows, x, group->weight, dora || !own ? tm_tensor_none() : group->bias, y);
     if (c->base_only)
         return;
     int64_t at = 0;
@@ -132,7 +180,9 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
         }
         if (dora && module->bias)
             TM_RUN(d, linear_forward, rows, x, module->weight->value, module->bias->value, part);
-        if (module->lora) {
+        if (module->lora && module->lora->gates)
+            bank_forward(c, module->lora, rows, x, saved->xa[i], part);
+        else if (module->lora) {
             tm_lowrank lr = lowrank_of(c, module->lora);
             TM_RUN(d, lowrank_forward, rows, &lr, x, saved->xa[i], part);
         }
@@ -210,7 +260,10 @@ void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group
         }
         if (split && dx.data)
             TM_RUN(d, linear_backward_input, rows, part, module->weight->value, true, dx);
-        lowrank_backward(c, module, rows, &lr, part, x, saved->xa[i], dx);
+        if (module->lora->gates)
+            bank_backward(c, module->lora, rows, part, x, saved->xa[i], dx);
+        else
+            lowrank_backward(c, module, rows, &lr, part, x, saved->xa[i], dx);
     }
 }
 

@@ -16,6 +16,7 @@ typedef struct tm_lora {
     float scale, dropout;
     uint32_t module;      /* dropout key; also the order of initialisation */
     tm_tensor norm;       /* DoRA: [1, R * out] of this step */
+    int32_t gates;        /* registers: r is as many equal parts, each times its gate of the row; 0: none */
 } tm_lora;
 
 typedef struct tm_linear {
@@ -46,7 +47,13 @@ typedef struct tm_linear_context {
     bool base_only;             /* as if no adapter were there */
     tm_tensor dxa;              /* scratch [T, max r] in real */
     tm_tensor dropped, wide;    /* scratch of DoRA with dropout: [T, max in], [T, max out] */
+    /* Registers: [T, 2 r], a row's gates in the right half for the whole micro-batch; scratch like it; scratch [T, r];
+     * [R r, r] an identity a replica. */
+    tm_tensor gated, dgated, gated_xa, identity;
 } tm_linear_context;
+
+/* [R * n, n], an identity a replica: as A it makes of `lowrank` a product with B alone, as B one with A. */
+tm_status tm_identity_take(tm_memory *memory, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err) TM_MUST_CHECK;
 
 /* Takes the weights of a declared group from the arena (adjacent) and, with gradients, room for
  * those of what is trained. */

@@ -12,25 +12,44 @@
 
 #include "io/safetensors.h"
 #include "model/batch.h"
+#include "model/bottleneck.h"
 #include "model/config.h"
 #include "model/linear.h"
 
-/* A transformer block. */
+typedef struct tm_norm {
+    tm_param *weight, *bias; /* weight NULL: the family has no such norm; bias NULL: none */
+} tm_norm;
+
+static inline bool tm_norm_trained(const tm_norm *n)
+{
+    return (n->weight && n->weight->trained) || (n->bias && n->bias->trained);
+}
+
+/* A transformer block. Slots that the family leaves empty have no weight. */
 typedef struct tm_block {
-    tm_param *attn_norm, *ffn_norm, *q_norm, *k_norm; /* q_norm, k_norm NULL: none */
+    tm_norm norm[TM_NORMS];
     tm_linear slot[TM_SLOTS];
     tm_linear_group qkv, o, gate_up, down;
+    tm_bottleneck *attn_adapter, *ffn_adapter; /* behind attention and feed-forward; owned; NULL: none */
 } tm_block;
+
+/* What a norm keeps of its rows, [1, T]; mean of layer norms only. */
+typedef struct tm_norm_saved {
+    tm_tensor mean, rstd;
+} tm_norm_saved;
 
 /* What a block keeps for its backward. With recompute, all but x_in is shared by the blocks. */
 typedef struct tm_block_saved {
     tm_tensor x_in, x_mid;           /* [T, C] residual stream before attention and before the MLP */
-    tm_tensor rstd_in, rstd_mid;     /* [1, T] */
+    tm_norm_saved n_in, n_mid;
+    tm_tensor attn_out, ffn_out;     /* [T, C] with norms behind attention and MLP: before those */
+    tm_norm_saved n_attn_out, n_ffn_out;
     tm_tensor qkv;                   /* [T, (H + 2K) D], rotated */
     tm_tensor qk_raw, rstd_q, rstd_k; /* with q and k norms: before them; [T, H], [T, K] */
     tm_tensor attn, lse;             /* [T, H D], [T, H] */
-    tm_tensor gate_up;               /* [T, 2F] */
+    tm_tensor gate_up;               /* [T, 2F]; without a gate [T, F] */
     tm_linear_saved s_qkv, s_o, s_gate_up, s_down;
+    tm_bottleneck_saved s_attn_adapter, s_ffn_adapter;
 } tm_block_saved;
 
 typedef struct tm_model_settings {
@@ -49,18 +68,30 @@ typedef struct tm_model {
     tm_memory *memory;
     int32_t replicas;
     tm_params params;
-    tm_param *embed, *final_norm;
+    tm_param *embed, *positions; /* positions NULL: rotary */
+    tm_norm final_norm;
+    tm_param *prompt;         /* [tokens, C] a replica: trained rows before every example; NULL: none */
+    tm_lora *embed_lora;      /* on the embedding table; owned; NULL: none. A is [V, r] a replica: `turned` */
     tm_block *block;          /* [layers] */
     tm_linear head;
     tm_linear_group head_group;
     tm_model_settings settings;
     int64_t first_trained;    /* lowest layer with something trained in or (-1) below it */
     tm_linear_context linear;
+    tm_bottleneck_context bottleneck;
+    int32_t gates, gate_width; /* registers of a bank, and the rank of each; 0: none */
     /* buffers, allocated once */
-    tm_tensor rope_cos, rope_sin;
+    tm_tensor rope_cos[TM_ROPES], rope_sin[TM_ROPES]; /* [P, R / 2] by position */
+    /* Where angles depend on the length of an example, those of a batch with a long one: [max_tokens, R / 2] by row,
+     * for keys and for queries. */
+    tm_tensor row_cos[2], row_sin[2];
+    const int32_t *row_index;                         /* device: 0, 1, 2, ... */
+    void *rope_staging;                               /* host */
     tm_tensor x0;             /* embeddings: x_in of block 0 */
+    tm_tensor embed_identity, embed_column, embed_xa; /* of embed_lora: [R r, r], [T, r], [T, r] */
     tm_block_saved *saved;    /* [layers] */
-    tm_tensor x_final, rstd_final, hidden; /* hidden: after the final norm */
+    tm_tensor x_final, hidden; /* hidden: after the final norm */
+    tm_norm_saved n_final;
     tm_tensor y, delta, h, dh;             /* scratch [T, C], [T, C], [T, F], [T, F] */
     tm_tensor dx, dy, dattn, dqkv, attn_delta, dtarget;
     tm_tensor head_x, logits, teacher_logits; /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
@@ -77,16 +108,35 @@ tm_status tm_model_allocate(tm_model *model, const tm_model_settings *settings, 
 /* Copies (and converts) every parameter that is not `added` from the file; a missing tensor, one of
  * another shape or an unexpected one is an error naming it. */
 tm_status tm_model_load(tm_model *model, const tm_safetensors *file, const char *path, tm_error *err) TM_MUST_CHECK;
-/* transformers' initialisation: matrices and embeddings normal(0, initializer_range), norms 1,
- * biases 0. */
+/* transformers' initialisation: matrices and embeddings normal(0, initializer_range), GPT-2's projections onto
+ * the residual stream divided by sqrt(2 layers), norms 1 (0 where 1 + weight is the factor), biases 0. */
 tm_status tm_model_init_random(tm_model *model, uint64_t seed, tm_error *err) TM_MUST_CHECK;
+
+/* The linear modules in a fixed order: blocks, slots, then the head; i counts empty slots too, so that a module's
+ * number is the same in all families. An empty slot has no weight; NULL behind the last. */
+tm_linear *tm_model_linear(tm_model *model, int64_t i);
+
+/* The tensor of the file that is the parameter `name`, which files may call otherwise; NULL: none. */
+const tm_st_tensor *tm_model_stored(const tm_model *model, const tm_safetensors *file, const char *name);
 
 /* Sets a parameter (of one replica) from host values of any float type; fetches it as dtype. */
 tm_status tm_param_write(tm_model *model, tm_param *p, int32_t replica, const void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
 tm_status tm_param_read(tm_model *model, const tm_param *p, tm_tensor t, int32_t replica, void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
 
+/* The values as a file has them, of a parameter without replicas. */
+tm_status tm_param_export(tm_model *model, const tm_param *p, void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
+
 /* What depends on the weights of this step alone. step: device; NULL for evaluation (no dropout). */
 void tm_model_begin_step(tm_model *model, const tm_step_params *step);
+
+/* After tm_batch_create: what the model's batches must lay out beside ids. */
+tm_status tm_model_fit_batch(const tm_model *model, tm_batch *batch, tm_error *err) TM_MUST_CHECK;
+
+/* embed.c: the decoder's first rows, into model->x0; gradients from model->dx. */
+tm_status tm_embed_allocate(tm_model *model, tm_error *err) TM_MUST_CHECK;
+void tm_embed_forward(tm_model *model, const tm_batch *batch);
+void tm_embed_backward(tm_model *model, const tm_batch *batch);
+bool tm_embed_trained(const tm_model *model);
 
 /* Runs the batch up to model->hidden. */
 void tm_model_forward(tm_model *model, const tm_batch *batch);

@@ -11,7 +11,7 @@ tm_status tm_params_add(tm_params *params, const char *name, tm_param_kind kind,
     TM_TRY(TM_GROW(&params->item, &params->capacity, params->count + 1, err));
     TM_TRY(TM_NEW(&p, 1, err));
     *p = (tm_param){.kind = kind, .ndim = rows == 1 ? 1 : 2, .rows = rows, .cols = cols, .replicas = 1,
-                    .source = TM_DTYPE_COUNT, .lr_ratio = 1};
+                    .source = TM_DTYPE_COUNT, .lr_ratio = 1, .layer = -1, .init_scale = 1};
     p->name = tm_strdup(name, err);
     if (!p->name) {
         free(p);

@@ -12,11 +12,14 @@ typedef struct tm_param {
     tm_param_kind kind;
     int32_t ndim;        /* 1 or 2, as stored in files */
     int64_t rows, cols;  /* of one replica; vectors have one row */
+    int32_t layer;       /* block it belongs to; -1: none */
+    float init_scale;    /* of a new matrix's standard deviation; 1 */
     int32_t replicas;    /* R for what an adapter adds, else 1 */
     tm_dtype dtype;      /* in memory */
     tm_dtype source;     /* in the model's file; TM_DTYPE_COUNT: not from a file */
     bool trained;
     bool added;          /* by the tuning method: not part of the base model */
+    bool turned;         /* files have it as [cols, rows] */
     float lr_ratio;      /* LoRA+; 1 */
     tm_tensor value;     /* [R * rows, cols] */
     tm_tensor grad;      /* as value in device->real, when trained */

@@ -2,6 +2,7 @@
 #ifndef TM_PLAN_PLAN_H
 #define TM_PLAN_PLAN_H
 
+#include "plan/calibrate.h"
 #include "train/trainer.h"
 
 typedef struct tm_memory_plan {
@@ -10,6 +11,7 @@ typedef struct tm_memory_plan {
     int64_t host;               /* beside it: data set and tokenizer in host memory, estimated */
     int64_t trained;            /* trained parameters a replica */
     int64_t parameters;         /* of the base model */
+    tm_work work;               /* a token of a step */
 } tm_memory_plan;
 
 /* real: of the device it is planned for. The arenas' limits of a real trainer are plan->part. */
@@ -19,5 +21,7 @@ tm_status tm_plan_memory(const tm_run *run, tm_dtype real, int64_t workspace, tm
  * where something below is trained, 2 for the gradient of a trained weight; attention over `length`
  * tokens. */
 double tm_flops_per_token(const tm_model *model, int64_t length);
+/* The same by size of product, and bytes beside them. */
+void tm_work_of(const tm_model *model, int64_t length, tm_work *work);
 
 #endif

@@ -77,7 +77,9 @@ static void put_card(page *p, const char *title, const char *text)
 
 static const char *metric_word(run_metric metric)
 {
-    static const char *const WORDS[RUN_METRIC_COUNT] = {"loss", "perplexity", "token accuracy", "exact match", "KL to the base"};
+    static const char *const WORDS[RUN_METRIC_COUNT] = {"loss", "perplexity", "token accuracy", "exact match", "KL to the base", "bits a byte",
+                                                         "choices right", "choices right, by length", "exact match of texts", "answers right",
+                                                         "ROUGE-L", "SARI", "round trips", "token F1 of round trips"};
     return WORDS[metric];
 }
 

@@ -77,7 +77,7 @@ static tm_status eval_named(run_data *run, const char *name, run_eval **out, tm_
 static run_metric metric_named(const char *name)
 {
     for (int i = 0; i < RUN_METRIC_COUNT; i++)
-        if (!strcmp(METRICS[i].name, name))
+        if (!strcmp(METRICS[i].name, strcmp(name, "choice") ? name : "acc"))
             return (run_metric)i;
     return RUN_loss;
 }

@@ -6,7 +6,8 @@
 #include "base/names.h"
 
 /* X(name in the files, smaller is better) */
-#define RUN_METRIC_TABLE(X) X(loss, true) X(ppl, true) X(accuracy, false) X(exact, false) X(kl, true)
+#define RUN_METRIC_TABLE(X) X(loss, true) X(ppl, true) X(accuracy, false) X(exact, false) X(kl, true) X(bits_per_byte, true) \
+    X(acc, false) X(acc_norm, false) X(exact_match, false) X(extracted, false) X(rouge_l, false) X(sari, false) X(round_trip, false) X(token_f1, false)
 typedef enum run_metric {
 #define X(name, smaller) RUN_##name,
     RUN_METRIC_TABLE(X)

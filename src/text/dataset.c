@@ -1,27 +1,17 @@
-/* Loading data sets: a file is mapped, cut into chunks at row borders, the chunks are read by the
- * threads of the pool, and what they give is joined in the order of the file; so nothing depends on
- * the number of threads, and the complaint about a bad file is always the one about its first bad row.
- *
- * Ids and weights of an entry are one array each, in a store that data sets split from one another
- * share; examples point into it. */
-#include "text/rows.h"
+/* Data sets: see dataset.h. Entries are found, read (or mapped from the token cache) and listed as examples;
+ * ids and weights lie in one block an entry, shared by data sets that were split from one another. */
+#include "text/dataset_parts.h"
 
-#include "base/file.h"
+#include "base/json.h"
 #include "base/philox.h"
-#include "base/utf8.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-
-enum { CHUNK_BYTES = 256 << 10 };
-#define DOCUMENT_MAX_BYTES ((size_t)1 << 30) /* of a .txt file, which the tokenizer takes as one text */
 
 typedef struct source {
-    int32_t *ids;
-    float *weight; /* NULL: no example of it is masked */
-    tm_sha256 hash;
+    tm_data_files files;
+    tm_token_store tokens;
 } source;
 
 typedef struct store {
@@ -43,8 +33,8 @@ static void store_release(store *s)
     if (!s || --s->owners > 0)
         return;
     for (int64_t i = 0; s->source && i < s->sources; i++) {
-        free(s->source[i].ids);
-        free(s->source[i].weight);
+        tm_data_files_deinit(&s->source[i].files);
+        tm_token_store_deinit(&s->source[i].tokens);
     }
     free(s->source);
     free(s);
@@ -60,316 +50,138 @@ void tm_dataset_destroy(tm_dataset *data)
     free(data);
 }
 
-/* --- Reading a file in chunks --- */
+/* --- Loading --- */
 
-typedef struct chunk {
-    tm_row_cursor from;
-    const char *to; /* the chunk ends where a row starts at or behind this */
-    tm_row_sink sink;
-    int64_t bad_line;
-    tm_error err;
-    tm_status status;
-} chunk;
-
-typedef struct reading {
-    const char *path;
-    tm_row_rules rules;
-    chunk *chunks;
-    size_t count, capacity;
-    tm_tokens **scratch; /* one a thread; NULL without a tokenizer */
-    tm_dataset_stats stats;
-} reading;
-
-static tm_status locate(const char *path, int64_t line, tm_error *err)
+static void put_map(tm_buf *out, const tm_string_map *map)
 {
-    return tm_fail_prefix(err, "%s:%lld", path, (long long)line);
-}
-
-static void read_chunk(void *context, int64_t task, int thread)
-{
-    reading *r = context;
-    chunk *c = &r->chunks[task];
-    tm_row_cursor cursor = c->from;
-    tm_tokens *scratch = r->scratch ? r->scratch[thread] : NULL;
-    while (cursor.at < c->to) {
-        tm_row row;
-        c->status = tm_row_next(&cursor, &row, &c->err);
-        if (c->status == TM_OK && row.text)
-            c->status = tm_row_read(&r->rules, scratch, &row, &c->sink, &c->err);
-        if (c->status != TM_OK) {
-            c->bad_line = row.line;
-            return;
-        }
-        if (!row.text)
-            return;
+    for (int64_t i = 0; i < map->keys.count; i++) {
+        tm_json_put_string(out, map->keys.item[i]);
+        tm_json_put_string(out, map->values.item[i]);
     }
 }
 
-/* Chunk borders. The whole structure of the file is seen here, so a file that ends in the middle of a
- * row is refused before work is spent on it. */
-static tm_status cut_chunks(reading *r, const tm_row_cursor *start, tm_error *err)
+/* The files that a chat template may come from, by their hashes. */
+static tm_status put_templates(tm_buf *out, const tm_data_entry *entry, const tm_data_settings *settings, tm_error *err)
 {
-    tm_row_cursor cursor = *start;
-    for (tm_row row;;) {
-        tm_row_cursor before = cursor;
-        tm_status st = tm_row_next(&cursor, &row, err);
-        if (st != TM_OK)
-            return locate(r->path, row.line, err);
-        if (!row.text)
-            return TM_OK;
-        chunk *last = r->count ? &r->chunks[r->count - 1] : NULL;
-        if (!last || before.at - last->from.at >= CHUNK_BYTES) {
-            TM_TRY(TM_GROW(&r->chunks, &r->capacity, r->count + 1, err));
-            last = &r->chunks[r->count++];
-            *last = (chunk){.from = before};
-        }
-        last->to = cursor.at;
+    static const char *const names[] = {"tokenizer_config.json", "chat_template.jinja", "chat_template.json"};
+    tm_sha256 hash;
+    for (size_t i = 0; settings->model && i < sizeof names / sizeof *names; i++) {
+        char *path = tm_path_join(settings->model, names[i], err);
+        tm_status st = path ? TM_OK : TM_NO_MEMORY;
+        if (path && tm_path_exists(path) && (st = tm_sha256_file(path, &hash, err)) == TM_OK)
+            tm_buf_printf(out, "\n%s %s", names[i], hash.hex);
+        free(path);
+        TM_TRY(st);
     }
-}
-
-static tm_status create_scratch(reading *r, int threads, tm_error *err)
-{
-    if (!r->rules.tok)
+    if (!entry->template)
         return TM_OK;
-    TM_TRY(TM_NEW(&r->scratch, threads, err));
-    for (int i = 0; i < threads; i++)
-        TM_TRY(tm_tokens_create(r->rules.tok, &r->scratch[i], err));
+    tm_buf_text(out, "\ntemplate ");
+    tm_json_put_string(out, entry->template);
+    if (tm_path_exists(entry->template) && !tm_path_is_dir(entry->template)) {
+        TM_TRY(tm_sha256_file(entry->template, &hash, err));
+        tm_buf_text(out, hash.hex);
+    }
     return TM_OK;
 }
 
-static tm_status read_rows(reading *r, const tm_row_cursor *start, tm_pool *pool, tm_error *err)
+/* The name of what tokens were made of. */
+static tm_status cache_key(const tm_data_entry *entry, const tm_data_settings *settings, const tm_sha256 *data,
+                           tm_sha256 *key, tm_error *err)
 {
-    TM_TRY(cut_chunks(r, start, err));
-    TM_TRY(create_scratch(r, tm_pool_threads(pool), err));
-    tm_pool_run(pool, read_chunk, r, (int64_t)r->count);
-    for (size_t i = 0; i < r->count; i++)
-        if (r->chunks[i].status != TM_OK) {
-            if (err)
-                *err = r->chunks[i].err;
-            return r->chunks[i].status == TM_INPUT ? locate(r->path, r->chunks[i].bad_line, err) : r->chunks[i].status;
-        }
-    return TM_OK;
-}
-
-/* A .txt file: one document, the only chunk. */
-static tm_status read_document(reading *r, const char *text, size_t size, tm_error *err)
-{
-    if (size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) {
-        text += 3;
-        size -= 3;
-    }
-    if (size > DOCUMENT_MAX_BYTES)
-        return tm_fail(err, TM_INPUT,
-                       "%s: a document of %zu bytes; at most %zu are taken: use .jsonl, a document a row", r->path,
-                       size, DOCUMENT_MAX_BYTES);
-    size_t valid = tm_utf8_prefix(text, size);
-    if (valid < size) {
-        int64_t line = 1;
-        for (size_t i = 0; i < valid; i++)
-            line += text[i] == '\n';
-        return tm_fail(err, TM_INPUT, "%s:%lld: not valid UTF-8", r->path, (long long)line);
-    }
-    if (size == 0)
-        return tm_fail(err, TM_INPUT, "%s: the file is empty", r->path);
-    TM_TRY(TM_NEW(&r->chunks, 1, err));
-    r->count = 1;
-    TM_TRY(create_scratch(r, 1, err));
-    tm_status st = tm_row_document(&r->rules, r->scratch[0], text, size, &r->chunks[0].sink, err);
-    return st == TM_INPUT ? tm_fail_prefix(err, "%s", r->path) : st;
-}
-
-static void reading_deinit(reading *r, int threads)
-{
-    for (size_t i = 0; i < r->count; i++)
-        tm_row_sink_deinit(&r->chunks[i].sink);
-    for (int i = 0; r->scratch && i < threads; i++)
-        tm_tokens_destroy(r->scratch[i]);
-    free(r->scratch);
-    free(r->chunks);
-}
-
-/* --- Joining the chunks --- */
-
-static void stats_add(tm_dataset_stats *to, const tm_dataset_stats *s)
-{
-    to->rows += s->rows;
-    to->examples += s->examples;
-    to->tokens += s->tokens;
-    to->targets += s->targets;
-    to->cut += s->cut;
-    to->dropped += s->dropped;
-    to->text_bytes += s->text_bytes;
-}
-
-/* Moves the ids and weights of all chunks into the source, freeing chunk after chunk. */
-static tm_status join(reading *r, source *to, size_t *ids, tm_error *err)
-{
-    size_t n = 0, at = 0;
-    bool weighted = false;
-    for (size_t i = 0; i < r->count; i++) {
-        n += r->chunks[i].sink.ids.count;
-        weighted |= r->chunks[i].sink.weights > 0;
-    }
-    TM_TRY(TM_NEW(&to->ids, n, err));
-    if (weighted)
-        TM_TRY(TM_NEW(&to->weight, n, err));
-    for (size_t i = 0; i < r->count; i++) {
-        tm_row_sink *s = &r->chunks[i].sink;
-        if (s->ids.count)
-            memcpy(to->ids + at, s->ids.id, s->ids.count * sizeof *to->ids);
-        if (s->weights)
-            memcpy(to->weight + at, s->weight, s->weights * sizeof *to->weight);
-        at += s->ids.count;
-        stats_add(&r->stats, &s->stats);
-        tm_ids_deinit(&s->ids);
-        free(s->weight);
-        s->weight = NULL;
-    }
-    *ids = n;
-    return TM_OK;
-}
-
-static tm_status push_example(tm_dataset *d, tm_example example, tm_error *err)
-{
-    TM_TRY(TM_GROW(&d->example, &d->capacity, d->count + 1, err));
-    d->example[d->count++] = example;
-    return TM_OK;
-}
-
-/* Blocks of exactly seq tokens out of the chain of documents; the last one is shorter, two at least. */
-static tm_status cut_blocks(tm_dataset *d, reading *r, int64_t index, size_t ids, int64_t text_tokens, tm_error *err)
-{
-    const source *from = &d->store->source[index];
-    const int32_t *id = from->ids;
-    size_t seq = (size_t)r->rules.seq;
-    int64_t lost = 0, block = 0;
-    for (size_t at = 0; at < ids; at += seq) {
-        size_t n = ids - at < seq ? ids - at : seq;
-        lost += id[at] != r->rules.bos && id[at] != r->rules.eos; /* the first token of a block is no target */
-        if (n < 2)
-            break;
-        TM_TRY(push_example(d, (tm_example){id + at, NULL, (int32_t)n, (int32_t)n - 1, (int32_t)index, ++block}, err));
-        r->stats.tokens += (int64_t)n;
-        r->stats.targets += (int64_t)n - 1;
-    }
-    r->stats.examples = block;
-    int64_t bytes = r->stats.text_bytes;
-    r->stats.text_bytes = text_tokens > 0 ? (int64_t)((__int128)bytes * (text_tokens - lost) / text_tokens) : 0;
-    return TM_OK;
-}
-
-static tm_status make_examples(tm_dataset *d, reading *r, int64_t index, tm_error *err)
-{
-    source *to = &d->store->source[index];
-    size_t *first, ids, at = 0;
-    int64_t text_tokens = 0;
-    TM_TRY(TM_NEW(&first, r->count, err));
-    for (size_t i = 0; i < r->count; i++) {
-        first[i] = at;
-        at += r->chunks[i].sink.ids.count;
-        text_tokens += r->chunks[i].sink.text_tokens;
-    }
-    tm_status st = join(r, to, &ids, err);
-    if (st == TM_OK && r->rules.format == TM_FORMAT_TEXT)
-        st = cut_blocks(d, r, index, ids, text_tokens, err);
-    for (size_t i = 0; st == TM_OK && i < r->count; i++)
-        for (size_t k = 0; st == TM_OK && k < r->chunks[i].sink.spans; k++) {
-            const tm_span *s = &r->chunks[i].sink.span[k];
-            size_t place = first[i] + s->first;
-            st = push_example(d,
-                              (tm_example){to->ids + place, s->masked ? to->weight + place : NULL, s->n, s->targets,
-                                           (int32_t)index, s->line},
-                              err);
-        }
-    free(first);
-    if (st != TM_OK)
-        return st;
-    if (r->stats.examples == 0)
-        return tm_fail(err, TM_INPUT, "%s: %lld rows, but nothing to learn from in %lld tokens", r->path,
-                       (long long)r->stats.rows, (long long)ids);
-    d->stats[index] = r->stats;
-    return TM_OK;
-}
-
-/* --- Entries --- */
-
-static bool has_suffix(const char *path, const char *suffix)
-{
-    size_t n = strlen(path), k = strlen(suffix);
-    return n >= k && strcasecmp(path + n - k, suffix) == 0;
-}
-
-static tm_status refuse_other_files(const char *path, tm_error *err)
-{
-    static const char *const others[] = {".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet", ".csv", ".tsv", ".arrow"};
-    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
-        if (has_suffix(path, others[i]))
-            return tm_fail(err, TM_UNSUPPORTED, "%s: %s files are not supported yet; expected .jsonl, .json or .txt",
-                           path, others[i]);
-    if (tm_path_is_dir(path))
-        return tm_fail(err, TM_UNSUPPORTED, "%s: a folder; expected a .jsonl, .json or .txt file", path);
-    return TM_OK;
-}
-
-/* Plain text: a .txt file, or a file of an unknown kind that does not start like rows where the entry
- * says format: text. */
-static bool is_plain_text(const char *path, const tm_data_entry *entry, const tm_map *map)
-{
-    if (has_suffix(path, ".txt"))
-        return true;
-    if (entry->format != TM_FORMAT_TEXT || has_suffix(path, ".jsonl") || has_suffix(path, ".json") ||
-        has_suffix(path, ".ndjson"))
-        return false;
-    tm_row_cursor cursor;
-    tm_row_cursor_init(&cursor, map->data, map->size);
-    while (cursor.at < cursor.end && strchr(" \t\r\n", *cursor.at))
-        cursor.at++;
-    return cursor.at < cursor.end && !cursor.array && *cursor.at != '{';
-}
-
-static tm_status load_map(tm_dataset *d, int64_t index, const char *path, const tm_map *map, const tm_data_entry *entry,
-                          const tm_tokenizer *tok, int64_t vocab_size, int64_t seq, tm_pool *pool, tm_error *err)
-{
-    reading r = {.path = path};
-    tm_row_cursor start;
-    tm_row first = {0};
-    bool plain = is_plain_text(path, entry, map);
-    tm_status st = TM_OK;
-    tm_row_cursor_init(&start, map->data, map->size);
-    if (!plain) {
-        tm_row_cursor ahead = start;
-        st = tm_row_next(&ahead, &first, err);
-        if (st == TM_OK && !first.text)
-            return tm_fail(err, TM_INPUT, "%s: there is no row in it", path);
-    }
+    tm_buf text = {0};
+    tm_buf_printf(&text, "temper tokens 1\ndata %s\ntokenizer %s\nseq %lld format %d loss %d dedup %d\nsystem ", data->hex,
+                  settings->tokenizer_hash, (long long)settings->seq, entry->format, entry->loss, (int)entry->dedup);
+    tm_json_put_string(&text, entry->system ? entry->system : "");
+    tm_buf_text(&text, "\ncolumns ");
+    put_map(&text, &entry->columns);
+    tm_buf_text(&text, "\nroles ");
+    put_map(&text, &entry->roles);
+    tm_status st = put_templates(&text, entry, settings, err);
     if (st == TM_OK)
-        st = tm_row_rules_init(&r.rules, entry, &first, plain, tok, vocab_size, seq, err);
-    if (st != TM_OK)
-        return st == TM_INPUT && first.line ? locate(path, first.line, err)
-               : st == TM_NO_MEMORY         ? st
-                                            : tm_fail_prefix(err, "%s", path);
-    TM_GO(plain ? read_document(&r, map->data, map->size, err) : read_rows(&r, &start, pool, err));
-    TM_GO(make_examples(d, &r, index, err));
-    TM_GO(tm_sha256_bytes(map->data, map->size, &d->store->source[index].hash, err));
-out:
-    reading_deinit(&r, plain ? 1 : tm_pool_threads(pool));
+        st = tm_buf_check(&text, err);
+    if (st == TM_OK)
+        st = tm_sha256_bytes(text.data, text.size, key, err);
+    tm_buf_deinit(&text);
     return st;
 }
 
-static tm_status load_entry(tm_dataset *d, int64_t index, const tm_data_entry *entry, const char *base_dir,
-                            const tm_tokenizer *tok, int64_t vocab_size, int64_t seq, tm_pool *pool, tm_error *err)
+/* Tokens that were in no cache. Where another process is writing the same file they stay in memory. */
+static tm_status read_tokens(source *s, const tm_data_entry *entry, const tm_data_settings *settings, const char *cache,
+                             const tm_sha256 *key, tm_pool *pool, tm_error *err)
 {
-    bool relative = entry->path[0] != '/' && base_dir && strcmp(base_dir, ".") != 0;
-    char *path = relative ? tm_path_join(base_dir, entry->path, err) : tm_strdup(entry->path, err);
+    tm_token_writer writer;
+    tm_dataset_stats stats;
+    tm_status st = tm_token_writer_open(cache, key, &writer, err);
+    if (st == TM_LOCKED)
+        st = tm_token_writer_open(NULL, key, &writer, err);
+    if (st != TM_OK)
+        return st;
+    st = tm_data_read(&s->files, entry, settings, pool, &writer, &stats, err);
+    if (st == TM_OK)
+        return tm_token_writer_finish(&writer, &stats, &s->tokens, err);
+    tm_token_writer_drop(&writer);
+    return st;
+}
+
+static tm_status load_tokens(source *s, const tm_data_entry *entry, const tm_data_settings *settings, tm_pool *pool,
+                             tm_error *err)
+{
+    if (!settings->cache || !settings->tokenizer_hash || s->files.bytes < settings->cache_from)
+        return read_tokens(s, entry, settings, NULL, &s->files.hash, pool, err);
+    tm_sha256 key;
+    char name[64];
+    bool found;
+    TM_TRY(cache_key(entry, settings, &s->files.hash, &key, err));
+    snprintf(name, sizeof name, "%.32s.tokens", key.hex);
+    char *path = tm_path_join(settings->cache, name, err);
     if (!path)
         return TM_NO_MEMORY;
-    tm_map map = {0};
     tm_status st;
-    TM_GO(refuse_other_files(path, err));
-    TM_GO(tm_map_open(path, &map, err));
-    st = load_map(d, index, path, &map, entry, tok, vocab_size, seq, pool, err);
-    tm_map_close(&map);
+    TM_GO(tm_dir_create(settings->cache, err));
+    TM_GO(tm_token_store_open(path, &key, settings->vocab_size, &s->tokens, &found, err));
+    if (!found)
+        st = read_tokens(s, entry, settings, path, &key, pool, err);
 out:
+    free(path);
+    return st;
+}
+
+static tm_status list_examples(tm_dataset *d, int64_t index, tm_error *err)
+{
+    const tm_token_store *t = &d->store->source[index].tokens;
+    TM_TRY(TM_GROW(&d->example, &d->capacity, d->count + t->examples, err));
+    for (int64_t i = 0; i < t->examples; i++) {
+        const tm_stored *e = &t->example[i];
+        d->example[d->count++] = (tm_example){.ids = (const int32_t *)(t->base + e->ids),
+                                              .weight = e->weight ? (const float *)(t->base + e->weight) : NULL,
+                                              .n = e->n,
+                                              .targets = e->targets,
+                                              .source = (int32_t)index,
+                                              .file = e->file,
+                                              .line = e->line};
+    }
+    d->stats[index] = t->stats;
+    return TM_OK;
+}
+
+static tm_status load_entry(tm_dataset *d, int64_t index, const tm_data_entry *entry, const tm_data_settings *settings,
+                            tm_pool *pool, tm_error *err)
+{
+    const char *base = settings->base_dir;
+    bool relative = entry->path[0] != '/' && base && strcmp(base, ".") != 0;
+    char *path = relative ? tm_path_join(base, entry->path, err) : tm_strdup(entry->path, err);
+    if (!path)
+        return TM_NO_MEMORY;
+    source *s = &d->store->source[index];
+    tm_status st = tm_data_files_find(path, &s->files, err);
+    if (st == TM_OK)
+        st = load_tokens(s, entry, settings, pool, err);
+    if (st == TM_OK)
+        st = list_examples(d, index, err);
+    if (st == TM_OK && s->tokens.own_examples) {
+        free(s->tokens.own_examples);
+        s->tokens.own_examples = NULL;
+    }
     free(path);
     return st;
 }
@@ -397,18 +209,18 @@ out:
     return st;
 }
 
-tm_status tm_dataset_load(const tm_data_entry *entries, int64_t count, const char *base_dir, const tm_tokenizer *tok,
-                          int64_t vocab_size, int64_t seq, tm_pool *pool, tm_dataset **out, tm_error *err)
+tm_status tm_dataset_load(const tm_data_entry *entries, int64_t count, const tm_data_settings *settings, tm_pool *pool,
+                          tm_dataset **out, tm_error *err)
 {
     *out = NULL;
     if (count < 1)
         return tm_fail(err, TM_RECIPE, "data: there is no entry");
-    if (seq < 2 || seq > INT32_MAX)
-        return tm_fail(err, TM_RECIPE, "train.seq: %lld is not between 2 and %d", (long long)seq, INT32_MAX);
+    if (settings->seq < 2 || settings->seq > INT32_MAX)
+        return tm_fail(err, TM_RECIPE, "train.seq: %lld is not between 2 and %d", (long long)settings->seq, INT32_MAX);
     tm_dataset *d;
     TM_TRY(dataset_create(count, NULL, &d, err));
     for (int64_t i = 0; i < count; i++) {
-        tm_status st = load_entry(d, i, &entries[i], base_dir, tok, vocab_size, seq, pool, err);
+        tm_status st = load_entry(d, i, &entries[i], settings, pool, err);
         if (st != TM_OK) {
             tm_dataset_destroy(d);
             return st;
@@ -427,33 +239,72 @@ const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t sour
 }
 const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source_index)
 {
-    return &data->store->source[source_index].hash;
+    return &data->store->source[source_index].files.hash;
+}
+const char *tm_dataset_file(const tm_dataset *data, int64_t source_index, int32_t file)
+{
+    return data->store->source[source_index].files.path.item[file];
+}
+tm_cache_use tm_dataset_cache(const tm_dataset *data, int64_t source_index)
+{
+    return data->store->source[source_index].tokens.use;
 }
 
 /* --- Holding out --- */
 
-/* Marks in held[count] which examples are held out. */
-static tm_status choose(const tm_dataset *d, const tm_data_entry *entries, uint64_t seed, bool *held, tm_error *err)
+typedef struct row { /* the examples [first, end) of one row */
+    int64_t first, end;
+    uint64_t hash;
+} row;
+
+static int by_hash(const void *a, const void *b)
 {
-    int64_t first = 0;
-    for (int64_t s = 0; s < d->store->sources; s++) {
-        int64_t n = d->stats[s].examples, take;
-        if (entries[s].val_split > 0) {
-            if (n < 2)
-                return tm_fail(err, TM_RECIPE, "%s: val_split needs two examples at least, found %lld", entries[s].path,
-                               (long long)n);
-            take = llround(entries[s].val_split * (double)n);
-            take = take < 1 ? 1 : take > n - 1 ? n - 1 : take;
-            int64_t *order;
-            TM_TRY(TM_NEW(&order, n, err));
-            tm_permutation(tm_philox_key(seed, TM_PURPOSE_SUBSET, (uint32_t)s, 0), n, order);
-            for (int64_t i = 0; i < take; i++)
-                held[first + order[i]] = true;
-            free(order);
+    uint64_t x = ((const row *)a)->hash, y = ((const row *)b)->hash;
+    return x < y ? -1 : x > y;
+}
+
+/* The rows of the examples [first, end), which are of one entry. */
+static int64_t list_rows(const tm_dataset *d, uint64_t key, int64_t first, int64_t end, row *rows)
+{
+    int64_t n = 0;
+    for (int64_t i = first; i < end; i++) {
+        const tm_example *e = &d->example[i];
+        if (n && e->line == e[-1].line && e->file == e[-1].file) {
+            rows[n - 1].end++;
+            continue;
         }
-        first += n;
+        rows[n++] = (row){i, i + 1, tm_tokens_hash(key, e->ids, e->weight, e->n)};
     }
-    return TM_OK;
+    return n;
+}
+
+/* Marks in held[count] which examples of an entry are held out. */
+static tm_status choose(const tm_dataset *d, const tm_data_entry *entry, uint64_t key, int64_t first, int64_t end,
+                        bool *held, tm_error *err)
+{
+    row *rows;
+    TM_TRY(TM_NEW(&rows, end - first, err));
+    tm_status st = TM_OK;
+    int64_t n = list_rows(d, key, first, end, rows);
+    if (n < 2)
+        TM_GO(tm_fail(err, TM_RECIPE, "%s: val_split needs two examples at least, found %lld", entry->path, (long long)n));
+    int64_t take = llround(entry->val_split * (double)n);
+    take = take < 1 ? 1 : take > n - 1 ? n - 1 : take;
+    qsort(rows, (size_t)n, sizeof *rows, by_hash);
+    int64_t more = take, less = take; /* equal rows stay together: on this side or on that */
+    while (more < n && rows[more].hash == rows[take - 1].hash)
+        more++;
+    while (less > 0 && rows[less - 1].hash == rows[take - 1].hash)
+        less--;
+    take = more < n ? more : less;
+    if (take == 0)
+        TM_GO(tm_fail(err, TM_RECIPE, "%s: val_split: all %lld rows are the same", entry->path, (long long)n));
+    for (int64_t i = 0; i < take; i++)
+        for (int64_t k = rows[i].first; k < rows[i].end; k++)
+            held[k] = true;
+out:
+    free(rows);
+    return st;
 }
 
 static void count_example(tm_dataset_stats *stats, const tm_example *e)
@@ -463,20 +314,9 @@ static void count_example(tm_dataset_stats *stats, const tm_example *e)
     stats->targets += e->targets;
 }
 
-tm_status tm_dataset_split(tm_dataset *d, const tm_data_entry *entries, uint64_t seed, tm_dataset **out, tm_error *err)
+/* Moves what is held to `other`. */
+static void divide(tm_dataset *d, tm_dataset *other, const bool *held)
 {
-    *out = NULL;
-    bool any = false, *held = NULL;
-    for (int64_t s = 0; s < d->store->sources; s++)
-        any |= entries[s].val_split > 0;
-    if (!any)
-        return TM_OK;
-    tm_dataset *other = NULL;
-    tm_status st;
-    TM_GO(dataset_create(d->store->sources, d->store, &other, err));
-    TM_GO(TM_NEW(&held, d->count, err));
-    TM_GO(choose(d, entries, seed, held, err));
-    TM_GO(TM_GROW(&other->example, &other->capacity, d->count, err));
     int64_t kept = 0;
     for (int64_t s = 0; s < d->store->sources; s++)
         d->stats[s].examples = d->stats[s].tokens = d->stats[s].targets = 0;
@@ -495,6 +335,26 @@ tm_status tm_dataset_split(tm_dataset *d, const tm_data_entry *entries, uint64_t
         theirs->text_bytes = all ? (int64_t)((__int128)mine->text_bytes * theirs->targets / all) : 0;
         mine->text_bytes -= theirs->text_bytes;
     }
+}
+
+tm_status tm_dataset_split(tm_dataset *d, const tm_data_entry *entries, uint64_t seed, tm_dataset **out, tm_error *err)
+{
+    *out = NULL;
+    bool any = false, *held = NULL;
+    for (int64_t s = 0; s < d->store->sources; s++)
+        any |= entries[s].val_split > 0;
+    if (!any)
+        return TM_OK;
+    tm_dataset *other = NULL;
+    tm_status st;
+    TM_GO(dataset_create(d->store->sources, d->store, &other, err));
+    TM_GO(TM_NEW(&held, d->count, err));
+    for (int64_t s = 0, first = 0; s < d->store->sources; first += d->stats[s].examples, s++)
+        if (entries[s].val_split > 0)
+            TM_GO(choose(d, &entries[s], tm_philox_key(seed, TM_PURPOSE_SUBSET, (uint32_t)s, 0), first,
+                         first + d->stats[s].examples, held, err));
+    TM_GO(TM_GROW(&other->example, &other->capacity, d->count, err));
+    divide(d, other, held);
     *out = other;
     other = NULL;
 out:

@@ -38,7 +38,7 @@ typedef struct deck {
     int64_t first, n, at;
     uint32_t pass, name; /* name: tells the decks of a run apart */
     int64_t *order; /* [n] */
-    double share; /* mixtures: sum of weight * n up to and including this one */
+    double share; /* mixtures: sum of the chances up to and including this one */
 } deck;
 
 typedef struct stream {
@@ -63,8 +63,14 @@ static int64_t deck_next(deck *d, const tm_order_settings *s)
     return example;
 }
 
-/* An example's source is drawn with probability weight * n: times its mean length, that is a share of
- * tokens of weight * size. */
+/* What an entry's weight is multiplied by to give the chance of drawing one of its examples; times their mean
+ * length, that is its share of tokens: the weight times all its tokens, or the weight itself. */
+static double drawing_weight(const tm_dataset_stats *s, int mix)
+{
+    double examples = (double)s->examples;
+    return mix == TM_MIX_SIZE ? examples : mix == TM_MIX_TOKENS ? examples / (double)s->tokens : 1;
+}
+
 static int64_t stream_next(stream *s)
 {
     deck *d = s->decks;
@@ -81,8 +87,10 @@ static int64_t stream_next(stream *s)
     return deck_next(d, s->settings);
 }
 
-static bool is_mixture(const tm_dataset *data, const tm_data_entry *entries)
+static bool is_mixture(const tm_dataset *data, const tm_data_entry *entries, int mix)
 {
+    if (entries && mix != TM_MIX_SIZE && tm_dataset_sources(data) > 1)
+        return true;
     for (int64_t i = 1; entries && i < tm_dataset_sources(data); i++)
         if (entries[i].weight != entries[0].weight)
             return true;
@@ -99,7 +107,7 @@ static void stream_deinit(stream *s)
 static tm_status stream_init(stream *s, const tm_dataset *data, const tm_data_entry *entries,
                              const tm_order_settings *settings, tm_error *err)
 {
-    bool mixture = is_mixture(data, entries);
+    bool mixture = is_mixture(data, entries, settings->mix);
     *s = (stream){.data = data, .settings = settings, .count = mixture ? tm_dataset_sources(data) : 1};
     TM_TRY(TM_NEW(&s->decks, s->count, err));
     int64_t first = 0;
@@ -107,7 +115,7 @@ static tm_status stream_init(stream *s, const tm_dataset *data, const tm_data_en
     for (int64_t i = 0; i < s->count; i++) {
         int64_t n = mixture ? tm_dataset_stats_of(data, i)->examples : tm_dataset_count(data);
         if (mixture)
-            share += entries[i].weight * (double)n;
+            share += entries[i].weight * drawing_weight(tm_dataset_stats_of(data, i), settings->mix);
         s->decks[i] = (deck){.first = first, .n = n, .name = mixture ? (uint32_t)i + 1 : 0, .share = share};
         TM_TRY(TM_NEW(&s->decks[i].order, n, err));
         first += n;

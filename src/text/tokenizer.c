@@ -1,13 +1,11 @@
 /* Tokenizers: reads a tokenizer.json into its parts (tokenizer_parts.h) and runs text through them. */
 #include "text/tokenizer_parts.h"
 
-#include "base/file.h"
-
 #include <stdlib.h>
 #include <string.h>
 
 /* One row a kind of model. */
-static const tm_model_kind *const kinds[] = {&tm_model_bpe};
+static const tm_model_kind *const kinds[] = {&tm_model_bpe, &tm_model_unigram};
 
 struct tm_tokens {
     const tm_tokenizer *tok;
@@ -70,15 +68,15 @@ static tm_status parse_model(tm_tokenizer *tok, const json_t *json, const char *
     const char *type = tm_part_type(json);
     if (!json_is_object(json))
         return tm_fail(err, TM_INPUT, "%s is missing or no object", name);
-    if (!*type && json_object_get(json, "merges"))
-        type = "BPE"; /* files of old do not say */
+    if (!*type) /* files of old do not say */
+        type = json_object_get(json, "merges") ? "BPE" : json_is_array(json_object_get(json, "vocab")) ? "Unigram" : "";
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
         if (strcmp(type, kinds[i]->type))
             continue;
         tok->kind = kinds[i];
         return kinds[i]->parse(json, name, &tok->vocab, &tok->model, err);
     }
-    return tm_fail(err, TM_UNSUPPORTED, "%s: a model of type \"%.60s\", expected BPE", name, type);
+    return tm_fail(err, TM_UNSUPPORTED, "%s: a model of type \"%.60s\", expected BPE or Unigram", name, type);
 }
 
 static tm_status parse_parts(tm_tokenizer *tok, const json_t *root, const char *path, tm_match_memory *memory, tm_error *err)
@@ -103,115 +101,36 @@ static tm_status parse_parts(tm_tokenizer *tok, const json_t *root, const char *
     return TM_OK;
 }
 
-static tm_status parse(tm_tokenizer *tok, const char *text, size_t size, const char *path, tm_error *err)
+tm_status tm_tokenizer_build(const json_t *root, const tm_sha256 *hash, const char *name, tm_tokenizer **out, tm_error *err)
 {
-    json_t *root = NULL;
+    tm_tokenizer *tok;
     tm_match_memory memory = {0};
     tm_status st;
-    TM_GO(tm_sha256_bytes(text, size, &tok->hash, err));
-    TM_GO(tm_json_parse(text, size, path, &root, err));
+    *out = NULL;
+    TM_TRY(TM_NEW(&tok, 1, err));
+    tok->bos = tok->eos = -1;
+    tok->hash = *hash;
     if (!json_is_object(root))
-        TM_GO(tm_fail(err, TM_INPUT, "%s: not a JSON object", path));
+        TM_GO(tm_fail(err, TM_INPUT, "%s: not a JSON object", name));
     TM_GO(tm_match_memory_init(&memory, err));
-    TM_GO(parse_parts(tok, root, path, &memory, err));
+    TM_GO(parse_parts(tok, root, name, &memory, err));
+    *out = tok;
+    tok = NULL;
 out:
     tm_match_memory_deinit(&memory);
-    json_decref(root);
+    tm_tokenizer_close(tok);
     return st;
 }
 
 tm_status tm_tokenizer_parse(const char *text, size_t size, const char *name, tm_tokenizer **out, tm_error *err)
 {
-    tm_tokenizer *tok;
+    json_t *root = NULL;
+    tm_sha256 hash;
     *out = NULL;
-    TM_TRY(TM_NEW(&tok, 1, err));
-    tok->bos = tok->eos = -1;
-    tm_status st = parse(tok, text, size, name, err);
-    if (st == TM_OK)
-        *out = tok;
-    else
-        tm_tokenizer_close(tok);
-    return st;
-}
-
-/* ---- first and last token ---- */
-
-/* "bos_token": text or an object with "content". */
-static tm_status token_named(const tm_tokenizer *tok, const json_t *config, const char *key, const char *path, int32_t *id,
-                             tm_error *err)
-{
-    const json_t *value = json_object_get(config, key);
-    if (json_is_object(value))
-        value = json_object_get(value, "content");
-    if (!value || json_is_null(value))
-        return TM_OK;
-    if (!json_is_string(value))
-        return tm_fail(err, TM_INPUT, "%s: \"%s\" is no string and no object with \"content\"", path, key);
-    *id = tm_vocab_find(&tok->vocab, json_string_value(value), json_string_length(value));
-    return TM_OK;
-}
-
-/* "bos_token_id": a number or a list, whose first counts. An id the tokenizer lacks is none. */
-static tm_status token_numbered(const tm_tokenizer *tok, const json_t *config, const char *key, const char *path, int32_t *id,
-                                tm_error *err)
-{
-    const json_t *value = json_object_get(config, key);
-    if (json_is_array(value))
-        value = json_array_get(value, 0);
-    if (!value || json_is_null(value))
-        return TM_OK;
-    if (!json_is_integer(value))
-        return tm_fail(err, TM_INPUT, "%s: \"%s\" is no integer", path, key);
-    json_int_t number = json_integer_value(value);
-    if (number >= 0 && number < tok->vocab.ids && tok->vocab.flags[number])
-        *id = (int32_t)number;
-    return TM_OK;
-}
-
-static tm_status read_ends(tm_tokenizer *tok, const char *dir, tm_error *err)
-{
-    static const struct { const char *file; bool names; } sources[] = {
-        {"tokenizer_config.json", true}, {"generation_config.json", false}, {"config.json", false}};
-    for (size_t i = 0; i < 3 && (tok->bos < 0 || tok->eos < 0); i++) {
-        char *path = tm_path_join(dir, sources[i].file, err);
-        json_t *config = NULL;
-        tm_status st = path ? TM_OK : TM_NO_MEMORY;
-        if (path && tm_path_exists(path)) {
-            st = tm_json_read(path, &config, err);
-            if (st == TM_OK && tok->bos < 0)
-                st = sources[i].names ? token_named(tok, config, "bos_token", path, &tok->bos, err)
-                                      : token_numbered(tok, config, "bos_token_id", path, &tok->bos, err);
-            if (st == TM_OK && tok->eos < 0)
-                st = sources[i].names ? token_named(tok, config, "eos_token", path, &tok->eos, err)
-                                      : token_numbered(tok, config, "eos_token_id", path, &tok->eos, err);
-        }
-        json_decref(config);
-        free(path);
-        TM_TRY(st);
-    }
-    return TM_OK;
-}
-
-tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err)
-{
-    bool dir = tm_path_is_dir(path);
-    char *file = dir ? tm_path_join(path, "tokenizer.json", err) : tm_strdup(path, err);
-    tm_buf text = {0};
-    tm_status st;
-    *out = NULL;
-    if (!file)
-        return TM_NO_MEMORY;
-    TM_GO(tm_file_read(file, TM_JSON_MAX_BYTES, &text, err));
-    TM_GO(tm_tokenizer_parse(tm_buf_str(&text), text.size, file, out, err));
-    if (dir)
-        TM_GO(read_ends(*out, path, err));
-out:
-    if (st != TM_OK) {
-        tm_tokenizer_close(*out);
-        *out = NULL;
-    }
-    tm_buf_deinit(&text);
-    free(file);
+    TM_TRY(tm_sha256_bytes(text, size, &hash, err));
+    TM_TRY(tm_json_parse(text, size, name, &root, err));
+    tm_status st = tm_tokenizer_build(root, &hash, name, out, err);
+    json_decref(root);
     return st;
 }
 
@@ -336,10 +255,36 @@ out:
 
 /* ---- decoding ---- */
 
+/* clean_up_tokenization_spaces: English punctuation loses the space before it; in place. One pass after
+ * another, as the peer has it: what one leaves the next may change. */
+static void clean_up(tm_buf *text, size_t from)
+{
+    static const char *const pairs[][2] = {{" .", "."}, {" ?", "?"}, {" !", "!"}, {" ,", ","}, {" ' ", "'"}, {" n't", "n't"},
+                                           {" 'm", "'m"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        size_t old = strlen(pairs[i][0]), new = strlen(pairs[i][1]), to = from;
+        for (size_t at = from; at < text->size;) {
+            if (text->size - at >= old && !memcmp(text->data + at, pairs[i][0], old)) {
+                memcpy(text->data + to, pairs[i][1], new);
+                at += old;
+                to += new;
+            } else
+                text->data[to++] = text->data[at++];
+        }
+        text->size = to;
+    }
+    if (text->data)
+        text->data[text->size] = 0;
+}
+
 tm_status tm_tokenizer_decode(const tm_tokenizer *tok, const int32_t *ids, size_t count, bool skip_special, tm_buf *text,
                               tm_error *err)
 {
-    return tm_decoder_run(&tok->decoder, &tok->vocab, ids, count, skip_special, text, err);
+    size_t before = text->size;
+    TM_TRY(tm_decoder_run(&tok->decoder, &tok->vocab, ids, count, skip_special, text, err));
+    if (tok->clean_up)
+        clean_up(text, before);
+    return TM_OK;
 }
 
 static bool ends_unfinished(const tm_buf *text)
@@ -357,7 +302,7 @@ static tm_status stream_text(tm_decode_stream *s, const tm_tokenizer *tok, bool 
 {
     tm_buf all = {0};
     tm_status st;
-    TM_GO(tm_tokenizer_decode(tok, s->pending.id, s->pending.count, false, &all, err));
+    TM_GO(tm_decoder_run(&tok->decoder, &tok->vocab, s->pending.id, s->pending.count, false, &all, err));
     if (!flush && ends_unfinished(&all) && s->pending.count - s->context < UNFINISHED_TOKENS)
         goto out;
     if (all.size > s->printed)
@@ -367,7 +312,7 @@ static tm_status stream_text(tm_decode_stream *s, const tm_tokenizer *tok, bool 
     memmove(s->pending.id, s->pending.id + s->context, fresh * sizeof *s->pending.id);
     s->pending.count = s->context = fresh;
     tm_buf_clear(&all);
-    TM_GO(tm_tokenizer_decode(tok, s->pending.id, fresh, false, &all, err));
+    TM_GO(tm_decoder_run(&tok->decoder, &tok->vocab, s->pending.id, fresh, false, &all, err));
     s->printed = all.size;
 out:
     tm_buf_deinit(&all);

@@ -15,12 +15,45 @@ typedef struct tm_ids {
 } tm_ids;
 void tm_ids_deinit(tm_ids *ids);
 
-/* A folder with tokenizer.json (and tokenizer_config.json, generation_config.json when there), or a
- * tokenizer.json itself. */
+/* A model folder: the first of tokenizer.json, tokenizer.model, spiece.model, sentencepiece.bpe.model,
+ * tekken.json, *.tiktoken, vocab.json with merges.txt, and what tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+ * generation_config.json and config.json say. Or such a file itself, without them. */
 tm_status tm_tokenizer_open(const char *path, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
+bool tm_tokenizer_is_in(const char *model); /* the folder has one of these files; or it is a GGUF file */
 /* From the text of a tokenizer.json; name stands for it in messages. BOS and EOS stay unknown. */
 tm_status tm_tokenizer_parse(const char *text, size_t size, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 void tm_tokenizer_close(tm_tokenizer *tok);
+
+/* A tokenizer that lies in arrays, as in a GGUF file: tokenizer.ggml.* of the format's specification. */
+typedef struct tm_token_text {
+    const char *text; /* not zero-terminated */
+    size_t size;
+} tm_token_text;
+enum { /* of SentencePiece and of GGUF alike */
+    TM_PIECE_NORMAL = 1, TM_PIECE_UNKNOWN, TM_PIECE_CONTROL, TM_PIECE_USER_DEFINED, TM_PIECE_UNUSED, TM_PIECE_BYTE
+};
+typedef struct tm_tokenizer_parts { /* everything is borrowed for the call */
+    const char *model;      /* "llama": SentencePiece BPE by scores; "gpt2": byte-level BPE by merges; "t5": Unigram */
+    const char *pre;        /* how "gpt2" splits text: gpt-2, qwen2, llama-bpe, ...; NULL: gpt-2 */
+    const tm_token_text *token;  /* [count] id = index */
+    size_t count;
+    const float *score;     /* [count]; llama, t5 */
+    const int32_t *type;    /* [count] TM_PIECE_*; NULL: all normal */
+    const tm_token_text *merge;  /* [merge_count] "a b"; gpt2 */
+    size_t merge_count;
+    const void *charsmap;   /* precompiled_charsmap (t5); NULL: none */
+    size_t charsmap_size;
+    int32_t bos, eos, unk;  /* -1: none */
+    int add_bos, add_eos;   /* 0, 1; -1: not said, the model's custom holds (llama: BOS, t5: EOS) */
+    int add_space_prefix;   /* 0, 1; -1: not said (llama, t5: 1) */
+    int remove_extra_whitespaces; /* 0, 1; -1: not said (t5: 1) */
+} tm_tokenizer_parts;
+#define TM_TOKENIZER_PARTS_NONE {.bos = -1, .eos = -1, .unk = -1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1, \
+                                 .remove_extra_whitespaces = -1}
+/* name (a path) goes into messages. The hash is that of the tokenizer.json that says the same. */
+tm_status tm_tokenizer_from_parts(const tm_tokenizer_parts *parts, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
+/* That tokenizer.json, appended to json: what a model folder made out of the file should hold. */
+tm_status tm_tokenizer_parts_json(const tm_tokenizer_parts *parts, const char *name, tm_buf *json, tm_error *err) TM_MUST_CHECK;
 
 /* Per-thread working memory and caches; never shared between threads. */
 typedef struct tm_tokens tm_tokens;

@@ -2,18 +2,18 @@
  * the adjacent pair with the best rank is merged, leftmost first, until no pair has one.
  *
  * Three things make it fast without changing a result:
- *  - pieces of up to CACHE_KEY bytes are looked up in a cache of pieces seen before;
+ *  - pieces of up to TM_CACHE_KEY bytes are looked up in a cache of pieces seen before;
  *  - short pieces are merged by scanning, long ones with a heap over a linked list (n log n, so a
  *    megabyte of one letter is no attack);
  *  - where no pre-tokeniser cuts the text, it is cut here between characters x and y that no merge
  *    joins: a merge (a, b) can only cross the border if a ends in x and b begins with y, and all
  *    such (x, y) are known from the list of merges. */
-#include "text/tokenizer_parts.h"
+#include "text/tokenizer_cache.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CACHE_KEY = 46, CACHE_IDS = 18, CACHE_SLOTS = 1 << 15, SCAN_SYMBOLS = 48 };
+enum { SCAN_SYMBOLS = 48 };
 #define NO_RANK UINT32_MAX
 
 typedef struct merge {
@@ -42,20 +42,13 @@ typedef struct bpe {
     uint64_t ascii[128][2]; /* the same for ASCII: bit y of row x */
 } bpe;
 
-typedef struct entry {
-    uint64_t hash;
-    uint8_t size, count; /* size 0: empty */
-    char key[CACHE_KEY];
-    int32_t id[CACHE_IDS];
-} entry;
-
 typedef struct symbol {
     int32_t id, prev, next; /* -1: none; id -1: merged away */
     uint32_t rank;          /* of the pair that starts here */
 } symbol;
 
 typedef struct scratch {
-    entry *cache; /* [CACHE_SLOTS] */
+    tm_cache_entry *cache; /* [TM_CACHE_SLOTS] */
     symbol *symbol;
     size_t count, capacity;
     uint64_t *heap; /* rank << 32 | place */
@@ -417,7 +410,7 @@ static tm_status scratch_create(const void *model, void **out, tm_error *err)
     (void)model;
     scratch *s;
     TM_TRY(TM_NEW(&s, 1, err));
-    tm_status st = TM_NEW(&s->cache, CACHE_SLOTS, err);
+    tm_status st = TM_NEW(&s->cache, TM_CACHE_SLOTS, err);
     if (st != TM_OK) {
         free(s);
         return st;
@@ -636,32 +629,17 @@ static tm_status encode_word(const bpe *m, const tm_vocab *vocab, scratch *s, co
 static tm_status encode_cached(const bpe *m, const tm_vocab *vocab, scratch *s, const char *piece, size_t size, tm_ids *ids,
                                tm_error *err)
 {
-    entry *e = NULL;
+    tm_cache_entry *place;
     uint64_t hash = 0;
-    if (size <= CACHE_KEY) {
-        hash = tm_hash_bytes(piece, size);
-        e = &s->cache[hash & (CACHE_SLOTS - 2)]; /* the newer of a pair of places, then the older */
-        for (entry *hit = e; hit < e + 2; hit++) {
-            if (hit->hash != hash || hit->size != size || memcmp(hit->key, piece, size))
-                continue;
-            TM_TRY(tm_ids_room(ids, CACHE_IDS, err));
-            memcpy(ids->id + ids->count, hit->id, hit->count * sizeof *hit->id);
-            ids->count += hit->count;
-            return TM_OK;
-        }
-    }
+    bool found;
+    TM_TRY(tm_cache_get(s->cache, piece, size, ids, &place, &hash, &found, err));
+    if (found)
+        return TM_OK;
     TM_TRY(encode_word(m, vocab, s, piece, size, err));
     TM_TRY(tm_ids_room(ids, s->count + 1, err)); /* so that ids->id is there even for no ids */
     for (size_t i = 0; i < s->count; i++)
         ids->id[ids->count + i] = s->symbol[i].id;
-    if (e && s->count <= CACHE_IDS) {
-        e[1] = e[0];
-        e->hash = hash;
-        e->size = (uint8_t)size;
-        e->count = (uint8_t)s->count;
-        memcpy(e->key, piece, size);
-        memcpy(e->id, ids->id + ids->count, s->count * sizeof *e->id);
-    }
+    tm_cache_put(place, hash, piece, size, ids->id + ids->count, s->count);
     ids->count += s->count;
     return TM_OK;
 }

@@ -39,8 +39,15 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
             return TM_OK;
         }
     }
-    if (!strcmp(type, "Lowercase"))
-        return new_step(n, TM_NORM_LOWER, name, &step, err);
+    static const struct { const char *type; tm_norm_kind kind; } plain[] = {
+        {"Lowercase", TM_NORM_LOWER}, {"StripAccents", TM_NORM_ACCENTS}, {"Nmt", TM_NORM_NMT}, {"ByteLevel", TM_NORM_BYTES}};
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++)
+        if (!strcmp(type, plain[i].type))
+            return new_step(n, plain[i].kind, name, &step, err);
+    if (!strcmp(type, "Precompiled")) {
+        TM_TRY(new_step(n, TM_NORM_CHARSMAP, name, &step, err));
+        return tm_charsmap_parse_json(&step->map, json, name, err);
+    }
     if (!strcmp(type, "Prepend")) {
         TM_TRY(new_step(n, TM_NORM_PREPEND, name, &step, err));
         return parse_text(&step->content, json, "prepend", name, err);
@@ -56,7 +63,7 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
         return tm_json_get_bool(json, name, "strip_right", false, &step->right, err);
     }
     return tm_fail(err, TM_UNSUPPORTED, "%s: a normaliser of type \"%.60s\", expected NFC, NFD, NFKC, NFKD, Lowercase, "
-                   "Prepend, Replace, Strip or Sequence", name, type);
+                   "Prepend, Replace, Strip, Precompiled, StripAccents, Nmt, ByteLevel or Sequence", name, type);
 }
 
 tm_status tm_normalizer_parse(tm_normalizer *n, const json_t *json, const char *name, tm_error *err)
@@ -69,12 +76,18 @@ void tm_normalizer_deinit(tm_normalizer *n)
     for (size_t i = 0; i < n->count; i++) {
         tm_buf_deinit(&n->step[i].content);
         tm_finder_deinit(&n->step[i].finder);
+        tm_charsmap_deinit(&n->step[i].map);
     }
     free(n->step);
     *n = (tm_normalizer){0};
 }
 
 /* ---- running ---- */
+
+tm_status tm_normal_too_long(size_t before, tm_error *err)
+{
+    return tm_fail(err, TM_INPUT, "the tokenizer's normaliser makes a text of %zu bytes more than %d times as long", before, TM_NORMAL_GROWTH);
+}
 
 static tm_status replace(const tm_norm *step, tm_match_memory *memory, const char *text, size_t size, tm_buf *out,
                          bool *changed, bool *first, tm_error *err)
@@ -93,6 +106,8 @@ static tm_status replace(const tm_norm *step, tm_match_memory *memory, const cha
             *first = false;
         tm_buf_add(out, text + done, start - done);
         tm_buf_add(out, tm_buf_str(&step->content), step->content.size);
+        if (!tm_normal_fits(size, out->size))
+            return tm_normal_too_long(size, err);
         done = end;
     }
     if (*changed)
@@ -109,6 +124,36 @@ static void strip(const tm_norm *step, const char **text, size_t *size)
     }
     while (step->right && *size && tm_unicode_is_space(tm_utf8_before(*text, *size, &len)))
         *size -= len;
+}
+
+static void strip_accents(const char *text, size_t size, tm_buf *out, bool *changed, bool *first)
+{
+    for (size_t i = 0, len; i < size; i += len) {
+        uint32_t code = tm_utf8_at(text + i, &len);
+        *first &= i == 0 || out->size > 0;
+        if (code >= 0x300 && tm_ranges_have(tm_unicode_accents, tm_unicode_accents_count, code))
+            *changed = true;
+        else
+            tm_buf_add(out, text + i, len);
+    }
+}
+
+/* Control characters vanish, white space and what stands for it becomes a space. */
+static void nmt(const char *text, size_t size, tm_buf *out, bool *changed, bool *first)
+{
+    static const uint32_t gone[] = {0x1, 0x8, 0xb, 0xb, 0xe, 0x1f, 0x7f, 0x7f, 0x8f, 0x8f, 0x9f, 0x9f};
+    static const uint32_t spaces[] = {0x9, 0xa, 0xc, 0xd, 0x1680, 0x1680, 0x200b, 0x200f, 0x2028, 0x2029, 0x2581, 0x2581,
+                                      0xfeff, 0xfeff, 0xfffd, 0xfffd};
+    for (size_t i = 0, len; i < size; i += len) {
+        uint32_t code = tm_utf8_at(text + i, &len);
+        *first &= i == 0 || out->size > 0;
+        bool space = tm_ranges_have(spaces, sizeof spaces / sizeof spaces[0] / 2, code);
+        if (space || tm_ranges_have(gone, sizeof gone / sizeof gone[0] / 2, code)) {
+            *changed = true;
+            tm_buf_add(out, " ", space);
+        } else
+            tm_buf_add(out, text + i, len);
+    }
 }
 
 static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const char **text, size_t *size, tm_buf *out,
@@ -138,6 +183,13 @@ static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const ch
         strip(step, text, size);
         *first &= *text == start;
         return TM_OK;
+    case TM_NORM_CHARSMAP: return step->map.units ? tm_charsmap_run(&step->map, *text, *size, out, changed, err) : TM_OK;
+    case TM_NORM_ACCENTS: strip_accents(*text, *size, out, changed, first); return tm_buf_check(out, err);
+    case TM_NORM_NMT: nmt(*text, *size, out, changed, first); return tm_buf_check(out, err);
+    case TM_NORM_BYTES:
+        *changed = true;
+        tm_byte_chars(*text, *size, out);
+        return tm_buf_check(out, err);
     }
     return TM_OK;
 }
@@ -145,6 +197,7 @@ static tm_status run_step(const tm_norm *step, tm_match_memory *memory, const ch
 tm_status tm_normalizer_run(const tm_normalizer *n, tm_match_memory *memory, tm_buf *a, tm_buf *b, const char **text, size_t *size,
                             bool *first, tm_error *err)
 {
+    size_t before = *size;
     for (size_t i = 0; i < n->count; i++) {
         bool changed;
         tm_buf_clear(a);
@@ -153,6 +206,8 @@ tm_status tm_normalizer_run(const tm_normalizer *n, tm_match_memory *memory, tm_
             continue;
         *text = tm_buf_str(a);
         *size = a->size;
+        if (!tm_normal_fits(before, *size))
+            return tm_normal_too_long(before, err);
         tm_buf *other = a;
         a = b;
         b = other;

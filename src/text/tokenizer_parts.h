@@ -14,7 +14,10 @@ enum {
     TM_TOKENIZER_STEPS = 64,     /* steps of a normaliser, pre-tokeniser or decoder, nested ones counted */
     TM_TOKENIZER_NESTING = 16,   /* Sequence in Sequence */
     TM_PATTERN_BYTES = 1 << 16,  /* of a regular expression */
+    TM_NORMAL_GROWTH = 64,       /* times as long, and a megabyte, normalised text may be; real ones stay under 18 */
 };
+static inline bool tm_normal_fits(size_t before, size_t now) { return now >> 20 <= 1 + before / ((1 << 20) / TM_NORMAL_GROWTH); }
+tm_status tm_normal_too_long(size_t before, tm_error *err) TM_MUST_CHECK; /* the failure when it does not */
 
 /* --- Vocabulary: token text <-> id (tokenizer_vocab.c) --- */
 
@@ -91,11 +94,28 @@ size_t tm_scanner_next(const tm_scanner *scanner, const char *text, size_t size,
 /* --- Byte-level alphabet: every byte as a printable character (tokenizer_split.c) --- */
 
 uint32_t tm_byte_char(uint8_t byte);
+void tm_byte_chars(const char *bytes, size_t size, tm_buf *out);
 int tm_char_byte(uint32_t code); /* -1: not of the alphabet */
+
+/* --- Precompiled character maps (tokenizer_charsmap.c) --- */
+
+typedef struct tm_charsmap {
+    uint32_t *unit; /* [units] of the double array */
+    size_t units;   /* 0: maps nothing */
+    tm_buf texts;
+    bool longest;   /* SentencePiece's own search */
+} tm_charsmap;
+tm_status tm_charsmap_parse_json(tm_charsmap *map, const json_t *json, const char *name, tm_error *err) TM_MUST_CHECK;
+void tm_charsmap_deinit(tm_charsmap *map);
+/* What vanishes at the start moves no offset with the peer, so "first" stays as it was. */
+tm_status tm_charsmap_run(const tm_charsmap *map, const char *text, size_t size, tm_buf *out, bool *changed, tm_error *err) TM_MUST_CHECK;
 
 /* --- Normaliser (tokenizer_normalize.c) --- */
 
-typedef enum tm_norm_kind { TM_NORM_FORM, TM_NORM_LOWER, TM_NORM_PREPEND, TM_NORM_REPLACE, TM_NORM_STRIP } tm_norm_kind;
+typedef enum tm_norm_kind {
+    TM_NORM_FORM, TM_NORM_LOWER, TM_NORM_PREPEND, TM_NORM_REPLACE, TM_NORM_STRIP, TM_NORM_CHARSMAP, TM_NORM_ACCENTS, TM_NORM_NMT,
+    TM_NORM_BYTES
+} tm_norm_kind;
 
 typedef struct tm_norm {
     tm_norm_kind kind;
@@ -103,6 +123,7 @@ typedef struct tm_norm {
     bool left, right;
     tm_buf content;
     tm_finder finder;
+    tm_charsmap map;
 } tm_norm;
 
 typedef struct tm_normalizer {
@@ -170,7 +191,8 @@ typedef struct tm_model_kind {
     void (*destroy)(void *model);
 } tm_model_kind;
 
-extern const tm_model_kind tm_model_bpe; /* tokenizer_bpe.c */
+extern const tm_model_kind tm_model_bpe;     /* tokenizer_bpe.c */
+extern const tm_model_kind tm_model_unigram; /* tokenizer_unigram.c */
 
 static inline tm_status tm_ids_room(tm_ids *ids, size_t more, tm_error *err)
 {
@@ -252,8 +274,12 @@ struct tm_tokenizer {
     tm_post post;
     tm_decoder decoder;
     int32_t bos, eos;
+    bool clean_up; /* decoded text: no space before English punctuation */
     tm_sha256 hash;
 };
+
+/* From the tree of a tokenizer.json. */
+tm_status tm_tokenizer_build(const json_t *root, const tm_sha256 *hash, const char *name, tm_tokenizer **out, tm_error *err) TM_MUST_CHECK;
 
 /* "type" of a part; "" when the part is not an object or has none. */
 const char *tm_part_type(const json_t *json);

@@ -18,6 +18,14 @@ uint32_t tm_byte_char(uint8_t byte)
     return byte <= 0x20 ? 0x100u + byte : byte < 0xad ? 0x100u + 0x21 + (byte - 0x7fu) : 0x143;
 }
 
+void tm_byte_chars(const char *bytes, size_t size, tm_buf *out)
+{
+    for (size_t i = 0; i < size; i++) {
+        char c[4];
+        tm_buf_add(out, c, (size_t)tm_utf8_put(tm_byte_char((uint8_t)bytes[i]), c));
+    }
+}
+
 int tm_char_byte(uint32_t code)
 {
     if (code < 0x100)
@@ -141,6 +149,19 @@ static tm_status parse_whitespace(tm_splitter *s, const char *name, tm_error *er
     return tm_finder_regex(&step->finder, pattern, sizeof pattern - 1, false, name, err);
 }
 
+static tm_status parse_delimiter(tm_splitter *s, const json_t *json, const char *name, tm_error *err)
+{
+    tm_split *step;
+    const char *text;
+    size_t len = 0;
+    TM_TRY(tm_json_get_string(json, name, "delimiter", "", &text, err));
+    if (!*text || (tm_utf8_at(text, &len), text[len]))
+        return tm_fail(err, TM_INPUT, "%s: \"delimiter\" is not one character", name);
+    TM_TRY(new_step(s, TM_SPLIT_FIND, name, &step, err));
+    step->behavior = TM_REMOVED;
+    return tm_finder_text(&step->finder, text, len, name, err);
+}
+
 static tm_status parse_one(void *target, const json_t *json, const char *name, tm_error *err)
 {
     tm_splitter *s = target;
@@ -154,6 +175,8 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
         return parse_set(s, type, json, name, err);
     if (!strcmp(type, "Whitespace"))
         return parse_whitespace(s, name, err);
+    if (!strcmp(type, "CharDelimiterSplit"))
+        return parse_delimiter(s, json, name, err);
     if (!strcmp(type, "Split")) {
         TM_TRY(new_step(s, TM_SPLIT_FIND, name, &step, err));
         TM_TRY(tm_json_get_bool(json, name, "invert", false, &step->invert, err));
@@ -161,7 +184,7 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
         return tm_finder_parse(&step->finder, json_object_get(json, "pattern"), true, name, err);
     }
     return tm_fail(err, TM_UNSUPPORTED, "%s: a pre-tokeniser of type \"%.60s\", expected ByteLevel, Split, Metaspace, Digits, "
-                   "Punctuation, Whitespace, WhitespaceSplit or Sequence", name, type);
+                   "Punctuation, Whitespace, WhitespaceSplit, CharDelimiterSplit or Sequence", name, type);
 }
 
 tm_status tm_splitter_parse(tm_splitter *s, const json_t *json, const char *name, tm_error *err)
@@ -258,14 +281,6 @@ static void to_metaspace(const tm_split *s, const char *text, size_t size, bool 
     }
 }
 
-static void to_bytes(const char *text, size_t size, tm_buf *out)
-{
-    for (size_t i = 0; i < size; i++) {
-        char c[4];
-        tm_buf_add(out, c, (size_t)tm_utf8_put(tm_byte_char((uint8_t)text[i]), c));
-    }
-}
-
 tm_status tm_splitter_run(const tm_splitting *run, size_t step, const char *text, size_t size, bool first)
 {
     if (!size)
@@ -284,7 +299,7 @@ tm_status tm_splitter_run(const tm_splitting *run, size_t step, const char *text
         tm_buf_add(out, text, size);
         break;
     case TM_SPLIT_METASPACE: to_metaspace(s, text, size, first, out); break;
-    case TM_SPLIT_BYTES: to_bytes(text, size, out); break;
+    case TM_SPLIT_BYTES: tm_byte_chars(text, size, out); break;
     }
     TM_TRY(tm_buf_check(out, run->err));
     return tm_splitter_run(run, step + 1, out->data, out->size, first);

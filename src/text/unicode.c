@@ -103,7 +103,7 @@ tm_category tm_unicode_category(uint32_t code)
     return (tm_category)(tm_unicode_categories[low] & 31);
 }
 
-static bool table_has(const uint32_t *pairs, size_t count, uint32_t code)
+bool tm_ranges_have(const uint32_t *pairs, size_t count, uint32_t code)
 {
     size_t low = 0, high = count;
     while (low < high) {
@@ -130,13 +130,13 @@ static const uint32_t latin_numbers[] = {0xb2, 0xb3, 0xb9, 0xb9, 0xbc, 0xbe};
 
 bool tm_unicode_is_space(uint32_t code)
 {
-    return code < 0x80 ? code == ' ' || (code >= 9 && code <= 13) : table_has(TABLE(spaces), code);
+    return code < 0x80 ? code == ' ' || (code >= 9 && code <= 13) : tm_ranges_have(TABLE(spaces), code);
 }
 
 bool tm_unicode_is_word(uint32_t code)
 {
     return (TM_CAT(tm_unicode_category(code)) & WORD_CATEGORIES) || code == 0x200c || code == 0x200d ||
-           table_has(TABLE(letter_symbols), code);
+           tm_ranges_have(TABLE(letter_symbols), code);
 }
 
 /* ---- sets ---- */
@@ -245,7 +245,7 @@ void tm_runes_intersect(tm_runes *set, const tm_runes *other)
 
 bool tm_runes_has(const tm_runes *set, uint32_t code)
 {
-    return set->count && table_has(set->range[0], set->count, code);
+    return set->count && tm_ranges_have(set->range[0], set->count, code);
 }
 
 void tm_runes_add_space(tm_runes *set) { tm_runes_add_table(set, TABLE(spaces)); }
@@ -346,7 +346,7 @@ static size_t next_active(const char *s, size_t size, size_t i, tm_form form)
         }
         size_t len;
         uint32_t code = tm_utf8_at(s + i, &len);
-        if (code >= 0x80 && table_has(forms[form].active, *forms[form].count, code))
+        if (code >= 0x80 && tm_ranges_have(forms[form].active, *forms[form].count, code))
             return i;
         i += len;
     }
@@ -371,14 +371,14 @@ tm_status tm_unicode_normalize(const char *s, size_t size, tm_form form, tm_buf 
         while (end < size) {
             size_t len;
             uint32_t code = tm_utf8_at(s + end, &len);
-            if (code < 0x80 || !table_has(forms[form].active, *forms[form].count, code))
+            if (code < 0x80 || !tm_ranges_have(forms[form].active, *forms[form].count, code))
                 break;
             end += len;
         }
         if (start > done && start < end) {
             size_t len;
             uint32_t before = tm_utf8_before(s, start, &len);
-            if (!table_has(tm_unicode_late, tm_unicode_late_count, before))
+            if (!tm_ranges_have(tm_unicode_late, tm_unicode_late_count, before))
                 start -= len;
         }
         tm_buf_add(out, s + done, start - done);

@@ -82,6 +82,9 @@ void tm_runes_invert(tm_runes *set);
 void tm_runes_intersect(tm_runes *set, const tm_runes *other);
 bool tm_runes_has(const tm_runes *set, uint32_t code);
 
+/* A table of ranges (pairs of first and last), sorted, as below. */
+bool tm_ranges_have(const uint32_t *pairs, size_t count, uint32_t code);
+
 /* Classes as the peer's regular expressions (Oniguruma) understand them. */
 void tm_runes_add_space(tm_runes *set); /* \s */
 void tm_runes_add_word(tm_runes *set);  /* \w */
@@ -113,6 +116,7 @@ extern const size_t tm_unicode_categories_count;
     extern const size_t table##_count;
 X(tm_unicode_nfc_active) X(tm_unicode_nfd_active) X(tm_unicode_nfkc_active) X(tm_unicode_nfkd_active)
 X(tm_unicode_late) X(tm_unicode_digits_more) X(tm_unicode_punctuation_more) X(tm_unicode_punctuation_less)
+X(tm_unicode_joins_left) X(tm_unicode_joins_right) X(tm_unicode_accents)
 #undef X
 extern const int32_t tm_unicode_lower[];
 extern const size_t tm_unicode_lower_count;

@@ -1,15 +1,16 @@
 /* Scores of a data set: the same forward as training, without dropout and without gradients. */
-#include "train/trainer.h"
+#include "train/score.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 typedef struct totals {
     double loss, kl;
     int64_t targets, hits, exact, examples;
 } totals;
 
-/* Adds a micro-batch's results; item i of the batch is example first + i. */
-static void add_results(totals *sum, tm_batch *b, int64_t examples)
+/* Adds a micro-batch's results; item i of the batch is the example of each[i]. */
+static void add_results(totals *sum, tm_batch *b, int64_t examples, tm_example_score *each)
 {
     tm_batch_read_results(b);
     int64_t misses = 0, next = 0;
@@ -19,6 +20,9 @@ static void add_results(totals *sum, tm_batch *b, int64_t examples)
             sum->kl += b->host_kl[next];
             sum->hits += b->host_hit[next];
             misses += !b->host_hit[next];
+            each[e].loss += b->host_loss[next];
+            each[e].hits += b->host_hit[next] != 0;
+            each[e].targets++;
         }
         sum->exact += misses == 0;
     }
@@ -31,19 +35,21 @@ static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, 
     int64_t n = 0, tokens = 0;
     while (first + n < set->examples && n < t->batch.max_examples) {
         const tm_example *e = tm_dataset_at(set->data, first + n);
-        if (tokens + e->n > t->batch.max_tokens)
+        if (tokens + e->n + t->batch.prefix > t->batch.max_tokens)
             break;
         if (TM_GROW(&t->items, &t->items_capacity, n + 1, err) != TM_OK)
             return -1;
-        t->items[n++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
+        t->items[n] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
                                         .teacher_weight = set->teacher.data ? 1 : 0};
-        tokens += e->n;
+        tm_gates_give(t, set - t->run->evals, first + n, &t->items[n]);
+        tokens += e->n + t->batch.prefix;
+        n++;
     }
     tm_batch_fill(&t->batch, t->items, n);
     return n;
 }
 
-tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, tm_scores *out, tm_error *err)
+static tm_status run_examples(tm_trainer *t, const tm_eval_set *set, int32_t replica, tm_example_score *each, totals *out, tm_error *err)
 {
     totals sum = {0};
     for (int64_t i = 0; i < set->examples;) {
@@ -53,9 +59,21 @@ tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, 
         tm_model_forward(&t->model, &t->batch);
         tm_tensor teacher = set->teacher.data ? tm_tensor_rows(set->teacher, sum.targets, t->batch.targets) : tm_tensor_none();
         tm_model_loss(&t->model, &t->batch, teacher, t->teacher_head, false);
-        add_results(&sum, &t->batch, n);
+        add_results(&sum, &t->batch, n, each + i);
         i += n;
     }
+    *out = sum;
+    return TM_OK;
+}
+
+tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err)
+{
+    totals sum = {0};
+    tm_example_score *each;
+    TM_TRY(TM_NEW(&each, set->examples, err));
+    tm_status st = run_examples(t, set, replica, each, &sum, err);
+    if (st != TM_OK)
+        goto out;
     double targets = sum.targets ? (double)sum.targets : 1;
     *out = (tm_scores){.loss = sum.loss / targets, .accuracy = (double)sum.hits / targets, .exact = sum.examples ? (double)sum.exact / (double)sum.examples : 0,
                        .kl = set->teacher.data ? sum.kl / targets : NAN, .bits_per_byte = NAN, .targets = sum.targets};
@@ -64,5 +82,9 @@ tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, 
         bytes += tm_dataset_stats_of(set->data, i)->text_bytes;
     if (bytes > 0 && set->examples == tm_dataset_count(set->data))
         out->bits_per_byte = sum.loss / M_LN2 / (double)bytes;
-    return t->device->calls->sync(t->device, err);
+    TM_GO(tm_score_set(t, set, replica, each, out, items, err));
+    st = t->device->calls->sync(t->device, err);
+out:
+    free(each);
+    return st;
 }

@@ -16,34 +16,44 @@ static const char *const part_prefix[] = {"", "m.", "v."};
 
 static tm_tensor part_of(const tm_param *p, int part) { return part == 0 ? p->value : part == 1 ? p->m : p->v; }
 
+typedef struct origin { /* of a tensor that is written */
+    tm_trainer *trainer;
+    const tm_param *param;
+    tm_tensor tensor;
+    int32_t replica;
+    char name[512];
+} origin;
+
+static tm_status give_part(const tm_st_tensor *t, void *to, tm_error *err)
+{
+    const origin *o = t->source;
+    return tm_param_read(&o->trainer->model, o->param, o->tensor, o->replica, to, t->dtype, err);
+}
+
 tm_status tm_trained_write(tm_trainer *t, int32_t replica, bool optimizer, const char *path, tm_error *err)
 {
     tm_status st = TM_OK;
     tm_st_tensor *tensors = NULL;
-    char(*names)[512] = NULL;
+    origin *origins = NULL;
     int64_t count = 0, most = t->trained_count * 3;
     TM_GO(TM_NEW(&tensors, most, err));
-    TM_GO(tm_alloc((void **)&names, (size_t)most, sizeof *names, err));
+    TM_GO(TM_NEW(&origins, most, err));
     for (int part = 0; part < (optimizer ? 3 : 1); part++)
         for (int64_t i = 0; i < t->trained_count; i++) {
             const tm_param *p = t->trained_param[i];
             tm_tensor tensor = part_of(p, part);
             if (!tensor.data)
                 continue;
-            void *value;
-            TM_GO(tm_alloc(&value, (size_t)tm_param_count(p), (size_t)tm_dtype_bytes(tensor.dtype, 1), err));
-            snprintf(names[count], sizeof names[count], "%s%s", part_prefix[part], p->name);
-            tensors[count] = (tm_st_tensor){.name = names[count], .dtype = tensor.dtype, .ndim = 2, .shape = {p->rows, p->cols}, .count = tm_param_count(p),
-                                            .bytes = tm_dtype_bytes(tensor.dtype, tm_param_count(p)), .data = value};
-            count++;
-            TM_GO(tm_param_read(&t->model, p, tensor, replica, value, tensor.dtype, err));
+            origin *o = &origins[count];
+            *o = (origin){.trainer = t, .param = p, .tensor = tensor, .replica = replica};
+            snprintf(o->name, sizeof o->name, "%s%s", part_prefix[part], p->name);
+            tensors[count++] = (tm_st_tensor){.name = o->name, .dtype = tensor.dtype, .ndim = 2,
+                                              .shape = {p->rows, p->cols}, .give = give_part, .source = o};
         }
     TM_GO(tm_safetensors_write(path, tensors, count, NULL, err));
 out:
-    for (int64_t i = 0; i < count; i++)
-        free((void *)(uintptr_t)tensors[i].data);
     free(tensors);
-    free(names);
+    free(origins);
     return st;
 }
 
@@ -72,23 +82,28 @@ out:
 
 /* --- Counters --- */
 
+/* NULL when memory runs out, here and in what is made of it: a state without a part must not be written. */
 static json_t *pack_scores(const tm_scores *s)
 {
     json_t *list = json_array();
-    double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets};
-    for (int i = 0; i < 6; i++)
-        json_array_append_new(list, isnan(value[i]) ? json_null() : json_real(value[i]));
-    return list;
+    double value[] = {s->loss, s->accuracy, s->exact, s->kl, s->bits_per_byte, (double)s->targets, s->score[0], s->score[1], s->way_loss[0], s->way_loss[1]};
+    int failed = 0;
+    for (int i = 0; i < 10; i++)
+        failed |= json_array_append_new(list, isnan(value[i]) ? json_null() : json_real(value[i]));
+    if (!failed)
+        return list;
+    json_decref(list);
+    return NULL;
 }
 
 static void unpack_scores(const json_t *list, tm_scores *s)
 {
-    double value[6];
-    for (size_t i = 0; i < 6; i++) {
+    double value[10];
+    for (size_t i = 0; i < 10; i++) {
         const json_t *item = json_array_get(list, i);
         value[i] = json_is_number(item) ? json_number_value(item) : NAN;
     }
-    *s = (tm_scores){value[0], value[1], value[2], value[3], value[4], isnan(value[5]) ? 0 : (int64_t)value[5]};
+    *s = (tm_scores){value[0], value[1], value[2], value[3], value[4], {value[6], value[7]}, {value[8], value[9]}, isnan(value[5]) ? 0 : (int64_t)value[5]};
 }
 
 /* Infinity (nothing measured yet) is written as null. */
@@ -100,9 +115,10 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
     tm_run_position at;
     TM_TRY(tm_run_folder_position(t->run->folder[r], &at, err));
     json_t *evals = json_array();
+    int failed = 0;
     for (int64_t i = 0; i < t->run->eval_count; i++) {
         const tm_eval_set *set = &t->run->evals[i];
-        json_array_append_new(evals, json_pack("{s:s, s:o, s:o, s:o}", "name", set->entry->name, "first", pack_scores(&set->first[r]),
+        failed |= json_array_append_new(evals, json_pack("{s:s, s:o, s:o, s:o}", "name", set->entry->name, "first", pack_scores(&set->first[r]),
                                                "last", pack_scores(&set->last[r]), "best", pack_scores(&set->best[r])));
     }
     json_t *json = json_pack("{s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:o, s:I, s:I, s:o, s:o}", "step", (json_int_t)t->step, "tokens", (json_int_t)t->tokens,
@@ -112,14 +128,11 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
                              "best_checkpoint_metric", pack_best(t->best_checkpoint_metric), "evals", evals);
     json_t *warnings = json_array();
     for (int64_t i = 0; i < t->warnings.count; i++)
-        json_array_append_new(warnings, json_string(t->warnings.item[i]));
-    json_object_set_new(json, "warnings", warnings);
-    if (json)
-        json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
-    char *text = json ? json_dumps(json, JSON_INDENT(1) | JSON_SORT_KEYS) : NULL;
-    tm_status st = text ? tm_file_write(path, text, strlen(text), err) : tm_fail(err, TM_NO_MEMORY, "out of memory writing %s", path);
+        failed |= json_array_append_new(warnings, json_string(t->warnings.item[i]));
+    failed |= json_object_set_new(json, "warnings", warnings);
+    failed |= json_object_set_new(json, "best_checkpoint", json_integer(t->best_checkpoint));
+    tm_status st = tm_json_write(path, failed ? NULL : json, JSON_INDENT(1) | JSON_SORT_KEYS, err);
     json_decref(json);
-    free(text);
     return st;
 }
 
@@ -165,7 +178,8 @@ static tm_status fill_folder(tm_trainer *t, int32_t r, const char *folder, tm_er
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].save)
             TM_TRY(t->hooks[i].save(t->hooks[i].state, t, folder, err));
-    TM_TRY(t->tuning.method->save(&t->tuning, r, folder, err));
+    if (!t->tuning.registers.count) /* a bank is a folder of folders, and a checkpoint holds plain files */
+        TM_TRY(tm_trainer_save_to(t, r, folder, err));
     snprintf(path, sizeof path, "%s/state.json", folder);
     return write_state(t, r, path, err);
 }
@@ -191,20 +205,24 @@ tm_status tm_trainer_checkpoint(tm_trainer *t, tm_error *err)
 /* The newest step that every replica has a checkpoint of; -1: none. */
 static tm_status common_step(tm_trainer *t, int64_t *step, tm_error *err)
 {
+    tm_names passed = {0};
+    tm_status st = TM_OK;
     *step = -1;
     for (int32_t r = 0, same = 0; same < t->run->replicas; r = (r + 1) % t->run->replicas) {
         char *folder;
         int64_t found;
-        TM_TRY(tm_checkpoint_latest(t->run->folder[r]->dir, *step, &found, &folder, err));
+        TM_GO(tm_checkpoint_latest(t->run->folder[r]->dir, *step, &found, &folder, &passed, err));
         free(folder);
-        if (found < 0) {
-            *step = -1;
-            return TM_OK;
-        }
         same = found == *step ? same + 1 : 1;
         *step = found;
+        if (found < 0)
+            break;
     }
-    return TM_OK;
+    for (int64_t i = 0; i < passed.count; i++)
+        TM_GO(tm_trainer_warn(t, err, "%s", passed.item[i]));
+out:
+    tm_names_deinit(&passed);
+    return st;
 }
 
 tm_status tm_trainer_resume(tm_trainer *t, bool *resumed, tm_error *err)
@@ -218,7 +236,7 @@ tm_status tm_trainer_resume(tm_trainer *t, bool *resumed, tm_error *err)
         char path[4096], *folder;
         int64_t found;
         tm_run_position at;
-        TM_TRY(tm_checkpoint_latest(t->run->folder[r]->dir, step, &found, &folder, err));
+        TM_TRY(tm_checkpoint_latest(t->run->folder[r]->dir, step, &found, &folder, NULL, err));
         snprintf(path, sizeof path, "%s/train.safetensors", folder);
         tm_status st = tm_trained_read(t, r, true, path, err);
         snprintf(path, sizeof path, "%s/state.json", folder);

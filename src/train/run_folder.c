@@ -75,7 +75,10 @@ tm_status tm_run_folder_trail(tm_run_folder *folder, const void *data, size_t si
 
 static tm_status length_of(const tm_run_folder *folder, FILE *file, int64_t *out, tm_error *err)
 {
-    off_t at = fsync(fileno(file)) == 0 ? lseek(fileno(file), 0, SEEK_END) : -1;
+    int failed;
+    while ((failed = fsync(fileno(file))) != 0 && errno == EINTR)
+        ;
+    off_t at = failed ? -1 : lseek(fileno(file), 0, SEEK_END);
     if (at < 0)
         return tm_fail_errno(err, TM_IO, "%s: cannot sync", folder->dir);
     *out = at;

@@ -13,7 +13,7 @@ tm_status tm_trail_header(const tm_trainer *t, tm_buf *out, tm_error *err)
         tm_json_put_string(out, t->trained_param[i]->name);
     }
     tm_buf_text(out, "]}");
-    while (out->size % 8 != 7)
+    while (out->size % 8 != 7 && !out->failed)
         tm_buf_char(out, ' ');
     tm_buf_char(out, '\n');
     return tm_buf_check(out, err);

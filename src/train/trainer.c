@@ -3,9 +3,12 @@
 
 #include "base/clock.h"
 #include "base/exact.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/philox.h"
+#include "text/tokenizer_gguf.h"
 #include "train/schedule.h"
+#include "train/score.h"
 
 #include <assert.h>
 #include <math.h>
@@ -104,14 +107,18 @@ static tm_status build(tm_trainer *t, tm_error *err)
         t->has_teacher |= run->evals[i].entry->metric == TM_METRIC_KL;
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
     TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    t->tuning.prompt_ids = run->prompt_ids;
+    t->tuning.prompt_id_count = run->prompt_id_count;
     if (run->replicas > 1 && !t->tuning.method->replicas)
         return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher};
+                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
+    TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));
+    TM_TRY(tm_gates_set(t, err));
     TM_TRY(list_trained(t, err));
     t->device_params = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof(tm_step_params) * run->replicas);
     TM_TRY(TM_NEW(&t->params, run->replicas, err));
@@ -148,6 +155,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->trained);
     free(t->trained_param);
     free(t->trail);
+    tm_gates_drop(t);
     free(t->params);
     free(t->result);
     free(t->items);
@@ -201,12 +209,15 @@ static void remember_base(tm_trainer *t)
 {
     if (!t->has_teacher)
         return;
+    int32_t prefix = t->batch.prefix;
     t->model.linear.base_only = true;
     t->model.linear.step = NULL;
+    t->batch.prefix = 0; /* the base knows no trained prompt */
     for (int64_t i = 0; i < t->run->eval_count; i++)
         if (t->run->evals[i].teacher.data)
             remember_teacher(t, &t->run->evals[i]);
     t->model.linear.base_only = false;
+    t->batch.prefix = prefix;
     if (t->teacher_head.data) {
         const tm_param *head = t->model.head.weight->added ? t->model.embed : t->model.head.weight;
         TM_RUN(t->device, cast, head->value, t->teacher_head);
@@ -262,6 +273,7 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
         for (int64_t i = 0; i < n; i++) {
             const tm_example *e = tm_dataset_at(t->run->data, examples[i]);
             t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i};
+            tm_gates_give(t, -1, examples[i], &t->items[*count - 1]);
             targets += e->targets;
             tokens += e->n;
         }
@@ -308,8 +320,12 @@ static void zero_gradients(tm_trainer *t)
 static int64_t micro_batch(const tm_trainer *t, const tm_batch_item *items, int64_t count)
 {
     int64_t n = 0, tokens = 0;
-    while (n < count && n < t->batch.max_examples && tokens + items[n].n <= t->batch.max_tokens && (n == 0 || t->recipe->packing))
-        tokens += items[n++].n;
+    while (n < count && n < t->batch.max_examples && (n == 0 || t->recipe->packing)) {
+        tokens += tm_batch_item_rows(&t->batch, &items[n]);
+        if (tokens > t->batch.max_tokens)
+            break;
+        n++;
+    }
     return n;
 }
 
@@ -426,7 +442,7 @@ out:
     return st;
 }
 
-static void put_scores(tm_buf *row, const tm_scores *s)
+static void put_scores(tm_buf *row, int metric, const tm_scores *s)
 {
     tm_buf_text(row, "{\"loss\": ");
     tm_json_put_number(row, s->loss);
@@ -437,18 +453,19 @@ static void put_scores(tm_buf *row, const tm_scores *s)
         put_number(row, "bits_per_byte", s->bits_per_byte);
     if (!isnan(s->kl))
         put_number(row, "kl", s->kl);
+    for (int i = 0; i < 2; i++)
+        if (tm_metrics[metric].key[i])
+            put_number(row, tm_metrics[metric].key[i], s->score[i]);
+    for (int i = 0; i < 2 && metric == TM_METRIC_ROUND_TRIP; i++)
+        put_number(row, i ? "loss_to_scene" : "loss_to_text", s->way_loss[i]);
     tm_buf_char(row, '}');
 }
 
 /* What is worse when it is larger: the value that early stopping and `best` compare. */
 static double badness(const tm_eval_set *set, const tm_scores *s)
 {
-    switch (set->entry->metric) {
-    case TM_METRIC_ACCURACY: return -s->accuracy;
-    case TM_METRIC_EXACT: return -s->exact;
-    case TM_METRIC_KL: return s->kl;
-    default: return s->loss;
-    }
+    double value = tm_metric_value(set->entry->metric, s);
+    return tm_metrics[set->entry->metric].rises ? -value : value;
 }
 
 static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
@@ -458,7 +475,7 @@ static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
     tm_buf_printf(&row, "{\"step\": %lld, \"eval\": {", (long long)t->step);
     for (int64_t i = 0; i < t->run->eval_count; i++) {
         tm_eval_set *set = &t->run->evals[i];
-        TM_GO(tm_trainer_evaluate(t, set, r, &set->last[r], err));
+        TM_GO(tm_trainer_evaluate(t, set, r, &set->last[r], NULL, err));
         if (t->step == 0)
             set->first[r] = set->best[r] = set->last[r];
         if (badness(set, &set->last[r]) < badness(set, &set->best[r]))
@@ -466,7 +483,7 @@ static tm_status evaluate_all(tm_trainer *t, int32_t r, tm_error *err)
         tm_buf_text(&row, i ? ", " : "");
         tm_json_put_string(&row, set->entry->name);
         tm_buf_text(&row, ": ");
-        put_scores(&row, &set->last[r]);
+        put_scores(&row, set->entry->metric, &set->last[r]);
     }
     tm_buf_text(&row, "}}\n");
     TM_GO(tm_run_folder_row(t->run->folder[r], t->run->folder[r]->metrics, &row, err));
@@ -494,7 +511,8 @@ static void watch_early_stop(tm_trainer *t)
             continue;
         const char *which = metric + 6 + n;
         const tm_scores *s = &set->last[0];
-        double value = strcmp(which, "accuracy") == 0 ? -s->accuracy : strcmp(which, "exact") == 0 ? -s->exact : strcmp(which, "kl") == 0 ? s->kl : s->loss;
+        int named = tm_metric_named(which, strlen(which)), kind = named < 0 ? TM_METRIC_LOSS : named;
+        double value = tm_metrics[kind].rises ? -tm_metric_value(kind, s) : tm_metric_value(kind, s);
         if (value < t->best_metric - t->recipe->early_stop_min_delta) {
             t->best_metric = value;
             t->best_step = t->step;
@@ -566,9 +584,19 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+tm_status tm_trainer_save_to(tm_trainer *t, int32_t replica, const char *dir, tm_error *err)
+{
+    TM_TRY(t->tuning.method->save(&t->tuning, replica, dir, err));
+    return tm_dir_has(dir, "config.json") ? tm_tokenizer_write(t->run->model_dir, dir, err) : TM_OK;
+}
+
 tm_status tm_trainer_save(tm_trainer *t, tm_error *err)
 {
-    for (int32_t r = 0; r < t->run->replicas; r++)
-        TM_TRY(t->tuning.method->save(&t->tuning, r, t->run->folder[r]->dir, err));
+    for (int32_t r = 0; r < t->run->replicas; r++) {
+        const char *dir = t->run->folder[r]->dir;
+        TM_TRY(tm_trainer_save_to(t, r, dir, err));
+        if (t->gates && t->recipe->lora_router)
+            TM_TRY(tm_gates_route(t, dir, err));
+    }
     return TM_OK;
 }

@@ -20,7 +20,9 @@ typedef struct tm_seeds {
 tm_seeds tm_seeds_of(const tm_recipe *recipe);
 
 typedef struct tm_scores {
-    double loss, accuracy, exact, kl, bits_per_byte; /* NaN: not measured */
+    double loss, accuracy, exact, kl, bits_per_byte; /* NaN: not measured, as below */
+    double score[2];    /* of the entry's metric: tm_metrics[].key */
+    double way_loss[2]; /* round trip: to the text, to the scene */
     int64_t targets;
 } tm_scores;
 
@@ -30,6 +32,8 @@ typedef struct tm_eval_set {
     bool probe;
     tm_dataset *data;           /* owned */
     int64_t examples;           /* evaluated: all, or the entry's limit */
+    struct tm_answers *answers; /* what rows say beside their tokens; owned; NULL: nothing is needed */
+    struct tm_bridge *bridge;   /* metric round_trip; owned */
     tm_scores *first, *last, *best; /* [R], owned; best by the entry's metric */
     tm_tensor teacher;          /* metric kl: hidden states of the base at every target */
 } tm_eval_set;
@@ -46,6 +50,12 @@ typedef struct tm_run {
     bool evaluate;              /* only evaluate: no gradients, no optimiser */
     int32_t replicas;
     const tm_seeds *seeds;      /* [R] */
+    const int32_t *prompt_ids;  /* tokens that a trained prompt starts from; NULL: at random */
+    int64_t prompt_id_count;
+    const tm_tokenizer *tok;    /* for metrics of generated text; NULL: none */
+    int32_t stop[8];            /* ids that end it */
+    size_t stops;
+    int64_t cache_tokens;       /* for it; 0: nothing is generated */
     tm_run_folder **folder;     /* [R]; NULL: counting */
     tm_order **order;           /* [R] */
     int64_t steps;
@@ -76,6 +86,7 @@ typedef struct tm_trainer {
     tm_step_params *device_params;
     tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
     bool has_teacher;
+    struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
     int64_t hook_count;
     /* state of the run: all that a checkpoint holds beside tensors */
@@ -109,13 +120,15 @@ tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, .
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Runs to the end (or to an interruption: TM_FAILED). */
 tm_status tm_trainer_run(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* The result of one replica into a folder; a whole model gets its tokenizer too. */
+tm_status tm_trainer_save_to(tm_trainer *trainer, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;
 /* Writes the result of every replica into its folder. */
 tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* One optimiser step on the run's next examples, without evaluation or rows. */
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
-/* Scores of a data set for one replica, no gradients. */
-tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_error *err) TM_MUST_CHECK;
+/* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
+tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
 bool tm_eval_due(const tm_trainer *trainer, int64_t step);
 
 /* resume.c */
@@ -124,6 +137,13 @@ tm_status tm_trainer_resume(tm_trainer *trainer, bool *resumed, tm_error *err) T
 /* Writes or reads tensors (values, and optimiser state) of one replica as one safetensors file. */
 tm_status tm_trained_write(tm_trainer *trainer, int32_t replica, bool optimizer, const char *path, tm_error *err) TM_MUST_CHECK;
 tm_status tm_trained_read(tm_trainer *trainer, int32_t replica, bool optimizer, const char *path, tm_error *err) TM_MUST_CHECK;
+
+/* gates.c: what the recipe and the rows say of registers. set -1: the data. NULL without registers. */
+tm_status tm_gates_set(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+void tm_gates_drop(tm_trainer *trainer);
+/* Learns the router of the bank and writes it into dir. */
+tm_status tm_gates_route(tm_trainer *trainer, const char *dir, tm_error *err) TM_MUST_CHECK;
+void tm_gates_give(const tm_trainer *trainer, int64_t set, int64_t example, tm_batch_item *item);
 
 /* trail.c: the header of trail.bin for this run. */
 tm_status tm_trail_header(const tm_trainer *trainer, tm_buf *out, tm_error *err) TM_MUST_CHECK;

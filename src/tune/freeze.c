@@ -13,17 +13,12 @@ static tm_status freeze_select(tm_tuning *t, tm_error *err)
     for (int64_t i = 0; i < m->params.count; i++)
         train(m->params.item[i]);
     m->embed->trained = !r->freeze_embeddings;
-    for (int64_t i = 0; i < r->freeze_layers; i++) {
-        tm_block *b = &m->block[i];
-        tm_param *norms[] = {b->attn_norm, b->ffn_norm, b->q_norm, b->k_norm};
-        for (int k = 0; k < 4; k++)
-            if (norms[k])
-                norms[k]->trained = false;
-        for (int s = 0; s < TM_SLOTS; s++) {
-            b->slot[s].weight->trained = false;
-            if (b->slot[s].bias)
-                b->slot[s].bias->trained = false;
-        }
+    if (m->positions)
+        m->positions->trained = !r->freeze_embeddings;
+    for (int64_t i = 0; i < m->params.count; i++) {
+        tm_param *p = m->params.item[i];
+        if (p->layer >= 0 && p->layer < r->freeze_layers)
+            p->trained = false;
     }
     return TM_OK;
 }

@@ -2,23 +2,15 @@
  * get low-rank matrices, their first values, and the adapter folder that PEFT loads.
  *
  * Names are PEFT's: a parameter's key in the adapter file is "base_model.model." and its name here. */
-#include "tune/tune.h"
+#include "tune/registers.h"
 
 #include "base/buf.h"
+#include "base/exact.h"
 #include "base/philox.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-#define KEY_PREFIX "base_model.model."
-
-/* The modules of a model in a fixed order: blocks, slots, then the head. NULL behind the last. */
-static tm_linear *module_at(tm_model *m, int64_t i)
-{
-    if (i < m->config.layers * TM_SLOTS)
-        return &m->block[i / TM_SLOTS].slot[i % TM_SLOTS];
-    return i == m->config.layers * TM_SLOTS ? &m->head : NULL;
-}
 
 static const char *short_name(const char *module)
 {
@@ -30,8 +22,11 @@ static const char *short_name(const char *module)
 
 static tm_status all_linear(tm_tuning *t, tm_error *err)
 {
-    for (int s = 0; s < TM_SLOTS; s++)
-        TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(t->model->block[0].slot[s].name), err));
+    for (int s = 0; s < TM_SLOTS; s++) {
+        const tm_linear *module = &t->model->block[0].slot[s];
+        if (module->weight && !tm_names_contain(&t->adapter.target_modules, short_name(module->name)))
+            TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(module->name), err));
+    }
     return TM_OK;
 }
 
@@ -39,8 +34,21 @@ static tm_status all_linear(tm_tuning *t, tm_error *err)
  * expression; a bare module name is what people mean when they write one. */
 static bool is_plain_name(const char *text) { return text[strcspn(text, "\\.*+?[](){}|^$")] == 0; }
 
+/* Registers live on the attention projections, unless the recipe says otherwise. */
+static tm_status attention_targets(tm_tuning *t, tm_error *err)
+{
+    for (int s = TM_Q; s <= TM_O; s++) {
+        const tm_linear *module = &t->model->block[0].slot[s];
+        if (module->weight && !tm_names_contain(&t->adapter.target_modules, short_name(module->name)))
+            TM_TRY(tm_names_add(&t->adapter.target_modules, short_name(module->name), err));
+    }
+    return TM_OK;
+}
+
 static tm_status targets_from_recipe(tm_tuning *t, tm_error *err)
 {
+    if (t->registers.count && !tm_names_contain(&t->recipe->given, "lora.target_modules"))
+        return attention_targets(t, err);
     const tm_names *given = &t->recipe->lora_target_modules;
     tm_adapter_config *a = &t->adapter;
     if (given->count == 1 && strcmp(given->item[0], "all-linear") == 0)
@@ -76,12 +84,17 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
     static const char *const biases[] = {"none", "all", "lora_only"};
     const tm_recipe *r = t->recipe;
     tm_adapter_config *a = &t->adapter;
+    TM_TRY(tm_registers_name(t, &r->lora_registers, "lora.registers", err));
+    bool plain = !r->lora_use_dora && r->lora_bias == TM_BIAS_NONE && !r->lora_modules_to_save.count && !r->lora_rank_pattern.keys.count && !r->lora_alpha_pattern.keys.count;
+    if (t->registers.count && !plain)
+        return tm_fail(err, TM_RECIPE, "lora.registers: a register is a plain LoRA adapter: no use_dora, bias, modules_to_save, rank_pattern, alpha_pattern");
     a->r = r->lora_r;
     a->alpha = r->lora_alpha;
     a->dropout = r->lora_dropout;
     a->use_rslora = r->lora_use_rslora;
     a->use_dora = r->lora_use_dora;
     a->inference_mode = true;
+    a->fan_in_fan_out = t->model->config.family->conv1d;
     a->bias = tm_strdup(biases[r->lora_bias], err);
     a->task_type = tm_strdup("CAUSAL_LM", err);
     a->base_model = r->model ? tm_strdup(r->model, err) : NULL;
@@ -96,11 +109,10 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
 
 static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
 {
-    char path[4096];
     tm_adapter_config *a = &t->adapter;
-    TM_TRY(tm_adapter_config_read(t->recipe->lora_init, a, err));
-    if (snprintf(path, sizeof path, "%s/adapter_model.safetensors", t->recipe->lora_init) >= (int)sizeof path)
-        return tm_fail(err, TM_RECIPE, "lora.init: the path is too long");
+    if (tm_registers_there(t->from))
+        return tm_registers_open(t, err);
+    TM_TRY(tm_adapter_config_read(t->from, a, err));
     if (a->target_regex && strcmp(a->target_regex, "all-linear") == 0) {
         free(a->target_regex);
         a->target_regex = NULL;
@@ -109,15 +121,16 @@ static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
     if (tm_names_contain(&t->recipe->given, "lora.dropout"))
         a->dropout = t->recipe->lora_dropout;
     a->inference_mode = true;
-    return tm_safetensors_open(path, &t->start, err);
+    a->fan_in_fan_out = t->model->config.family->conv1d; /* PEFT too goes by the module, not by the key */
+    return tm_tuned_open(t, err);
 }
 
 /* --- Selecting --- */
 
-static tm_status add_part(tm_tuning *t, const tm_linear *module, const char *suffix, tm_param_kind kind, int64_t rows, int64_t cols, tm_param **out, tm_error *err)
+static tm_status add_part(tm_tuning *t, const char *module, const char *suffix, tm_param_kind kind, int64_t rows, int64_t cols, tm_param **out, tm_error *err)
 {
     char name[300];
-    snprintf(name, sizeof name, "%s.%s", module->name, suffix);
+    snprintf(name, sizeof name, "%s.%s", module, suffix);
     TM_TRY(tm_params_add(&t->model->params, name, kind, rows, cols, out, err));
     (*out)->ndim = kind == TM_PARAM_MAGNITUDE ? 1 : 2;
     (*out)->added = (*out)->trained = true;
@@ -125,57 +138,104 @@ static tm_status add_part(tm_tuning *t, const tm_linear *module, const char *suf
     return TM_OK;
 }
 
-static tm_status add_lora(tm_tuning *t, tm_linear *module, int64_t index, tm_error *err)
+/* Rank and scale of a module; index: its key for dropout and first values. */
+static tm_status new_lora(tm_tuning *t, const char *module, int64_t index, tm_lora **out, tm_error *err)
 {
     const tm_adapter_config *a = &t->adapter;
     double r, alpha;
-    TM_TRY(tm_adapter_pattern(a->rank_pattern, a->rank_patterns, module->name, (double)a->r, &r, err));
-    TM_TRY(tm_adapter_pattern(a->alpha_pattern, a->alpha_patterns, module->name, a->alpha, &alpha, err));
+    TM_TRY(tm_adapter_pattern(a->rank_pattern, a->rank_patterns, module, (double)a->r, &r, err));
+    TM_TRY(tm_adapter_pattern(a->alpha_pattern, a->alpha_patterns, module, a->alpha, &alpha, err));
     if (!(r >= 1) || r != floor(r) || r > (double)(1 << 20))
-        return tm_fail(err, TM_RECIPE, "lora: rank of %s is %g, expected a whole number from 1", module->name, r);
-    tm_lora *lora;
-    TM_TRY(TM_NEW(&lora, 1, err));
-    module->lora = lora;
+        return tm_fail(err, TM_RECIPE, "lora: rank of %s is %g, expected a whole number from 1", module, r);
+    TM_TRY(TM_NEW(out, 1, err));
+    tm_lora *lora = *out;
     lora->r = (int32_t)r;
     lora->scale = (float)(a->use_rslora ? alpha / sqrt(r) : alpha / r);
     lora->dropout = (float)a->dropout;
     lora->module = (uint32_t)index;
-    TM_TRY(add_part(t, module, "lora_A.weight", TM_PARAM_LORA_A, lora->r, module->in, &lora->a, err));
-    TM_TRY(add_part(t, module, "lora_B.weight", TM_PARAM_LORA_B, module->out, lora->r, &lora->b, err));
+    return TM_OK;
+}
+
+static tm_status add_lora(tm_tuning *t, tm_linear *module, int64_t index, tm_error *err)
+{
+    TM_TRY(new_lora(t, module->name, index, &module->lora, err));
+    tm_lora *lora = module->lora;
+    if (t->registers.count) {
+        lora->gates = t->model->gates = (int32_t)t->registers.count;
+        t->model->gate_width = lora->r;
+        lora->r *= lora->gates;
+    }
+    TM_TRY(add_part(t, module->name, "lora_A.weight", TM_PARAM_LORA_A, lora->r, module->in, &lora->a, err));
+    TM_TRY(add_part(t, module->name, "lora_B.weight", TM_PARAM_LORA_B, module->out, lora->r, &lora->b, err));
     lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
-    return a->use_dora ? add_part(t, module, "lora_magnitude_vector", TM_PARAM_MAGNITUDE, 1, module->out, &lora->magnitude, err) : TM_OK;
+    return t->adapter.use_dora ? add_part(t, module->name, "lora_magnitude_vector", TM_PARAM_MAGNITUDE, 1, module->out, &lora->magnitude, err) : TM_OK;
+}
+
+/* PEFT's Embedding layer. It knows no dropout; a tied head keeps the base's weights. */
+static tm_status add_embedding(tm_tuning *t, tm_error *err)
+{
+    tm_model *m = t->model;
+    const char *name = m->config.family->embed;
+    TM_TRY(new_lora(t, name, m->config.layers * TM_SLOTS + 1, &m->embed_lora, err));
+    tm_lora *lora = m->embed_lora;
+    lora->dropout = 0;
+    if (t->adapter.use_dora)
+        return tm_fail(err, TM_UNSUPPORTED, "lora.target_modules: %s with use_dora is not supported; leave it out, or use_dora: false", short_name(name));
+    TM_TRY(add_part(t, name, "lora_embedding_A", TM_PARAM_LORA_A, m->config.vocab, lora->r, &lora->a, err));
+    TM_TRY(add_part(t, name, "lora_embedding_B", TM_PARAM_LORA_B, m->config.width, lora->r, &lora->b, err));
+    lora->a->turned = true;
+    lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
+    return TM_OK;
+}
+
+static bool ends_as(const char *name, const char *end)
+{
+    size_t n = strlen(name), k = strlen(end);
+    return n >= k && strcmp(name + n - k, end) == 0 && (n == k || name[n - k - 1] == '.');
 }
 
 /* Every name in the list must be found: a typing error must not train less than was asked for. */
 static tm_status check_names(tm_tuning *t, const tm_names *names, const char *key, tm_error *err)
 {
-    const char *known[TM_SLOTS + 1];
+    const char *known[TM_SLOTS + 2], *embed = t->model->config.family->embed;
+    size_t knowns = 0;
     for (int s = 0; s < TM_SLOTS; s++)
-        known[s] = short_name(t->model->block[0].slot[s].name);
-    known[TM_SLOTS] = short_name(t->model->head.name);
+        if (t->model->block[0].slot[s].weight)
+            known[knowns++] = short_name(t->model->block[0].slot[s].name);
+    known[knowns++] = short_name(t->model->head.name);
+    known[knowns++] = short_name(embed);
     for (int64_t k = 0; k < names->count; k++) {
-        bool found = false;
+        bool found = ends_as(embed, names->item[k]);
         tm_linear *module;
-        for (int64_t i = 0; (module = module_at(t->model, i)) && !found; i++) {
-            size_t n = strlen(module->name), m = strlen(names->item[k]);
-            found = n >= m && strcmp(module->name + n - m, names->item[k]) == 0 && (n == m || module->name[n - m - 1] == '.');
-        }
+        for (int64_t i = 0; (module = tm_model_linear(t->model, i)) && !found; i++)
+            found = module->weight && ends_as(module->name, names->item[k]);
         if (found)
             continue;
-        const char *nearest = tm_nearest(names->item[k], known, TM_SLOTS + 1);
-        return tm_fail(err, TM_RECIPE, "%s: the model has no linear module '%s'%s%s%s", key, names->item[k],
+        const char *nearest = tm_nearest(names->item[k], known, knowns);
+        return tm_fail(err, TM_RECIPE, "%s: the model has no linear module or embedding '%s'%s%s%s", key, names->item[k],
                        nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     }
     return TM_OK;
 }
 
+/* As PEFT without ensure_weight_tying: when a tied table or head is saved apart, the other keeps the
+ * base's weights. The head gets a matrix of its own, a copy of the table. */
+static tm_status untie(tm_tuning *t, tm_error *err)
+{
+    tm_model *m = t->model;
+    if (m->head.weight != m->embed)
+        return TM_OK;
+    TM_TRY(add_part(t, m->head.name, "weight", TM_PARAM_MATRIX, m->head.out, m->head.in, &m->head.weight, err));
+    m->head.weight->replicas = 1;
+    m->head.weight->trained = false;
+    m->head.weight->dtype = m->embed->dtype;
+    return tm_names_add(&t->notes, "lora.modules_to_save: the model's embedding and head are tied; what is saved is trained apart, the other keeps the base's weights", err);
+}
+
 static tm_status train_head(tm_tuning *t, tm_error *err)
 {
     tm_model *m = t->model;
-    if (m->head.weight == m->embed) { /* as PEFT: the saved head is a copy and no longer tied */
-        TM_TRY(add_part(t, &m->head, "weight", TM_PARAM_MATRIX, m->head.out, m->head.in, &m->head.weight, err));
-        m->head.weight->replicas = 1;
-    }
+    TM_TRY(untie(t, err));
     m->head.weight->trained = true;
     return TM_OK;
 }
@@ -199,8 +259,8 @@ static tm_status train_saved_modules(tm_tuning *t, tm_error *err)
         }
         if (!found)
             return tm_fail(err, TM_RECIPE, "lora.modules_to_save: the model has no module '%s' (lm_head, embed_tokens, norm, ... are)", name);
-        if (m->embed->trained && m->head.weight == m->embed)
-            return tm_fail(err, TM_UNSUPPORTED, "lora.modules_to_save: '%s' is tied to lm_head in this model; PEFT would untie them. Save lm_head instead", name);
+        if (m->embed->trained)
+            TM_TRY(untie(t, err));
     }
     return TM_OK;
 }
@@ -209,37 +269,60 @@ static void train_biases(tm_tuning *t)
 {
     bool all = strcmp(t->adapter.bias, "all") == 0, own = strcmp(t->adapter.bias, "lora_only") == 0;
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(t->model, i)); i++)
-        if (module->bias && (all || (own && module->lora)))
+    for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
+        if (module->bias && own && module->lora)
             module->bias->trained = true;
+    for (int64_t i = 0; all && i < t->model->params.count; i++) /* those of norms too */
+        if (t->model->params.item[i]->kind == TM_PARAM_BIAS)
+            t->model->params.item[i]->trained = true;
 }
 
 static tm_status lora_select(tm_tuning *t, tm_error *err)
 {
     tm_model *m = t->model;
-    TM_TRY(t->recipe->lora_init ? config_from_adapter(t, err) : config_from_recipe(t, err));
+    TM_TRY(t->from ? config_from_adapter(t, err) : config_from_recipe(t, err));
     TM_TRY(check_names(t, &t->adapter.target_modules, "lora.target_modules", err));
     int64_t adapted = 0;
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(m, i)); i++) {
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         bool wanted;
+        if (!module->weight)
+            continue;
         TM_TRY(tm_adapter_targets(&t->adapter, module->name, &wanted, err));
         if (!wanted)
             continue;
         TM_TRY(add_lora(t, module, i, err));
         adapted++;
     }
+    bool embedding;
+    TM_TRY(tm_adapter_targets(&t->adapter, m->config.family->embed, &embedding, err));
+    if (t->registers.count && (embedding || m->head.lora))
+        return tm_fail(err, TM_RECIPE, "lora.target_modules: registers are for modules inside the blocks, not for embedding and head");
+    if (embedding)
+        TM_TRY(add_embedding(t, err));
+    adapted += embedding;
     TM_TRY(train_saved_modules(t, err));
     train_biases(t);
     bool shared = t->adapter.modules_to_save.count || strcmp(t->adapter.bias, "none") != 0;
     if (m->replicas > 1 && shared)
         return tm_fail(err, TM_RECIPE, "lora: modules_to_save and bias work for one replica at a time");
     if (!adapted)
-        return tm_fail(err, TM_RECIPE, "lora.target_modules: '%s' matches no linear module of the model", t->adapter.target_regex ? t->adapter.target_regex : "");
+        return tm_fail(err, TM_RECIPE, "lora.target_modules: '%s' matches no linear module or embedding of the model", t->adapter.target_regex ? t->adapter.target_regex : "");
     return TM_OK;
 }
 
 /* --- First values --- */
+
+/* n standard normals; value has room for n + 1. */
+void tm_fill_normal(float *value, int64_t n, uint64_t key)
+{
+    for (int64_t i = 0; i < n; i += 2) {
+        double z[2];
+        tm_normals(tm_philox_at(key, (uint32_t)(i / 2), (uint32_t)(i >> 33), 0, 0).word, z);
+        value[i] = (float)z[0];
+        value[i + 1] = (float)z[1];
+    }
+}
 
 /* Kaiming-uniform with a = sqrt(5), torch's default for linear layers: U(-1/sqrt(in), 1/sqrt(in)). */
 static tm_status start_a(tm_tuning *t, const tm_lora *lora, int32_t replica, uint64_t seed, tm_error *err)
@@ -259,6 +342,20 @@ static tm_status start_a(tm_tuning *t, const tm_lora *lora, int32_t replica, uin
     return st;
 }
 
+/* PEFT's Embedding layer begins with A zero and B normal. */
+static tm_status start_embedding(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err)
+{
+    const tm_lora *lora = t->model->embed_lora;
+    float *value;
+    int64_t n = tm_param_count(lora->b);
+    TM_RUN(t->model->device, fill, tm_param_part(lora->a, lora->a->value, replica), 0);
+    TM_TRY(TM_NEW(&value, n + 1, err));
+    tm_fill_normal(value, n, tm_philox_key(seed, TM_PURPOSE_INIT, lora->module, 0));
+    tm_status st = tm_param_write(t->model, lora->b, replica, value, TM_F32, err);
+    free(value);
+    return st;
+}
+
 /* DoRA: the magnitude starts at the norm of W + s B A. */
 static tm_status start_magnitude(tm_tuning *t, const tm_linear *module, int32_t replica)
 {
@@ -272,55 +369,19 @@ static tm_status start_magnitude(tm_tuning *t, const tm_linear *module, int32_t 
     return TM_OK;
 }
 
-static void file_key(const tm_tuning *t, const tm_param *p, char key[512])
+static void file_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KEY])
 {
     /* PEFT keeps an adapted module's own bias one level down. */
     size_t n = strlen(p->name);
     if (p->kind == TM_PARAM_BIAS) {
         tm_linear *module;
-        for (int64_t i = 0; (module = module_at(t->model, i)); i++)
+        for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
             if (module->bias == p && module->lora) {
-                snprintf(key, 512, KEY_PREFIX "%.*s.base_layer.bias", (int)(n - strlen(".bias")), p->name);
+                snprintf(key, TM_TUNED_KEY, TM_PEFT_PREFIX "%.*s.base_layer.bias", (int)(n - strlen(".bias")), p->name);
                 return;
             }
     }
-    snprintf(key, 512, KEY_PREFIX "%s", p->name);
-}
-
-/* Values from the adapter that is continued: every trained tensor must be there, and nothing else. */
-static tm_status start_from_file(tm_tuning *t, int32_t replica, tm_error *err)
-{
-    const char *dir = t->recipe->lora_init;
-    int64_t used = 0;
-    for (int64_t i = 0; i < t->model->params.count; i++) {
-        tm_param *p = t->model->params.item[i];
-        if (!p->trained)
-            continue;
-        char key[512];
-        file_key(t, p, key);
-        const tm_st_tensor *stored = tm_safetensors_find(t->start, key);
-        if (!stored)
-            return tm_fail(err, TM_INPUT, "%s/adapter_model.safetensors: tensor %s is missing", dir, key);
-        bool fits = stored->count == tm_param_count(p) && (p->ndim == 1 || (stored->ndim == 2 && stored->shape[0] == p->rows));
-        bool float_type = stored->dtype == TM_F32 || stored->dtype == TM_F16 || stored->dtype == TM_BF16 || stored->dtype == TM_F64;
-        if (!fits || !float_type)
-            return tm_fail(err, TM_INPUT, "%s/adapter_model.safetensors: tensor %s has shape [%lld, %lld] of %s, expected [%lld, %lld] of a float type", dir, key,
-                           (long long)(stored->ndim ? stored->shape[0] : 0), (long long)(stored->ndim > 1 ? stored->shape[1] : 0), tm_dtype_name(stored->dtype),
-                           (long long)p->rows, (long long)p->cols);
-        TM_TRY(tm_param_write(t->model, p, replica, stored->data, stored->dtype, err));
-        used++;
-    }
-    for (int64_t i = 0; i < tm_safetensors_count(t->start) && used != tm_safetensors_count(t->start); i++) {
-        const char *name = tm_safetensors_at(t->start, i)->name;
-        bool known = strncmp(name, KEY_PREFIX, strlen(KEY_PREFIX)) == 0;
-        char key[512] = "";
-        for (int64_t k = 0; known && k < t->model->params.count && strcmp(key, name) != 0; k++)
-            if (t->model->params.item[k]->trained)
-                file_key(t, t->model->params.item[k], key);
-        if (strcmp(key, name) != 0)
-            return tm_fail(err, TM_INPUT, "%s/adapter_model.safetensors: tensor %s does not belong to this adapter on this model", dir, name);
-    }
-    return TM_OK;
+    snprintf(key, TM_TUNED_KEY, TM_PEFT_PREFIX "%s", p->name);
 }
 
 static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err)
@@ -329,10 +390,10 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
     if (m->head.weight->added) { /* a tied head that is saved apart starts as a copy */
         TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
     }
-    if (t->start)
-        return start_from_file(t, replica, err);
+    if (t->from)
+        return t->registers.count ? tm_registers_read(t, replica, err) : tm_tuned_read(t, replica, err);
     tm_linear *module;
-    for (int64_t i = 0; (module = module_at(m, i)); i++) {
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         if (!module->lora)
             continue;
         TM_TRY(start_a(t, module->lora, replica, seed, err));
@@ -340,46 +401,18 @@ static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_err
         if (module->lora->magnitude)
             TM_TRY(start_magnitude(t, module, replica));
     }
-    return TM_OK;
+    return m->embed_lora ? start_embedding(t, replica, seed, err) : TM_OK;
 }
 
 /* --- Saving --- */
 
 static tm_status lora_save(tm_tuning *t, int32_t replica, const char *dir, tm_error *err)
 {
-    static const char *const metadata[] = {"format", "pt", NULL};
-    tm_model *m = t->model;
-    tm_status st = TM_OK;
-    tm_st_tensor *tensors = NULL;
-    char(*keys)[512] = NULL;
-    int64_t count = 0;
-    char path[4096];
-    TM_GO(TM_NEW(&tensors, m->params.count, err));
-    TM_GO(tm_alloc((void **)&keys, (size_t)m->params.count, sizeof *keys, err));
-    for (int64_t i = 0; i < m->params.count; i++) {
-        tm_param *p = m->params.item[i];
-        if (!p->trained)
-            continue;
-        float *value;
-        TM_GO(TM_NEW(&value, tm_param_count(p), err));
-        tm_st_tensor *out = &tensors[count];
-        file_key(t, p, keys[count]);
-        *out = (tm_st_tensor){.name = keys[count], .dtype = TM_F32, .ndim = p->ndim, .count = tm_param_count(p), .bytes = tm_param_count(p) * 4, .data = value};
-        out->shape[0] = p->ndim == 1 ? p->cols : p->rows;
-        out->shape[1] = p->cols;
-        count++;
-        TM_GO(tm_param_read(m, p, p->value, replica, value, TM_F32, err));
-    }
-    if (snprintf(path, sizeof path, "%s/adapter_model.safetensors", dir) >= (int)sizeof path)
-        TM_GO(tm_fail(err, TM_RECIPE, "out: the path is too long"));
-    TM_GO(tm_safetensors_write(path, tensors, count, metadata, err));
-    TM_GO(tm_adapter_config_write(dir, &t->adapter, err));
-out:
-    for (int64_t i = 0; i < count; i++)
-        free((void *)(uintptr_t)tensors[i].data);
-    free(tensors);
-    free(keys);
-    return st;
+    if (t->registers.count)
+        return tm_registers_write(t, replica, dir, err);
+    TM_TRY(tm_tuned_write(t, replica, dir, err));
+    return tm_adapter_config_write(dir, &t->adapter, err);
 }
 
-const tm_method tm_method_lora = {.name = "lora", .auto_lr = 2e-4, .adapter = true, .replicas = true, .select = lora_select, .start = lora_start, .save = lora_save};
+const tm_method tm_method_lora = {.name = "lora", .auto_lr = 2e-4, .adapter = true, .replicas = true, .file = "adapter_model.safetensors",
+                                  .select = lora_select, .start = lora_start, .save = lora_save, .key = file_key};

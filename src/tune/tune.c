@@ -1,6 +1,8 @@
 /* The table of tuning methods: see tune.h. */
 #include "tune/tune.h"
 
+#include <stdlib.h>
+
 static tm_status select_nothing(tm_tuning *t, tm_error *err)
 {
     (void)t, (void)err;
@@ -16,8 +18,10 @@ tm_status tm_method_find(int method, const tm_method **out, tm_error *err)
     case TM_METHOD_FREEZE: *out = &tm_method_freeze; return TM_OK;
     case TM_METHOD_BITFIT: *out = &tm_method_bitfit; return TM_OK;
     case TM_METHOD_LORA: *out = &tm_method_lora; return TM_OK;
+    case TM_METHOD_PROMPT: *out = &tm_method_prompt; return TM_OK;
     case TM_METHOD_NONE: *out = &tm_method_none; return TM_OK;
-    default: return tm_fail(err, TM_RECIPE, "method: adapter and prompt are not implemented yet (full, freeze, bitfit, lora, none are)");
+    case TM_METHOD_ADAPTER: *out = &tm_method_adapter; return TM_OK;
+    default: return tm_fail(err, TM_RECIPE, "method: %d is not known", method);
     }
 }
 
@@ -25,6 +29,10 @@ tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *mode
 {
     *t = (tm_tuning){.recipe = recipe, .model = model};
     TM_TRY(tm_method_find(recipe->method, &t->method, err));
+    const char *const from[] = {[TM_METHOD_BITFIT] = recipe->bitfit_init, [TM_METHOD_LORA] = recipe->lora_init,
+                                [TM_METHOD_ADAPTER] = recipe->adapter_init, [TM_METHOD_PROMPT] = recipe->prompt_init, [TM_METHOD_NONE] = NULL};
+    t->from = from[recipe->method];
+    t->adapter_result = t->method->adapter;
     return t->method->select(t, err);
 }
 
@@ -33,5 +41,7 @@ void tm_tuning_deinit(tm_tuning *t)
     tm_adapter_config_deinit(&t->adapter);
     tm_safetensors_close(t->start);
     tm_names_deinit(&t->notes);
+    free(t->adapter_name);
+    tm_names_deinit(&t->registers);
     *t = (tm_tuning){0};
 }

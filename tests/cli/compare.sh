@@ -28,7 +28,7 @@ run compare "$dir/run1" "$dir/run2" --json
 grep -q '"layers": \[{"layer": 0, "norm_a": ' "$dir/out" && grep -q '{"name": "model.layers.0.mlp.down_proj", ' "$dir/out"
 result $? "--json has layers and tensors"
 sed -i 's|"base_model_name_or_path": "[^"]*"|"base_model_name_or_path": "nowhere/at-all"|' "$dir/double/adapter_config.json"
-expect "a base that is elsewhere" 2 'nowhere/at-all is not a model folder here' compare "$dir/double" "$dir/double" --data "$dir/data.txt"
+expect "a base that is elsewhere" 2 'nowhere/at-all is no model here' compare "$dir/double" "$dir/double" --data "$dir/data.txt"
 expect "--model says where" 0 '100.00 % agree' compare "$dir/double" "$dir/double" --model $model --data "$dir/data.txt" train.seq=64
 expect "an adapter and a model need data" 2 'compared with --data' compare $model "$dir/double"
 expect "no such folder" 3 'none' compare $model "$dir/none"

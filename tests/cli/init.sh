@@ -21,7 +21,7 @@ run bench --json
 grep -qE '^\{"device": .*"limit_gflops": [0-9]*[1-9]' "$dir/out" && ! grep -q tokenizer "$dir/out"
 result $? "bench: JSON"
 expect "bench: a tokenizer needs a text" 2 'go together' bench --tokenizer $model
-expect "bench: calibration is not there" 2 'not there yet' bench --calibrate
+expect "bench: what was measured is kept" 0 'kept for plan and train' bench --calibrate
 expect "bench: no such text" 3 'none' bench --tokenizer $model --text "$dir/none"
 expect "bench: help" 0 'example: ' bench --help
 exit $code

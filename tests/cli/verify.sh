@@ -3,7 +3,10 @@
 . tests/cli/lib.sh
 head -c 3000 data/demo/shakespeare-dev.txt > "$dir/data.txt"
 cp -r $model "$dir/model"
-run train model="$dir/model" data="$dir/data.txt" train.steps=4 train.seq=32 train.batch=2 lora.r=2 lora.use_dora=true train.lr=1e-3 threads=1 out="$dir/run"
+head -c 300 data/demo/shakespeare-dev.txt > "$dir/held.txt"
+head -c 200 data/demo/shakespeare-dev.txt > "$dir/old.txt"
+run train model="$dir/model" data="$dir/data.txt" train.steps=4 train.seq=32 train.batch=2 lora.r=2 lora.use_dora=true train.lr=1e-3 threads=1 out="$dir/run" \
+    eval="$dir/held.txt" keep.monitor.probes.0.path="$dir/old.txt"
 result $status "a run to verify"
 expect "an untouched run is equal" 0 'run: equal to the bit over 4 steps' verify "$dir/run"
 [ -z "$(find "$dir" -name '.*.verify-*')" ]
@@ -43,6 +46,11 @@ expect "changed data are said" 1 'data.txt: the data has changed since the run' 
 rm "$dir/data.txt"
 expect "missing data are said" 1 'data of the run cannot be read' verify "$dir/run"
 cp "$dir/saved" "$dir/data.txt"
+for f in held:evaluation old:probe; do
+    cp "$dir/${f%:*}.txt" "$dir/saved" && printf x >> "$dir/${f%:*}.txt"
+    expect "changed ${f#*:} data are said" 1 "${f%:*}.txt: the ${f#*:} data has changed since the run" verify "$dir/run"
+    cp "$dir/saved" "$dir/${f%:*}.txt"
+done
 sed -i 's/"rms_norm_eps": .*,/"rms_norm_eps": 0.001,/' "$dir/model/config.json"
 expect "a changed model is said" 1 'model: the model has changed since the run' verify "$dir/run"
 sed -i 's/"status": "done"/"status": "running"/' "$dir/bad/run.json"

@@ -12,6 +12,9 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,6 +25,7 @@ typedef enum fault_kind { FAULT_NONE, FAULT_ALLOC, FAULT_CALL, FAULT_NUISANCE } 
 static struct {
     fault_kind kind; /* NUISANCE: reads and writes are interrupted or short; nothing fails */
     bool lasting;    /* all from the Nth on, not the Nth alone */
+    bool no_threads; /* none can be started: what runs beside runs in order, so that failures are counted in order */
     long at, seen, hits;
 } fault;
 
@@ -56,6 +60,9 @@ ssize_t __real_write(int fd, const void *buf, size_t size);
 int __real_fsync(int fd);
 int __real_rename(const char *from, const char *to);
 void *__real_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset);
+size_t __real_fwrite(const void *data, size_t size, size_t count, FILE *file);
+int __real_fflush(FILE *file);
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t count, size_t size);
 void *__wrap_realloc(void *old, size_t size);
@@ -64,6 +71,9 @@ ssize_t __wrap_write(int fd, const void *buf, size_t size);
 int __wrap_fsync(int fd);
 int __wrap_rename(const char *from, const char *to);
 void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offset);
+size_t __wrap_fwrite(const void *data, size_t size, size_t count, FILE *file);
+int __wrap_fflush(FILE *file);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg);
 
 static inline void *fault_no_memory(void)
 {
@@ -141,6 +151,29 @@ void *__wrap_mmap(void *at, size_t size, int prot, int flags, int fd, off_t offs
     return __real_mmap(at, size, prot, flags, fd, offset);
 }
 
+size_t __wrap_fwrite(const void *data, size_t size, size_t count, FILE *file)
+{
+    if (fault_now(FAULT_CALL)) {
+        errno = ENOSPC;
+        return __real_fwrite(data, size, count / 2, file);
+    }
+    return __real_fwrite(data, size, count, file);
+}
+
+int __wrap_fflush(FILE *file)
+{
+    if (fault_now(FAULT_CALL)) {
+        errno = ENOSPC;
+        return EOF;
+    }
+    return __real_fflush(file);
+}
+
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg)
+{
+    return fault.no_threads ? EAGAIN : __real_pthread_create(thread, attr, start, arg);
+}
+
 static inline void *fault_json_malloc(size_t size) { return malloc(size); }
 static inline void fault_json_free(void *block) { free(block); }
 
@@ -151,25 +184,35 @@ static inline void fault_begin(void) { json_set_alloc_funcs(fault_json_malloc, f
 typedef tm_status (*fault_fn)(tm_error *err);
 typedef void (*fault_check)(void);
 
+/* Runs the operation with the Nth allocation or call failing; the error must fit. */
+static inline tm_status fault_run(const char *name, fault_kind kind, bool lasting, long n, fault_fn operation,
+                                  fault_check check)
+{
+    tm_error err = {0};
+    fault.lasting = lasting;
+    fault.at = n;
+    fault.seen = fault.hits = 0;
+    fault.kind = kind;
+    tm_status st = operation(&err);
+    fault.kind = FAULT_NONE;
+    bool right_kind = st == TM_OK || st == TM_IO || (st == TM_NO_MEMORY && kind == FAULT_ALLOC);
+    if (!right_kind || (st != TM_OK && (err.status != st || !err.message[0])))
+        fail_msg("%s: failure %ld of kind %d: status %d, \"%s\"", name, n, (int)kind, (int)st, err.message);
+    if (check)
+        check();
+    return st;
+}
+
 static inline void fault_sweep_kind(const char *name, fault_kind kind, bool lasting, fault_fn operation,
                                     fault_check check)
 {
     enum { ENDLESS = 100000 };
     long failed = 0;
     for (long n = 1;; n++) {
-        tm_error err = {0};
-        fault.lasting = lasting;
-        fault.at = n;
-        fault.seen = fault.hits = 0;
-        fault.kind = kind;
-        tm_status st = operation(&err);
-        fault.kind = FAULT_NONE;
+        tm_status st = fault_run(name, kind, lasting, n, operation, check);
         failed += st != TM_OK;
-        bool right_kind = st == TM_OK || st == TM_IO || (st == TM_NO_MEMORY && kind == FAULT_ALLOC);
-        if (n > ENDLESS || !right_kind || (st != TM_OK && (err.status != st || !err.message[0])))
-            fail_msg("%s: failure %ld of kind %d: status %d, \"%s\"", name, n, (int)kind, (int)st, err.message);
-        if (check)
-            check();
+        if (n > ENDLESS)
+            fail_msg("%s: failures of kind %d never end", name, (int)kind);
         if (st == TM_OK && !fault.hits)
             break;
     }
@@ -177,17 +220,28 @@ static inline void fault_sweep_kind(const char *name, fault_kind kind, bool last
         fail_msg("%s: no failure of kind %d was ever seen", name, (int)kind);
 }
 
+/* As fault_sweep for work of thousands of allocations: of N one in `step` or so, another choice each time,
+ * about `points` a kind of failure; all of them with FAULT_ALL set. The seed is in the message. */
+static inline void fault_sample_kind(const char *name, fault_kind kind, bool lasting, long points, uint64_t *random,
+                                     fault_fn operation, fault_check check)
+{
+    fault_run(name, kind, lasting, LONG_MAX, operation, check);
+    long total = fault.seen, failed = 0, step = getenv("FAULT_ALL") || total < points ? 1 : total / points;
+    for (long n = 1; n <= total;) {
+        failed += fault_run(name, kind, lasting, n, operation, check) != TM_OK;
+        *random = *random * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        n += step == 1 ? 1 : 1 + (long)((*random >> 33) % (uint64_t)(2 * step - 1));
+    }
+    if (!failed)
+        fail_msg("%s: none of %ld failures of kind %d was ever seen", name, total, (int)kind);
+}
+
 #define FAULT_CALLS 1    /* the operation makes file calls */
 #define FAULT_ALLOCS 2   /* it allocates */
 
-static inline void fault_sweep(const char *name, int what, fault_fn operation, fault_check check)
+/* Calls interrupted or short; nothing fails. */
+static inline void fault_interrupt(const char *name, fault_fn operation, fault_check check)
 {
-    for (int lasting = 0; lasting < 2; lasting++) {
-        if (what & FAULT_ALLOCS)
-            fault_sweep_kind(name, FAULT_ALLOC, lasting, operation, check);
-        if (what & FAULT_CALLS)
-            fault_sweep_kind(name, FAULT_CALL, lasting, operation, check);
-    }
     tm_error err = {0};
     fault.kind = FAULT_NUISANCE;
     fault.seen = 0;
@@ -197,6 +251,26 @@ static inline void fault_sweep(const char *name, int what, fault_fn operation, f
         fail_msg("%s: interrupted calls: \"%s\"", name, err.message);
     if (check)
         check();
+}
+
+static inline void fault_sweep(const char *name, int what, fault_fn operation, fault_check check)
+{
+    for (int lasting = 0; lasting < 2; lasting++) {
+        if (what & FAULT_ALLOCS)
+            fault_sweep_kind(name, FAULT_ALLOC, lasting, operation, check);
+        if (what & FAULT_CALLS)
+            fault_sweep_kind(name, FAULT_CALL, lasting, operation, check);
+    }
+    fault_interrupt(name, operation, check);
+}
+
+static inline void fault_sample(const char *name, long points, uint64_t seed, fault_fn operation, fault_check check)
+{
+    for (int lasting = 0; lasting < 2; lasting++) {
+        fault_sample_kind(name, FAULT_ALLOC, lasting, points, &seed, operation, check);
+        fault_sample_kind(name, FAULT_CALL, lasting, points, &seed, operation, check);
+    }
+    fault_interrupt(name, operation, check);
 }
 
 #endif

@@ -11,6 +11,14 @@
 #include "fault.h"
 #include "text/dataset.h"
 
+/* {"messages": [...], "tools": "[...]"}, one row. */
+#define GZIPPED {31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 93, 140, 49, 14, 192, 32, 12, 3, 247, 190, 2, 121, 230, 5, 253, \
+    10, 233, 0, 85, 218, 5, 136, 68, 232, 132, 248, 123, 195, 84, 169, 155, 125, 62, 121, 160, 176, 106, \
+    188, 89, 177, 187, 48, 208, 36, 179, 37, 60, 202, 13, 222, 225, 148, 218, 185, 246, 133, 34, 166, \
+    119, 159, 145, 164, 255, 132, 132, 121, 24, 233, 34, 121, 189, 33, 12, 66, 141, 133, 201, 10, 225, \
+    34, 155, 49, 183, 23, 154, 5, 7, 101, 114, 0, 0, 0}
+enum { COUNT = 8 };
+static char cache[256], chatml[] = "chatml";
 static tm_pool *pool; /* one thread: failures are counted in order */
 
 static tm_status recipe(tm_error *err)
@@ -40,18 +48,30 @@ static tm_status json_recipe(tm_error *err)
 static tm_status data(tm_error *err)
 {
     static const tm_tokenizer tok = {.adds_bos = true, .has_eos = true};
-    const char *names[] = {"tokens.jsonl", "completion.json", "text.jsonl", "a.txt"};
-    tm_data_entry entries[4];
+    static const char *const names[COUNT] = {"tokens.jsonl", "completion.json", "text.jsonl", "a.txt", "alpaca.csv", "chat.jsonl.gz", "p.parquet", "f"};
+    tm_data_entry entries[COUNT];
     tm_dataset *d = NULL, *held = NULL;
     tm_order *order = NULL;
-    for (int i = 0; i < 4; i++)
-        entries[i] = (tm_data_entry){.path = (char *)scratch(names[i]), .weight = i + 1, .val_split = i == 0 ? 0.5 : 0};
+    for (int i = 0; i < COUNT; i++)
+        entries[i] = (tm_data_entry){.path = (char *)names[i], .weight = i + 1, .val_split = i == 0 ? 0.5 : 0, .dedup = i % 2,
+                                     .template = i == 5 ? chatml : NULL};
+    entries[6].format = TM_FORMAT_TEXT;
     tm_order_settings s = {.seed = 1, .shuffle = true, .batch = 2, .accumulate = 1, .epochs = 2};
-    tm_status st = tm_dataset_load(entries, 4, scratch_dir, &tok, TOY_VOCAB, 8, pool, &d, err);
+    tm_data_settings settings = {.base_dir = scratch_dir, .tok = &tok, .vocab_size = TOY_VOCAB, .seq = 400, .tokenizer_hash = "toy",
+                                 .cache = cache, .cache_from = 60};
+    if (tm_dir_remove(cache, err) != TM_OK)
+        return err->status;
+    tm_status st = tm_dataset_load(entries, COUNT, &settings, pool, &d, err);
     if (st == TM_OK)
         st = tm_dataset_split(d, entries, 1, &held, err);
     if (st == TM_OK)
         st = tm_order_create(d, entries, &s, &order, err);
+    tm_overlap found[2];
+    int64_t examples = held ? tm_dataset_count(held) : 0;
+    if (st == TM_OK)
+        st = tm_dataset_overlap(d, (const tm_dataset *const *)&held, &examples, 1, &tok, pool, found, err);
+    if (st == TM_OK)
+        st = tm_dataset_duplicates(d, found, err);
     tm_order_destroy(order);
     tm_dataset_destroy(held);
     tm_dataset_destroy(d);
@@ -74,12 +94,22 @@ static void recipes_survive(void **state)
 static void data_sets_survive(void **state)
 {
     (void)state;
+    static const unsigned char gzipped[] = GZIPPED;
+    size_t size;
+    char *parquet = slurp("tests/data/parquet/text.parquet", &size);
+    snprintf(cache, sizeof cache, "%s/cache", scratch_dir);
+    OK(tm_file_write(scratch("p.parquet"), parquet, size, err));
+    free(parquet);
+    OK(tm_file_write(scratch("chat.jsonl.gz"), gzipped, sizeof gzipped, err));
+    OK(tm_dir_create(scratch("f"), err));
+    OK(tm_file_write(scratch("f/b.jsonl"), "{\"scene\": \"a\", \"text\": \"b\"}\n", 27, err));
     const char *files[][2] = {
         {"tokens.jsonl", "{\"input_ids\": [1, 2, 3], \"labels\": [-100, -100, 3]}\n{\"input_ids\": [1, 2], \"x\": 1.5}\n"},
         {"completion.json", "[{\"prompt\": \"a\", \"completion\": \"\\u00e4b\"}, {\"prompt\": \"\", \"completion\": \"c\"}]"},
         {"text.jsonl", "{\"text\": \"some words\"}\n{\"text\": \"more\"}\n"},
-        {"a.txt", "a document of a few words\n"}};
-    for (int i = 0; i < 4; i++)
+        {"a.txt", "a document of a few words\n"},
+        {"alpaca.csv", "instruction,output,history\n\"say \"\"hi\"\"\",hi,\"[[\"\"a\"\",\"\"b\"\"]]\"\nx,y,\n"}};
+    for (int i = 0; i < 5; i++)
         OK(tm_file_write(scratch(files[i][0]), files[i][1], strlen(files[i][1]), err));
     fault_sweep("data", FAULT_ALLOCS | FAULT_CALLS, data, NULL);
 }

@@ -254,7 +254,7 @@ static int64_t newest(void)
 {
     int64_t step;
     char *folder;
-    OK(tm_checkpoint_latest(scratch("run"), -1, &step, &folder, err));
+    OK(tm_checkpoint_latest(scratch("run"), -1, &step, &folder, NULL, err));
     if (folder) {
         char path[512];
         tm_safetensors *st;
@@ -285,7 +285,7 @@ static tm_status find_latest(tm_error *err)
 {
     int64_t step;
     char *folder;
-    tm_status st = tm_checkpoint_latest(scratch("run"), -1, &step, &folder, err);
+    tm_status st = tm_checkpoint_latest(scratch("run"), -1, &step, &folder, NULL, err);
     if (st == TM_OK)
         assert_int_equal(step, 4);
     else

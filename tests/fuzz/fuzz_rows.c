@@ -1,5 +1,5 @@
 /* Any text as a data file: an error that names it, or examples that keep every promise of dataset.h. The
- * first byte chooses format, loss and the length of examples; with bit 7 a file is plain text. */
+ * first two bytes choose format, loss, kind of file and length of examples. */
 #include "text/dataset.h"
 
 #include <stdlib.h>
@@ -31,7 +31,7 @@ static void check(const tm_dataset *d, int64_t vocab, int64_t seq)
         targets += n;
     }
     if (tokens != s->tokens || targets != s->targets || s->examples != tm_dataset_count(d) || s->text_bytes < 0 ||
-        s->dropped > s->cut || s->cut > s->rows)
+        s->dropped > s->cut || s->cut > 64 * s->rows)
         abort();
 }
 
@@ -43,21 +43,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fprintf(stderr, "%s (run from the project's root)\n", err.message);
         abort();
     }
-    if (size < 1)
+    if (size < 2)
         return 0;
     char path[64];
-    snprintf(path, sizeof path, "/dev/shm/temper-fuzz-%d.%s", (int)getpid(), data[0] & 128 ? "txt" : "jsonl");
+    snprintf(path, sizeof path, "/dev/shm/temper-fuzz-%d.%s", (int)getpid(), data[0] & 128 ? "txt" : data[1] & 2 ? "csv" : "jsonl");
     FILE *f = fopen(path, "wb");
-    if (!f || fwrite(data + 1, 1, size - 1, f) != size - 1 || fclose(f) != 0)
+    if (!f || fwrite(data + 2, 1, size - 2, f) != size - 2 || fclose(f) != 0)
         abort();
     int64_t vocab = tm_tokenizer_vocab_size(tok), seq = data[0] & 16 ? 4 : 64;
+    static char template[] = "chatml";
     tm_data_entry entry = {.path = path,
-                           .format = data[0] & 3,
-                           .loss = (data[0] >> 2 & 3) % 3,
+                           .format = (data[0] & 3) | (data[1] & 1) << 2,
+                           .loss = data[0] >> 2 & 3,
                            .weight = 1,
+                           .dedup = data[1] & 4,
+                           .template = data[1] & 8 ? template : NULL,
                            .val_split = data[0] & 32 ? 0.5 : 0};
+    tm_data_settings settings = {.tok = data[0] & 64 ? NULL : tok, .vocab_size = vocab, .seq = seq};
     tm_dataset *d = NULL, *held = NULL;
-    tm_status st = tm_dataset_load(&entry, 1, ".", data[0] & 64 ? NULL : tok, vocab, seq, pool, &d, &err);
+    tm_status st = tm_dataset_load(&entry, 1, &settings, pool, &d, &err);
     if (st == TM_OK) {
         check(d, vocab, seq);
         if (tm_dataset_split(d, &entry, 1, &held, &err) == TM_OK && held) {

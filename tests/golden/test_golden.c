@@ -1,12 +1,12 @@
 /* Golden cases: what transformers and PEFT computed on tiny random models, step by step, against the same
- * recipes here; then losses and norms alone with activations in bf16. Bounds and their reasons: the table below; a float64 twin of the stored float32 figures
+ * recipes here; then the same in bf16, where logits and gradients are compared as a whole (relative L2). Bounds and their reasons: the table below; a float64 twin of the stored float32 figures
  * differs from them by an order of magnitude less. Cases that are too large to be shipped are looked for
  * beside the project and counted as skipped when they are not there. */
 #include "../support/machine.h"
 
 static const struct bounds {
-    double loss, norm, logits, gradient, weights, biases, bf16_loss, bf16_norm;
-} bounds = {1e-5, 1e-5, 1e-5, 2e-5, 1e-4, 1e-3, 1e-2, 5e-2}, wide_bounds = {1e-5, 1e-5, 5e-5, 2e-5, 1e-4, 1e-3, 1e-2, 5e-2};
+    double loss, norm, logits, gradient, weights, biases, bf16_loss, bf16_norm, bf16_logits, bf16_gradient;
+} bounds = {1e-5, 1e-5, 1e-5, 2e-5, 1e-4, 1e-3, 1e-2, 5e-2, 2e-2, 5e-2}, wide_bounds = {1e-5, 1e-5, 5e-5, 2e-5, 1e-4, 1e-3, 1e-2, 5e-2, 2e-2, 5e-2};
 
 typedef struct golden {
     char dir[512];
@@ -76,14 +76,37 @@ static void compare_rows(golden *g, bool bf16)
     free(text);
 }
 
+/* Squares of what values are off by, and of their size. */
+typedef struct squares {
+    double difference, size;
+} squares;
+
+static void add_squares(squares *s, const float *x, const float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        s->difference += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        s->size += (double)y[i] * y[i];
+    }
+}
+
+static double relative(squares s) { return sqrt(s.difference / (s.size > 0 ? s.size : 1)); }
+
 static double distance(const float *x, const float *y, int64_t n)
 {
-    double difference = 0, size = 0;
-    for (int64_t i = 0; i < n; i++) {
-        difference += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
-        size += (double)y[i] * y[i];
-    }
-    return sqrt(difference / (size > 0 ? size : 1));
+    squares s = {0};
+    add_squares(&s, x, y, n);
+    return relative(s);
+}
+
+/* GPT-2's key bias has no gradient in exact arithmetic: what stands there is rounding, and Adam makes steps of it. It
+ * counts as equal in `mine`. */
+static float *without_key_bias(const golden *g, const char *name, const float *mine, const float *theirs, int64_t n)
+{
+    float *copy = malloc((size_t)n * sizeof *copy);
+    memcpy(copy, mine, (size_t)n * sizeof *copy);
+    if (strncmp(g->name, "gpt2", 4) == 0 && strstr(name, "c_attn.bias"))
+        memcpy(copy + n / 3, theirs + n / 3, (size_t)(n / 3) * sizeof *copy);
+    return copy;
 }
 
 static void compare_result(golden *g)
@@ -103,7 +126,9 @@ static void compare_result(golden *g)
         assert_int_equal(a->ndim, b->ndim);
         assert_memory_equal(a->shape, b->shape, (size_t)a->ndim * 8);
         bool bias = strstr(a->name, ".bias");
-        worse(bias ? &g->worst.biases : &g->worst.weights, distance(a->data, b->data, a->count), bias ? g->bound.biases : g->bound.weights, g, a->name);
+        float *values = without_key_bias(g, a->name, a->data, b->data, a->count);
+        worse(bias ? &g->worst.biases : &g->worst.weights, distance(values, b->data, a->count), bias ? g->bound.biases : g->bound.weights, g, a->name);
+        free(values);
     }
     tm_safetensors_close(mine);
     tm_safetensors_close(theirs);
@@ -130,22 +155,32 @@ static void own_name(const char *theirs, char out[512])
 static void compare_logits(golden *g, machine *m, const tm_st_tensor *expect)
 {
     int64_t row = 0, batch = expect->shape[0], longest = expect->shape[1], vocab = expect->shape[2];
+    tm_tensor logits = m->model.logits;
     tm_batch_fill(&m->batch, m->items, batch);
     tm_model_forward(&m->model, &m->batch);
     tm_model_logits(&m->model, &m->batch);
     double worst = 0;
+    squares all = {0};
+    float *x = calloc((size_t)vocab, sizeof *x);
     for (int64_t b = 0; b < batch; b++)
-        for (int64_t t = 0; t < m->items[b].n; t++, row++)
-            for (int64_t v = 0; v < vocab; v++) {
-                double x = ((const float *)m->model.logits.data)[row * m->model.logits.ld + v], y = ((const float *)expect->data)[(b * longest + t) * vocab + v];
-                worst = fabs(x - y) > worst || isnan(x) ? fabs(x - y) : worst;
-            }
-    worse(&g->worst.logits, worst, g->bound.logits, g, "a logit");
+        for (int64_t t = 0; t < m->items[b].n; t++, row++) {
+            const float *y = (const float *)expect->data + (b * longest + t) * vocab;
+            tm_dtype_convert(x, TM_F32, (const char *)logits.data + tm_dtype_bytes(logits.dtype, row * logits.ld), logits.dtype, vocab);
+            add_squares(&all, x, y, vocab);
+            for (int64_t v = 0; v < vocab; v++)
+                worst = fabs((double)x[v] - y[v]) > worst || isnan(x[v]) ? fabs((double)x[v] - y[v]) : worst;
+        }
+    free(x);
+    if (logits.dtype == TM_BF16)
+        worse(&g->worst.bf16_logits, relative(all), g->bound.bf16_logits, g, "logits in bf16");
+    else
+        worse(&g->worst.logits, worst, g->bound.logits, g, "a logit");
 }
 
 static void compare_gradients(golden *g, machine *m, const tm_safetensors *expect)
 {
     int64_t compared = 0, trained = 0;
+    squares all = {0};
     for (int64_t i = 0; i < m->model.params.count; i++)
         trained += m->model.params.item[i]->trained;
     for (int64_t i = 0; i < tm_safetensors_count(expect); i++) {
@@ -157,9 +192,20 @@ static void compare_gradients(golden *g, machine *m, const tm_safetensors *expec
         const tm_param *p = tm_params_find(&m->model.params, name);
         if (!p || !p->trained || tm_param_count(p) != theirs->count)
             fail_msg("%s: %s is not trained here as %s", g->name, theirs->name, name);
-        worse(&g->worst.gradient, distance(p->grad.data, theirs->data, theirs->count), g->bound.gradient, g, theirs->name);
+        float *turned = malloc((size_t)theirs->count * sizeof *turned);
+        for (int64_t row = 0; row < p->rows; row++)
+            for (int64_t col = 0; col < p->cols; col++)
+                turned[p->turned ? col * p->rows + row : row * p->cols + col] = ((const float *)p->grad.data)[row * p->cols + col];
+        float *values = without_key_bias(g, theirs->name, turned, theirs->data, theirs->count);
+        add_squares(&all, values, theirs->data, theirs->count);
+        if (m->model.settings.act != TM_BF16)
+            worse(&g->worst.gradient, distance(values, theirs->data, theirs->count), g->bound.gradient, g, theirs->name);
+        free(turned);
+        free(values);
         compared++;
     }
+    if (m->model.settings.act == TM_BF16)
+        worse(&g->worst.bf16_gradient, relative(all), g->bound.bf16_gradient, g, "the gradient in bf16");
     assert_int_equal(compared, trained);
 }
 
@@ -173,12 +219,13 @@ static void look_inside(golden *g, const args *a)
     snprintf(path, sizeof path, "%s/expect.safetensors", g->dir);
     OK(tm_safetensors_open(path, &expect, err));
     machine_open(&m, &job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
+    bool bf16 = m.model.settings.act == TM_BF16;
     tm_model_begin_step(&m.model, &m.step);
     const tm_st_tensor *logits = tm_safetensors_find(expect, "logits");
     assert_non_null(logits);
     compare_logits(g, &m, logits);
-    double loss = json_number_value(json_array_get(json_object_get(g->json, "losses"), 0));
-    worse(&g->worst.loss, fabs(machine_loss(&m, true) - loss), g->bound.loss, g, "the first loss");
+    double loss = json_number_value(json_array_get(json_object_get(g->json, "losses"), 0)), mine = machine_loss(&m, true);
+    worse(bf16 ? &g->worst.bf16_loss : &g->worst.loss, fabs(mine - loss), bf16 ? g->bound.bf16_loss : g->bound.loss, g, "the first loss");
     compare_gradients(g, &m, expect);
     machine_close(&m);
     tm_safetensors_close(expect);
@@ -214,9 +261,10 @@ static void as_transformers(void **state)
     recipe(&g, &a, "bf16");
     train(&a);
     compare_rows(&g, true);
+    look_inside(&g, &a);
     args_free(&a);
-    print_message("%-18s loss %.1e norm %.1e logits %.1e gradients %.1e weights %.1e biases %.1e; bf16 loss %.1e norm %.1e\n", g.name, g.worst.loss, g.worst.norm,
-                  g.worst.logits, g.worst.gradient, g.worst.weights, g.worst.biases, g.worst.bf16_loss, g.worst.bf16_norm);
+    print_message("%-18s loss %.1e norm %.1e logits %.1e gradients %.1e weights %.1e biases %.1e; bf16 loss %.1e norm %.1e logits %.1e gradients %.1e\n", g.name, g.worst.loss, g.worst.norm,
+                  g.worst.logits, g.worst.gradient, g.worst.weights, g.worst.biases, g.worst.bf16_loss, g.worst.bf16_norm, g.worst.bf16_logits, g.worst.bf16_gradient);
     OK(tm_dir_remove(scratch("f32"), err));
     OK(tm_dir_remove(scratch("bf16"), err));
     json_decref(g.json);
@@ -224,14 +272,18 @@ static void as_transformers(void **state)
 
 #define CASE(name) cmocka_unit_test_prestate(as_transformers, name)
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct CMUnitTest tests[] = {
+        CASE("gemma2-full"), CASE("gemma2-lora"), CASE("gemma3-full"), CASE("gemma3-lora"), CASE("gpt2-full"), CASE("gpt2-lora"),
+        CASE("dynamic-lora"), CASE("gemma-full"), CASE("gemma3mix-lora"), CASE("phi3-full"), CASE("phi3-lora"), CASE("qwen1-full"), CASE("qwen1-lora"), CASE("yarn-lora"),
         CASE("llama-dora"), CASE("llama-full"), CASE("llama-lora"), CASE("llama-lora-accum"), CASE("llama3rope-full"), CASE("llama3rope-lora"),
         CASE("mistral-full"), CASE("mistral-lora"), CASE("qwen2-bitfit"), CASE("qwen2-freeze1"), CASE("qwen2-full"), CASE("qwen2-lora"),
         CASE("qwen2-lora-masked"), CASE("qwen2-lora-qv"), CASE("qwen2-rslora"), CASE("qwen3-full"), CASE("qwen3-lora"), CASE("wide-lora"),
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
         tests[i].name = tests[i].initial_state;
+    if (argc > 1) /* cases to look at, '*' for any text */
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("golden", tests, memory_begin, scratch_end);
 }

@@ -42,8 +42,11 @@ static inline void embed_case(opcase *c, int variant)
     int64_t T = c->layout.tokens, C = rng_in(&c->random, 1, 150), V = rng_in(&c->random, 2, 60);
     c->scale = variant % 2 ? 1.0f : 2.5f;
     random_ids(c, T, V);
+    for (int64_t t = 0; variant % 3 == 1 && t < T; t++) /* rows that are not from this table */
+        if (rng_in(&c->random, 0, 2) == 0)
+            c->ids[t] = -1;
     case_field(c, "table", WEIGHT, IN, V, C);
-    case_field(c, "y", ACT, OUT, T, C);
+    case_field(c, "y", ACT, ADDED, T, C);
     case_field(c, "dy", ACT, IN, T, C);
     case_field(c, "dtable", REAL, ADDED, V, C);
     c->f[EMBED_TABLE].by_token = c->f[EMBED_DTABLE].by_token = false;
@@ -60,26 +63,27 @@ enum { NORM_X, NORM_DELTA, NORM_WEIGHT, NORM_SUM, NORM_RSTD, NORM_Y, NORM_DY, NO
 static inline void rmsnorm_forward(const opcase *c, const run_view *v)
 {
     RUN(rmsnorm_forward, &v->rows, v->t[NORM_X], c->accumulate ? v->t[NORM_DELTA] : tm_tensor_none(), v->t[NORM_WEIGHT],
-        c->eps, v->t[NORM_SUM], v->t[NORM_RSTD], v->t[NORM_Y]);
+        c->offset, c->eps, v->t[NORM_SUM], v->t[NORM_RSTD], v->t[NORM_Y]);
 }
 
 static inline void rmsnorm_backward(const opcase *c, const run_view *v)
 {
-    RUN(rmsnorm_backward, &v->rows, v->t[NORM_DY], v->t[NORM_SUM], v->t[NORM_WEIGHT], v->t[NORM_RSTD], v->t[NORM_DX],
+    RUN(rmsnorm_backward, &v->rows, v->t[NORM_DY], v->t[NORM_SUM], v->t[NORM_WEIGHT], c->offset, v->t[NORM_RSTD], v->t[NORM_DX],
         c->n_ins == 1 ? tm_tensor_none() : v->t[NORM_DWEIGHT]);
 }
 
 static inline void rmsnorm_reference(const opcase *c, double *const *x)
 {
     ref_rmsnorm(c->layout.tokens, c->f[NORM_X].cols, x[NORM_X], c->accumulate ? x[NORM_DELTA] : NULL, x[NORM_WEIGHT],
-                (double)c->eps, x[NORM_SUM], x[NORM_RSTD], x[NORM_Y]);
+                (double)c->offset, (double)c->eps, x[NORM_SUM], x[NORM_RSTD], x[NORM_Y]);
 }
 
 static inline void rmsnorm_case(opcase *c, int variant)
 {
     layout_random(&c->layout, &c->random, variant == 4 ? 300 : 20, 1);
-    int64_t T = c->layout.tokens, C = rng_in(&c->random, 1, 200);
+    int64_t T = c->layout.tokens, C = rng_in(&c->random, 3, 200);
     c->eps = 1e-3f;
+    c->offset = variant == 3 || variant == 4 ? 1 : 0;
     c->accumulate = variant & 1;
     case_field(c, "x", ACT, IN, T, C);
     case_field(c, "delta", ACT, IN, T, C);
@@ -100,6 +104,62 @@ static inline void rmsnorm_case(opcase *c, int variant)
     c->forward = rmsnorm_forward, c->backward = rmsnorm_backward, c->reference = rmsnorm_reference;
 }
 
+/* --- layernorm --- */
+
+enum { LN_X, LN_DELTA, LN_WEIGHT, LN_BIAS, LN_SUM, LN_MEAN, LN_RSTD, LN_Y, LN_DY, LN_DX, LN_DWEIGHT, LN_DBIAS };
+
+/* accumulate: with delta; n: with bias */
+static inline void layernorm_forward(const opcase *c, const run_view *v)
+{
+    RUN(layernorm_forward, &v->rows, v->t[LN_X], c->accumulate ? v->t[LN_DELTA] : tm_tensor_none(), v->t[LN_WEIGHT],
+        c->n ? v->t[LN_BIAS] : tm_tensor_none(), c->eps, v->t[LN_SUM], v->t[LN_MEAN], v->t[LN_RSTD], v->t[LN_Y]);
+}
+
+static inline void layernorm_backward(const opcase *c, const run_view *v)
+{
+    RUN(layernorm_backward, &v->rows, v->t[LN_DY], v->t[LN_SUM], v->t[LN_WEIGHT], v->t[LN_MEAN], v->t[LN_RSTD], v->t[LN_DX],
+        c->n_ins == 1 ? tm_tensor_none() : v->t[LN_DWEIGHT], c->n_ins < 3 ? tm_tensor_none() : v->t[LN_DBIAS]);
+}
+
+static inline void layernorm_reference(const opcase *c, double *const *x)
+{
+    ref_layernorm(c->layout.tokens, c->f[LN_X].cols, x[LN_X], c->accumulate ? x[LN_DELTA] : NULL, x[LN_WEIGHT],
+                  c->n ? x[LN_BIAS] : NULL, (double)c->eps, x[LN_SUM], x[LN_MEAN], x[LN_RSTD], x[LN_Y]);
+}
+
+static inline void layernorm_case(opcase *c, int variant)
+{
+    layout_random(&c->layout, &c->random, variant == 4 ? 300 : 20, 1);
+    int64_t T = c->layout.tokens, C = rng_in(&c->random, 5, 200);
+    c->eps = 1e-3f;
+    c->accumulate = variant & 1;
+    c->n = variant != 5;
+    case_field(c, "x", ACT, IN, T, C);
+    case_field(c, "delta", ACT, IN, T, C);
+    case_field(c, "weight", WEIGHT, IN, 1, C);
+    case_field(c, "bias", WEIGHT, IN, 1, C);
+    case_field(c, "sum", ACT, OUT, T, C);
+    case_field(c, "mean", REAL, OUT, T, 1);
+    case_field(c, "rstd", REAL, OUT, T, 1);
+    case_field(c, "y", ACT, OUT, T, C);
+    case_field(c, "dy", ACT, IN, T, C);
+    case_field(c, "dx", ACT, ADDED, T, C);
+    case_field(c, "dweight", REAL, ADDED, 1, C);
+    case_field(c, "dbias", REAL, ADDED, 1, C);
+    c->f[LN_MEAN].tight = c->f[LN_RSTD].tight = true;
+    for (int64_t i = 0; i < T * C; i++)
+        c->f[LN_X].value[i] += 2; /* a mean to take away */
+    if (variant & 2)
+        c->f[LN_SUM].alias = LN_X;
+    case_out(c, LN_Y, LN_DY);
+    case_in(c, LN_X, LN_DX);
+    if (variant != 1)
+        case_in(c, LN_WEIGHT, LN_DWEIGHT);
+    if (variant != 1 && c->n)
+        case_in(c, LN_BIAS, LN_DBIAS);
+    c->forward = layernorm_forward, c->backward = layernorm_backward, c->reference = layernorm_reference;
+}
+
 /* --- rope --- */
 
 enum { ROPE_X, ROPE_COS, ROPE_SIN, ROPE_WEIGHT, ROPE_RSTD, ROPE_Y, ROPE_DY, ROPE_DX, ROPE_DWEIGHT };
@@ -108,7 +168,7 @@ enum { ROPE_X, ROPE_COS, ROPE_SIN, ROPE_WEIGHT, ROPE_RSTD, ROPE_Y, ROPE_DY, ROPE
 static inline void rope_forward(const opcase *c, const run_view *v)
 {
     RUN(rope_forward, &v->rows, v->t[ROPE_X], c->heads, v->t[ROPE_COS], v->t[ROPE_SIN],
-        c->accumulate ? v->t[ROPE_WEIGHT] : tm_tensor_none(), c->eps, c->accumulate ? v->t[ROPE_RSTD] : tm_tensor_none(),
+        c->accumulate ? v->t[ROPE_WEIGHT] : tm_tensor_none(), c->offset, c->eps, c->accumulate ? v->t[ROPE_RSTD] : tm_tensor_none(),
         v->t[ROPE_Y]);
 }
 
@@ -116,14 +176,14 @@ static inline void rope_backward(const opcase *c, const run_view *v)
 {
     bool norm = c->accumulate;
     RUN(rope_backward, &v->rows, v->t[ROPE_DY], c->heads, v->t[ROPE_COS], v->t[ROPE_SIN],
-        norm ? v->t[ROPE_WEIGHT] : tm_tensor_none(), norm ? v->t[ROPE_RSTD] : tm_tensor_none(),
+        norm ? v->t[ROPE_WEIGHT] : tm_tensor_none(), c->offset, norm ? v->t[ROPE_RSTD] : tm_tensor_none(),
         norm ? v->t[ROPE_X] : tm_tensor_none(), v->t[ROPE_DX], norm ? v->t[ROPE_DWEIGHT] : tm_tensor_none());
 }
 
 static inline void rope_reference(const opcase *c, double *const *x)
 {
-    ref_rope(c->layout.tokens, c->heads, c->f[ROPE_X].cols / c->heads, c->layout.position, x[ROPE_X], x[ROPE_COS],
-             x[ROPE_SIN], c->accumulate ? x[ROPE_WEIGHT] : NULL, (double)c->eps, x[ROPE_RSTD], x[ROPE_Y]);
+    ref_rope(c->layout.tokens, c->heads, c->f[ROPE_X].cols / c->heads, c->f[ROPE_COS].cols, c->layout.position, x[ROPE_X],
+             x[ROPE_COS], x[ROPE_SIN], c->accumulate ? x[ROPE_WEIGHT] : NULL, (double)c->offset, (double)c->eps, x[ROPE_RSTD], x[ROPE_Y]);
 }
 
 static inline void rope_case(opcase *c, int variant)
@@ -131,12 +191,14 @@ static inline void rope_case(opcase *c, int variant)
     static const int64_t sizes[] = {8, 12, 50, 64, 128, 2};
     layout_random(&c->layout, &c->random, variant == 5 ? 300 : 15, 1);
     int64_t T = c->layout.tokens, D = sizes[rng_in(&c->random, 0, 5)], P = 300;
+    int64_t half = variant >= 6 ? rng_in(&c->random, 1, D / 2) : D / 2;
     c->heads = rng_in(&c->random, 1, 5);
     c->eps = 1e-2f;
     c->accumulate = variant & 1;
+    c->offset = variant == 3 || variant == 7 ? 1 : 0;
     case_field(c, "x", ACT, IN, T, c->heads * D);
-    case_field(c, "cos", REAL, IN, P, D / 2);
-    case_field(c, "sin", REAL, IN, P, D / 2);
+    case_field(c, "cos", REAL, IN, P, half);
+    case_field(c, "sin", REAL, IN, P, half);
     case_field(c, "weight", WEIGHT, IN, 1, D);
     case_field(c, "rstd", REAL, OUT, T, c->heads);
     case_field(c, "y", ACT, OUT, T, c->heads * D);
@@ -144,7 +206,7 @@ static inline void rope_case(opcase *c, int variant)
     case_field(c, "dx", ACT, OUT, T, c->heads * D);
     case_field(c, "dweight", REAL, ADDED, 1, D);
     c->f[ROPE_COS].by_token = c->f[ROPE_SIN].by_token = false;
-    if (variant == 2)
+    if (variant == 2 || variant == 8)
         c->f[ROPE_Y].alias = ROPE_X;
     if (variant & 2)
         c->f[ROPE_DX].alias = ROPE_DY;
@@ -219,21 +281,22 @@ static inline void glu_backward(const opcase *c, const run_view *v)
 
 static inline void glu_reference(const opcase *c, double *const *x)
 {
-    ref_glu(c->layout.tokens, c->f[GLU_H].cols, c->act, x[GLU_IN], x[GLU_H]);
+    ref_glu(c->layout.tokens, c->f[GLU_H].cols, c->f[GLU_IN].cols != c->f[GLU_H].cols, c->act, x[GLU_IN], x[GLU_H]);
 }
 
 static inline void glu_case(opcase *c, int variant)
 {
     layout_random(&c->layout, &c->random, 30, 1);
-    int64_t T = c->layout.tokens, F = rng_in(&c->random, 1, 130);
+    bool gated = variant < 6;
+    int64_t T = c->layout.tokens, F = rng_in(&c->random, 1, 130), W = gated ? 2 * F : F;
     c->act = (tm_activation)(variant % 3);
-    case_field(c, "gate_up", ACT, IN, T, 2 * F);
+    case_field(c, "gate_up", ACT, IN, T, W);
     case_field(c, "h", ACT, OUT, T, F);
     case_field(c, "dh", ACT, IN, T, F);
-    case_field(c, "dgate_up", ACT, OUT, T, 2 * F);
-    for (int64_t i = 0; i < T * 2 * F; i++)
+    case_field(c, "dgate_up", ACT, OUT, T, W);
+    for (int64_t i = 0; i < T * W; i++)
         c->f[GLU_IN].value[i] *= 2;
-    if (variant >= 3)
+    if (variant % 6 >= 3)
         c->f[GLU_DIN].alias = GLU_IN;
     case_out(c, GLU_H, GLU_DH);
     case_in(c, GLU_IN, GLU_DIN);
@@ -249,7 +312,7 @@ static inline void xent_any(const opcase *c, const run_view *v, int logits, bool
 {
     bool teacher = c->accumulate;
     opcase *mutable = (opcase *)c;
-    RUN(xent, v->t[logits].rows, v->t[logits], c->ids + v->first, v->t[X_WEIGHT],
+    RUN(xent, v->t[logits].rows, v->t[logits], c->cap, c->ids + v->first, v->t[X_WEIGHT],
         teacher ? v->t[X_TEACHER] : tm_tensor_none(), teacher ? v->t[X_TWEIGHT] : tm_tensor_none(), grad, v->t[X_LOSS],
         v->t[X_KL], mutable->hit + v->first);
 }
@@ -259,7 +322,7 @@ static inline void xent_backward(const opcase *c, const run_view *v) { xent_any(
 static inline void xent_reference(const opcase *c, double *const *x)
 {
     int32_t hit[4096];
-    ref_xent(c->layout.tokens, c->f[X_LOGITS].cols, x[X_LOGITS], c->ids, c->accumulate ? x[X_TEACHER] : NULL, x[X_LOSS],
+    ref_xent(c->layout.tokens, c->f[X_LOGITS].cols, x[X_LOGITS], (double)c->cap, c->ids, c->accumulate ? x[X_TEACHER] : NULL, x[X_LOSS],
              x[X_KL], hit);
     for (int64_t i = 0; i < c->layout.tokens; i++)
         if (hit[i] != c->hit[i])
@@ -270,6 +333,7 @@ static inline void xent_case(opcase *c, int variant)
 {
     layout_random(&c->layout, &c->random, 12, 1);
     int64_t T = c->layout.tokens, V = variant == 4 ? 5001 : rng_in(&c->random, 2, 200);
+    c->cap = variant >= 6 ? 5 : 0;
     c->accumulate = variant & 1;
     random_ids(c, T, V);
     case_field(c, "logits", ACT, IN, T, V);
@@ -388,8 +452,8 @@ typedef struct case_kind {
 } case_kind;
 
 static const case_kind case_kinds[] = {
-    {"embed", embed_case, 3},   {"rmsnorm", rmsnorm_case, 5},     {"rope", rope_case, 6},
-    {"glu", glu_case, 6},       {"attention", attention_case, 16}, {"xent", xent_case, 6},
+    {"embed", embed_case, 3},   {"rmsnorm", rmsnorm_case, 5},     {"layernorm", layernorm_case, 6}, {"rope", rope_case, 10},
+    {"glu", glu_case, 12},      {"attention", attention_case, 16}, {"xent", xent_case, 8},
     {"dropout", dropout_case, 4}, {"gather", gather_case, 3},
 };
 enum { CASE_KINDS = sizeof case_kinds / sizeof *case_kinds };

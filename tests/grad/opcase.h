@@ -157,7 +157,7 @@ struct opcase {
     /* what ops take besides tensors */
     int32_t *ids;
     int64_t n, heads;
-    float eps, scale, p;
+    float eps, scale, p, offset, cap;
     bool accumulate;
     tm_attention attention;
     tm_activation act;

@@ -13,13 +13,13 @@
 static inline void ref_embed(int64_t T, int64_t C, const int32_t *ids, const double *table, double scale, double *y)
 {
     for (int64_t t = 0; t < T; t++)
-        for (int64_t c = 0; c < C; c++)
+        for (int64_t c = 0; ids[t] >= 0 && c < C; c++)
             y[t * C + c] = scale * table[ids[t] * C + c];
 }
 
 /* rmsnorm.c; delta may be NULL. */
 static inline void ref_rmsnorm(int64_t T, int64_t C, const double *x, const double *delta, const double *weight,
-                               double eps, double *sum, double *rstd, double *y)
+                               double offset, double eps, double *sum, double *rstd, double *y)
 {
     for (int64_t t = 0; t < T; t++) {
         double squares = 0;
@@ -30,14 +30,31 @@ static inline void ref_rmsnorm(int64_t T, int64_t C, const double *x, const doub
         }
         rstd[t] = 1 / sqrt(squares / (double)C + eps);
         for (int64_t c = 0; c < C; c++)
-            y[t * C + c] = sum[t * C + c] * rstd[t] * weight[c];
+            y[t * C + c] = sum[t * C + c] * rstd[t] * (weight[c] + offset);
     }
 }
 
-/* rope.c; weight may be NULL (no norm; rstd is then not written). */
-static inline void ref_rope(int64_t T, int64_t H, int64_t D, const int32_t *position, const double *x,
-                            const double *cosine, const double *sine, const double *weight, double eps, double *rstd,
-                            double *y)
+/* layernorm.c; delta and bias may be NULL. */
+static inline void ref_layernorm(int64_t T, int64_t C, const double *x, const double *delta, const double *weight,
+                                 const double *bias, double eps, double *sum, double *mean, double *rstd, double *y)
+{
+    for (int64_t t = 0; t < T; t++) {
+        double total = 0, squares = 0;
+        for (int64_t c = 0; c < C; c++)
+            total += sum[t * C + c] = x[t * C + c] + (delta ? delta[t * C + c] : 0);
+        mean[t] = total / (double)C;
+        for (int64_t c = 0; c < C; c++)
+            squares += (sum[t * C + c] - mean[t]) * (sum[t * C + c] - mean[t]);
+        rstd[t] = 1 / sqrt(squares / (double)C + eps);
+        for (int64_t c = 0; c < C; c++)
+            y[t * C + c] = (sum[t * C + c] - mean[t]) * rstd[t] * weight[c] + (bias ? bias[c] : 0);
+    }
+}
+
+/* rope.c; the first 2 * half columns of a head are rotated; weight may be NULL (no norm; rstd is then not written). */
+static inline void ref_rope(int64_t T, int64_t H, int64_t D, int64_t half, const int32_t *position, const double *x,
+                            const double *cosine, const double *sine, const double *weight, double offset, double eps,
+                            double *rstd, double *y)
 {
     double n[512];
     for (int64_t t = 0; t < T; t++)
@@ -48,13 +65,13 @@ static inline void ref_rope(int64_t T, int64_t H, int64_t D, const int32_t *posi
                 squares += in[i] * in[i];
             double r = 1 / sqrt(squares / (double)D + eps);
             for (int64_t i = 0; i < D; i++)
-                n[i] = weight ? in[i] * r * weight[i] : in[i];
+                out[i] = n[i] = weight ? in[i] * r * (weight[i] + offset) : in[i];
             if (weight)
                 rstd[t * H + h] = r;
-            for (int64_t i = 0; i < D / 2; i++) {
-                double c = cosine[position[t] * (D / 2) + i], s = sine[position[t] * (D / 2) + i];
-                out[i] = n[i] * c - n[i + D / 2] * s;
-                out[i + D / 2] = n[i + D / 2] * c + n[i] * s;
+            for (int64_t i = 0; i < half; i++) {
+                double c = cosine[position[t] * half + i], s = sine[position[t] * half + i];
+                out[i] = n[i] * c - n[i + half] * s;
+                out[i + half] = n[i + half] * c + n[i] * s;
             }
         }
 }
@@ -108,11 +125,11 @@ static inline double ref_act(tm_activation act, double g)
 }
 
 /* glu.c */
-static inline void ref_glu(int64_t T, int64_t F, tm_activation act, const double *gate_up, double *h)
+static inline void ref_glu(int64_t T, int64_t F, bool gated, tm_activation act, const double *gate_up, double *h)
 {
     for (int64_t t = 0; t < T; t++)
         for (int64_t f = 0; f < F; f++)
-            h[t * F + f] = ref_act(act, gate_up[t * 2 * F + f]) * gate_up[t * 2 * F + F + f];
+            h[t * F + f] = gated ? ref_act(act, gate_up[t * 2 * F + f]) * gate_up[t * 2 * F + F + f] : ref_act(act, gate_up[t * F + f]);
 }
 
 static inline double ref_lse(int64_t V, const double *z)
@@ -125,12 +142,19 @@ static inline double ref_lse(int64_t V, const double *z)
     return max + log(sum);
 }
 
-/* xent.c; teacher may be NULL (kl is then not written). */
-static inline void ref_xent(int64_t n, int64_t V, const double *logits, const int32_t *target, const double *teacher,
-                            double *loss, double *kl, int32_t *hit)
+static inline void ref_softcap(int64_t n, double cap, const double *x, double *y)
 {
+    for (int64_t i = 0; i < n; i++)
+        y[i] = cap > 0 ? cap * tanh(x[i] / cap) : x[i];
+}
+
+/* xent.c; teacher may be NULL (kl is then not written). */
+static inline void ref_xent(int64_t n, int64_t V, const double *logits, double cap, const int32_t *target,
+                            const double *teacher, double *loss, double *kl, int32_t *hit)
+{
+    double *z = malloc(sizeof(double) * (size_t)(2 * V)), *w = z + V;
     for (int64_t i = 0; i < n; i++) {
-        const double *z = logits + i * V;
+        ref_softcap(V, cap, logits + i * V, z);
         double lse = ref_lse(V, z);
         int64_t best = 0;
         for (int64_t v = 1; v < V; v++)
@@ -139,7 +163,7 @@ static inline void ref_xent(int64_t n, int64_t V, const double *logits, const in
         loss[i] = lse - z[target[i]];
         hit[i] = best == target[i];
         if (teacher) {
-            const double *w = teacher + i * V;
+            ref_softcap(V, cap, teacher + i * V, w);
             double lse_t = ref_lse(V, w), sum = 0;
             for (int64_t v = 0; v < V; v++)
                 if (w[v] > -INFINITY)
@@ -147,6 +171,7 @@ static inline void ref_xent(int64_t n, int64_t V, const double *logits, const in
             kl[i] = sum;
         }
     }
+    free(z);
 }
 
 #endif

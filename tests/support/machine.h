@@ -15,18 +15,20 @@ typedef struct machine {
     tm_step_params step; /* one replica; the CPU reads it where it is */
     tm_batch_item *items;
     int64_t item_count, max_tokens;
+    float gates[4]; /* of registers; every item's */
     tm_tensor teacher; /* absent, or hidden states at every target of the step */
 } machine;
 
 static inline void machine_build(machine *m, const int64_t *limits, tm_model_settings settings)
 {
     const tm_run *run = &m->job->run;
-    settings.act = m->device->real;
+    settings.act = m->job->recipe->precision == TM_PRECISION_BF16 && m->device->real == TM_F32 ? TM_BF16 : m->device->real;
     OK(tm_memory_init(&m->memory, m->device, limits, err));
     OK(tm_model_create(&m->model, run->model_dir, run->file, run->dtype, m->device, &m->memory, 1, err));
     OK(tm_tuning_select(&m->tuning, m->job->recipe, &m->model, err));
     OK(tm_model_allocate(&m->model, &settings, err));
     OK(tm_batch_create(&m->batch, &m->memory, m->device, settings.max_tokens, m->item_count, 1, err));
+    OK(tm_model_fit_batch(&m->model, &m->batch, err));
 }
 
 static inline void machine_unbuild(machine *m)
@@ -42,7 +44,7 @@ static inline void machine_unbuild(machine *m)
  * matters of recompute, logits; the rest is set here. max_tokens 0: the whole step is one micro-batch. */
 static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64_t max_tokens, tm_model_settings settings)
 {
-    *m = (machine){.job = job};
+    *m = (machine){.job = job, .gates = {0.75f, -1.5f, 0, 2}};
     const int64_t *examples;
     int64_t targets = 0, tokens = 0;
     tm_order_step(job->order, 0, &examples, &m->item_count);
@@ -50,8 +52,9 @@ static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64
     for (int64_t i = 0; i < m->item_count; i++) {
         const tm_example *e = tm_dataset_at(job->data, examples[i]);
         m->items[i] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .index = (uint32_t)i};
+        m->items[i].gates = m->gates;
         targets += e->targets;
-        tokens += e->n;
+        tokens += e->n + (job->recipe->method == TM_METHOD_PROMPT ? job->recipe->prompt_tokens : 0);
     }
     for (int64_t i = 0; i < m->item_count; i++)
         m->items[i].scale = 1.0 / (double)targets;
@@ -117,8 +120,8 @@ static inline double machine_loss(machine *m, bool grad)
     }
     for (int64_t done = 0, n; done < m->item_count; done += n) {
         int64_t tokens = 0;
-        for (n = 0; done + n < m->item_count && tokens + m->items[done + n].n <= m->max_tokens; n++)
-            tokens += m->items[done + n].n;
+        for (n = 0; done + n < m->item_count && tokens + tm_batch_item_rows(&m->batch, &m->items[done + n]) <= m->max_tokens; n++)
+            tokens += tm_batch_item_rows(&m->batch, &m->items[done + n]);
         assert_true(n > 0);
         tm_batch_fill(&m->batch, m->items + done, n);
         tm_model_forward(&m->model, &m->batch);

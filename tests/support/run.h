@@ -146,7 +146,7 @@ static inline void write_model(const char *dir, const char *config, tm_dtype dty
         void *stored = malloc((size_t)tm_dtype_bytes(dtype, n));
         tm_dtype_convert(stored, dtype, value, TM_F32, n);
         free(value);
-        tensors[i] = (tm_st_tensor){.name = p->name, .dtype = dtype, .ndim = p->ndim, .shape = {p->ndim == 1 ? p->cols : p->rows, p->cols}, .data = stored};
+        tensors[i] = (tm_st_tensor){.name = p->name, .dtype = dtype, .ndim = p->ndim, .shape = {p->ndim == 1 || p->turned ? p->cols : p->rows, p->turned ? p->rows : p->cols}, .data = stored};
     }
     snprintf(path, sizeof path, "%s/model.safetensors", dir);
     OK(tm_safetensors_write(path, tensors, model.params.count, NULL, err));

@@ -10,6 +10,7 @@
 #include "io/checkpoint.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -47,7 +48,7 @@ static void latest_is(const char *run, int64_t max_step, int64_t expected)
 {
     int64_t step;
     char *folder, name[64];
-    OK(tm_checkpoint_latest(run, max_step, &step, &folder, err));
+    OK(tm_checkpoint_latest(run, max_step, &step, &folder, NULL, err));
     assert_int_equal(step, expected);
     if (expected < 0) {
         assert_null(folder);
@@ -78,7 +79,7 @@ static void finds_newest(void **state)
     latest_is(run, -1, 10);
     int64_t step;
     char *folder;
-    OK(tm_checkpoint_latest(scratch("no-such-run"), -1, &step, &folder, err));
+    OK(tm_checkpoint_latest(scratch("no-such-run"), -1, &step, &folder, NULL, err));
     assert_int_equal(step, -1);
 }
 
@@ -171,6 +172,30 @@ static void torn(void **state)
     latest_is(run, -1, 1);
 }
 
+/* What was passed over is said, with the file that is to blame. */
+static void passed_over(void **state)
+{
+    (void)state;
+    const char *run = fresh_run();
+    tm_names passed = {0};
+    int64_t step;
+    char *folder;
+    for (int i = 1; i < 5; i++)
+        make(run, i, "weights");
+    overwrite(scratch("run/checkpoint-4/state.json"), "{}", 2);
+    unlink(scratch("run/checkpoint-3/manifest.json"));
+    overwrite(scratch("run/checkpoint-2/zz"), "x", 1);
+    OK(tm_checkpoint_latest(run, -1, &step, &folder, &passed, err));
+    free(folder);
+    assert_int_equal(step, 1);
+    assert_int_equal(passed.count, 3);
+    assert_non_null(strstr(passed.item[0], "checkpoint-4 is passed over: state.json is not the file"));
+    assert_non_null(strstr(passed.item[1], "checkpoint-3 is passed over: "));
+    assert_non_null(strstr(passed.item[1], "manifest.json: cannot open"));
+    assert_non_null(strstr(passed.item[2], "checkpoint-2 is passed over: zz is not"));
+    tm_names_deinit(&passed);
+}
+
 static void manifest_form(void **state)
 {
     (void)state;
@@ -231,6 +256,8 @@ static void killed(void **state)
         if (child == 0)
             make_for_ever(run, last + 1, told[1]);
         close(told[1]);
+        if (round % 2) /* on a busy machine too, half of them die after a finished checkpoint */
+            assert_int_equal(poll(&(struct pollfd){.fd = told[0], .events = POLLIN}, 1, 60000), 1);
         usleep((useconds_t)(rand_r(&seed) % 30000));
         kill(child, SIGKILL);
         int status;
@@ -241,7 +268,7 @@ static void killed(void **state)
         close(told[0]);
         int64_t step;
         char *folder;
-        OK(tm_checkpoint_latest(run, -1, &step, &folder, err));
+        OK(tm_checkpoint_latest(run, -1, &step, &folder, NULL, err));
         if (step != last && step != last + 1 && !(last == 0 && step == -1))
             fail_msg("round %d, seed from %d: finished %lld, found %lld", round, (int)getpid(), (long long)last, (long long)step);
         if (step > 0) {
@@ -321,7 +348,7 @@ static void full_disk(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds_newest), cmocka_unit_test(half_made), cmocka_unit_test(torn), cmocka_unit_test(manifest_form),
+        cmocka_unit_test(finds_newest), cmocka_unit_test(half_made), cmocka_unit_test(torn), cmocka_unit_test(passed_over), cmocka_unit_test(manifest_form),
         cmocka_unit_test(prune), cmocka_unit_test(killed),
         cmocka_unit_test(full_disk),
     };

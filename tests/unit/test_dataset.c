@@ -21,7 +21,8 @@ static tm_data_entry entry(const char *path, int format)
 static tm_status load_with(const tm_data_entry *e, const tm_tokenizer *tok, int64_t vocab, int64_t seq,
                            tm_dataset **out, tm_error *err)
 {
-    return tm_dataset_load(e, 1, ".", tok, vocab, seq, pool, out, err);
+    tm_data_settings s = {.tok = tok, .vocab_size = vocab, .seq = seq};
+    return tm_dataset_load(e, 1, &s, pool, out, err);
 }
 
 /* Writes a file and loads it. */
@@ -259,8 +260,8 @@ static void refusals_say_where(void **state)
         {"\n \n", "there is no row in it", TM_FORMAT_AUTO},
         {"", "there is no row in it", TM_FORMAT_AUTO},
         {"{\"question\": \"a\", \"answer\": \"b\"}\n",
-         "a.jsonl:1: expected a row with text, or prompt and completion, or input_ids; found the keys: question, "
-         "answer",
+         "a.jsonl:1: the first rows do not all have the columns of one format; found the keys: question, "
+         "answer; expected tokens (input_ids), messages (messages), ",
          TM_FORMAT_AUTO},
         {"{\"text\": \"\"}\n", "a.jsonl:1: text is empty", TM_FORMAT_AUTO},
         {"{\"text\": \"a\"}\n{\"text\": 5}\n", "a.jsonl:2: text: expected text, found a number", TM_FORMAT_AUTO},
@@ -278,8 +279,8 @@ static void refusals_say_where(void **state)
     refuse("a.txt", "a\nb\xff\n", TM_FORMAT_AUTO, &bare, TM_INPUT, "a.txt:2: not valid UTF-8");
     refuse("a.txt", "", TM_FORMAT_AUTO, &bare, TM_INPUT, "the file is empty");
     refuse("a.txt", "a", TM_FORMAT_TOKENS, &bare, TM_RECIPE, "a plain text file has format text");
-    refuse("a.jsonl.gz", "a", TM_FORMAT_TOKENS, &bare, TM_UNSUPPORTED, ".gz files are not supported yet");
-    refuse("a.csv", "a", TM_FORMAT_TOKENS, &bare, TM_UNSUPPORTED, ".csv files are not supported yet");
+    refuse("a.jsonl.xz", "a", TM_FORMAT_TOKENS, &bare, TM_UNSUPPORTED, ".xz files are not read; expected .jsonl");
+    refuse("a.csv", "a", TM_FORMAT_TOKENS, &bare, TM_INPUT, "there is no row in it");
 
     tm_dataset *d;
     tm_data_entry e = entry(scratch("nowhere.jsonl"), TM_FORMAT_TEXT);
@@ -287,7 +288,7 @@ static void refusals_say_where(void **state)
     OK(tm_file_write(scratch("t.jsonl"), "{\"text\": \"abc\"}", 15, err));
     e = entry(scratch("t.jsonl"), TM_FORMAT_TEXT);
     e.loss = TM_LOSS_COMPLETION;
-    FAILS(TM_RECIPE, "loss: completion is for rows", load_with(&e, &bare, TOY_VOCAB, 16, &d, err));
+    FAILS(TM_RECIPE, "loss: completion and assistant are for rows", load_with(&e, &bare, TOY_VOCAB, 16, &d, err));
     e.loss = TM_LOSS_AUTO;
     e.system = (char *)"x";
     FAILS(TM_RECIPE, "system is for rows", load_with(&e, &bare, TOY_VOCAB, 16, &d, err));
@@ -295,7 +296,8 @@ static void refusals_say_where(void **state)
     FAILS(TM_INPUT, "t.jsonl:1: token 99 of the tokenizer is outside the model's vocabulary of 99",
           load_with(&e, &bare, 99, 16, &d, err));
     FAILS(TM_RECIPE, "train.seq: 1", load_with(&e, &bare, 99, 1, &d, err));
-    FAILS(TM_RECIPE, "there is no entry", tm_dataset_load(&e, 0, ".", &bare, 99, 16, pool, &d, err));
+    tm_data_settings s = {.tok = &bare, .vocab_size = 99, .seq = 16};
+    FAILS(TM_RECIPE, "there is no entry", tm_dataset_load(&e, 0, &s, pool, &d, err));
 }
 
 /* Many chunks, many threads: the same examples, and the first bad row is the one named. */
@@ -314,8 +316,9 @@ static void threads_leave_no_trace(void **state)
     OK(tm_pool_create(1, &one, err));
     OK(tm_file_write(scratch("big.jsonl"), text.data, text.size, err));
     tm_data_entry e = entry(scratch("big.jsonl"), TM_FORMAT_AUTO);
-    OK(tm_dataset_load(&e, 1, NULL, &llama_like, TOY_VOCAB, 16, pool, &a, err));
-    OK(tm_dataset_load(&e, 1, NULL, &llama_like, TOY_VOCAB, 16, one, &b, err));
+    tm_data_settings s = {.tok = &llama_like, .vocab_size = TOY_VOCAB, .seq = 16};
+    OK(tm_dataset_load(&e, 1, &s, pool, &a, err));
+    OK(tm_dataset_load(&e, 1, &s, one, &b, err));
     assert_int_equal(tm_dataset_count(a), tm_dataset_count(b));
     assert_memory_equal(tm_dataset_stats_of(a, 0), tm_dataset_stats_of(b, 0), sizeof(tm_dataset_stats));
     assert_int_equal(tm_dataset_stats_of(a, 0)->rows, 60000);
@@ -340,7 +343,7 @@ static void threads_leave_no_trace(void **state)
         snprintf(message, sizeof message, "big.jsonl:%d: not valid JSON", bad + 1);
         OK(tm_file_write(scratch("big.jsonl"), text.data, text.size, err));
         e = entry(scratch("big.jsonl"), TM_FORMAT_AUTO);
-        FAILS(TM_INPUT, message, tm_dataset_load(&e, 1, NULL, &llama_like, TOY_VOCAB, 16, pool, &a, err));
+        FAILS(TM_INPUT, message, tm_dataset_load(&e, 1, &s, pool, &a, err));
     }
     tm_pool_destroy(one);
     tm_buf_deinit(&text);
@@ -356,7 +359,8 @@ static void share_is_held_out(void **state)
     tm_buf_deinit(&text);
     tm_data_entry e[2] = {entry(scratch("s.jsonl"), TM_FORMAT_TOKENS), entry(scratch("s.jsonl"), TM_FORMAT_TOKENS)};
     tm_dataset *d, *held;
-    OK(tm_dataset_load(e, 2, ".", NULL, TOY_VOCAB, 16, pool, &d, err));
+    tm_data_settings s = {.vocab_size = TOY_VOCAB, .seq = 16};
+    OK(tm_dataset_load(e, 2, &s, pool, &d, err));
     OK(tm_dataset_split(d, e, 1, &held, err));
     assert_null(held);
     e[1].val_split = 0.1;

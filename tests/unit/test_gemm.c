@@ -79,6 +79,35 @@ static float factor(const tm_gemm_factor *f, int64_t i, int64_t k)
     return element(f->data, f->dtype, f->k_inner ? i * f->ld + k : k * f->ld + i);
 }
 
+/* --- The arithmetic of bf16 products, in software --- */
+
+static float flushed(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0, x) : x; }
+
+/* a b + c rounded once to 24 bits of any exponent; zero where that is below 2^-126. */
+static float fma_flushed(float a, float b, float c)
+{
+    a = flushed(a), b = flushed(b), c = flushed(c);
+    float x = fmaf(a, b, c);
+    long double exact = (long double)a * b + c; /* 64 bits are enough to tell the side of 2^-126 - 2^-151 */
+    return fabsl(exact) < 0x1p-126L - 0x1p-151L ? copysignf(0, x) : x;
+}
+
+static float bf16_factor(const tm_gemm_factor *f, int64_t i, int64_t k)
+{
+    return tm_bf16_to_f32(tm_f32_to_bf16(factor(f, i, k)));
+}
+
+static float bf16_block(const tm_gemm *g, int64_t m, int64_t n, int64_t k0, int64_t k1)
+{
+    float sum = 0;
+    for (int64_t k = k0; k < k1; k += 2) {
+        bool two = k + 1 < k1;
+        sum = fma_flushed(two ? bf16_factor(&g->a, m, k + 1) : 0, two ? bf16_factor(&g->b, n, k + 1) : 0, sum);
+        sum = fma_flushed(bf16_factor(&g->a, m, k), bf16_factor(&g->b, n, k), sum);
+    }
+    return sum;
+}
+
 /* The definition, straight; double_sum gets the same sum in double. */
 static float expected(const tm_gemm *g, const void *old_c, int64_t m, int64_t n, double *double_sum, double *size)
 {
@@ -95,6 +124,11 @@ static float expected(const tm_gemm *g, const void *old_c, int64_t m, int64_t n,
             sum = fmaf(a, b, sum);
             *double_sum += (double)a * b;
             *size += fabs((double)a * b);
+        }
+        if (g->bf16) {
+            sum = bf16_block(g, m, n, k0, k1);
+            c = i == 0 && !g->accumulate ? sum : flushed(flushed(c) + sum);
+            continue;
         }
         c = i == 0 && !g->accumulate ? sum : c + sum;
     }
@@ -117,15 +151,17 @@ typedef struct problem {
     tm_gemm g;
     array a, b, c, bias;
     int32_t block[40];
+    bool wild; /* numbers of any size */
 } problem;
 
-static void problem_make(problem *p, int m, int n, int k, bool ragged)
+static void problem_make(problem *p, int m, int n, int k, bool ragged, bool bf16)
 {
     uint64_t start = seed;
     *p = (problem){.g = {.m = m, .n = n, .k = k, .accumulate = random_int(0, 1)}};
     tm_gemm *g = &p->g;
     g->a.k_inner = random_int(0, 1);
     g->b.k_inner = random_int(0, 1);
+    g->bf16 = bf16;
     g->a.ld = (g->a.k_inner ? k : m) + random_int(0, 1) * random_int(1, 20);
     g->b.ld = (g->b.k_inner ? k : n) + random_int(0, 1) * random_int(1, 20);
     g->ldc = n + random_int(0, 1) * random_int(1, 20);
@@ -148,7 +184,7 @@ static void problem_make(problem *p, int m, int n, int k, bool ragged)
         }
         g->block = p->block;
     }
-    print_message("  %d x %d x %d%s, seed %llu\n", m, n, k, ragged ? " ragged" : "", (unsigned long long)start);
+    print_message("  %d x %d x %d%s%s, seed %llu\n", m, n, k, ragged ? " ragged" : "", bf16 ? " bf16" : "", (unsigned long long)start);
 }
 
 static void problem_free(problem *p)
@@ -174,6 +210,8 @@ static void *run(problem *p, gemm_fn *gemm, tm_cpu *cpu)
     memcpy(c.data, p->c.data, bytes);
     p->g.c = c.data;
     gemm(cpu, &p->g);
+    volatile float small = 0x1p-140f;
+    assert_true(small * 2 > 0); /* the caller's arithmetic is as it was */
     void *copy = malloc(bytes);
     assert_non_null(copy);
     memcpy(copy, c.data, bytes);
@@ -190,7 +228,10 @@ static void compare(const problem *p, const void *c)
         int64_t m = i / g->n, n = i % g->n, at = m * g->ldc + n;
         double sum, size;
         float want = expected(g, p->c.data, m, n, &sum, &size);
-        assert_true(fabs((double)want - sum) <= 1e-5 * size + 1e-30); /* the definition itself is a sum */
+        double near = g->bf16 ? 2e-2 : 1e-5; /* the definition itself is a sum */
+        assert_true(p->wild || fabs((double)want - sum) <= near * size + 1e-30);
+        if (isnan(want) && isnan(element(c, g->c_dtype, at)))
+            continue;
         char rounded[4];
         tm_dtype_convert(rounded, g->c_dtype, &want, TM_F32, 1);
         assert_memory_equal((const char *)c + tm_dtype_bytes(g->c_dtype, at), rounded, tm_dtype_bytes(g->c_dtype, 1));
@@ -224,7 +265,7 @@ static void bits_of_the_definition(void **state)
             for (int s = 0; s < SHAPES; s++) {
                 problem p;
                 bool ragged = random_int(0, 1);
-                problem_make(&p, shapes[s][0], shapes[s][1], shapes[s][2], ragged);
+                problem_make(&p, shapes[s][0], shapes[s][1], shapes[s][2], ragged, false);
                 void *c = run(&p, isas[i].gemm, cpu);
                 compare(&p, c);
                 free(c);
@@ -233,6 +274,96 @@ static void bits_of_the_definition(void **state)
             tm_device_destroy(&cpu->base);
         }
     assert_true(ran >= 4);
+}
+
+/* Numbers of any size: around 2^-126, zeros, now and then one that is infinite or none. */
+static void make_wild(problem *p)
+{
+    array *arrays[] = {&p->a, &p->b, &p->c};
+    int tiny = random_int(-130, -40);
+    for (int k = 0; k < 3; k++)
+        for (int64_t i = 0; i < arrays[k]->n; i++) {
+            float x = ldexpf(random_float(), k == 2 ? random_int(-130, -120) : k == 1 ? -126 - tiny + random_int(-6, 6) : tiny + random_int(-6, 6));
+            uint32_t kind = random_word() % 4096;
+            x = kind == 0 ? INFINITY : kind == 1 ? NAN : kind < 300 ? copysignf(0, x) : x;
+            tm_dtype_convert(arrays[k]->data + tm_dtype_bytes(arrays[k]->dtype, i), arrays[k]->dtype, &x, TM_F32, 1);
+        }
+    p->wild = true;
+}
+
+/* Products of bf16 factors: the bits of vdpbf16ps on every instruction set, with that instruction and without. */
+static void bf16_bits(void **state)
+{
+    (void)state;
+    static const int threads[] = {1, 3};
+    for (size_t i = 0; i < ISAS; i++)
+        for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+            tm_cpu *cpu = device(threads[t], isas[i].isa);
+            if (!cpu) {
+                print_message("skip: no %s on this processor\n", isas[i].name);
+                break;
+            }
+            bool dot = cpu->bf16_dot;
+            print_message("%s: vdpbf16ps %s\n", isas[i].name, dot ? "used" : "not used");
+            for (int s = 0; s < 3 * SHAPES; s++) {
+                problem p;
+                const int *shape = shapes[s % SHAPES];
+                problem_make(&p, shape[0], shape[1], shape[2] + random_int(0, 1), random_int(0, 1), true);
+                if (s / SHAPES == 1)
+                    make_wild(&p);
+                cpu->bf16_dot = dot && s / SHAPES != 2;
+                void *c = run(&p, isas[i].gemm, cpu);
+                compare(&p, c);
+                if (cpu->bf16_dot) {
+                    cpu->bf16_dot = false;
+                    void *other = run(&p, isas[i].gemm, cpu);
+                    compare(&p, other);
+                    free(other);
+                }
+                free(c);
+                problem_free(&p);
+            }
+            problem p; /* what follows on the same threads keeps its small numbers */
+            problem_make(&p, 150, 130, 40, false, false);
+            make_wild(&p);
+            void *c = run(&p, isas[i].gemm, cpu);
+            compare(&p, c);
+            free(c);
+            problem_free(&p);
+            tm_device_destroy(&cpu->base);
+        }
+}
+
+/* On factors that are bf16 already, the two arithmetics differ by the rounding of sums alone. */
+static void bf16_parity(void **state)
+{
+    (void)state;
+    tm_cpu *cpu = device(2, TM_ISA_AUTO);
+    assert_non_null(cpu);
+    gemm_fn *gemm = tm_scalar_gemm;
+    for (size_t i = 0; i < ISAS; i++)
+        if (strncmp(cpu->base.detail, isas[i].name, strlen(isas[i].name)) == 0)
+            gemm = isas[i].gemm;
+    enum { M = 65, N = 130, K = 1537 };
+    array a = array_make(TM_BF16, M * K), b = array_make(TM_BF16, N * K), c[] = {array_make(TM_F32, M * N), array_make(TM_F32, M * N)};
+    for (int k = 0; k < 2; k++) {
+        tm_gemm g = {.m = M, .n = N, .k = K, .a = {a.data, TM_BF16, K, true}, .b = {b.data, TM_BF16, K, true}, .bf16 = k,
+                     .c = c[k].data, .c_dtype = TM_F32, .ldc = N};
+        gemm(cpu, &g);
+    }
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < M * N; i++) {
+        double x = element(c[0].data, TM_F32, i), y = element(c[1].data, TM_F32, i);
+        difference += (x - y) * (x - y);
+        norm += x * x;
+    }
+    assert_true(difference > 0); /* another order of sums, or it is not the other arithmetic */
+    assert_true(sqrt(difference / norm) < 1e-6);
+    array_free(&a);
+    array_free(&b);
+    array_free(&c[0]);
+    array_free(&c[1]);
+    tm_device_destroy(&cpu->base);
 }
 
 /* More rows and columns than the shared memory holds at once. */
@@ -245,10 +376,10 @@ static void larger_than_memory(void **state)
     for (size_t i = 0; i < ISAS; i++)
         if (strncmp(cpu->base.detail, isas[i].name, strlen(isas[i].name)) == 0)
             gemm = isas[i].gemm;
-    static const int large[][3] = {{1300, 1200, 2000}, {40, 9000, 2100}, {8000, 70, 400}, {70, 8000, 300}};
+    static const int large[][3] = {{1300, 1200, 2000}, {40, 9000, 2100}, {8000, 70, 401}, {70, 8000, 300}};
     for (size_t s = 0; s < sizeof large / sizeof *large; s++) {
         problem p;
-        problem_make(&p, large[s][0], large[s][1], large[s][2], s == 1);
+        problem_make(&p, large[s][0], large[s][1], large[s][2], s == 1, s == 2);
         void *c = run(&p, gemm, cpu);
         compare(&p, c);
         free(c);
@@ -264,7 +395,7 @@ static void rows_alone(void **state)
     tm_cpu *cpu = device(2, TM_ISA_SCALAR);
     assert_non_null(cpu);
     problem p;
-    problem_make(&p, 90, 70, 500, false);
+    problem_make(&p, 90, 70, 500, false, false);
     p.g.a.k_inner = true;
     p.g.a.ld = 500;
     array_free(&p.a);
@@ -338,7 +469,8 @@ static void device_counts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bits_of_the_definition), cmocka_unit_test(larger_than_memory), cmocka_unit_test(rows_alone),
+        cmocka_unit_test(bits_of_the_definition), cmocka_unit_test(bf16_bits), cmocka_unit_test(bf16_parity),
+        cmocka_unit_test(larger_than_memory), cmocka_unit_test(rows_alone),
         cmocka_unit_test(double_build), cmocka_unit_test(device_counts),
     };
     return cmocka_run_group_tests_name("gemm", tests, NULL, NULL);

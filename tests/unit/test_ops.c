@@ -167,6 +167,24 @@ static void bits_of_functions(void **state)
     }
 }
 
+/* Logits with a cap; rows beyond the given ones stay. */
+static void softcap(void **state)
+{
+    (void)state;
+    enum { ROWS = 3, COLS = 37 };
+    tm_device *d = device(2, TM_ISA_AUTO);
+    rng r = {seed};
+    float x[ROWS][COLS], y[ROWS][COLS];
+    for (int i = 0; i < ROWS * COLS; i++)
+        y[i / COLS][i % COLS] = x[i / COLS][i % COLS] = (float)(40 * rng_normal(&r));
+    TM_RUN(d, softcap, 2, 30, tm_tensor_make(y, TM_F32, ROWS, COLS));
+    for (int i = 0; i < ROWS * COLS; i++) {
+        double value = (double)x[i / COLS][i % COLS], want = i / COLS < 2 ? 30 * tanh(value / 30) : value;
+        assert_true(fabs((double)y[i / COLS][i % COLS] - want) <= 4e-6 * fabs(want));
+    }
+    tm_device_destroy(d);
+}
+
 /* --- Attention with a cache --- */
 
 static tm_tensor host(int64_t rows, int64_t cols, rng *r)
@@ -296,7 +314,7 @@ static void xent_edges(void **state)
         teacher[4 * V + i] = i > 30 ? -INFINITY : teacher[4 * V + i];
     }
     tm_tensor wt = tm_tensor_make(weight, TM_F32, 1, N), twt = tm_tensor_make(tw, TM_F32, 1, N);
-    TM_RUN(d, xent, N, z, target, wt, w, twt, true, tm_tensor_make(loss, TM_F32, 1, N), tm_tensor_make(kl, TM_F32, 1, N), hit);
+    TM_RUN(d, xent, N, z, 0, target, wt, w, twt, true, tm_tensor_make(loss, TM_F32, 1, N), tm_tensor_make(kl, TM_F32, 1, N), hit);
     assert_true(kl[0] == 0 && loss[2] == 0 && kl[2] == 0 && hit[3] == 1 && hit[4] == 0 && hit[2] == 1);
     for (int i = 0; i < V; i++)
         assert_true(logits[V + i] == 0);
@@ -326,9 +344,9 @@ static void xent_small_kl(void **state)
         b[i] = (double)teacher[i];
     }
     tm_tensor wt = tm_tensor_make(&one, TM_F32, 1, 1);
-    TM_RUN(d, xent, 1, z, &target, wt, w, tm_tensor_none(), false, tm_tensor_make(&loss, TM_F32, 1, 1),
+    TM_RUN(d, xent, 1, z, 0, &target, wt, w, tm_tensor_none(), false, tm_tensor_make(&loss, TM_F32, 1, 1),
            tm_tensor_make(&kl, TM_F32, 1, 1), &hit);
-    ref_xent(1, V, a, &target, b, &want_loss, &want_kl, &hit);
+    ref_xent(1, V, a, 0, &target, b, &want_loss, &want_kl, &hit);
     assert_true(want_kl < 1e-7);
     if (!(fabs((double)kl - want_kl) < 0.01 * want_kl))
         fail_msg("kl %g instead of %g (seed %llu)", (double)kl, want_kl, (unsigned long long)seed);
@@ -346,11 +364,11 @@ static void empty(void **state)
     tm_rows rows = {.n = 0, .replicas = 1, .chunks = 0, .chunk = zero, .group = zero, .group_chunk = zero};
     float x[64] = {0};
     tm_tensor t = tm_tensor_make(x, TM_F32, 0, 64), w = tm_tensor_make(x, TM_F32, 1, 64);
-    TM_RUN(d, rmsnorm_forward, &rows, t, tm_tensor_none(), w, 1e-5f, t, t, t);
-    TM_RUN(d, rmsnorm_backward, &rows, t, t, w, t, t, tm_tensor_none());
+    TM_RUN(d, rmsnorm_forward, &rows, t, tm_tensor_none(), w, 0, 1e-5f, t, t, t);
+    TM_RUN(d, rmsnorm_backward, &rows, t, t, w, 0, t, t, tm_tensor_none());
     TM_RUN(d, glu_forward, &rows, TM_ACT_SILU, t, t);
     TM_RUN(d, gather_rows, 0, zero, t, t);
-    TM_RUN(d, xent, 0, t, zero, t, tm_tensor_none(), tm_tensor_none(), true, t, t, zero);
+    TM_RUN(d, xent, 0, t, 0, zero, t, tm_tensor_none(), tm_tensor_none(), true, t, t, zero);
     tm_attention a = {1, 1, 64, 1, 0, 0};
     TM_RUN(d, attention_forward, &(tm_spans){0, zero, zero, zero}, &a, t, t, t, t, t);
     TM_RUN(d, attention_backward, &(tm_spans){1, zero, zero, zero}, &a, t, t, t, t, t, t, t, t, t, t);
@@ -367,6 +385,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(values),        cmocka_unit_test(bits),          cmocka_unit_test(cache),
         cmocka_unit_test(backward_ways), cmocka_unit_test(cast_axpy_fill), cmocka_unit_test(xent_edges),
         cmocka_unit_test(xent_small_kl), cmocka_unit_test(empty),          cmocka_unit_test(bits_of_functions),
+        cmocka_unit_test(softcap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -226,6 +226,7 @@ static void written_reads_back(void **state)
 static void refusals_say_where_and_what(void **state)
 {
     (void)state;
+    refused("model: model\nlora:\n  target_modules: q_(proj\n", "r.yaml:3: lora.target_modules: \"q_(proj\" is not a valid");
     refused("model: model\ntrain:\n  lrr: 1\n", "r.yaml:3: unknown key train.lrr; did you mean train.lr?");
     refused("trian: {lr: 1}\n", "r.yaml:1: unknown key trian; did you mean train?");
     refused("lr: 1\n", "unknown key lr; did you mean train.lr?");
@@ -352,6 +353,34 @@ static void arguments_override(void **state)
     assert_string_equal(r->eval[0].name, "b");
     assert_int_equal(r->eval[0].metric, TM_METRIC_ACCURACY);
     tm_recipe_destroy(r);
+
+    /* Values of other tools. */
+    assert_int_equal(WITH(NULL, "max_steps=-1", "bf16=true", "fp16=false", "lora_target=all", "warmup_ratio=0.1",
+                          "warmup_steps=0"), TM_OK);
+    assert_int_equal(r->steps, 0);
+    assert_int_equal(r->precision, TM_PRECISION_BF16);
+    assert_string_equal(r->lora_target_modules.item[0], "all-linear");
+    assert_int_equal(r->warmup_steps, TM_AUTO_INT);
+    assert_true(r->warmup_ratio == 0.1);
+    static const char *const used[] = {"max_steps: -1 -> train.steps is not set", "bf16: true -> precision: bf16",
+                                       "fp16: false -> precision is not set",
+                                       "lora_target: all -> lora.target_modules: all-linear",
+                                       "warmup_ratio -> train.warmup_ratio", "warmup_steps -> train.warmup_steps"};
+    assert_int_equal(r->aliases_used.count, 6);
+    for (int i = 0; i < 6; i++)
+        assert_string_equal(r->aliases_used.item[i], used[i]);
+    tm_recipe_destroy(r);
+    assert_int_equal(WITH(NULL, "fp16=True", "lora_target=q_proj", "max_steps=7"), TM_OK);
+    assert_int_equal(r->precision, TM_PRECISION_F16);
+    assert_string_equal(r->lora_target_modules.item[0], "q_proj");
+    assert_int_equal(r->steps, 7);
+    tm_recipe_destroy(r);
+    assert_int_equal(WITH(NULL, "max_steps=-2"), TM_RECIPE);
+    assert_int_equal(WITH(NULL, "train.steps=-1"), TM_RECIPE);
+    assert_int_equal(WITH(NULL, "bf16=maybe"), TM_RECIPE);
+    assert_int_equal(WITH(NULL, "lora_target=q_(proj"), TM_RECIPE);
+    assert_non_null(strstr(err.message, "lora.target_modules: \"q_(proj\" is not a valid regular expression"));
+    assert_int_equal(WITH(NULL, "lora.rank_pattern={'a[': 4}"), TM_RECIPE);
 
     assert_int_equal(WITH(NULL, "train.lrr=1"), TM_RECIPE);
     assert_string_equal(err.message, "argument train.lrr=1: unknown key train.lrr; did you mean train.lr?");

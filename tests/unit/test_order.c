@@ -36,7 +36,7 @@ static int begin(void **state)
             .path = strdup(scratch(i ? "b.jsonl" : "a.jsonl")), .format = TM_FORMAT_TOKENS, .weight = 1};
     tm_buf_deinit(&a);
     tm_buf_deinit(&b);
-    tm_status st = tm_dataset_load(entries, 2, ".", NULL, 128, 64, pool, &data, err);
+    tm_status st = tm_dataset_load(entries, 2, &(tm_data_settings){.vocab_size = 128, .seq = 64}, pool, &data, err);
     if (st != TM_OK)
         print_error("%s\n", e.message);
     return st == TM_OK ? 0 : -1;
@@ -268,6 +268,30 @@ static void mixtures_follow_their_weights(void **state)
     entries[0].weight = entries[1].weight = 1;
 }
 
+/* train.mix: the weight itself is the share, of tokens or of examples, also where all weights are equal. */
+static void shares_without_sizes(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        bool by_tokens = k < 2;
+        entries[0].weight = k % 2 ? 3 : 1;
+        int64_t n, examples[2] = {0}, tokens[2] = {0};
+        int64_t *list = order((tm_order_settings){.seed = seed, .shuffle = true, .batch = 8, .epochs = 20,
+                                                  .mix = by_tokens ? TM_MIX_TOKENS : TM_MIX_ROWS}, &n, NULL);
+        for (int64_t i = 0; i < n; i++) {
+            const tm_example *e = tm_dataset_at(data, list[i]);
+            examples[e->source]++;
+            tokens[e->source] += e->n;
+        }
+        double want = entries[0].weight / (entries[0].weight + 1), total = (double)(by_tokens ? tokens[0] + tokens[1] : n);
+        double share = (double)(by_tokens ? tokens[0] : examples[0]) / total;
+        if (n < 5000 || fabs(share - want) > 5 * 0.5 * 9 / 4 / sqrt((double)n))
+            fail_msg("seed %llu: share %g, expected %g", (unsigned long long)seed, share, want);
+        free(list);
+    }
+    entries[0].weight = 1;
+}
+
 static void impossible_runs_are_refused(void **state)
 {
     (void)state;
@@ -292,6 +316,7 @@ int main(void)
         cmocka_unit_test(accumulation_only_cuts),
         cmocka_unit_test(steps_fill_with_tokens),
         cmocka_unit_test(mixtures_follow_their_weights),
+        cmocka_unit_test(shares_without_sizes),
         cmocka_unit_test(impossible_runs_are_refused),
     };
     return cmocka_run_group_tests_name("order", tests, begin, end);

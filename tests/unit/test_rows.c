@@ -54,7 +54,7 @@ static void completions(void **state)
     e.columns = (tm_string_map){{keys, 2, 2}, {values, 2, 2}};
     tm_dataset *d;
     tm_sha256 ids, weights;
-    OK(tm_dataset_load(&e, 1, ".", tok, 512, 256, pool, &d, err));
+    OK(tm_dataset_load(&e, 1, &(tm_data_settings){.tok = tok, .vocab_size = 512, .seq = 256}, pool, &d, err));
     const tm_dataset_stats *s = tm_dataset_stats_of(d, 0);
     assert_int_equal(s->rows, 200);
     assert_int_equal(s->examples, 194);
@@ -74,7 +74,7 @@ static void a_document(void **state)
     tm_data_entry e = {.path = (char *)"data/demo/shakespeare-dev.txt", .weight = 1};
     tm_dataset *d;
     tm_sha256 ids, weights;
-    OK(tm_dataset_load(&e, 1, ".", tok, 512, 256, pool, &d, err));
+    OK(tm_dataset_load(&e, 1, &(tm_data_settings){.tok = tok, .vocab_size = 512, .seq = 256}, pool, &d, err));
     const tm_dataset_stats *s = tm_dataset_stats_of(d, 0);
     assert_int_equal(s->tokens, 12556);
     assert_int_equal(s->examples, 50);

@@ -144,6 +144,19 @@ static void piped(void **state)
     assert_null(strchr(text, '\x1b'));
     assert_null(strchr(text, '\r'));
     assert_non_null(strstr(text, "\na warning\ntraining  (100%)  400/400"));
+
+    /* A short run: its last line is written at the end, and the first not twice. */
+    tm_progress_begin(&p, term);
+    v.step = 0;
+    tm_progress_update(&p, &v);
+    tm_progress_update(&p, &v);
+    v.step = 1;
+    tm_progress_update(&p, &v);
+    tm_progress_end(&p, NULL);
+    drain(ends[0], text, sizeof text);
+    assert_non_null(strstr(text, "training  (0%)  0/400"));
+    assert_non_null(strstr(text, "\ntraining  (0%)  1/400"));
+    assert_null(strstr(strchr(strchr(text, '\n') + 1, '\n') + 1, "training"));
     close(ends[0]);
     close(ends[1]);
 }

@@ -1,105 +1,12 @@
 /* Tokenizers against ids made by Hugging Face tokenizers, against damaged files, and against
  * themselves: scanners = PCRE2, pieces = the whole, stream = decode. */
-#include "text/tokenizer_parts.h"
+#include "tokenizer_cases.h"
 
-#include "base/file.h"
 #include "base/philox.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <cmocka.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
-
-#define DATA "tests/data/tokenizers/"
-#define SHARED "../shared/data/"
 
 /* ---- helpers ---- */
-
-static tm_error err;
-
-static void ok(tm_status st)
-{
-    if (st != TM_OK)
-        fail_msg("%s", err.message);
-}
-
-static json_t *load(const char *path)
-{
-    json_error_t problem;
-    json_t *json = json_load_file(path, JSON_ALLOW_NUL, &problem);
-    if (!json)
-        fail_msg("%s:%d: %s", path, problem.line, problem.text);
-    return json;
-}
-
-static tm_tokenizer *open_tokenizer(const char *path)
-{
-    tm_tokenizer *tok;
-    ok(tm_tokenizer_open(path, &tok, &err));
-    return tok;
-}
-
-static bool same_ids(const tm_ids *ids, const json_t *expected)
-{
-    if (ids->count != json_array_size(expected))
-        return false;
-    for (size_t i = 0; i < ids->count; i++)
-        if (ids->id[i] != json_integer_value(json_array_get(expected, i)))
-            return false;
-    return true;
-}
-
-static void check_ids(const tm_tokenizer *tok, tm_tokens *scratch, const char *text, size_t size, bool special,
-                      const json_t *expected, const char *where)
-{
-    tm_ids ids = {0};
-    ok(tm_tokenizer_encode(tok, scratch, text, size, special, &ids, &err));
-    if (!same_ids(&ids, expected)) {
-        tm_buf line = {0};
-        for (size_t i = 0; i < ids.count; i++)
-            tm_buf_printf(&line, " %d", ids.id[i]);
-        char *dump = json_dumps(expected, JSON_COMPACT);
-        fail_msg("%s: \"%s\"\n ids%s\n expected %s", where, text, tm_buf_str(&line), dump);
-    }
-    tm_ids_deinit(&ids);
-}
-
-static void check_text(const tm_tokenizer *tok, const json_t *list, bool skip, const json_t *expected, const char *where)
-{
-    size_t n = json_array_size(list);
-    int32_t *ids = calloc(n + 1, sizeof *ids);
-    tm_buf text = {0};
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
-    ok(tm_tokenizer_decode(tok, ids, n, skip, &text, &err));
-    if (text.size != json_string_length(expected) || memcmp(tm_buf_str(&text), json_string_value(expected), text.size))
-        fail_msg("%s: decoded \"%s\", expected \"%s\"", where, tm_buf_str(&text), json_string_value(expected));
-    tm_buf_deinit(&text);
-    free(ids);
-}
-
-/* {"text", "ids", "with_special"?, "decoded"?} */
-static void check_cases(const tm_tokenizer *tok, const json_t *cases, const char *where)
-{
-    tm_tokens *scratch;
-    ok(tm_tokens_create(tok, &scratch, &err));
-    for (size_t i = 0; i < json_array_size(cases); i++) {
-        const json_t *c = json_array_get(cases, i), *text = json_object_get(c, "text"), *ids = json_object_get(c, "ids");
-        const json_t *special = json_object_get(c, "with_special"), *decoded = json_object_get(c, "decoded");
-        const char *s = json_string_value(text);
-        size_t size = json_string_length(text);
-        for (int again = 0; again < 2; again++) { /* the second time out of the cache */
-            check_ids(tok, scratch, s, size, false, ids, where);
-            check_ids(tok, scratch, s, size, true, special ? special : ids, where);
-        }
-        if (decoded)
-            check_text(tok, ids, false, decoded, where);
-    }
-    tm_tokens_destroy(scratch);
-}
 
 static uint32_t draw(uint64_t seed, uint32_t *at, uint32_t below)
 {
@@ -142,24 +49,6 @@ static void committed_cases(void **state)
         json_decref(cases);
         tm_tokenizer_close(tok);
     }
-}
-
-/* Puts a case's parts into the base tokenizer. */
-static json_t *patched(const json_t *item)
-{
-    char path[200];
-    const char *key;
-    json_t *value, *patch = json_object_get(item, "patch");
-    snprintf(path, sizeof path, DATA "%s/tokenizer.json", json_string_value(json_object_get(item, "base")));
-    json_t *root = load(path);
-    json_object_foreach(patch, key, value)
-    {
-        if (strcmp(key, "model"))
-            json_object_set(root, key, value);
-        else
-            json_object_update(json_object_get(root, key), value);
-    }
-    return root;
 }
 
 static void combined_parts(void **state)
@@ -209,8 +98,10 @@ static tm_tokenizer *shared_tokenizer(const char *name)
 {
     char path[200], command[400], unpacked[] = "/tmp/temper-tokenizer-XXXXXX";
     snprintf(path, sizeof path, SHARED "tokenizers/%s/tokenizer.json", name);
-    if (tm_path_exists(path))
+    if (tm_path_exists(path)) {
+        *strrchr(path, '/') = 0; /* with the folder's settings */
         return open_tokenizer(path);
+    }
     strcat(path, ".xz");
     if (!tm_path_exists(path))
         return NULL;
@@ -259,6 +150,7 @@ static void multilingual(const char *cases, const char *name)
 
 static void multilingual_qwen(void **state) { (void)state; multilingual("qwen2_5", "qwen3"); }
 static void multilingual_gpt2(void **state) { (void)state; multilingual("gpt2", "gpt2"); }
+static void multilingual_t5(void **state) { (void)state; multilingual("t5_small", "t5-small"); }
 static void multilingual_llama(void **state) { (void)state; multilingual("tinyllama", "llama2"); }
 
 /* llama.cpp's texts and ids: texts between marks, a line of ids each. */
@@ -546,16 +438,6 @@ static void looking_up(void **state)
 
 /* ---- first and last token ---- */
 
-static void put(const char *dir, const char *name, const char *text)
-{
-    char *path = tm_path_join(dir, name, &err);
-    if (text)
-        ok(tm_file_write(path, text, strlen(text), &err));
-    else
-        unlink(path);
-    free(path);
-}
-
 static void first_and_last_token(void **state)
 {
     (void)state;
@@ -590,6 +472,7 @@ static void first_and_last_token(void **state)
     }
     tm_tokenizer *tok;
     put(dir, "tokenizer.json", NULL);
+    put(dir, "tokenizer_config.json", NULL);
     assert_int_not_equal(tm_tokenizer_open(dir, &tok, &err), TM_OK);
     assert_non_null(strstr(err.message, "tokenizer.json"));
     assert_null(tok);
@@ -633,7 +516,7 @@ static void damaged_files(void **state)
         {MODEL("\"vocab\": {\"a\": 0}, \"merges\": [], \"dropout\": 0.1"), TM_UNSUPPORTED, "\"dropout\""},
         {MODEL("\"vocab\": {\"a\": 0}, \"merges\": [], \"fuse_unk\": 1"), TM_INPUT, "\"fuse_unk\""},
         {MODEL("\"vocab\": {\"a\": 0}, \"merges\": [], \"unk_token\": 1"), TM_INPUT, "\"unk_token\""},
-        {PARTS("\"normalizer\": {\"type\": \"Nmt\"}"), TM_UNSUPPORTED, "normalizer: a normaliser of type \"Nmt\""},
+        {PARTS("\"normalizer\": {\"type\": \"BertNormalizer\"}"), TM_UNSUPPORTED, "normalizer: a normaliser of type \"BertNormalizer\""},
         {PARTS("\"normalizer\": {}"), TM_INPUT, "\"type\""},
         {PARTS("\"normalizer\": 3"), TM_INPUT, "normalizer is no object"},
         {PARTS("\"normalizer\": {\"type\": \"Sequence\"}"), TM_INPUT, "\"normalizers\""},
@@ -742,17 +625,48 @@ static void runaway_pattern(void **state)
     tm_tokenizer_close(tok);
 }
 
+/* A normaliser that blows text up is stopped, in one step and over many. */
+static void swelling_normalizer(void **state)
+{
+    (void)state;
+    static const char step[] = "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"aaaaaaaaaaaaaaaa\"}";
+    tm_buf json = {0}, text = {0};
+    tm_ids ids = {0};
+    while (text.size < 20000)
+        tm_buf_char(&text, 'a');
+    for (int steps = 1; steps <= 64; steps *= 8) {
+        tm_tokenizer *tok;
+        tm_tokens *scratch;
+        tm_buf_clear(&json);
+        tm_buf_text(&json, "{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": []}, \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [");
+        for (int i = 0; i < steps; i++)
+            tm_buf_printf(&json, "%s%s", i ? ", " : "", step);
+        tm_buf_text(&json, "]}}");
+        ok(tm_tokenizer_parse(json.data, json.size, "swelling", &tok, &err));
+        ok(tm_tokens_create(tok, &scratch, &err));
+        assert_int_equal(tm_tokenizer_encode(tok, scratch, text.data, text.size, false, &ids, &err), steps == 1 ? TM_OK : TM_INPUT);
+        assert_true(steps == 1 || strstr(err.message, "64 times"));
+        tm_tokens_destroy(scratch);
+        tm_tokenizer_close(tok);
+    }
+    assert_int_equal(ids.count, 320000);
+    tm_ids_deinit(&ids);
+    tm_buf_deinit(&json);
+    tm_buf_deinit(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(committed_cases), cmocka_unit_test(combined_parts), cmocka_unit_test(merges_as_text),
         cmocka_unit_test(multilingual_qwen), cmocka_unit_test(multilingual_gpt2), cmocka_unit_test(multilingual_llama),
+        cmocka_unit_test(multilingual_t5),
         cmocka_unit_test(llamacpp_gpt2), cmocka_unit_test(llamacpp_llama), cmocka_unit_test(llamacpp_qwen),
         cmocka_unit_test(scanners_equal_pcre2), cmocka_unit_test(cutting_changes_nothing),
         cmocka_unit_test(stream_equals_decode), cmocka_unit_test(stream_of_broken_bytes), cmocka_unit_test(long_runs),
         cmocka_unit_test(odd_text), cmocka_unit_test(looking_up), cmocka_unit_test(first_and_last_token),
         cmocka_unit_test(damaged_files), cmocka_unit_test(nested_deeply), cmocka_unit_test(cut_off_files),
-        cmocka_unit_test(runaway_pattern),
+        cmocka_unit_test(runaway_pattern), cmocka_unit_test(swelling_normalizer),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
 }

@@ -23,8 +23,16 @@ static const scenario scenarios[] = {
     {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
     {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.1", "lora.use_dora=true", "lora.bias=all"}},
     {"lora in bf16", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=4", "lora.dropout=0.1", "lora.use_rslora=true"}},
+    {"lora on the embedding", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.target_modules=[embed_tokens, q_proj]"}},
+    {"embedding saved", "tied", "adapter_model.safetensors", {"precision=bf16", "lora.r=5", "lora.modules_to_save=[embed_tokens]"}},
+    {"prompt", "tied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=9"}},
+    {"prompt in bf16", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=260", "precision=bf16"}},
+    {"houlsby", "tied", "adapter.safetensors", {"method=adapter", "adapter.size=7", "adapter.activation=gelu"}},
+    {"houlsby in bf16", "untied", "adapter.safetensors", {"method=adapter", "adapter.size=19", "precision=bf16"}},
+    {"registers", "tied", "b/adapter_model.safetensors", {"lora.registers=[a, b]", "lora.r=3", "lora.dropout=0.2", "data.0.registers={a: 1, b: -0.5}", "eval.0.registers={b: 2}"}},
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
+    {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
 };
 
 /* What must leave no trace. */
@@ -282,6 +290,10 @@ static void replicas_are_runs(void **state)
         {"lora with dropout", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[q_proj, v_proj, up_proj, down_proj, lm_head]"}},
         {"dora", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0"}},
         {"dora with dropout", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.use_dora=true", "lora.dropout=0.1", "train.packing=false"}},
+        {"lora on the embedding", "tied", "adapter_model.safetensors", {"lora.r=3", "lora.target_modules=[embed_tokens, up_proj]"}},
+        {"prompt", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=5"}},
+        {"houlsby", "untied", "adapter.safetensors", {"method=adapter", "adapter.size=5", "adapter.activation=relu"}},
+        {"registers", "untied", "b/adapter_model.safetensors", {"lora.registers=[a, b]", "lora.r=2", "data.0.registers={a: -1, b: 0.5}"}},
     };
     static const struct {
         int place[REPLICAS], count;

@@ -63,6 +63,16 @@ int32_t tm_tokenizer_vocab_size(const tm_tokenizer *tok)
     (void)tok;
     return TOY_VOCAB;
 }
+const char *tm_tokenizer_token(const tm_tokenizer *tok, int32_t id)
+{
+    (void)tok;
+    return id == TOY_BOS ? "<bos>" : id == TOY_EOS ? "<eos>" : NULL;
+}
+bool tm_tokenizer_is_special(const tm_tokenizer *tok, int32_t id)
+{
+    (void)tok;
+    return id >= TOY_BOS;
+}
 int32_t tm_tokenizer_bos(const tm_tokenizer *tok)
 {
     (void)tok;

@@ -1,5 +1,5 @@
 /* The CPU device: memory, and the choice of an instruction set. Results do not depend on the choice. */
-#include "device/cpu/cpu.h"
+#include "device/cpu/gemm.h"
 
 #include "base/buf.h"
 
@@ -20,6 +20,12 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+static bool has_bf16_dot(tm_isa isa)
+{
+    return isa == TM_ISA_AVX512 && __builtin_cpu_supports("avx512bf16") && tm_avx512_bf16_dot_holds();
+}
+#else
+static bool has_bf16_dot(tm_isa isa) { return (void)isa, false; }
 #endif
 static bool has_always(void) { return true; }
 
@@ -107,6 +113,7 @@ tm_status tm_cpu_device_create(int threads, tm_isa isa, tm_device **out, tm_erro
     TM_TRY(TM_NEW(&cpu, 1, err));
     cpu->base = (tm_device){.ops = found->ops, .calls = &cpu_calls, .name = "cpu", .detail = cpu->detail,
                             .real = found->isa == TM_ISA_F64 ? TM_F64 : TM_F32};
+    cpu->bf16_dot = has_bf16_dot(found->isa);
     tm_status st = TM_OK;
     TM_GO(tm_pool_create(threads, &cpu->pool, err));
     threads = tm_pool_threads(cpu->pool);

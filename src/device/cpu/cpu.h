@@ -17,6 +17,7 @@ typedef struct tm_cpu {
     tm_pool *pool;
     char *scratch; /* threads * TM_CPU_SCRATCH_BYTES; a task may use its thread's part freely */
     char *shared;  /* TM_CPU_SHARED_BYTES; of the op that runs */
+    bool bf16_dot; /* vdpbf16ps is there and does what pairs.h says */
     char detail[48];
 } tm_cpu;
 

@@ -16,7 +16,7 @@ static void forward_rows(void *context, int64_t task, int thread)
     v16 scale = v16_set1(w->scale);
     int64_t size = task_rows(w->to.cols);
     for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
-        for (int64_t i = 0; i < w->to.cols; i += V16) {
+        for (int64_t i = 0; w->ids[t] >= 0 && i < w->to.cols; i += V16) {
             int lanes = lanes_at(w->to.cols, i);
             lanes_store(w->to, t, i, lanes, v16_mul(scale, lanes_load(w->from, w->ids[t], i, lanes)));
         }
@@ -36,7 +36,7 @@ static void backward_strip(void *context, int64_t task, int thread)
     v16 scale = v16_set1(w->scale);
     int64_t end = task_end(task, STRIP, w->to.cols);
     for (int64_t t = 0; t < w->n; t++)
-        for (int64_t i = task * STRIP; i < end; i += V16) {
+        for (int64_t i = task * STRIP; w->ids[t] >= 0 && i < end; i += V16) {
             int lanes = lanes_at(end, i);
             v16 add = v16_mul(scale, lanes_load(w->from, t, i, lanes));
             lanes_store(w->to, w->ids[t], i, lanes, v16_add(lanes_load(w->to, w->ids[t], i, lanes), add));

@@ -4,7 +4,8 @@
  * else: inside a block one fused multiply-add chain over ascending k, starting from zero; the
  * blocks' sums are added in order (to the old C first when accumulating). So m, n, threads, tiles
  * and the instruction set may change freely. Storage types are converted to `real` when packed;
- * a C of narrower type is rounded once, at the end. Low-rank products need more: a scale, dropout
+ * a C of narrower type is rounded once, at the end. With `bf16` a chain is that of pairs.h, and blocks
+ * are added with the same flush to zero. Low-rank products need more: a scale, dropout
  * on the way in or out, C turned so that the rank is always the short side m. */
 #ifndef TM_DEVICE_CPU_GEMM_H
 #define TM_DEVICE_CPU_GEMM_H
@@ -32,6 +33,7 @@ typedef struct tm_gemm_dropout {
 typedef struct tm_gemm {
     int64_t m, n, k;
     tm_gemm_factor a, b;
+    bool bf16; /* factors are rounded to bf16 and multiplied in pairs (pairs.h); not with scale or dropout */
     bool scaled;   /* A's elements are multiplied by scale when they are packed */
     double scale; /* the same layout in every build */
     /* On B's elements (tokens are its ld rows); on the sums before they are added to C or stored. */
@@ -50,6 +52,9 @@ typedef struct tm_gemm {
 
 static inline tm_gemm_factor tm_gemm_rows_of(tm_tensor t) { return (tm_gemm_factor){t.data, t.dtype, t.ld, true}; }
 static inline tm_gemm_factor tm_gemm_cols_of(tm_tensor t) { return (tm_gemm_factor){t.data, t.dtype, t.ld, false}; }
+
+/* Whether this processor's vdpbf16ps does what pairs.h says (src/device/cpu/bf16_dot.c); AVX-512 only. */
+bool tm_avx512_bf16_dot_holds(void);
 
 #ifdef TM_KERNEL_ISA
 /* Uses the shared memory of the device: one product at a time, not from inside a task. */

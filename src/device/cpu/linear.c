@@ -6,7 +6,7 @@
 void TM_KERNEL(linear_forward)(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y)
 {
     tm_gemm g = {.m = rows->n, .n = w.rows, .k = w.cols, .a = tm_gemm_rows_of(x), .b = tm_gemm_rows_of(w),
-                 .c = y.data, .c_dtype = y.dtype, .ldc = y.ld, .bias = bias};
+                 .bf16 = x.dtype == TM_BF16, .c = y.data, .c_dtype = y.dtype, .ldc = y.ld, .bias = bias};
     TM_KERNEL(gemm)(tm_cpu_of(d), &g);
 }
 
@@ -14,7 +14,7 @@ void TM_KERNEL(linear_backward_input)(tm_device *d, const tm_rows *rows, tm_tens
                                       tm_tensor dx)
 {
     tm_gemm g = {.m = rows->n, .n = w.cols, .k = w.rows, .a = tm_gemm_rows_of(dy), .b = tm_gemm_cols_of(w),
-                 .c = dx.data, .c_dtype = dx.dtype, .ldc = dx.ld, .accumulate = accumulate};
+                 .bf16 = dy.dtype == TM_BF16, .c = dx.data, .c_dtype = dx.dtype, .ldc = dx.ld, .accumulate = accumulate};
     TM_KERNEL(gemm)(tm_cpu_of(d), &g);
 }
 
@@ -46,7 +46,7 @@ void TM_KERNEL(linear_backward_weight)(tm_device *d, const tm_rows *rows, tm_ten
     tm_cpu *cpu = tm_cpu_of(d);
     if (dw.data) {
         tm_gemm g = {.m = dy.cols, .n = x.cols, .k = rows->n, .a = tm_gemm_cols_of(dy), .b = tm_gemm_cols_of(x),
-                     .block = rows->chunk, .blocks = rows->chunks,
+                     .bf16 = dy.dtype == TM_BF16, .block = rows->chunk, .blocks = rows->chunks,
                      .c = dw.data, .c_dtype = dw.dtype, .ldc = dw.ld, .accumulate = true};
         TM_KERNEL(gemm)(cpu, &g);
     }

@@ -99,17 +99,46 @@ V16_FN void pack_turned(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, i
     }
 }
 
-V16_FN void pack_straight(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, int64_t first, int count, int64_t k0,
-                          int64_t k1)
+/* Elements (i, k) with k outside in the factor too: steps [k0, k1) of all panels, `height` elements apart in the factor
+ * and `stride` in dst. A few steps at once, all panels for each: the factor is read along its rows. Nothing is written
+ * outside these steps, so that tasks may share a panel. */
+enum { SWEEP = 16, SWEEP_AHEAD = 64 };
+
+V16_FN void sweep_typed(real *dst, int64_t stride, int W, int64_t height, const tm_gemm_factor *f, tm_dtype t,
+                        int64_t first, int64_t count, int64_t k0, int64_t k1)
 {
-    for (int64_t k = k0; k < k1; k++) {
-        int64_t at = k * f->ld + first;
-        real *out = dst + (k - k0) * W;
-        if (count == V16)
-            v16_put(out, v16_load(f->data, t, at));
-        else
-            v16_put(out, v16_load_n(f->data, t, at, count));
+    int64_t element = t == TM_REAL ? (int64_t)sizeof(real) : t == TM_F32 ? 4 : 2;
+    for (int64_t k = k0; k < k1; k += SWEEP, dst += SWEEP * W) {
+        int depth = k1 - k < SWEEP ? (int)(k1 - k) : SWEEP;
+        real *panel = dst;
+        for (int64_t i = 0; i < count; i += height, panel += stride)
+            for (int p = 0; p < depth; p++) {
+                int64_t at = (k + p) * f->ld + first + i;
+#pragma GCC unroll 2
+                for (int j = 0; j < W; j += V16) {
+                    int64_t left = count - i - j;
+                    __builtin_prefetch((const char *)f->data + (at + j + SWEEP_AHEAD) * element);
+                    v16 x = left >= V16 ? v16_load(f->data, t, at + j)
+                            : left > 0  ? v16_load_n(f->data, t, at + j, (int)left)
+                                        : v16_zero();
+                    if (p * W + V16 <= depth * W || W >= V16) /* a narrow panel's next steps are written next */
+                        v16_put(panel + p * W + j, x);
+                    else
+                        v16_put_n(panel + p * W, W, x);
+                }
+            }
     }
+}
+
+V16_FN void pack_sweep(real *dst, int64_t stride, int W, int64_t height, const tm_gemm_factor *f, int64_t first,
+                       int64_t count, int64_t k0, int64_t k1)
+{
+    if (f->dtype == TM_REAL)
+        sweep_typed(dst, stride, W, height, f, TM_REAL, first, count, k0, k1);
+    else if (f->dtype == TM_BF16)
+        sweep_typed(dst, stride, W, height, f, TM_BF16, first, count, k0, k1);
+    else
+        sweep_typed(dst, stride, W, height, f, f->dtype, first, count, k0, k1);
 }
 
 V16_FN void pack_typed(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, int64_t first, int64_t count, int64_t k0,
@@ -118,10 +147,7 @@ V16_FN void pack_typed(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, in
     for (int64_t i = 0; i < W; i += V16) {
         int64_t left = count - i < W - i ? count - i : W - i;
         int n = left < 0 ? 0 : left > V16 ? V16 : (int)left;
-        if (f->k_inner)
-            pack_turned(dst + i, W, f, t, first + i, n, k0, k1);
-        else
-            pack_straight(dst + i, W, f, t, first + i, n, k0, k1);
+        pack_turned(dst + i, W, f, t, first + i, n, k0, k1);
     }
 }
 
@@ -129,7 +155,9 @@ V16_FN void pack_typed(real *dst, int W, const tm_gemm_factor *f, tm_dtype t, in
  * dst has room for W * (k1 - k0) + PACK_SLACK elements. */
 V16_FN void pack_panel(real *dst, int W, const tm_gemm_factor *f, int64_t first, int64_t count, int64_t k0, int64_t k1)
 {
-    if (f->dtype == TM_REAL)
+    if (!f->k_inner)
+        pack_sweep(dst, 0, W, W, f, first, count, k0, k1);
+    else if (f->dtype == TM_REAL)
         pack_typed(dst, W, f, TM_REAL, first, count, k0, k1);
     else if (f->dtype == TM_BF16)
         pack_typed(dst, W, f, TM_BF16, first, count, k0, k1);

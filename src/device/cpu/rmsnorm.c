@@ -6,8 +6,14 @@ typedef struct work {
     const tm_rows *rows;
     tm_tensor x, delta, weight, sum, rstd, y; /* forward; backward: y is dy */
     tm_tensor dx, dweight;
-    real eps;
+    real offset, eps;
 } work;
+
+/* What a normalised element is multiplied by. */
+V16_FN v16 scale_at(const work *w, int64_t i, int lanes)
+{
+    return v16_add(lanes_load(w->weight, 0, i, lanes), v16_set1(w->offset));
+}
 
 /* s = x + delta, stored, and its squares added to `squares`. */
 V16_FN v16 residual(const work *w, int64_t t, int64_t i, int lanes, v16 squares)
@@ -39,15 +45,16 @@ static void forward_rows(void *context, int64_t task, int thread)
         for (int64_t i = 0; i < C; i += V16) {
             int lanes = lanes_at(C, i);
             v16 n = v16_mul(lanes_load(w->sum, t, i, lanes), r);
-            lanes_store(w->y, t, i, lanes, v16_mul(n, lanes_load(w->weight, 0, i, lanes)));
+            lanes_store(w->y, t, i, lanes, v16_mul(n, scale_at(w, i, lanes)));
         }
     }
 }
 
 void TM_KERNEL(rmsnorm_forward)(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor delta, tm_tensor weight,
-                                float eps, tm_tensor sum, tm_tensor rstd, tm_tensor y)
+                                float offset, float eps, tm_tensor sum, tm_tensor rstd, tm_tensor y)
 {
-    work w = {.rows = rows, .x = x, .delta = delta, .weight = weight, .sum = sum, .rstd = rstd, .y = y, .eps = (real)eps};
+    work w = {.rows = rows, .x = x, .delta = delta, .weight = weight, .sum = sum, .rstd = rstd, .y = y,
+              .offset = (real)offset, .eps = (real)eps};
     tm_pool_run(tm_cpu_of(d)->pool, forward_rows, &w, task_count(rows->n, task_rows(x.cols)));
 }
 
@@ -59,7 +66,7 @@ static void backward_rows(void *context, int64_t task, int thread)
     for (int64_t t = task * size; t < task_end(task, size, w->rows->n); t++) {
         real dot;
 #define DOT(i, lanes, a)                                                                                            \
-    a = v16_fma(v16_mul(lanes_load(w->y, t, i, lanes), lanes_load(w->weight, 0, i, lanes)),                        \
+    a = v16_fma(v16_mul(lanes_load(w->y, t, i, lanes), scale_at(w, i, lanes)),                                     \
                 lanes_load(w->sum, t, i, lanes), a)
         ROW_SUM(C, DOT, dot);
 #undef DOT
@@ -67,7 +74,7 @@ static void backward_rows(void *context, int64_t task, int thread)
         v16 r = v16_set1(rstd), q = v16_set1(dot * rstd / (real)C * rstd);
         for (int64_t i = 0; i < C; i += V16) {
             int lanes = lanes_at(C, i);
-            v16 g = v16_mul(lanes_load(w->y, t, i, lanes), lanes_load(w->weight, 0, i, lanes));
+            v16 g = v16_mul(lanes_load(w->y, t, i, lanes), scale_at(w, i, lanes));
             g = v16_fnma(q, lanes_load(w->sum, t, i, lanes), g);
             lanes_store(w->dx, t, i, lanes, v16_fma(r, g, lanes_load(w->dx, t, i, lanes)));
         }
@@ -93,9 +100,10 @@ static void weight_strip(void *context, int64_t task, int thread)
 }
 
 void TM_KERNEL(rmsnorm_backward)(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor sum, tm_tensor weight,
-                                 tm_tensor rstd, tm_tensor dx, tm_tensor dweight)
+                                 float offset, tm_tensor rstd, tm_tensor dx, tm_tensor dweight)
 {
-    work w = {.rows = rows, .weight = weight, .sum = sum, .rstd = rstd, .y = dy, .dx = dx, .dweight = dweight};
+    work w = {.rows = rows, .weight = weight, .sum = sum, .rstd = rstd, .y = dy, .dx = dx, .dweight = dweight,
+              .offset = (real)offset};
     tm_pool *pool = tm_cpu_of(d)->pool;
     if (dweight.data)
         tm_pool_run(pool, weight_strip, &w, task_count(dy.cols, STRIP));

@@ -5,6 +5,7 @@
 
 typedef struct work {
     int64_t n;
+    real softcap; /* 0: none */
     tm_tensor logits, weight, teacher, teacher_weight, loss, kl;
     const int32_t *target;
     int32_t *hit;
@@ -14,9 +15,24 @@ typedef struct work {
 /* softmax of a row is exp(z - max) * inverse; log-sum-exp is max + log_sum. */
 typedef struct norm {
     real max, log_sum, inverse;
+    real top; /* the largest logit without cap, which orders as those with it do */
 } norm;
 
-static norm row_norm(tm_tensor t, int64_t row)
+V16_FN v16 capped(real cap, v16 z) { return v16_mul(v16_set1(cap), v16_tanh(v16_div(z, v16_set1(cap)))); }
+
+/* Logits as the loss sees them. */
+LANES_FN v16 logits_at(const work *w, tm_tensor t, int64_t row, int64_t i, int lanes)
+{
+    v16 z = lanes_load(t, row, i, lanes);
+    return w->softcap > 0 ? capped(w->softcap, z) : z;
+}
+
+static real capped_one(const work *w, real z)
+{
+    return w->softcap > 0 ? v16_reduce_max(capped(w->softcap, v16_set1(z))) : z;
+}
+
+static norm row_norm(const work *w, tm_tensor t, int64_t row)
 {
     norm r;
     v16 max = v16_set1(-INFINITY);
@@ -25,12 +41,13 @@ static norm row_norm(tm_tensor t, int64_t row)
         v16 z = lanes_load(t, row, i, lanes);
         max = v16_max(lanes == V16 ? z : v16_select(v16_first(lanes), z, max), max);
     }
-    r.max = v16_reduce_max(max);
+    r.top = v16_reduce_max(max);
+    r.max = capped_one(w, r.top);
     real sum;
     v16 shift = v16_set1(r.max);
 #define EXP(i, lanes, a)                                                            \
     do {                                                                            \
-        v16 e_ = v16_exp(v16_sub(lanes_load(t, row, i, lanes), shift));             \
+        v16 e_ = v16_exp(v16_sub(logits_at(w, t, row, i, lanes), shift));           \
         a = v16_add(a, (lanes) == V16 ? e_ : v16_select(v16_first(lanes), e_, v16_zero())); \
     } while (0)
     ROW_SUM(t.cols, EXP, sum);
@@ -68,7 +85,7 @@ static real row_kl(const work *w, int64_t row, const norm *model, const norm *te
     real sum;
 #define KL(i, lanes, a)                                                                                             \
     do {                                                                                                            \
-        v16 k_ = kl_terms(model, teacher, lanes_load(w->logits, row, i, lanes), lanes_load(w->teacher, row, i, lanes)); \
+        v16 k_ = kl_terms(model, teacher, logits_at(w, w->logits, row, i, lanes), logits_at(w, w->teacher, row, i, lanes)); \
         a = v16_add(a, (lanes) == V16 ? k_ : v16_select(v16_first(lanes), k_, v16_zero()));                         \
     } while (0)
     ROW_SUM(w->logits.cols, KL, sum);
@@ -89,7 +106,7 @@ static void row_grad(const work *w, int64_t row, const norm *model, const norm *
     v16 aa = v16_set1(a), bb = v16_set1(b), one = v16_set1(1);
     for (int64_t i = 0; i < z.cols; i += V16) {
         int lanes = lanes_at(z.cols, i);
-        v16 p = v16_sub(lanes_load(z, row, i, lanes), v16_set1(model->max));
+        v16 zz = logits_at(w, z, row, i, lanes), p = v16_sub(zz, v16_set1(model->max));
         p = v16_mul(v16_exp(p), v16_set1(model->inverse));
         v16 q = p, rest = p;
         if (target >= i && target < i + V16) { /* p - 1 first: it is exact where p is near 1 */
@@ -99,9 +116,13 @@ static void row_grad(const work *w, int64_t row, const norm *model, const norm *
         }
         v16 g = v16_mul(aa, rest);
         if (b != 0) {
-            q = v16_sub(lanes_load(w->teacher, row, i, lanes), v16_set1(teacher->max));
+            q = v16_sub(logits_at(w, w->teacher, row, i, lanes), v16_set1(teacher->max));
             q = v16_mul(v16_exp(q), v16_set1(teacher->inverse));
             g = v16_fma(bb, v16_sub(p, q), g);
+        }
+        if (w->softcap > 0) {
+            v16 th = v16_div(zz, v16_set1(w->softcap)); /* the cap's derivative is 1 - tanh^2 */
+            g = v16_mul(g, v16_fnma(th, th, one));
         }
         lanes_store(z, row, i, lanes, g);
     }
@@ -113,12 +134,12 @@ static void one_row(void *context, int64_t row, int thread)
     (void)thread;
     tm_tensor z = w->logits;
     int32_t target = w->target[row];
-    norm model = row_norm(z, row), teacher = {0};
-    real top = real_load(z.data, z.dtype, row * z.ld + target);
+    norm model = row_norm(w, z, row), teacher = {0};
+    real top = capped_one(w, real_load(z.data, z.dtype, row * z.ld + target));
     real_store(w->loss.data, w->loss.dtype, row, model.log_sum + (model.max - top));
-    w->hit[row] = is_hit(z, row, target, model.max);
+    w->hit[row] = is_hit(z, row, target, model.top);
     if (w->teacher.data) {
-        teacher = row_norm(w->teacher, row);
+        teacher = row_norm(w, w->teacher, row);
         real_store(w->kl.data, w->kl.dtype, row, row_kl(w, row, &model, &teacher));
     }
     if (w->grad) {
@@ -127,10 +148,28 @@ static void one_row(void *context, int64_t row, int thread)
     }
 }
 
-void TM_KERNEL(xent)(tm_device *d, int64_t n, tm_tensor logits, const int32_t *target, tm_tensor weight, tm_tensor teacher,
-                     tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+void TM_KERNEL(xent)(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight,
+                     tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
-    work w = {.n = n, .logits = logits, .weight = weight, .teacher = teacher, .teacher_weight = teacher_weight,
+    work w = {.n = n, .softcap = (real)softcap, .logits = logits, .weight = weight, .teacher = teacher, .teacher_weight = teacher_weight,
               .loss = loss, .kl = kl, .target = target, .hit = hit, .grad = grad};
     tm_pool_run(tm_cpu_of(d)->pool, one_row, &w, n);
+}
+
+static void cap_rows(void *context, int64_t task, int thread)
+{
+    const work local = *(const work *)context, *w = &local;
+    (void)thread;
+    int64_t V = w->logits.cols, size = task_rows(V);
+    for (int64_t t = task * size; t < task_end(task, size, w->n); t++)
+        for (int64_t i = 0; i < V; i += V16) {
+            int lanes = lanes_at(V, i);
+            lanes_store(w->logits, t, i, lanes, logits_at(w, w->logits, t, i, lanes));
+        }
+}
+
+void TM_KERNEL(softcap)(tm_device *d, int64_t n, float cap, tm_tensor x)
+{
+    work w = {.n = n, .softcap = (real)cap, .logits = x};
+    tm_pool_run(tm_cpu_of(d)->pool, cap_rows, &w, task_count(n, task_rows(x.cols)));
 }

@@ -7,7 +7,8 @@ void tm_cuda_embed_forward(tm_device *d, const tm_rows *rows, const int32_t *ids
         return;
     tm_cuda_each(d, "embed_forward", rows->n * y.cols, [=] __device__(int64_t i) {
         int64_t t = i / y.cols, c = i % y.cols;
-        at(y, t, c) = scale * at(table, ids[t], c);
+        if (ids[t] >= 0)
+            at(y, t, c) = scale * at(table, ids[t], c);
     });
 }
 
@@ -19,6 +20,7 @@ void tm_cuda_embed_backward(tm_device *d, const tm_rows *rows, const int32_t *id
     int64_t n = rows->n;
     tm_cuda_each(d, "embed_backward", dy.cols, [=] __device__(int64_t c) {
         for (int64_t t = 0; t < n; t++)
-            at(table_grad, ids[t], c) += scale * at(dy, t, c);
+            if (ids[t] >= 0)
+                at(table_grad, ids[t], c) += scale * at(dy, t, c);
     });
 }

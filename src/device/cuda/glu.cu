@@ -1,4 +1,4 @@
-/* Gated feed-forward: act(gate) * up, elementwise. docs/math/glu.md. */
+/* The feed-forward's activation: act(gate) * up, or act alone without a gate, elementwise. docs/math/glu.md. */
 #include "device/cuda/math.cuh"
 
 /* act(g) and its derivative. */
@@ -12,6 +12,10 @@ TM_LANE tm_cuda_act activate(tm_activation act, float g)
         float s = sigmoid_of(g), a = g * s;
         return {a, fmaf(a, 1 - s, s)};
     }
+    if (act == TM_ACT_RELU)
+        return {g <= 0 ? 0 : g, g <= 0 ? 0.0f : 1.0f};
+    if (act == TM_ACT_NONE)
+        return {g, 1};
     if (act == TM_ACT_GELU) {
         float cdf = 0.5f * (1 + erf_of(g * 0.70710678118654752440f));
         float density = exp_of((g * g) * -0.5f) * 0.39894228040143267794f;
@@ -30,9 +34,11 @@ void tm_cuda_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, t
     if (!tm_cuda_f32(d, "glu_forward", {gate_up, h}))
         return;
     int64_t F = h.cols;
+    bool gated = gate_up.cols != F;
     tm_cuda_each(d, "glu_forward", rows->n * F, [=] __device__(int64_t item) {
         int64_t t = item / F, i = item % F;
-        at(h, t, i) = activate(act, at(gate_up, t, i)).act * at(gate_up, t, F + i);
+        float a = activate(act, at(gate_up, t, i)).act;
+        at(h, t, i) = gated ? a * at(gate_up, t, F + i) : a;
     });
 }
 
@@ -41,10 +47,16 @@ void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, 
     if (!tm_cuda_f32(d, "glu_backward", {gate_up, dh, dgate_up}))
         return;
     int64_t F = dh.cols;
+    bool gated = gate_up.cols != F;
     tm_cuda_each(d, "glu_backward", rows->n * F, [=] __device__(int64_t item) {
         int64_t t = item / F, i = item % F;
         tm_cuda_act a = activate(act, at(gate_up, t, i));
-        float up = at(gate_up, t, F + i), g = at(dh, t, i);
+        float g = at(dh, t, i);
+        if (!gated) {
+            at(dgate_up, t, i) = g * a.slope;
+            return;
+        }
+        float up = at(gate_up, t, F + i);
         at(dgate_up, t, i) = (g * up) * a.slope;
         at(dgate_up, t, F + i) = g * a.act;
     });

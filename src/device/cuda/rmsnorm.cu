@@ -1,7 +1,7 @@
 /* Residual addition and root-mean-square norm: a thread a row. docs/math/rmsnorm.md. */
 #include "device/cuda/cuda.cuh"
 
-void tm_cuda_rmsnorm_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor delta, tm_tensor weight, float eps, tm_tensor sum, tm_tensor rstd, tm_tensor y)
+void tm_cuda_rmsnorm_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor delta, tm_tensor weight, float offset, float eps, tm_tensor sum, tm_tensor rstd, tm_tensor y)
 {
     if (!tm_cuda_f32(d, "rmsnorm_forward", {x, delta, weight, sum, rstd, y}))
         return;
@@ -18,11 +18,11 @@ void tm_cuda_rmsnorm_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_
         float r = 1 / sqrtf(squares / (float)C + eps);
         at(rstd, 0, t) = r;
         for (int64_t i = 0; i < C; i++)
-            at(y, t, i) = (at(sum, t, i) * r) * at(weight, 0, i);
+            at(y, t, i) = (at(sum, t, i) * r) * (at(weight, 0, i) + offset);
     });
 }
 
-void tm_cuda_rmsnorm_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor sum, tm_tensor weight, tm_tensor rstd, tm_tensor dx, tm_tensor dweight)
+void tm_cuda_rmsnorm_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor sum, tm_tensor weight, float offset, tm_tensor rstd, tm_tensor dx, tm_tensor dweight)
 {
     if (!tm_cuda_f32(d, "rmsnorm_backward", {dy, sum, weight, rstd, dx, dweight}))
         return;
@@ -35,9 +35,9 @@ void tm_cuda_rmsnorm_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, t
             });
         });
     tm_cuda_each(d, "rmsnorm_backward", r.n, [=] __device__(int64_t t) {
-        float dot = row_sum(C, [&](int64_t i, float a) { return fmaf(at(dy, t, i) * at(weight, 0, i), at(sum, t, i), a); });
+        float dot = row_sum(C, [&](int64_t i, float a) { return fmaf(at(dy, t, i) * (at(weight, 0, i) + offset), at(sum, t, i), a); });
         float scale = at(rstd, 0, t), q = dot * scale / (float)C * scale;
         for (int64_t i = 0; i < C; i++)
-            at(dx, t, i) = fmaf(scale, fmaf(-q, at(sum, t, i), at(dy, t, i) * at(weight, 0, i)), at(dx, t, i));
+            at(dx, t, i) = fmaf(scale, fmaf(-q, at(sum, t, i), at(dy, t, i) * (at(weight, 0, i) + offset)), at(dx, t, i));
     });
 }

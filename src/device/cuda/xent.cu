@@ -4,15 +4,20 @@
 /* softmax of a row is exp(z - max) * inverse; log-sum-exp is max + log_sum. */
 struct tm_cuda_softmax {
     float max, log_sum, inverse;
+    float top; /* the largest logit without cap */
 };
 
-TM_LANE tm_cuda_softmax softmax_of(const tm_tensor &z, int64_t row)
+/* A logit as the loss sees it. */
+TM_LANE float capped(float cap, float z) { return cap > 0 ? cap * tanh_of(z / cap) : z; }
+
+TM_LANE tm_cuda_softmax softmax_of(const tm_tensor &z, float cap, int64_t row)
 {
-    float max = -INFINITY;
+    float top = -INFINITY;
     for (int64_t i = 0; i < z.cols; i++)
-        max = larger(at(z, row, i), max);
-    float sum = row_sum(z.cols, [&](int64_t i, float a) { return a + exp_of(at(z, row, i) - max); });
-    return {max, log_of(sum), 1 / sum};
+        top = larger(at(z, row, i), top);
+    float max = capped(cap, top);
+    float sum = row_sum(z.cols, [&](int64_t i, float a) { return a + exp_of(capped(cap, at(z, row, i)) - max); });
+    return {max, log_of(sum), 1 / sum, top};
 }
 
 TM_LANE bool is_hit(const tm_tensor &z, int64_t row, int32_t target, float max)
@@ -32,19 +37,19 @@ TM_LANE float kl_term(const tm_cuda_softmax &model, const tm_cuda_softmax &teach
     return q == 0 ? p : term;
 }
 
-void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
     if (!tm_cuda_f32(d, "xent", {logits, weight, teacher, teacher_weight, loss, kl}))
         return;
     tm_cuda_each(d, "xent", n, [=] __device__(int64_t row) {
         tm_tensor z = logits;
         int64_t want = target[row];
-        tm_cuda_softmax model = softmax_of(z, row), other = {0, 0, 0};
-        at(loss, 0, row) = model.log_sum + (model.max - at(z, row, want));
-        hit[row] = is_hit(z, row, (int32_t)want, model.max);
+        tm_cuda_softmax model = softmax_of(z, softcap, row), other = {0, 0, 0, 0};
+        at(loss, 0, row) = model.log_sum + (model.max - capped(softcap, at(z, row, want)));
+        hit[row] = is_hit(z, row, (int32_t)want, model.top);
         if (teacher.data) {
-            other = softmax_of(teacher, row);
-            at(kl, 0, row) = row_sum(z.cols, [&](int64_t i, float a) { return a + kl_term(model, other, at(z, row, i), at(teacher, row, i)); });
+            other = softmax_of(teacher, softcap, row);
+            at(kl, 0, row) = row_sum(z.cols, [&](int64_t i, float a) { return a + kl_term(model, other, capped(softcap, at(z, row, i)), capped(softcap, at(teacher, row, i))); });
         }
         if (!grad)
             return;
@@ -54,10 +59,24 @@ void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, const int32_t *targ
                 at(z, row, i) = 0;
                 continue;
             }
-            float p = exp_of(at(z, row, i) - model.max) * model.inverse, g = a * (i == want ? p - 1 : p);
+            float zz = capped(softcap, at(z, row, i)), p = exp_of(zz - model.max) * model.inverse, g = a * (i == want ? p - 1 : p);
             if (b != 0)
-                g = fmaf(b, p - exp_of(at(teacher, row, i) - other.max) * other.inverse, g);
+                g = fmaf(b, p - exp_of(capped(softcap, at(teacher, row, i)) - other.max) * other.inverse, g);
+            if (softcap > 0) {
+                float th = zz / softcap;
+                g = g * fmaf(-th, th, 1);
+            }
             at(z, row, i) = g;
         }
+    });
+}
+
+void tm_cuda_softcap(tm_device *d, int64_t n, float cap, tm_tensor x)
+{
+    if (!tm_cuda_f32(d, "softcap", {x}))
+        return;
+    tm_cuda_each(d, "softcap", n * x.cols, [=] __device__(int64_t i) {
+        float &z = at(x, i / x.cols, i % x.cols);
+        z = capped(cap, z);
     });
 }

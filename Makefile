@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
+.PHONY: lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -88,6 +88,12 @@ build/cuda/libtemper-cuda.so: $(CUDA_OBJECTS) $(CUDA_SHARED)
 build/cuda/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
+
+# The laboratory of GPU kernels: variants, their checks and rates; for a Hopper GPU.
+lab: $(patsubst bench/lab/%.cu,build/lab/%,$(wildcard bench/lab/*.cu)) ## the laboratory of GPU kernels (build/lab/attention, gemm)
+build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh)
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"; $(NVCC) -std=c++17 -O3 -Isrc -gencode=arch=compute_90a,code=sm_90a -o $@ $<
 
 # The same sources on the processor, for tests where there is no GPU: tests/emulated.
 ifeq ($(origin CXX),default)

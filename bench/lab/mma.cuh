@@ -1,0 +1,96 @@
+/* The tensor-core instructions that the bf16 kernels are built of, named by what they move: sm_80 and later.
+ *
+ * A tile is a matrix of bf16 in shared memory, rows of D + TILE_PAD elements: the padding makes the rows of an
+ * 8 x 8 block start in different banks for every D that is a multiple of 16. Fragments are those of mma.m16n8k16
+ * (PTX manual, "Matrix fragments for mma.m16n8k16"): lane l holds of C the rows l / 4 and l / 4 + 8, the columns
+ * 2 (l % 4) and the next. */
+#ifndef TM_LAB_MMA_CUH
+#define TM_LAB_MMA_CUH
+
+#include <cuda_bf16.h>
+#include <cstdint>
+
+typedef __nv_bfloat16 bf16;
+
+enum { TILE_PAD = 8 };
+
+#define TM_DEVICE static __device__ __forceinline__
+
+TM_DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+/* c[16 x 8] += a[16 x 16] b[16 x 8] */
+TM_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+TM_DEVICE void load_matrices(uint32_t (&r)[4], const bf16 *p)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
+}
+
+TM_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const bf16 *p)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
+}
+
+/* A of 16 rows and 16 of k; tile is [rows][k]. */
+template <int LD> TM_DEVICE void load_a(uint32_t (&r)[4], const bf16 *tile, int row, int k)
+{
+    int lane = threadIdx.x % 32;
+    load_matrices(r, tile + (row + lane % 16) * LD + k + lane / 16 * 8);
+}
+
+/* B of 16 of k and 16 columns, {r0, r1} the first eight; tile is [columns][k]. */
+template <int LD> TM_DEVICE void load_b(uint32_t (&r)[4], const bf16 *tile, int column, int k)
+{
+    int lane = threadIdx.x % 32;
+    load_matrices(r, tile + (column + lane % 8 + lane / 16 * 8) * LD + k + lane / 8 % 2 * 8);
+}
+
+/* The same; tile is [k][columns]. */
+template <int LD> TM_DEVICE void load_b_transposed(uint32_t (&r)[4], const bf16 *tile, int k, int column)
+{
+    int lane = threadIdx.x % 32;
+    load_matrices_transposed(r, tile + (k + lane % 16) * LD + column + lane / 16 * 8);
+}
+
+TM_DEVICE uint32_t pack(float low, float high)
+{
+    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<uint32_t *>(&v);
+}
+
+/* Columns 16 j .. 16 j + 15 of two accumulators as an A operand. */
+TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4])
+{
+    a[0] = pack(left[0], left[1]);
+    a[1] = pack(left[2], left[3]);
+    a[2] = pack(right[0], right[1]);
+    a[3] = pack(right[2], right[3]);
+}
+
+/* Sixteen bytes to shared memory in the background; zeros when not valid. */
+TM_DEVICE void copy_async(void *shared, const void *global, bool valid)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0));
+}
+TM_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;"); }
+template <int PENDING> TM_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING)); }
+
+/* ROWS rows of D elements from global rows [row, row + ROWS) to a tile; rows from `valid` on are zeros. */
+template <int ROWS, int D, int THREADS> TM_DEVICE void copy_tile(bf16 *tile, const bf16 *global, int64_t ld, int valid)
+{
+    constexpr int UNITS = D / 8;
+    for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
+        int row = i / UNITS, unit = i % UNITS;
+        bool in = row < valid;
+        copy_async(tile + row * (D + TILE_PAD) + unit * 8, global + (in ? row : 0) * ld + unit * 8, in);
+    }
+}
+
+#endif

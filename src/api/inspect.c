@@ -174,8 +174,9 @@ static tm_status inspect_model(const char *dir, tm_buf *out, tm_error *err)
         if (st == TM_OK)
             st = put_targets(out, file, err);
         tm_safetensors_close(file);
-    } else if (st == TM_NO_MEMORY || st == TM_IO) {
-        *err = problem;
+    } else if (st == TM_NO_MEMORY || st == TM_IO || tm_dir_has(dir, "model.safetensors") ||
+               tm_dir_has(dir, "model.safetensors.index.json")) {
+        *err = problem; /* weights that are there are whole, or it is an error */
     } else { /* a plan can do with the config alone */
         tm_buf_printf(out, "weights     %s\n", problem.message);
         st = put_tokenizer(out, dir, err);
@@ -399,6 +400,27 @@ static tm_status inspect_gguf(const char *path, tm_buf *out, tm_error *err)
 
 /* --- Which is it? --- */
 
+/* A file of tensors by itself: what is in it, and that it is whole. */
+static tm_status inspect_safetensors(const char *path, tm_buf *out, tm_error *err)
+{
+    enum { SHOWN = 200 };
+    tm_safetensors *file;
+    TM_TRY(tm_safetensors_open(path, &file, err));
+    tm_buf_printf(out, "tensors     %s\n", path);
+    put_dtypes(out, file);
+    for (int64_t i = 0; i < tm_safetensors_count(file) && i < SHOWN; i++) {
+        const tm_st_tensor *t = tm_safetensors_at(file, i);
+        tm_buf_printf(out, "            %-5s [", tm_dtype_name(t->dtype));
+        for (int k = 0; k < t->ndim; k++)
+            tm_buf_printf(out, "%s%lld", k ? ", " : "", (long long)t->shape[k]);
+        tm_buf_printf(out, "]  %s\n", t->name);
+    }
+    if (tm_safetensors_count(file) > SHOWN)
+        tm_buf_printf(out, "            and %lld more\n", (long long)(tm_safetensors_count(file) - SHOWN));
+    tm_safetensors_close(file);
+    return TM_OK;
+}
+
 static tm_status inspect_folder(const tm_inspect_request *r, tm_buf *out, tm_error *err)
 {
     bool run = tm_dir_has(r->path, "run.json"), adapter = tm_dir_has(r->path, "adapter_config.json") || tm_dir_has(r->path, "registers.json"),
@@ -430,6 +452,8 @@ tm_status tm_inspect(const tm_inspect_request *r, char **text, tm_error *err)
         st = inspect_folder(r, &out, err);
     else if (tm_gguf_is(r->path))
         st = inspect_gguf(r->path, &out, err);
+    else if (ends_with(r->path, ".safetensors"))
+        st = inspect_safetensors(r->path, &out, err);
     else
         st = tm_inspect_data(r, ends_with(r->path, ".yaml") || ends_with(r->path, ".yml"), &out, err);
     if (st == TM_OK)

@@ -27,6 +27,11 @@ grep -q '^method      LoRA, r 2, alpha 32' "$dir/out" && grep -qE '^ +q_proj +lm
 result $? "an adapter: norms by layer and module"
 expect "--batch of a folder" 2 'is a folder' inspect "$dir/run" --batch 1
 expect "a folder of something else" 3 'found none of' inspect src
+expect "a file of tensors" 0 'F32   .512, 64.  model.embed_tokens.weight' inspect $model/model.safetensors
+head -c 100000 $model/model.safetensors > "$dir/cut.safetensors"
+expect "one that is cut short" 3 'cut.safetensors: tensor .*cut short' inspect "$dir/cut.safetensors"
+cp -r $model "$dir/damaged" && cp "$dir/cut.safetensors" "$dir/damaged/model.safetensors"
+expect "a model whose weights are damaged" 3 'damaged/model.safetensors' inspect "$dir/damaged"
 expect "nothing there" 3 'no such file' inspect "$dir/none"
 expect "no path" 2 'path is missing' inspect
 expect "an unknown option" 2 'bath' inspect $model --bath 1

@@ -321,23 +321,12 @@ static tm_status put_meta(exporting *e, tm_error *err)
 
 /* ---- what it computes ---- */
 
-enum { LOOK_TOKENS = 32 };
-
 static tm_status logits_of(const exporting *e, const char *model, const char *adapter, float *out, tm_error *err)
 {
     tm_inference inf;
-    int32_t ids[LOOK_TOKENS];
-    int64_t vocab = e->config.vocab;
-    for (int i = 0; i < LOOK_TOKENS; i++)
-        ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
     TM_TRY(tm_inference_open(&(tm_inference_settings){.model = model, .adapter = adapter, .threads = e->request->threads,
                                                       .max_tokens = e->look, .logits = true}, &inf, err));
-    tm_batch_item one = {.ids = ids, .n = (int32_t)e->look, .scale = 1};
-    tm_batch_fill(&inf.batch, &one, 1);
-    tm_model_forward(&inf.model, &inf.batch);
-    tm_model_logits(&inf.model, &inf.batch);
-    inf.device->calls->download(inf.device, out, inf.model.logits.data, e->look * vocab * 4);
-    tm_status st = inf.device->calls->sync(inf.device, err);
+    tm_status st = tm_logits_look(&inf, e->look, out, err);
     tm_inference_close(&inf);
     return st;
 }
@@ -367,7 +356,7 @@ static tm_status look_at_logits(exporting *e, tm_error *err)
     float *a = NULL, *b = NULL;
     tm_status st;
     int64_t positions = tm_export_positions(e->family, &e->config), n;
-    e->look = positions < LOOK_TOKENS ? positions : LOOK_TOKENS;
+    e->look = positions < TM_LOOK_TOKENS ? positions : TM_LOOK_TOKENS;
     n = e->look * e->config.vocab;
     TM_GO(TM_NEW(&a, n, err));
     TM_GO(TM_NEW(&b, n, err));

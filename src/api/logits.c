@@ -27,3 +27,17 @@ int64_t tm_logits_top(const float *x, int64_t vocab)
             top = i;
     return top;
 }
+
+tm_status tm_logits_look(tm_inference *inf, int64_t count, float *out, tm_error *err)
+{
+    int32_t ids[TM_LOOK_TOKENS];
+    int64_t vocab = inf->model.config.vocab;
+    for (int i = 0; i < TM_LOOK_TOKENS; i++)
+        ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
+    tm_batch_item item = {.ids = ids, .n = (int32_t)count, .scale = 1};
+    tm_batch_fill(&inf->batch, &item, 1);
+    tm_model_forward(&inf->model, &inf->batch);
+    tm_model_logits(&inf->model, &inf->batch);
+    inf->device->calls->download(inf->device, out, inf->model.logits.data, count * vocab * 4);
+    return inf->device->calls->sync(inf->device, err);
+}

@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_TOKENS = 32 };
 
 /* --- The sum of adapters as one --- */
 
@@ -116,18 +115,21 @@ out:
 
 /* --- Logits --- */
 
-/* out[LOOK_TOKENS * vocab]; scale: of the adapter. */
+/* A table of positions may end sooner. */
+static int64_t look_tokens(const tm_merge_work *m)
+{
+    int64_t longest = tm_model_config_longest(&m->config);
+    return longest < TM_LOOK_TOKENS ? longest : TM_LOOK_TOKENS;
+}
+
+/* out[look_tokens * vocab]; scale: of the adapter. */
 static tm_status logits_of(const tm_merge_work *m, const char *model, const char *adapter, double scale, float *out, tm_error *err)
 {
     tm_inference inf;
-    int32_t ids[LOOK_TOKENS];
-    int64_t vocab = m->config.vocab;
-    for (int i = 0; i < LOOK_TOKENS; i++)
-        ids[i] = (int32_t)((uint64_t)(i + 1) * 2654435761u % (uint64_t)vocab);
     TM_TRY(tm_inference_open(&(tm_inference_settings){.model = model,
                                                       .adapter = adapter,
                                                       .threads = m->request->threads,
-                                                      .max_tokens = LOOK_TOKENS,
+                                                      .max_tokens = look_tokens(m),
                                                       .logits = true},
                              &inf, err));
     for (int64_t i = 0; adapter && i < inf.model.config.layers * TM_SLOTS; i++) {
@@ -139,21 +141,16 @@ static tm_status logits_of(const tm_merge_work *m, const char *model, const char
     for (int i = 0; i < 2; i++)
         if (adapter && ends[i])
             ends[i]->scale = (float)(ends[i]->scale * scale);
-    tm_batch_item item = {.ids = ids, .n = LOOK_TOKENS, .scale = 1};
-    tm_batch_fill(&inf.batch, &item, 1);
-    tm_model_forward(&inf.model, &inf.batch);
-    tm_model_logits(&inf.model, &inf.batch);
-    inf.device->calls->download(inf.device, out, inf.model.logits.data, LOOK_TOKENS * vocab * 4);
-    tm_status st = inf.device->calls->sync(inf.device, err);
+    tm_status st = tm_logits_look(&inf, look_tokens(m), out, err);
     tm_inference_close(&inf);
     return st;
 }
 
 static void put_difference(tm_merge_work *m, const char *what, const float *a, const float *b)
 {
-    int64_t vocab = m->config.vocab;
+    int64_t vocab = m->config.vocab, tokens = look_tokens(m);
     double largest = 0, square = 0, kl = 0;
-    for (int64_t t = 0; t < LOOK_TOKENS; t++, a += vocab, b += vocab) {
+    for (int64_t t = 0; t < tokens; t++, a += vocab, b += vocab) {
         kl += tm_logits_kl(a, b, vocab);
         for (int64_t i = 0; i < vocab; i++) {
             double d = (double)b[i] - a[i];
@@ -162,7 +159,7 @@ static void put_difference(tm_merge_work *m, const char *what, const float *a, c
         }
     }
     tm_buf_printf(&m->text, "logits against %s, %d tokens: largest difference %.2g, RMS %.2g, KL %.2g nats a token\n", what,
-                  LOOK_TOKENS, largest, sqrt(square / (double)(LOOK_TOKENS * vocab)), kl / LOOK_TOKENS);
+                  (int)tokens, largest, sqrt(square / (double)(tokens * vocab)), kl / (double)tokens);
 }
 
 /* Its tensors have names and shapes of their own. */
@@ -238,8 +235,8 @@ tm_status tm_merge_check(tm_merge_work *m, tm_error *err)
         tm_buf_printf(&m->text, "logits were not compared: %s\n", reason);
         return TM_OK;
     }
-    TM_GO(TM_NEW(&a, LOOK_TOKENS * m->config.vocab, err));
-    TM_GO(TM_NEW(&merged, LOOK_TOKENS * m->config.vocab, err));
+    TM_GO(TM_NEW(&a, look_tokens(m) * m->config.vocab, err));
+    TM_GO(TM_NEW(&merged, look_tokens(m) * m->config.vocab, err));
     st = logits_of(m, m->aside, NULL, 1, merged, err);
     if (st == TM_OK)
         st = sum ? against_sum(m, a, merged, err) : against_each(m, a, merged, err);

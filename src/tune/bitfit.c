@@ -80,21 +80,7 @@ static tm_status bitfit_save(tm_tuning *t, int32_t replica, const char *dir, tm_
 {
     if (!t->adapter_result)
         return tm_save_model(t, replica, dir, err);
-    tm_buf text = {0};
-    tm_status st = TM_OK;
-    char *path = tm_path_join(dir, "adapter_config.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    TM_GO(tm_tuned_write(t, replica, dir, err));
-    tm_buf_text(&text, "{\n  \"base_model_name_or_path\": ");
-    tm_json_put_string(&text, t->recipe->model ? t->recipe->model : "");
-    tm_buf_text(&text, ",\n  \"peft_type\": \"" TM_BITFIT_TYPE "\",\n  \"task_type\": \"CAUSAL_LM\"\n}\n");
-    TM_GO(tm_buf_check(&text, err));
-    TM_GO(tm_file_write(path, tm_buf_str(&text), text.size, err));
-out:
-    tm_buf_deinit(&text);
-    free(path);
-    return st;
+    return tm_tuned_save(t, replica, dir, "  \"peft_type\": \"" TM_BITFIT_TYPE "\",\n  \"task_type\": \"CAUSAL_LM\"\n", err);
 }
 
 const tm_method tm_method_bitfit = {.name = "bitfit", .auto_lr = 1e-3, .file = "adapter_model.safetensors", .select = bitfit_select,

@@ -3,6 +3,8 @@
 #include "tune/tune.h"
 
 #include "base/buf.h"
+#include "base/file.h"
+#include "base/json.h"
 
 #include <stdlib.h>
 
@@ -68,6 +70,25 @@ out:
 }
 
 /* --- Reading --- */
+
+tm_status tm_tuned_save(tm_tuning *t, int32_t replica, const char *dir, const char *fields, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_status st = TM_OK;
+    char *path = tm_path_join(dir, "adapter_config.json", err);
+    if (!path)
+        return TM_NO_MEMORY;
+    TM_GO(tm_tuned_write(t, replica, dir, err));
+    tm_buf_text(&text, "{\n  \"base_model_name_or_path\": ");
+    tm_json_put_string(&text, t->recipe->model ? t->recipe->model : "");
+    tm_buf_printf(&text, ",\n%s}\n", fields);
+    TM_GO(tm_buf_check(&text, err));
+    TM_GO(tm_file_write(path, tm_buf_str(&text), text.size, err));
+out:
+    tm_buf_deinit(&text);
+    free(path);
+    return st;
+}
 
 tm_status tm_tuned_open(tm_tuning *t, tm_error *err)
 {

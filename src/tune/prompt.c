@@ -86,24 +86,13 @@ static void prompt_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_
 static tm_status prompt_save(tm_tuning *t, int32_t replica, const char *dir, tm_error *err)
 {
     const tm_model *m = t->model;
-    tm_buf text = {0};
-    tm_status st = TM_OK;
-    char *path = tm_path_join(dir, "adapter_config.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
-    TM_GO(tm_tuned_write(t, replica, dir, err));
-    tm_buf_text(&text, "{\n  \"base_model_name_or_path\": ");
-    tm_json_put_string(&text, t->recipe->model ? t->recipe->model : "");
-    tm_buf_printf(&text, ",\n  \"inference_mode\": true,\n  \"num_attention_heads\": %lld,\n  \"num_layers\": %lld,\n  \"num_transformer_submodules\": 1,\n"
-                         "  \"num_virtual_tokens\": %lld,\n  \"peft_type\": \"PROMPT_TUNING\",\n  \"prompt_tuning_init\": \"RANDOM\",\n"
-                         "  \"task_type\": \"CAUSAL_LM\",\n  \"token_dim\": %lld\n}\n",
-                  (long long)m->config.heads, (long long)m->config.layers, (long long)m->prompt->rows, (long long)m->config.width);
-    TM_GO(tm_buf_check(&text, err));
-    TM_GO(tm_file_write(path, tm_buf_str(&text), text.size, err));
-out:
-    tm_buf_deinit(&text);
-    free(path);
-    return st;
+    char fields[512];
+    snprintf(fields, sizeof fields,
+             "  \"inference_mode\": true,\n  \"num_attention_heads\": %lld,\n  \"num_layers\": %lld,\n  \"num_transformer_submodules\": 1,\n"
+             "  \"num_virtual_tokens\": %lld,\n  \"peft_type\": \"PROMPT_TUNING\",\n  \"prompt_tuning_init\": \"RANDOM\",\n"
+             "  \"task_type\": \"CAUSAL_LM\",\n  \"token_dim\": %lld\n",
+             (long long)m->config.heads, (long long)m->config.layers, (long long)m->prompt->rows, (long long)m->config.width);
+    return tm_tuned_save(t, replica, dir, fields, err);
 }
 
 const tm_method tm_method_prompt = {.name = "prompt", .auto_lr = 3e-2, .adapter = true, .replicas = true, .file = "adapter_model.safetensors",

@@ -52,6 +52,8 @@ void tm_tuning_deinit(tm_tuning *t);
 
 /* folder.c: the trained tensors of a replica to and from an adapter's file; every tensor must be there, and nothing else. */
 tm_status tm_tuned_write(tm_tuning *t, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;
+/* The same and its adapter_config.json: the base's name, then `fields`, lines of JSON without braces. */
+tm_status tm_tuned_save(tm_tuning *t, int32_t replica, const char *dir, const char *fields, tm_error *err) TM_MUST_CHECK;
 tm_status tm_tuned_open(tm_tuning *t, tm_error *err) TM_MUST_CHECK;
 tm_status tm_tuned_read(tm_tuning *t, int32_t replica, tm_error *err) TM_MUST_CHECK;
 

@@ -74,11 +74,11 @@ $(foreach isa,$(ISAS),$(eval $(call KERNEL_RULE,$(isa))))
 # named (a GPU of another one is refused, so that bits never depend on the driver's compiler).
 # -fmad=false: a fused multiply-add happens where the source says fma, nowhere else.
 NVCC      ?= nvcc
-CUDA_ARCH ?= 90
+CUDA_ARCH ?= 90a
 CUDA_FLAGS := -std=c++17 -O3 --extended-lambda -fmad=false $(foreach a,$(CUDA_ARCH),-gencode=arch=compute_$(a),code=sm_$(a)) \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall -Iinclude -Isrc -D_GNU_SOURCE
-CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu))
-CUDA_SHARED  := build/cpu/src/base/status.o build/cpu/src/base/buf.o build/cpu/src/base/dtype.o
+CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
+CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype device/compose device/device)
 
 cuda: build/cuda/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90 ...": which)
 
@@ -100,7 +100,7 @@ ifeq ($(origin CXX),default)
 CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
 endif
 EMULATED := $(BUILD)/emulated/libtemper-cuda.so
-EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu))
+EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu) src/device/cuda/half/serve.cu)
 EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -Wall \
                   $(filter -fsanitize%,$(CFLAGS)) $(if $(filter x86_64,$(ARCH)),-mfma)
 

@@ -127,7 +127,7 @@ static void open_side(side *e, const setup *s, tm_device *device, const char *na
     e->run = (tm_run){.recipe = s->recipe, .model_dir = s->model, .file = s->file, .dtype = TM_F32, .data = s->data, .replicas = count, .seeds = e->seeds,
                       .folder = e->folders, .order = e->order, .steps = s->steps, .max_tokens = max_tokens, .max_examples = 4 * count};
     tm_memory_plan plan;
-    must(tm_plan_memory(&e->run, device->real, 0, &plan, &err), &err);
+    must(tm_plan_memory(&e->run, device->traits, 0, &plan, &err), &err);
     must(tm_trainer_create(&e->run, device, plan.part, &e->t, &err), &err);
     must(tm_trainer_start(e->t, &err), &err);
 }

@@ -39,7 +39,7 @@ static void drop_model(tm_inference *inf)
 static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int64_t limits[TM_MEM_KINDS], tm_error *err)
 {
     tm_device *counting;
-    TM_TRY(tm_counting_device_create(TM_F32, &counting, err));
+    TM_TRY(tm_counting_device_create(tm_cpu_traits(), &counting, err));
     tm_status st = build(inf, s, counting, NULL, err);
     int64_t needed = tm_memory_peaks(&inf->memory, limits), available = tm_memory_available();
     drop_model(inf);

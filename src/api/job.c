@@ -409,11 +409,11 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     bool automatic = r->recompute == TM_RECOMPUTE_AUTO;
     if (automatic)
         r->recompute = TM_RECOMPUTE_NONE;
-    TM_TRY(tm_plan_memory(run, TM_F32, workspace, &job->plan, err));
+    TM_TRY(tm_plan_memory(run, tm_cpu_traits(), workspace, &job->plan, err));
     int64_t available = tm_memory_available();
     if (automatic && available > 0 && job->plan.peak > available) {
         r->recompute = TM_RECOMPUTE_FULL;
-        TM_TRY(tm_plan_memory(run, TM_F32, workspace, &job->plan, err));
+        TM_TRY(tm_plan_memory(run, tm_cpu_traits(), workspace, &job->plan, err));
     }
     return TM_OK;
 }
@@ -504,7 +504,7 @@ tm_status tm_job_fits(tm_job *job, tm_error *err)
         if (saved == tries[i].value)
             continue;
         *tries[i].choice = tries[i].value;
-        if (tm_plan_memory(&job->run, TM_F32, tm_cpu_workspace_bytes(job->threads), &plan, &ignored) == TM_OK && plan.peak <= available)
+        if (tm_plan_memory(&job->run, tm_cpu_traits(), tm_cpu_workspace_bytes(job->threads), &plan, &ignored) == TM_OK && plan.peak <= available)
             tm_buf_printf(&advice, "%s%s (%s)", advice.size ? ", or " : "; would fit: ", tries[i].say, human(plan.peak, a));
         *tries[i].choice = saved;
     }

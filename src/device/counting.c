@@ -23,17 +23,18 @@ static void count_download(tm_device *d, void *dst, const void *src, int64_t byt
 static void count_copy(tm_device *d, void *dst, const void *src, int64_t bytes) {}
 static void count_zero(tm_device *d, void *dst, int64_t bytes) {}
 static tm_status count_sync(tm_device *d, tm_error *err) { return TM_OK; }
+static void count_lend(tm_device *d, void *address, int64_t bytes) {}
 static void count_destroy(tm_device *d) { free(d); }
 
 /* No alloc: arenas see that and count (tm_arena_init). */
 static const tm_device_calls counting_calls = {
     .upload = count_upload, .download = count_download, .copy = count_copy, .zero = count_zero,
-    .sync = count_sync, .destroy = count_destroy,
+    .sync = count_sync, .destroy = count_destroy, .lend = count_lend,
 };
 
-tm_status tm_counting_device_create(tm_dtype real, tm_device **out, tm_error *err)
+tm_status tm_counting_device_create(tm_device_traits traits, tm_device **out, tm_error *err)
 {
     TM_TRY(TM_NEW(out, 1, err));
-    **out = (tm_device){.ops = &counting_ops, .calls = &counting_calls, .name = "counting", .detail = "", .real = real};
+    **out = (tm_device){.ops = &counting_ops, .calls = &counting_calls, .name = "counting", .detail = "", .real = traits.real, .traits = traits};
     return TM_OK;
 }

@@ -53,14 +53,27 @@ typedef struct tm_device_calls {
     tm_status (*graph_end)(tm_device *d, tm_graph **out, tm_error *err);
     void (*graph_run)(tm_device *d, tm_graph *graph);
     void (*graph_destroy)(tm_device *d, tm_graph *graph);
+    /* Scratch of the ops themselves, valid until the next lend; a device that wants none has NULL here. How much
+     * a run lends: lend_workspace in model.c. */
+    void (*lend)(tm_device *d, void *address, int64_t bytes);
+    /* A download that does not wait: dst is there after the next sync. NULL: download does. */
+    void (*fetch)(tm_device *d, void *dst, const void *src, int64_t bytes);
 } tm_device_calls;
+
+/* What a run's memory depends on beside the recipe. */
+typedef struct tm_device_traits {
+    tm_dtype real;     /* F32; F64 on the device that checks gradients */
+    int32_t head_rows; /* rows of the loss head that are computed at once: a multiple of TM_CHUNK_TOKENS */
+    bool borrows;      /* wants a workspace: tm_device_calls.lend */
+} tm_device_traits;
 
 struct tm_device {
     const tm_ops *ops;
     const tm_device_calls *calls;
     const char *name;  /* "cpu", "cuda", "counting" */
     const char *detail; /* "avx512, 2 threads", "NVIDIA H200", ... */
-    tm_dtype real;     /* F32; F64 on the device that checks gradients */
+    tm_dtype real;     /* as in traits */
+    tm_device_traits traits;
     int64_t used_bytes, peak_bytes; /* what alloc has handed out */
 };
 
@@ -81,8 +94,12 @@ tm_status tm_cpu_device_create(int threads, tm_isa isa, tm_device **out, tm_erro
 /* Bytes such a device takes for itself at creation: packing buffers. */
 int64_t tm_cpu_workspace_bytes(int threads);
 
-/* Allocates nothing, computes nothing, counts every byte. real as the device it stands for. */
-tm_status tm_counting_device_create(tm_dtype real, tm_device **out, tm_error *err) TM_MUST_CHECK;
+/* Of the CPU device (but for TM_ISA_F64), and of any CUDA device. */
+tm_device_traits tm_cpu_traits(void);
+tm_device_traits tm_cuda_traits(void);
+
+/* Allocates nothing, computes nothing, counts every byte. traits: of the device it stands for. */
+tm_status tm_counting_device_create(tm_device_traits traits, tm_device **out, tm_error *err) TM_MUST_CHECK;
 
 /* A GPU, through libtemper-cuda.so: `library` is its path; NULL looks beside the program, in build/cuda of
  * the tree it was built in and where the system keeps libraries. TM_UNSUPPORTED, with the reason, when there is no

@@ -98,6 +98,15 @@ typedef struct tm_lowrank {
     const tm_step_params *step; /* [R], device */
 } tm_lowrank;
 
+/* A module's low-rank delta beside the product of its group: columns from `first` on of the group's y. */
+typedef struct tm_lora_part {
+    tm_lowrank lr;
+    int64_t first;
+    tm_tensor xa;         /* [T, r] real, kept from forward to backward */
+    tm_tensor dxa;        /* [T, r] real, scratch of backward */
+    tm_tensor da, db;     /* gradients, |0 */
+} tm_lora_part;
+
 /* One trained tensor of one replica, for the multi-tensor ops. Contiguous, n elements. The list of a run
  * is resident on the device, like all that ops read: it is written once and never changes. */
 enum { TM_TRAINED_BLOCK = 4096 }; /* elements that the ops sum apart, then in order */

@@ -199,8 +199,9 @@ static void lay_fixed_slices(tm_batch *b, int32_t *row_of, int32_t *target, int3
         store_real(b, b->staging_real, i, 0);
     }
     b->head_rows = b->max_tokens;
-    for (int64_t first = 0; first < b->max_tokens; first += TM_HEAD_ROWS) {
-        int64_t n = b->max_tokens - first < TM_HEAD_ROWS ? b->max_tokens - first : TM_HEAD_ROWS;
+    int64_t rows = b->device->traits.head_rows;
+    for (int64_t first = 0; first < b->max_tokens; first += rows) {
+        int64_t n = b->max_tokens - first < rows ? b->max_tokens - first : rows;
         b->slice[b->slices++] = (tm_head_slice){.first = first, .rows = {.n = n, .replicas = b->replicas, .position = resident_position + first, .example = resident_example + first}};
     }
 }
@@ -243,7 +244,7 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
                 next++;
             while (next < n && b->target_item[next] == b->target_item[next - 1] &&
                    position[next] / TM_CHUNK_TOKENS == position[next - 1] / TM_CHUNK_TOKENS);
-            if (next - first > TM_HEAD_ROWS)
+            if (next - first > b->device->traits.head_rows)
                 break;
             end = next;
         }

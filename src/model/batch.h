@@ -5,9 +5,6 @@
 
 #include "model/memory.h"
 
-/* Rows of logits that are in memory at once. Whole chunks of targets go into one slice. */
-enum { TM_HEAD_ROWS = TM_CHUNK_TOKENS };
-
 typedef struct tm_batch_item {
     const int32_t *ids;   /* [n] */
     const float *weight;  /* [n] of each token as a target; NULL: 1 */
@@ -22,7 +19,7 @@ typedef struct tm_batch_item {
     int32_t length;       /* rows of it as a whole, where angles of positions depend on that; 0: those past and here */
 } tm_batch_item;
 
-/* A part of the targets, as rows of the loss head. */
+/* A part of the targets, as rows of the loss head: whole chunks, at most device->traits.head_rows rows. */
 typedef struct tm_head_slice {
     int64_t first; /* index of its first target */
     tm_rows rows;

@@ -1,5 +1,5 @@
 /* The loss head: hidden states of the rows that predict a target, through the output matrix, a slice
- * of rows at a time, so that never more than TM_HEAD_ROWS rows of logits exist. A slice is made of
+ * of rows at a time, so that never more than the device's head_rows rows of logits exist. A slice is made of
  * whole chunks, so the head's own gradients are sums over chunks like any other. */
 #include "model/model.h"
 

@@ -104,6 +104,36 @@ void tm_linear_group_prepare(const tm_linear_context *c, tm_linear_group *group)
     }
 }
 
+static bool is_dora(const tm_linear *module) { return module->lora && module->lora->magnitude; }
+
+/* Whether all that LoRA adds to the group are plain low-rank deltas, which one op computes with the group's product. */
+static bool plain_lora(const tm_linear_group *group)
+{
+    for (int32_t i = 0; i < group->count; i++)
+        if (group->module[i]->lora && (is_dora(group->module[i]) || group->module[i]->lora->gates))
+            return false;
+    return true;
+}
+
+static tm_tensor dxa_of(const tm_linear_context *c, int32_t module, int64_t rows, int64_t r)
+{
+    int64_t each = c->dxa.rows / TM_GROUP_MAX;
+    return tm_tensor_make(tm_tensor_rows(c->dxa, module * each, each).data, c->dxa.dtype, rows, r);
+}
+
+/* The deltas of a group, in the order of its modules. */
+static int32_t lora_parts(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, const tm_linear_saved *saved, tm_lora_part part[TM_GROUP_MAX])
+{
+    int32_t n = 0;
+    int64_t first = 0;
+    for (int32_t i = 0; i < group->count; first += group->module[i++]->out) {
+        const tm_lora *lora = group->module[i]->lora;
+        if (lora)
+            part[n++] = (tm_lora_part){lowrank_of(c, lora), first, saved->xa[i], c->dxa.data ? dxa_of(c, i, rows->n, lora->r) : c->dxa, lora->a->grad, lora->b->grad};
+    }
+    return n;
+}
+
 /* The two matrices of a bank, as products of one: `lowrank` with an identity for the other. */
 static tm_lowrank bank_a(const tm_linear_context *c, const tm_lora *lora)
 {
@@ -162,9 +192,14 @@ static void dora_forward(const tm_linear_context *c, const tm_linear *module, co
 void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y)
 {
     tm_device *d = c->device;
+    tm_lora_part part[TM_GROUP_MAX];
+    if (!c->base_only && plain_lora(group)) {
+        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, part), part, y);
+        return;
+    }
     bool dora = false;
     for (int32_t i = 0; i < group->count && !c->base_only; i++)
-        dora |= group->module[i]->lora && group->module[i]->lora->magnitude;
+        dora |= is_dora(group->module[i]);
     bool own = !(c->base_only && group->module[0]->bias && group->module[0]->bias->added);
     /* With DoRA in the group biases are added behind the scaling, module by module. */
     TM_RUN(d, linear_forward, rows, x, group->weight, dora || !own ? tm_tensor_none() : group->bias, y);
@@ -173,18 +208,18 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
     int64_t at = 0;
     for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
         const tm_linear *module = group->module[i];
-        tm_tensor part = tm_tensor_cols(y, at, module->out);
-        if (module->lora && module->lora->magnitude) {
-            dora_forward(c, module, rows, x, saved->xa[i], saved->u[i], part);
+        tm_tensor columns = tm_tensor_cols(y, at, module->out);
+        if (is_dora(module)) {
+            dora_forward(c, module, rows, x, saved->xa[i], saved->u[i], columns);
             continue;
         }
         if (dora && module->bias)
-            TM_RUN(d, linear_forward, rows, x, module->weight->value, module->bias->value, part);
+            TM_RUN(d, linear_forward, rows, x, module->weight->value, module->bias->value, columns);
         if (module->lora && module->lora->gates)
-            bank_forward(c, module->lora, rows, x, saved->xa[i], part);
+            bank_forward(c, module->lora, rows, x, saved->xa[i], columns);
         else if (module->lora) {
             tm_lowrank lr = lowrank_of(c, module->lora);
-            TM_RUN(d, lowrank_forward, rows, &lr, x, saved->xa[i], part);
+            TM_RUN(d, lowrank_forward, rows, &lr, x, saved->xa[i], columns);
         }
     }
 }
@@ -193,7 +228,7 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
 static void lowrank_backward(const tm_linear_context *c, const tm_linear *module, const tm_rows *rows, const tm_lowrank *lr, tm_tensor dy, tm_tensor x, tm_tensor xa, tm_tensor dx)
 {
     const tm_lora *lora = module->lora;
-    tm_tensor dxa = tm_tensor_make(c->dxa.data, c->dxa.dtype, rows->n, lora->r);
+    tm_tensor dxa = dxa_of(c, 0, rows->n, lora->r);
     TM_RUN(c->device, lowrank_backward, rows, lr, dy, x, xa, dxa, lora->a->grad, lora->b->grad, dx);
 }
 
@@ -218,7 +253,7 @@ static void dora_dropout_backward(const tm_linear_context *c, const tm_linear *m
     /* d(loss)/dx' = W^T du + s A^T B^T du - W^T dy, then through the mask. */
     TM_RUN(d, linear_backward_input, rows, dy, module->weight->value, false, dropped);
     TM_RUN(d, axpy, -1, direct, dropped);
-    tm_tensor dxa = tm_tensor_make(c->dxa.data, c->dxa.dtype, rows->n, lora->r);
+    tm_tensor dxa = dxa_of(c, 0, rows->n, lora->r);
     TM_RUN(d, lowrank_backward, rows, &lr, dy, x, xa, dxa, tm_tensor_none(), tm_tensor_none(), dropped);
     TM_RUN(d, dropout, rows, c->step, lora->module, p, true, dropped, dx);
 }
@@ -233,12 +268,17 @@ void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group
         tm_tensor part = tm_tensor_cols(dy, at, module->out);
         tm_tensor dw = module->weight->trained ? module->weight->grad : tm_tensor_none();
         tm_tensor db = module->bias && module->bias->trained ? module->bias->grad : tm_tensor_none();
-        bool dora = module->lora && module->lora->magnitude;
+        bool dora = is_dora(module);
         if (db.data || (dw.data && !dora))
             TM_RUN(d, linear_backward_weight, rows, part, x, dw, db);
         split |= dora && c->step && module->lora->dropout > 0;
         if (dora && !(c->step && module->lora->dropout > 0))
             TM_RUN(d, dora_backward, rows, part, saved->u[i], flat(module->lora->magnitude->value), module->lora->norm, part, flat(module->lora->magnitude->grad));
+    }
+    if (plain_lora(group)) {
+        tm_lora_part parts[TM_GROUP_MAX];
+        TM_RUN(d, lora_backward, rows, dy, x, group->weight, accumulate, lora_parts(c, group, rows, saved, parts), parts, dx);
+        return;
     }
     if (dx.data && !split)
         TM_RUN(d, linear_backward_input, rows, dy, group->weight, accumulate, dx);

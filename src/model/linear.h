@@ -45,7 +45,7 @@ typedef struct tm_linear_context {
     int32_t replicas;
     const tm_step_params *step; /* device; NULL: no dropout (evaluation) */
     bool base_only;             /* as if no adapter were there */
-    tm_tensor dxa;              /* scratch [T, max r] in real */
+    tm_tensor dxa;              /* scratch [TM_GROUP_MAX * T, max r] in real: T rows a module of a group */
     tm_tensor dropped, wide;    /* scratch of DoRA with dropout: [T, max in], [T, max out] */
     /* Registers: [T, 2 r], a row's gates in the right half for the whole micro-batch; scratch like it; scratch [T, r];
      * [R r, r] an identity a replica. */

@@ -15,7 +15,7 @@ tm_status tm_memory_init(tm_memory *memory, tm_device *device, const int64_t lim
 {
     *memory = (tm_memory){0};
     for (int i = 0; i < TM_MEM_KINDS; i++) {
-        tm_status st = tm_arena_init(&memory->arena[i], device, tm_memory_label((tm_memory_kind)i), limits ? limits[i] : 0, err);
+        tm_status st = tm_arena_init(&memory->arena[i], device, tm_memory_label((tm_memory_kind)i), limits && i != TM_MEM_DEVICE ? limits[i] : 0, err);
         if (st != TM_OK) {
             tm_memory_deinit(memory);
             return st;

@@ -13,7 +13,8 @@
     X(SCRATCH, "scratch")         /* reused by every layer and chunk */           \
     X(BATCH, "batch")             /* token ids, targets, positions */             \
     X(KEEP, "keep")               /* snapshots, teachers, importances */          \
-    X(WORKSPACE, "workspace")     /* the device's own: packing buffers */
+    X(WORKSPACE, "workspace")     /* lent to the device: scratch of a single op */   \
+    X(DEVICE, "device")           /* its own, taken at creation: no arena of a run */
 
 typedef enum tm_memory_kind {
 #define X(name, label) TM_MEM_##name,

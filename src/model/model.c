@@ -368,20 +368,21 @@ static void take_scratch(tm_model *m)
     tm_arena *arena = &m->memory->arena[TM_MEM_SCRATCH];
     tm_dtype act = s->act, real = m->device->real;
     int64_t T = s->max_tokens, q = c->heads * c->head_size, kv = c->kv_heads * c->head_size, rank, in, wide;
+    int64_t head_rows = m->device->traits.head_rows;
     m->y = tm_arena_tensor(arena, act, T, c->width);
     m->delta = tm_arena_tensor(arena, act, T, c->width);
     m->h = tm_arena_tensor(arena, act, T, c->ffn);
     adapter_needs(m, &rank, &in, &wide);
     m->linear.dropped = tm_arena_tensor(arena, act, T, in);
     m->linear.wide = tm_arena_tensor(arena, act, T, wide);
-    m->head_x = tm_arena_tensor(arena, act, TM_HEAD_ROWS, c->width);
-    m->logits = tm_arena_tensor(arena, act, s->logits ? T : TM_HEAD_ROWS, c->vocab);
-    tm_linear_saved_allocate(&m->head_group, arena, act, real, s->logits ? T : TM_HEAD_ROWS, &m->s_head);
+    m->head_x = tm_arena_tensor(arena, act, head_rows, c->width);
+    m->logits = tm_arena_tensor(arena, act, s->logits ? T : head_rows, c->vocab);
+    tm_linear_saved_allocate(&m->head_group, arena, act, real, s->logits ? T : head_rows, &m->s_head);
     if (s->teacher)
-        m->teacher_logits = tm_arena_tensor(arena, act, TM_HEAD_ROWS, c->vocab);
+        m->teacher_logits = tm_arena_tensor(arena, act, head_rows, c->vocab);
     if (!s->train)
         return;
-    m->linear.dxa = tm_arena_tensor(arena, real, T, rank);
+    m->linear.dxa = tm_arena_tensor(arena, real, TM_GROUP_MAX * T, rank);
     m->dh = tm_arena_tensor(arena, act, T, c->ffn);
     m->dx = tm_arena_tensor(arena, act, T, c->width);
     m->dy = tm_arena_tensor(arena, act, T, c->width);
@@ -474,6 +475,40 @@ static tm_status take_gates(tm_model *m, tm_error *err)
     return tm_identity_take(m->memory, m->device, m->replicas, r, &m->linear.identity, err);
 }
 
+static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
+
+/* What a device may need at once for a group of T rows: its weight in the activations' type where it is not stored so,
+ * and the factors of its low-rank deltas in that type, ranks side by side up to a multiple of 64. */
+static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
+{
+    int64_t rank = 0, bytes = 0;
+    for (int32_t i = 0; i < group->count; i++)
+        rank += group->module[i]->lora ? group->module[i]->lora->r : 0;
+    rank = (rank + 63) / 64 * 64;
+    if (group->weight.dtype != m->settings.act)
+        bytes += aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
+    if (rank)
+        bytes += aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->out * rank)) +
+                 aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->in * rank)) + aligned(tm_dtype_bytes(m->settings.act, T * rank));
+    return bytes;
+}
+
+static void lend_workspace(tm_model *m)
+{
+    int64_t T = m->settings.max_tokens, bytes = group_workspace(m, &m->head_group, T);
+    if (!m->device->traits.borrows || m->settings.act == m->device->real)
+        return;
+    for (int64_t i = 0; i < m->config.layers; i++) {
+        const tm_linear_group *group[] = {&m->block[i].qkv, &m->block[i].o, &m->block[i].gate_up, &m->block[i].down};
+        for (int k = 0; k < 4; k++) {
+            int64_t need = group_workspace(m, group[k], T);
+            bytes = need > bytes ? need : bytes;
+        }
+    }
+    if (bytes)
+        m->device->calls->lend(m->device, tm_arena_take(&m->memory->arena[TM_MEM_WORKSPACE], bytes), bytes);
+}
+
 tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_error *err)
 {
     m->settings = *settings;
@@ -487,6 +522,7 @@ tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_e
     TM_TRY(tm_bottleneck_context_take(&m->bottleneck, m->memory, m->replicas, settings->max_tokens, err));
     TM_TRY(take_activations(m, err));
     take_scratch(m);
+    lend_workspace(m);
     TM_TRY(take_rope(m, err));
     return settings->cache_tokens ? take_cache(m, err) : TM_OK;
 }

@@ -60,18 +60,18 @@ double tm_flops_per_token(const tm_model *m, int64_t length)
 
 /* --- Memory --- */
 
-tm_status tm_plan_memory(const tm_run *run, tm_dtype real, int64_t workspace, tm_memory_plan *out, tm_error *err)
+tm_status tm_plan_memory(const tm_run *run, tm_device_traits traits, int64_t own, tm_memory_plan *out, tm_error *err)
 {
     *out = (tm_memory_plan){0};
     tm_device *counting;
-    TM_TRY(tm_counting_device_create(real, &counting, err));
+    TM_TRY(tm_counting_device_create(traits, &counting, err));
     tm_trainer *trainer = NULL;
     tm_status st = tm_trainer_create(run, counting, NULL, &trainer, err);
     if (st == TM_OK) {
         int64_t length = run->max_tokens < run->recipe->seq ? run->max_tokens : run->recipe->seq;
         tm_work_of(&trainer->model, length, &out->work);
-        out->peak = tm_memory_peaks(&trainer->memory, out->part) + workspace;
-        out->part[TM_MEM_WORKSPACE] += workspace;
+        out->peak = tm_memory_peaks(&trainer->memory, out->part) + own;
+        out->part[TM_MEM_DEVICE] = own;
         count_parameters(trainer, out);
     }
     tm_trainer_destroy(trainer);

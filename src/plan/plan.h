@@ -6,7 +6,7 @@
 #include "train/trainer.h"
 
 typedef struct tm_memory_plan {
-    int64_t part[TM_MEM_KINDS]; /* bytes a kind; WORKSPACE: the device's own */
+    int64_t part[TM_MEM_KINDS]; /* bytes a kind */
     int64_t peak;               /* sum: temper's own allocations on the device, to the byte */
     int64_t host;               /* beside it: data set and tokenizer in host memory, estimated */
     int64_t trained;            /* trained parameters a replica */
@@ -14,8 +14,9 @@ typedef struct tm_memory_plan {
     tm_work work;               /* a token of a step */
 } tm_memory_plan;
 
-/* real: of the device it is planned for. The arenas' limits of a real trainer are plan->part. */
-tm_status tm_plan_memory(const tm_run *run, tm_dtype real, int64_t workspace, tm_memory_plan *out, tm_error *err) TM_MUST_CHECK;
+/* traits: of the device it is planned for; own: bytes that it takes for itself at creation. The arenas' limits of a
+ * real trainer are plan->part. */
+tm_status tm_plan_memory(const tm_run *run, tm_device_traits traits, int64_t own, tm_memory_plan *out, tm_error *err) TM_MUST_CHECK;
 
 /* Floating-point operations a token of a training step: 2 a weight forward, 2 for the input gradient
  * where something below is trained, 2 for the gradient of a trained weight; attention over `length`

@@ -30,7 +30,7 @@ typedef emulated_stream *cudaStream_t;
 
 struct cudaDeviceProp {
     char name[64];
-    int major, minor;
+    int major, minor, multiProcessorCount;
 };
 
 template <class F> static inline cudaError_t emulated_queue(cudaStream_t s, F f)

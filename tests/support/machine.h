@@ -61,7 +61,7 @@ static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64
     m->max_tokens = settings.max_tokens = max_tokens ? max_tokens : tokens;
     settings.train = true;
     int64_t limits[TM_MEM_KINDS];
-    OK(tm_counting_device_create(isa == TM_ISA_F64 ? TM_F64 : TM_F32, &m->device, err));
+    OK(tm_counting_device_create((tm_device_traits){.real = isa == TM_ISA_F64 ? TM_F64 : TM_F32, .head_rows = TM_CHUNK_TOKENS}, &m->device, err));
     machine_build(m, NULL, settings);
     tm_memory_peaks(&m->memory, limits);
     machine_unbuild(m);

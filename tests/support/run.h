@@ -131,7 +131,7 @@ static inline void write_model(const char *dir, const char *config, tm_dtype dty
     OK(tm_dir_create(dir, err));
     snprintf(path, sizeof path, "%s/config.json", dir);
     OK(tm_file_write(path, config, strlen(config), err));
-    OK(tm_counting_device_create(TM_F32, &counting, err));
+    OK(tm_counting_device_create(tm_cpu_traits(), &counting, err));
     OK(tm_memory_init(&memory, counting, NULL, err));
     OK(tm_model_create(&model, dir, NULL, dtype, counting, &memory, 1, err));
     tm_st_tensor *tensors = calloc((size_t)model.params.count, sizeof *tensors);

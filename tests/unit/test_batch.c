@@ -123,7 +123,7 @@ static void check_slices(const tm_batch *b, const list *l, int32_t replicas)
     for (int64_t s = 0; s < b->slices; s++) {
         const tm_rows *rows = &b->slice[s].rows;
         assert_int_equal(b->slice[s].first, next);
-        assert_true(rows->n > 0 && rows->n <= TM_HEAD_ROWS);
+        assert_true(rows->n > 0 && rows->n <= TM_CHUNK_TOKENS);
         assert_int_equal(rows->replicas, replicas);
         int64_t chunk = 0;
         for (int64_t i = 0; i < rows->n; i++) {
@@ -151,7 +151,7 @@ static void check_slices(const tm_batch *b, const list *l, int32_t replicas)
 static void batch_open(tm_batch *b, tm_memory *memory, tm_device **device, int64_t items, int32_t replicas)
 {
     int64_t limits[TM_MEM_KINDS];
-    OK(tm_counting_device_create(TM_F32, device, err));
+    OK(tm_counting_device_create(tm_cpu_traits(), device, err));
     OK(tm_memory_init(memory, *device, NULL, err));
     OK(tm_batch_create(b, memory, *device, MAX_TOKENS, items, replicas, err));
     tm_memory_peaks(memory, limits);

@@ -321,7 +321,7 @@ static void published_sizes(void **state)
         tm_model model;
         int64_t parameters = 0;
         write_config("config", published[i].config);
-        OK(tm_counting_device_create(TM_F32, &counting, err));
+        OK(tm_counting_device_create(tm_cpu_traits(), &counting, err));
         OK(tm_memory_init(&memory, counting, NULL, err));
         OK(tm_model_create(&model, scratch("config"), NULL, TM_BF16, counting, &memory, 1, err));
         for (int64_t k = 0; k < model.params.count; k++)

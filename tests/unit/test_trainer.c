@@ -231,7 +231,7 @@ static void train_pack(const scenario *s, const int *place, int count, int64_t s
     tm_device *device;
     tm_trainer *trainer;
     pack_open(&p, s, place, count, steps);
-    OK(tm_plan_memory(&p.run, TM_F32, 0, &plan, err));
+    OK(tm_plan_memory(&p.run, tm_cpu_traits(), 0, &plan, err));
     OK(tm_cpu_device_create(2, TM_ISA_AUTO, &device, err));
     OK(tm_trainer_create(&p.run, device, plan.part, &trainer, err));
     OK(tm_monitor_add(trainer, err));
@@ -267,7 +267,7 @@ static void packs_are_refused(void **state)
         tm_device *counting;
         tm_trainer *trainer;
         pack_open(&p, &cases[i].kind, (const int[]){0, 1}, 2, -1);
-        OK(tm_counting_device_create(TM_F32, &counting, err));
+        OK(tm_counting_device_create(tm_cpu_traits(), &counting, err));
         tm_error problem = {0};
         tm_status st = tm_trainer_create(&p.run, counting, NULL, &trainer, &problem);
         if (st == TM_OK)

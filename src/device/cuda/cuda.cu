@@ -78,6 +78,12 @@ static tm_status cuda_sync(tm_device *d, tm_error *err)
     return tm_fail(err, failure.status, "%s", failure.message);
 }
 
+static void cuda_lend(tm_device *d, void *address, int64_t bytes)
+{
+    tm_cuda_of(d)->workspace = address;
+    tm_cuda_of(d)->workspace_bytes = bytes;
+}
+
 /* --- Graphs --- */
 
 static tm_status cuda_graph_begin(tm_device *d, tm_error *err)
@@ -150,15 +156,9 @@ static void cuda_destroy(tm_device *d)
     free(c);
 }
 
-static const tm_ops cuda_ops = {
-#define TM_OP(name, params) tm_cuda_##name,
-#include "device/ops.def"
-#undef TM_OP
-};
-
 static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, cuda_upload, cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, nullptr,
 };
 
 /* What the device keeps for itself, counted as handed out. */
@@ -200,6 +200,8 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     cudaDeviceProp properties;
     TM_TRY(find(index, &properties, err));
     snprintf(c->detail, sizeof c->detail, "%.200s", properties.name);
+    c->architecture = 10 * properties.major + properties.minor;
+    c->processors = properties.multiProcessorCount;
     cudaError_t error = cudaSetDevice(index);
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
@@ -220,11 +222,12 @@ static tm_status cuda_create(int index, tm_device **out, tm_error *err)
     tm_cuda *c;
     *out = nullptr;
     TM_TRY(TM_NEW(&c, 1, err));
-    c->base.ops = &cuda_ops;
+    c->base.ops = &tm_cuda_ops;
     c->base.calls = &cuda_calls;
     c->base.name = "cuda";
     c->base.detail = c->detail;
-    c->base.real = TM_F32;
+    c->base.traits = tm_cuda_traits();
+    c->base.real = c->base.traits.real;
     tm_status st = open_device(c, index, err);
     if (st != TM_OK)
         cuda_destroy(&c->base);

@@ -34,6 +34,10 @@ struct tm_cuda {
     tm_error failure;     /* the first since the last sync; status TM_OK: none */
     bool recording;       /* between graph_begin and graph_end */
     uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS]: of the op that runs */
+    void *workspace;      /* lent by the run: half/half.h */
+    int64_t workspace_bytes;
+    int architecture, processors; /* 90 is sm_90; how many */
+    bool plain;           /* tests: no fast kernels */
     char detail[256];
 };
 
@@ -187,7 +191,8 @@ TM_LANE float dropout_factor(const tm_cuda_drop &d, uint64_t key, const tm_rows 
     return random.word[channel % 4] >> 8 >= d.threshold ? d.scale : 0;
 }
 
-/* The ops, defined by the op files. */
+/* The table of ops (half/serve.cu), and the plain kernels, defined by the op files. */
+extern const tm_ops tm_cuda_ops;
 extern "C" {
 #define TM_OP(name, params) void tm_cuda_##name params;
 #include "device/ops.def"

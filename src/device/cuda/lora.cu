@@ -1,0 +1,16 @@
+/* A group's product with the low-rank deltas of its modules, as other ops. */
+#include "device/cuda/cuda.cuh"
+
+extern "C" {
+#include "device/compose.h"
+}
+
+void tm_cuda_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y)
+{
+    tm_compose_lora_forward(d, rows, x, w, bias, parts, part, y);
+}
+
+void tm_cuda_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)
+{
+    tm_compose_lora_backward(d, rows, dy, x, w, accumulate, parts, part, dx);
+}

@@ -17,6 +17,13 @@
 enum { GEMM90_ROWS = 128, GEMM90_DEPTH = 64, GEMM90_BOX = 64 * 128, GEMM90_OUT_BYTES = 2 * GEMM90_BOX, /* what a warpgroup stores at a time */
        GEMM90_GROUP = 16 };
 
+/* An attribute that compilers for other architectures refuse. */
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define GEMM90_CLUSTER_DIMS(N) __cluster_dims__(N, 1, 1)
+#else
+#define GEMM90_CLUSTER_DIMS(N)
+#endif
+
 struct gemm90_args {
     CUtensorMap a, low_a; /* boxes of 128 rows, 64 of k; turned: 64 of k, 64 rows */
     CUtensorMap b, low_b; /* a matrix a replica; boxes of BN / CLUSTER rows, 64 of k; turned: 64 of k, 64 columns */
@@ -136,7 +143,7 @@ template <class T, int NT> struct gemm90_epilogue {
 #endif
 
 template <class T, int BN, bool A_TURNED, bool B_TURNED, int STAGES, int CLUSTER>
-__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1) gemm90(const __grid_constant__ gemm90_args g)
+__global__ void GEMM90_CLUSTER_DIMS(CLUSTER) __launch_bounds__(384, 1) gemm90(const __grid_constant__ gemm90_args g)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int BM = GEMM90_ROWS, BK = GEMM90_DEPTH, NT = BN / 8, A_BYTES = BM * BK * 2, B_BYTES = BN * BK * 2, SHARE = BN / CLUSTER;

@@ -162,6 +162,3 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
     low_gradients(d, op, g, x, dy, s.side, s.side_xa);
     return true;
 }
-
-/* Until there is a product for 16 bits: nothing is served. */
-__attribute__((weak)) bool tm_half_multiply(tm_device *, const char *, const tm_half_product *) { return false; }

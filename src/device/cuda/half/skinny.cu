@@ -1,13 +1,15 @@
 /* The kernels of low-rank deltas: see skinny.cuh. All are bound by memory: x and dy are read once by each. */
 #include "device/cuda/half/skinny.cuh"
 
+#include <type_traits>
+
 /* f(H()) for the type. */
 template <class F> static void with_type(tm_dtype type, F f)
 {
     if (type == TM_F16)
-        f(__half());
+        f(f16());
     else
-        f(__nv_bfloat16());
+        f(bf16());
 }
 
 /* f(std::integral_constant<int, width>()) for a window of `width` times 16 columns. */
@@ -175,13 +177,13 @@ static __global__ void __launch_bounds__(128) rows_kernel(const __grid_constant_
         }
         uint32_t a[MT][4];
         for (int m = 0; m < MT; m++)
-            load_a<S::LD>(a[m], xs, m * 16, warp * 16);
+            load_a<S::LD>(a[m], (const bf16 *)xs, m * 16, warp * 16);
         for (int n = 0; n < NT; n++) {
             uint32_t b[4];
             if (BACK)
-                load_b_turned<S::LD_TURNED>(b, fs, warp * 16, n * 16);
+                load_b_transposed<S::LD_TURNED>(b, (const bf16 *)fs, warp * 16, n * 16);
             else
-                load_b<S::LD>(b, fs, n * 16, warp * 16);
+                load_b<S::LD>(b, (const bf16 *)fs, n * 16, warp * 16);
             for (int m = 0; m < MT; m++) {
                 mma<H>(sum[m][2 * n], a[m], b[0], b[1]);
                 mma<H>(sum[m][2 * n + 1], a[m], b[2], b[3]);
@@ -407,10 +409,10 @@ static __global__ void __launch_bounds__(256) columns_kernel(const __grid_consta
             }
             uint32_t b[NT][4];
             for (int n = 0; n < NT; n++)
-                load_b_turned<S::LD_LOW>(b[n], ls, 0, n * 16);
+                load_b_transposed<S::LD_LOW>(b[n], (const bf16 *)ls, 0, n * 16);
             for (int m = 0; m < S::C / 16; m++) {
                 uint32_t a[4];
-                load_a_turned<S::LD>(a, xs, 0, m * 16);
+                load_a_transposed<S::LD>(a, xs, 0, m * 16);
                 for (int n = 0; n < NT; n++) {
                     mma<H>(sum[m][2 * n], a, b[n][0], b[n][1]);
                     mma<H>(sum[m][2 * n + 1], a, b[n][2], b[n][3]);
@@ -527,12 +529,12 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
         float sum[8][4] = {};
         for (int k = 0; job.window + k < job.to; k += 16) {
             uint32_t a[4], b[4];
-            load_a<ADD_LD>(a, ls, warp * 16, k);
+            load_a<ADD_LD>(a, (const bf16 *)ls, warp * 16, k);
             for (int n = 0; n < 4; n++) {
                 if (TURNED)
-                    load_b_turned<ADD_LD>(b, fs, k, n * 16);
+                    load_b_transposed<ADD_LD>(b, (const bf16 *)fs, k, n * 16);
                 else
-                    load_b<ADD_LD>(b, fs, n * 16, k);
+                    load_b<ADD_LD>(b, (const bf16 *)fs, n * 16, k);
                 mma<H>(sum[2 * n], a, b[0], b[1]);
                 mma<H>(sum[2 * n + 1], a, b[2], b[3]);
             }

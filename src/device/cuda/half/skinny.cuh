@@ -6,7 +6,7 @@
  *   b_side [N, low]: scale B of the parts, each at its rows (its columns of y) and its low columns, zeros elsewhere.
  *
  * Order of sums, from the sizes of the model and the chunks alone: rows_kernel over columns k in blocks of 16, block i
- * in chain i mod 4, the four chains joined in order; columns_kernel a chain from zero through each chunk, sixteen rows
+ * in chain i mod 8, the chains joined in order; columns_kernel a chain from zero through each chunk, sixteen rows
  * from the chunk's first row on at a time, the chunks' sums added to what was there in order; add_kernel over the low
  * columns in blocks of 16, part by part. Tiles never hold rows of two replicas, and rows beyond the last are
  * read as zeros: nothing of them reaches a sum. */
@@ -83,12 +83,16 @@ TM_LANE bool tile_at(const tm_rows &rows, int64_t tile, int height, low_tile *ou
     return false;
 }
 
-/* v *= mask for the four channels from `channel` on of row t. */
-template <class H> TM_LANE void drop_four(H *v, const tm_cuda_drop &d, uint64_t key, const tm_rows &rows, int64_t t, int64_t channel)
+/* v *= mask for the four channels from `channel` on of a row. */
+template <class H> TM_LANE void drop_four(H *v, const tm_cuda_drop &d, uint64_t key, int32_t position, uint32_t example, uint32_t channel)
 {
-    tm_philox random = tm_philox_at(key, (uint32_t)(channel / 4), (uint32_t)rows.position[t], rows.example[t], d.module);
+    tm_philox random = tm_philox_at(key, channel / 4, (uint32_t)position, example, d.module);
+    struct alignas(4 * sizeof(H)) {
+        H v[4];
+    } u = *(decltype(u) *)v;
     for (int i = 0; i < 4; i++)
-        v[i] = narrow<H>((random.word[i] >> 8 >= d.threshold ? d.scale : 0) * widen(v[i]));
+        u.v[i] = narrow<H>((random.word[i] >> 8 >= d.threshold ? d.scale : 0) * widen(u.v[i]));
+    *(decltype(u) *)v = u;
 }
 
 /* What a block computes: low columns [from, to), which lie in a window of at most 64 of them that begins at a multiple

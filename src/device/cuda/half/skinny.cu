@@ -529,7 +529,7 @@ void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x
     if (!jobs.n)
         return;
     int width = of_a.width > of_b.width ? of_a.width : of_b.width;
-    with_type(x.data ? x.dtype : dy.dtype, [&](auto h) {
+    with_type(of_a.n ? x.dtype : dy.dtype, [&](auto h) {
         typedef decltype(h) H;
         with_width(width, [&](auto nt) {
             constexpr int NT = decltype(nt)::value;
@@ -640,6 +640,7 @@ static void run_add(tm_device *d, const char *op, const low_group &g, const low_
 void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y)
 {
     low_jobs jobs = {};
+    y.cols = g.out;
     add_jobs(&jobs, 0, g.low, 0, 0, g.out);
     with_type(y.dtype, [&](auto h) { run_add<decltype(h), false, false>(d, op, g, jobs, side, b_side, y); });
 }
@@ -647,6 +648,7 @@ void low_add_forward(tm_device *d, const char *op, const low_group &g, const voi
 void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx)
 {
     low_jobs jobs = {};
+    dx.cols = g.in;
     if (!g.drops)
         add_jobs(&jobs, 0, g.low, 0, 0, g.in);
     for (int p = 0; g.drops && p < g.parts; p++)

@@ -221,7 +221,7 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         ranks += mod.r;
     }
     ranks = (ranks + 15) / 16 * 16;
-    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks);
+    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks) + (int64_t)parts.size() * n * low_mask_pitch(c.in);
     device->calls->lend(device, m.take(bytes), bytes);
     bool served;
     if (c.lone) {
@@ -517,9 +517,9 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         parts.push_back({{zeros(TM_F32, r, in), zeros(TM_F32, n, r), 2, dropout, 7, step}, first, zeros(TM_F32, T, r), zeros(TM_F32, T, r), zeros(TM_F32, r, in), zeros(TM_F32, n, r)});
         first += n;
     }
-    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks);
+    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks) + (int64_t)parts.size() * T * low_mask_pitch(in);
     device->calls->lend(device, m.take(bytes), bytes);
-    void *side = m.take(T * ranks * 2), *side_xa = m.take(T * ranks * 2), *pa = m.take(in * ranks * 2), *pb = m.take(out * ranks * 2);
+    void *side = m.take(T * ranks * 2), *side_xa = m.take(T * ranks * 2), *pa = m.take(in * ranks * 2), *pb = m.take(out * ranks * 2), *bits = dropout > 0 ? m.take((int64_t)outs.size() * T * low_mask_pitch(in)) : nullptr;
     device->calls->zero(device, side, T * ranks * 2);
     device->calls->zero(device, side_xa, T * ranks * 2);
     low_group g = {rows, step, in, out, (int)parts.size(), (int)ranks, (int)ranks, dropout > 0};
@@ -534,10 +534,10 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         p.db = none;
     for (auto &p : gb.part)
         p.da = none;
-    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa); });
-    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa); });
-    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa); });
-    double add = milliseconds([&] { low_add_backward(device, "time", g, side, pa, x); });
+    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa, bits); });
+    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa, bits); });
+    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa, bits); });
+    double add = milliseconds([&] { low_add_backward(device, "time", g, side, pa, x, bits); });
     double bx = 2e-6 * T * in, by = 2e-6 * T * out;
     printf("%-14s x %4.0f MB dy %4.0f MB | pack %5.1f us | xa %6.1f us %4.0f GB/s | dxa %6.1f us %4.0f | da %6.1f us %4.0f | db %6.1f us %4.0f | da, db %6.1f us %4.0f | dx + %6.1f us %4.0f",
            name, bx, by, 1e3 * pack, 1e3 * forward, bx / forward, 1e3 * backward, by / backward, 1e3 * da, bx / da, 1e3 * db, by / db, 1e3 * both, (bx + by) / both, 1e3 * add, 2 * bx / add);

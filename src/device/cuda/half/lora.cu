@@ -7,7 +7,7 @@
 
 /* What the kernels write to or read beside x, in scratch. */
 struct low_scratch {
-    void *side, *side_xa, *a, *b, *weight;
+    void *side, *side_xa, *a, *b, *weight, *bits;
 };
 
 static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward, tm_tensor w, low_scratch *s)
@@ -19,7 +19,8 @@ static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward,
     s->b = tm_half_scratch(c, &used, 2 * replicas * g.low * g.out);
     s->side_xa = backward ? tm_half_scratch(c, &used, 2 * rows * g.low) : s->side;
     s->weight = w.data && w.dtype != type ? tm_half_scratch(c, &used, 2 * g.in * g.out) : w.data;
-    return s->side && s->a && s->b && s->side_xa && (s->weight || !w.data);
+    s->bits = backward && g.drops ? tm_half_scratch(c, &used, g.parts * rows * low_mask_pitch(g.in)) : s->side;
+    return s->bits && s->side && s->a && s->b && s->side_xa && (s->weight || !w.data);
 }
 
 /* Absent, or of the activations' type and laid out for sixteen bytes at a time. */
@@ -117,9 +118,9 @@ bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
         if (!tm_half_multiply(d, op, &p))
             return false;
         if (g.drops)
-            low_add_backward(d, op, g, s.side, s.a, dx);
+            low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
     }
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr);
     return true;
 }
 
@@ -196,7 +197,7 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
     else
         low_backward(d, op, g, dy, s.b, s.side, s.side_xa);
     if (dx.data)
-        low_add_backward(d, op, g, s.side, s.a, dx);
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa);
+        low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr);
     return true;
 }

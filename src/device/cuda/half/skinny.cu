@@ -304,14 +304,15 @@ void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy
  * the strip nor the number of warps changes a bit. */
 template <int C, int NT> struct columns_shape {
     enum {
-        N = 16 * NT, T = 16, UNITS = C / 8, LANE_ROWS = 32 / UNITS, LD = C + 8, LD_LOW = N + 8, X = T * LD, STAGE = X + T * LD_LOW,
-        STAGES = C > 32 ? 4 : 6, TOTAL = C * N * 4 + 16, WARP = STAGES * STAGE * 2, FRAGMENTS = C / 16 * 2 * NT
+        N = 16 * NT, T = 16, UNITS = C / 8, LANE_ROWS = 32 / UNITS, LD = C + 8, LD_LOW = N + 8, X = T * LD, LOW = T * LD_LOW, BITS = T * 4 /* of the mask, 8 bytes a row */,
+        STAGE = X + LOW + BITS, STAGES = C > 32 ? 4 : 6, TOTAL = C * N * 4 + 16, WARP = STAGES * STAGE * 2, FRAGMENTS = C / 16 * 2 * NT
     };
 };
 
 struct columns_job {
     low_job low;
     const void *x, *side;
+    const uint8_t *bits; /* |0: the mask, when x is dropped: a bit a channel */
     int64_t ld;
     bool into_b, masked;
 };
@@ -333,6 +334,23 @@ TM_LANE float *gradient_at(const low_group &g, const columns_job &job, int32_t r
     if (!to.data)
         return nullptr;
     return job.into_b ? &at(to, replica * part.out + c, j - part.at) : &at(to, replica * part.r + j - part.at, c);
+}
+
+/* BYTES bytes of a mask in the background. */
+template <int BYTES> TM_LANE void copy_mask(void *shared, const void *global)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(shared)), "l"(global), "n"(BYTES));
+}
+
+/* drop_four for eight elements with the mask given. */
+template <class H> TM_LANE void keep_eight(H *v, uint32_t mask, float scale)
+{
+    struct alignas(16) {
+        H v[8];
+    } u = *(decltype(u) *)v;
+    for (int e = 0; e < 8; e++)
+        u.v[e] = narrow<H>((mask >> e & 1 ? scale : 0) * widen(u.v[e]));
+    *(decltype(u) *)v = u;
 }
 
 /* The next sixteen rows of a warp's chunks. */
@@ -397,6 +415,8 @@ static __global__ void __launch_bounds__(256) columns_kernel(const __grid_consta
     bool inside = c0 + x_col < job.low.columns;
     const H *x = (const H *)job.x + job.low.first + (inside ? c0 + x_col : 0), *side = (const H *)job.side + job.low.window + low_col;
     const H *next_x = x, *next_side = side;
+    const uint8_t *bits = job.masked && job.bits ? job.bits + c0 / 8 : nullptr;
+    int64_t pitch = low_mask_pitch(g.in);
     auto enter = [&] { /* the cursor stands at a chunk's beginning */
         next_x = x + (ahead.row + x_row) * job.ld;
         next_side = side + (int64_t)(ahead.row + low_row) * g.low;
@@ -415,6 +435,8 @@ static __global__ void __launch_bounds__(256) columns_kernel(const __grid_consta
                     bool valid = low_row < left;
                     copy_async(to + n * 16, valid ? next_side + n * 16 : side, valid);
                 }
+            if (bits && lane < S::T && lane < left)
+                copy_mask<C / 8>(stages + loading * S::STAGE + S::X + S::LOW + lane * 4, bits + (ahead.row + lane) * pitch);
             loading = loading + 1 == S::STAGES ? 0 : loading + 1;
             next_x += S::T * job.ld;
             next_side += S::T * g.low;
@@ -440,7 +462,12 @@ static __global__ void __launch_bounds__(256) columns_kernel(const __grid_consta
             H *xs = stages + slot * S::STAGE, *ls = xs + S::X;
             slot = slot + 1 == S::STAGES ? 0 : slot + 1;
             load();
-            if (job.masked) {
+            if (bits) {
+                const uint8_t *of = (const uint8_t *)(xs + S::X + S::LOW) + x_col / 8;
+                for (int i = x_row; i < S::T; i += S::LANE_ROWS)
+                    keep_eight(xs + i * S::LD + x_col, of[i * 8], drop.scale);
+                __syncwarp();
+            } else if (job.masked) {
                 constexpr int QUADS = C / 4;
                 int quad = lane % QUADS * 4;
                 for (int i = lane / QUADS; i < S::T && row + i < end; i += 32 / QUADS)
@@ -485,10 +512,10 @@ static __global__ void __launch_bounds__(256) columns_kernel(const __grid_consta
     });
 }
 
-static void add_columns(columns_jobs *all, const low_jobs &jobs, tm_tensor x, const void *side, bool into_b, bool masked)
+static void add_columns(columns_jobs *all, const low_jobs &jobs, tm_tensor x, const void *side, bool into_b, bool masked, const uint8_t *bits, int64_t bits_each)
 {
     for (int i = 0; i < jobs.n; i++)
-        all->job[all->n++] = {jobs.job[i], x.data, side, x.ld, into_b, masked};
+        all->job[all->n++] = {jobs.job[i], x.data, side, bits ? bits + jobs.job[i].part * bits_each : nullptr, x.ld, into_b, masked};
 }
 
 static int64_t strips_of(const columns_jobs &jobs, int64_t wide)
@@ -509,7 +536,7 @@ template <class H, int C, int NT> static void launch_columns(tm_device *d, const
     launch(d, op, columns_kernel<H, C, NT>, dim3((unsigned)strips_of(jobs, C), (unsigned)g.rows.replicas), 32 * warps, S::TOTAL + warps * S::WARP, g, jobs);
 }
 
-void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa)
+void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa, const void *bits)
 {
     low_jobs of_a = {}, of_b = {};
     bool some = false;
@@ -524,8 +551,8 @@ void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x
     if (!g.drops && some)
         add_jobs(&of_a, 0, g.rank, 0, 0, g.in);
     columns_jobs jobs = {};
-    add_columns(&jobs, of_a, x, side, false, g.drops);
-    add_columns(&jobs, of_b, dy, side_xa, true, false);
+    add_columns(&jobs, of_a, x, side, false, g.drops, (const uint8_t *)bits, g.rows.n * low_mask_pitch(g.in));
+    add_columns(&jobs, of_b, dy, side_xa, true, false, nullptr, 0);
     if (!jobs.n)
         return;
     int width = of_a.width > of_b.width ? of_a.width : of_b.width;
@@ -546,7 +573,7 @@ void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x
 enum { ADD = 64, ADD_LD = ADD + 8, ADD_LD_SUM = ADD + 4, ADD_BYTES = 2 * ADD * ADD_LD * 2 + ADD * ADD_LD_SUM * 4 };
 
 template <class H, class Y, bool TURNED, bool DROP>
-static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns)
+static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns, uint8_t *bits)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     H *ls = (H *)shared, *fs = ls + ADD * ADD_LD;
@@ -558,7 +585,14 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
     side += tile.first * g.low;
     factor += tile.replica * g.low * columns;
     uint64_t key = DROP ? g.step[tile.replica].dropout_key : 0;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row8 = threadIdx.x / 8;
+    int64_t c = c0 + threadIdx.x % 8 * 8;
+    struct alignas(16) eight {
+        Y v[8];
+    } old[4];
+    for (int i = 0; i < 4; i++)
+        if (row8 + 16 * i < tile.count && c < columns)
+            old[i] = *(const eight *)(y + (tile.first + row8 + 16 * i) * ld + c);
     float delta[4][8] = {};
     for (int w = 0; w < jobs.n; w++) {
         const low_job &job = jobs.job[w];
@@ -605,36 +639,31 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
             for (int e = 0; e < 8; e++)
                 v[e] = sums[row * ADD_LD_SUM + col + e];
             if (DROP && row < tile.count) {
-                int position = g.rows.position[tile.first + row];
-                uint32_t example = g.rows.example[tile.first + row];
-                drop_four(v, g.part[job.part].drop, key, position, example, (uint32_t)(c0 + col));
-                drop_four(v + 4, g.part[job.part].drop, key, position, example, (uint32_t)(c0 + col + 4));
+                uint32_t mask = mask_of_eight(g.part[job.part].drop, key, g.rows.position[tile.first + row], g.rows.example[tile.first + row], (uint32_t)(c0 + col));
+                for (int e = 0; e < 8; e++)
+                    v[e] *= mask >> e & 1 ? g.part[job.part].drop.scale : 0;
+                if (bits)
+                    bits[(job.part * g.rows.n + tile.first + row) * low_mask_pitch(columns) + c / 8] = (uint8_t)mask;
             }
             for (int e = 0; e < 8; e++)
                 delta[i][e] += v[e];
         }
     }
     for (int i = 0; i < 4; i++) {
-        int row = threadIdx.x / 8 + 16 * i;
-        int64_t c = c0 + threadIdx.x % 8 * 8;
-        if (row >= tile.count || c >= columns)
+        if (row8 + 16 * i >= tile.count || c >= columns)
             continue;
-        Y *to = y + (tile.first + row) * ld + c;
-        struct alignas(16) {
-            Y v[8];
-        } u = *(decltype(u) *)to;
         for (int e = 0; e < 8; e++)
-            u.v[e] = narrow<Y>(widen(u.v[e]) + delta[i][e]);
-        *(decltype(u) *)to = u;
+            old[i].v[e] = narrow<Y>(widen(old[i].v[e]) + delta[i][e]);
+        *(eight *)(y + (tile.first + row8 + 16 * i) * ld + c) = old[i];
     }
 }
 
 template <class H, bool TURNED, bool DROP>
-static void run_add(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const void *side, const void *factor, tm_tensor y)
+static void run_add(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const void *side, const void *factor, tm_tensor y, void *bits)
 {
     int64_t tiles = (g.rows.n + ADD - 1) / ADD + g.rows.replicas - 1;
     dim3 grid((unsigned)((y.cols + ADD - 1) / ADD), (unsigned)tiles);
-    launch(d, op, add_kernel<H, H, TURNED, DROP>, grid, 128, ADD_BYTES, g, jobs, (const H *)side, (const H *)factor, (H *)y.data, y.ld, y.cols);
+    launch(d, op, add_kernel<H, H, TURNED, DROP>, grid, 128, ADD_BYTES, g, jobs, (const H *)side, (const H *)factor, (H *)y.data, y.ld, y.cols, (uint8_t *)bits);
 }
 
 void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y)
@@ -642,10 +671,10 @@ void low_add_forward(tm_device *d, const char *op, const low_group &g, const voi
     low_jobs jobs = {};
     y.cols = g.out;
     add_jobs(&jobs, 0, g.low, 0, 0, g.out);
-    with_type(y.dtype, [&](auto h) { run_add<decltype(h), false, false>(d, op, g, jobs, side, b_side, y); });
+    with_type(y.dtype, [&](auto h) { run_add<decltype(h), false, false>(d, op, g, jobs, side, b_side, y, nullptr); });
 }
 
-void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx)
+void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx, void *bits)
 {
     low_jobs jobs = {};
     dx.cols = g.in;
@@ -655,8 +684,8 @@ void low_add_backward(tm_device *d, const char *op, const low_group &g, const vo
         add_jobs(&jobs, g.part[p].at, g.part[p].at + g.part[p].r, p, 0, g.in);
     with_type(dx.dtype, [&](auto h) {
         if (g.drops)
-            run_add<decltype(h), true, true>(d, op, g, jobs, side, a_side, dx);
+            run_add<decltype(h), true, true>(d, op, g, jobs, side, a_side, dx, bits);
         else
-            run_add<decltype(h), true, false>(d, op, g, jobs, side, a_side, dx);
+            run_add<decltype(h), true, false>(d, op, g, jobs, side, a_side, dx, bits);
     });
 }

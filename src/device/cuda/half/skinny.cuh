@@ -54,6 +54,9 @@ struct low_group {
     low_part part[LOW_PARTS];
 };
 
+/* Bytes of a row of masks, a bit a column. */
+static inline TM_ON_DEVICE int64_t low_mask_pitch(int64_t columns) { return (columns + 63) / 64 * 8; }
+
 /* The part that low column j belongs to, or -1. */
 TM_LANE int part_of(const low_group &g, int j)
 {
@@ -95,6 +98,18 @@ template <class H> TM_LANE void drop_four(H *v, const tm_cuda_drop &d, uint64_t 
     *(decltype(u) *)v = u;
 }
 
+/* Bit e: whether channel `channel` + e, a multiple of 8 on, is kept. */
+TM_LANE uint32_t mask_of_eight(const tm_cuda_drop &d, uint64_t key, int32_t position, uint32_t example, uint32_t channel)
+{
+    uint32_t mask = 0;
+    for (int half = 0; half < 2; half++) {
+        tm_philox random = tm_philox_at(key, channel / 4 + half, (uint32_t)position, example, d.module);
+        for (int i = 0; i < 4; i++)
+            mask |= (random.word[i] >> 8 >= d.threshold ? 1u : 0u) << (4 * half + i);
+    }
+    return mask;
+}
+
 /* What a block computes: low columns [from, to), which lie in a window of at most 64 of them that begins at a multiple
  * of 16. The sums run over (rows_kernel), or the outputs are (columns_kernel), columns [first, first + columns) of the
  * long side. */
@@ -127,11 +142,12 @@ void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, v
 void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, const void *a_side, void *side);
 /* dxa of every part, side: the same side by side; side_xa: the parts' xa side by side. */
 void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, void *side_xa);
-/* da and db of every part, from what low_backward left. */
-void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa);
-/* y += side b_side^T ; dx += masks of (side a_side), parts apart where they are dropped apart. */
+/* da and db of every part, from what low_backward left. bits |0: the masks that low_add_backward left. */
+void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa, const void *bits);
+/* y += side b_side^T ; dx += masks of (side a_side), parts apart where they are dropped apart. bits |0: gets the masks
+ * then, [parts * T rows] of low_mask_pitch bytes. */
 void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y);
-void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx);
+void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx, void *bits);
 /* w in the activations' type, row by row. */
 void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *out);
 

@@ -1,5 +1,5 @@
 /* Ops of the CUDA device, compiled for the processor (tests/emulated): the same bits as the CPU device in
- * f32, whole and example by example; and the loader's refusals. */
+ * f32, whole and example by example; its values in bf16; the values of f32 in f16; and the loader's refusals. */
 #include "../grad/cases.h"
 
 #include <setjmp.h>
@@ -55,6 +55,45 @@ static void same_bits_as_cpu(void **state)
     tm_device_destroy(cpu);
 }
 
+/* What may differ: a sum in another order, then a rounding to 16 bits that goes the other way. */
+static void sixteen_bits(void **state)
+{
+    (void)state;
+    need_library();
+    static const struct {
+        types mine, theirs;
+        double bound;
+    } ways[] = {{{TM_BF16, TM_F32, TM_BF16}, {TM_BF16, TM_F32, TM_BF16}, 1e-3},
+                {{TM_BF16, TM_F32, TM_F32}, {TM_BF16, TM_F32, TM_F32}, 1e-3},
+                {{TM_F16, TM_F32, TM_F16}, {TM_F32, TM_F32, TM_F32}, 2e-3}};
+    tm_device *cpu, *cuda;
+    tm_error err;
+    assert_int_equal(tm_cpu_device_create(2, TM_ISA_AUTO, &cpu, &err), TM_OK);
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &cuda, &err), TM_OK);
+    for (size_t way = 0; way < sizeof ways / sizeof *ways; way++)
+        for (int k = 0; k < CASE_KINDS; k++)
+            for (int variant = 0; variant < case_kinds[k].variants; variant++) {
+                opcase *c = case_make(&case_kinds[k], variant, seed + way);
+                double **mine = case_values(c), **theirs = case_values(c);
+                bool clean;
+                case_run(c, cpu, ways[way].theirs, false, theirs, &clean);
+                uint64_t hash = case_run(c, cuda, ways[way].mine, false, mine, &clean);
+                assert_true(clean);
+                for (int i = 0; i < c->fields; i++) {
+                    double e = distance(mine[i], theirs[i], c->f[i].rows * c->f[i].cols);
+                    if (!(e <= ways[way].bound))
+                        fail_msg("%s, %s: %s is off by %g", c->note, tm_dtype_name(ways[way].mine.act), c->f[i].name, e);
+                }
+                if (c->splits && case_run(c, cuda, ways[way].mine, true, NULL, &clean) != hash)
+                    fail_msg("%s, %s: bits differ example by example", c->note, tm_dtype_name(ways[way].mine.act));
+                values_free(mine);
+                values_free(theirs);
+                case_free(c);
+            }
+    tm_device_destroy(cuda);
+    tm_device_destroy(cpu);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -78,8 +117,8 @@ static void missing_types(void **state)
     tm_device *d;
     tm_error err;
     assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d, &err), TM_OK);
-    uint16_t half[4] = {0};
-    tm_tensor t = tm_tensor_make(half, TM_BF16, 1, 4);
+    double wide[4] = {0};
+    tm_tensor t = tm_tensor_make(wide, TM_F64, 1, 4);
     TM_RUN(d, fill, t, 1);
     assert_int_equal(d->calls->sync(d, &err), TM_UNSUPPORTED);
     assert_non_null(strstr(err.message, "fill"));
@@ -126,6 +165,7 @@ int main(void)
     seed = (uint64_t)time(NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_as_cpu),
+        cmocka_unit_test(sixteen_bits),
         cmocka_unit_test(refusals),
         cmocka_unit_test(missing_types),
         cmocka_unit_test(graphs),

@@ -116,7 +116,7 @@ def ours(case, folder, rows_file, steps, temper, overrides):
     losses = [json.loads(line) for line in open(out + "/run/metrics.jsonl")]
     run = json.load(open(out + "/run/run.json"))
     return dict(seconds=[t["seconds"] for t in timing], tokens=[m["tokens"] for m in losses if "tokens" in m], whole=time.time() - start,
-                losses=[m["loss"] for m in losses if "loss" in m][:3], driver=memory.peak, own=run.get("peak_bytes"), planned=run.get("plan"))
+                losses=[m["loss"] for m in losses if "loss" in m][:3], driver=memory.peak, own=run.get("peak_bytes"), planned=run.get("planned_bytes"))
 
 
 def peer(case, folder, rows_file, steps, kind):
@@ -167,10 +167,7 @@ def show(case, who, r, warmup):
         print(f"{case:12} {who:10} failed: {r['error'][-700:]}", flush=True)
         return
     q = rate(r, warmup)
-    memory = "".join(f" {k} {r[k] / 2**30:.2f} GiB" for k in ("driver", "own", "torch") if r.get(k))
-    planned = r.get("planned") or {}
-    if isinstance(planned, dict) and planned.get("peak_bytes"):
-        memory += f" planned {planned['peak_bytes'] / 2**30:.2f}"
+    memory = "".join(f" {k} {r[k] / 2**30:.3f} GiB" for k in ("driver", "own", "planned", "torch") if r.get(k))
     print(f"{case:12} {who:10} {q[1]:10.0f} tokens/s ({q[0]:.0f} to {q[2]:.0f}) {statistics.median(r['seconds'][warmup:]) * 1e3:8.1f} ms a step"
           f"{memory} losses {['%.5f' % x for x in r['losses']]} first step {r['seconds'][0]:.2f} s whole {r.get('whole', 0):.1f} s", flush=True)
 

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "text/tokenizer_gguf.h"
+#include "train/micro.h"
 #include "train/schedule.h"
 #include "train/score.h"
 
@@ -163,6 +164,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->result);
     free(t->items);
     tm_names_deinit(&t->warnings);
+    tm_micro_drop(t);
     tm_batch_destroy(&t->batch);
     tm_tuning_deinit(&t->tuning);
     tm_model_destroy(&t->model);
@@ -402,10 +404,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     for (int64_t done = 0; done < count;) {
         int64_t n = micro_batch(t, t->items + done, count - done);
         assert(n > 0);
-        tm_batch_fill(&t->batch, t->items + done, n);
-        tm_model_forward(&t->model, &t->batch);
-        tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), true);
-        tm_model_backward(&t->model, &t->batch);
+        TM_TRY(tm_micro_run(t, t->items + done, n, err));
         fetch_losses(t, t->items + done);
         done += n;
     }

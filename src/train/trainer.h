@@ -113,6 +113,8 @@ typedef struct tm_trainer {
     void *losses;              /* [target_count] real: as the device gave them */
     int64_t target_count;
     size_t target_capacity, loss_capacity;
+    tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
+    int64_t graph_tries;
 } tm_trainer;
 
 /* Builds the run's memory on a device; limits from a counting trainer, NULL on the counting device. */

@@ -480,18 +480,19 @@ static tm_status take_gates(tm_model *m, tm_error *err)
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
 /* What a device may need at once for a group of T rows: its weight in the activations' type where it is not stored so,
- * and the factors of its low-rank deltas in that type, ranks side by side up to a multiple of 64. */
+ * and in that type, ranks side by side up to a multiple of 16, the factors of its low-rank deltas, xa and dxa. */
 static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
 {
+    tm_dtype act = m->settings.act;
     int64_t rank = 0, bytes = 0;
     for (int32_t i = 0; i < group->count; i++)
         rank += group->module[i]->lora ? group->module[i]->lora->r : 0;
-    rank = (rank + 63) / 64 * 64;
-    if (group->weight.dtype != m->settings.act)
-        bytes += aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
+    rank = (rank + 15) / 16 * 16;
+    if (group->weight.dtype != act)
+        bytes += aligned(tm_dtype_bytes(act, group->in * group->out));
     if (rank)
-        bytes += aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->out * rank)) +
-                 aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->in * rank)) + aligned(tm_dtype_bytes(m->settings.act, T * rank));
+        bytes += aligned(tm_dtype_bytes(act, m->replicas * group->out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * group->in * rank)) +
+                 2 * aligned(tm_dtype_bytes(act, T * rank));
     return bytes;
 }
 

@@ -3,7 +3,7 @@
  *
  *   make lab && build/lab/attention
  */
-#include "flash90.cuh"
+#include "device/cuda/half/flash90.cuh"
 
 #include <algorithm>
 #include <cmath>

@@ -11,12 +11,12 @@ static bool aligned(const tm_tensor &t) { return (uintptr_t)t.data % 16 == 0 && 
 static bool served(const tm_cuda *c, const tm_attention *a, std::initializer_list<tm_tensor> tensors)
 {
     for (const tm_tensor &t : tensors)
-        if (t.dtype != TM_BF16 || !aligned(t))
+        if (t.dtype != tensors.begin()->dtype || !aligned(t))
             return false;
-    return c->architecture >= 80 && a->head_size % 8 == 0 && a->head_size <= 256 && a->scale > 0;
+    return c->architecture >= 80 && tm_is_half(tensors.begin()->dtype) && a->head_size % 8 == 0 && a->head_size <= 256 && a->scale > 0;
 }
 
-static bool hopper(const tm_cuda *c, const tm_attention *a) { return c->architecture == 90 && (a->head_size == 64 || a->head_size == 128); }
+static bool hopper(const tm_cuda *c, int head_size) { return c->architecture == 90 && (head_size == 64 || head_size == 128); }
 
 static flash_args args_of(const tm_spans *spans, const tm_attention *a, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v, const tm_tensor &out, const tm_tensor &lse)
 {
@@ -58,7 +58,7 @@ static bool map_of(tm_cuda *c, CUtensorMap *map, const tm_tensor &x, int rows)
     }
     cuuint64_t size[2] = {(cuuint64_t)x.cols, (cuuint64_t)x.rows}, stride[1] = {(cuuint64_t)x.ld * 2};
     cuuint32_t box[2] = {SWIZZLED_COLUMNS, (cuuint32_t)rows}, one[2] = {1, 1};
-    CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, x.data, size, stride, box, one, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+    CUresult r = encode(map, x.dtype == TM_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2, x.data, size, stride, box, one, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                         CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (r != CUDA_SUCCESS)
         tm_cuda_note(c, TM_FAILED, "attention", "the driver refuses a tensor map");
@@ -89,53 +89,78 @@ template <int SIZE> static int64_t tiles_bound(const tm_spans *spans, int64_t ro
 
 enum { INDEX = sizeof(flash_index) };
 
-template <int D, int BM, int BN, int WARPS> static void forward(tm_cuda *c, const flash_args &w, int64_t rows)
+template <class T, int D, int BM, int BN, int WARPS> static void forward(tm_cuda *c, const flash_args &w, int64_t rows)
 {
-    launch(c, "attention_forward", flash_forward<D, BM, BN, WARPS>, w, tiles_bound<BM>(&w.spans, rows) * w.heads, WARPS * 32, (BM + 4 * BN) * (D + TILE_PAD) * 2 + INDEX);
+    launch(c, "attention_forward", flash_forward<T, D, BM, BN, WARPS>, w, tiles_bound<BM>(&w.spans, rows) * w.heads, WARPS * 32, (BM + 4 * BN) * (D + TILE_PAD) * 2 + INDEX);
 }
 
-template <int D, int BM, int BN, int WARPS, int PARTS = 3> static void backward_kv(tm_cuda *c, const flash_args &w, int64_t rows)
+template <class T, int D, int BM, int BN, int WARPS, int PARTS = 3> static void backward_kv(tm_cuda *c, const flash_args &w, int64_t rows)
 {
-    launch(c, "attention_backward", flash_backward_kv<D, BM, BN, WARPS, PARTS>, w, tiles_bound<BN>(&w.spans, rows) * w.kv_heads, WARPS * 32,
+    launch(c, "attention_backward", flash_backward_kv<T, D, BM, BN, WARPS, PARTS>, w, tiles_bound<BN>(&w.spans, rows) * w.kv_heads, WARPS * 32,
            (2 * BN + 4 * BM) * (D + TILE_PAD) * 2 + 4 * BM * 4 + INDEX);
 }
 
-template <int D, int BM, int BN, int WARPS> static void backward_q(tm_cuda *c, const flash_args &w, int64_t rows)
+template <class T, int D, int BM, int BN, int WARPS> static void backward_q(tm_cuda *c, const flash_args &w, int64_t rows)
 {
-    launch(c, "attention_backward", flash_backward_q<D, BM, BN, WARPS>, w, tiles_bound<BM>(&w.spans, rows) * w.heads, WARPS * 32,
+    launch(c, "attention_backward", flash_backward_q<T, D, BM, BN, WARPS>, w, tiles_bound<BM>(&w.spans, rows) * w.heads, WARPS * 32,
            (2 * BM + 4 * BN) * (D + TILE_PAD) * 2 + INDEX);
 }
 
-template <int D, int GROUPS, int BN, int STAGES, bool CAP> static void forward90(tm_cuda *c, flash90_args *all, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP> static void forward90(tm_cuda *c, flash90_args *all, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     constexpr int BM = 64 * GROUPS;
     if (map_of(c, &all->q, q, BM) && map_of(c, &all->k, k, BN) && map_of(c, &all->v, v, BN))
-        launch(c, "attention_forward", flash90_forward<D, GROUPS, BN, STAGES, CAP, false>, *all, tiles_bound<BM>(&all->w.spans, q.rows) * all->w.heads, 128 * GROUPS + 128,
+        launch(c, "attention_forward", flash90_forward<T, D, GROUPS, BN, STAGES, CAP, false>, *all, tiles_bound<BM>(&all->w.spans, q.rows) * all->w.heads, 128 * GROUPS + 128,
                (2 * BM + 2 * STAGES * BN) * D * 2);
 }
 
-template <int D, int BM, int STAGES, bool CAP> static void backward_kv90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+template <class T, int D, int BM, int STAGES, bool CAP> static void backward_kv90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     if (map_of(c, &all->q, q, BM) && map_of(c, &all->dout, dout, BM) && map_of(c, &all->k, k, 128) && map_of(c, &all->v, v, 128))
-        launch(c, "attention_backward", flash90_backward_kv<D, BM, STAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.kv_heads, 384,
+        launch(c, "attention_backward", flash90_backward_kv<T, D, BM, STAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.kv_heads, 384,
                (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
 }
 
-template <int D, int BN, int STAGES, int QSTAGES, bool CAP> static void backward_q90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+template <class T, int D, int BN, int STAGES, int QSTAGES, bool CAP> static void backward_q90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     if (map_of(c, &all->q, q, 128) && map_of(c, &all->dout, dout, 128) && map_of(c, &all->k, k, BN) && map_of(c, &all->v, v, BN))
-        launch(c, "attention_backward", flash90_backward_q<D, BN, STAGES, QSTAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.heads, 384,
+        launch(c, "attention_backward", flash90_backward_q<T, D, BN, STAGES, QSTAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.heads, 384,
                (2 * QSTAGES * 128 + 2 * STAGES * BN) * D * 2);
 }
 
 /* --- The ops --- */
 
-template <bool CAP> static void forward90_sized(tm_cuda *c, flash90_args *all, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+template <class T, bool CAP> static void forward_hopper(tm_cuda *c, const flash_args &w, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
-    if (all->w.size == 64)
-        forward90<64, 2, 128, 3, CAP>(c, all, q, k, v);
+    flash90_args all = {w};
+    if (w.size == 64)
+        forward90<T, 64, 2, 128, 3, CAP>(c, &all, q, k, v);
     else
-        forward90<128, 2, 128, 2, CAP>(c, all, q, k, v);
+        forward90<T, 128, 2, 128, 2, CAP>(c, &all, q, k, v);
+}
+
+template <class T> static void forward_any(tm_cuda *c, const flash_args &w, int64_t rows)
+{
+    if (w.size <= 64)
+        forward<T, 64, 128, 64, 4>(c, w, rows);
+    else if (w.size <= 80)
+        forward<T, 80, 128, 64, 4>(c, w, rows);
+    else if (w.size <= 96)
+        forward<T, 96, 128, 64, 4>(c, w, rows);
+    else if (w.size <= 128)
+        forward<T, 128, 128, 32, 4>(c, w, rows);
+    else
+        forward<T, 256, 64, 16, 4>(c, w, rows);
+}
+
+template <class T> static void forward_typed(tm_cuda *c, const flash_args &w, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+{
+    if (!hopper(c, w.size))
+        forward_any<T>(c, w, q.rows);
+    else if (w.softcap > 0)
+        forward_hopper<T, true>(c, w, q, k, v);
+    else
+        forward_hopper<T, false>(c, w, q, k, v);
 }
 
 bool tm_half_attention_forward(tm_device *d, const tm_spans *spans, const tm_attention *a, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse)
@@ -144,48 +169,65 @@ bool tm_half_attention_forward(tm_device *d, const tm_spans *spans, const tm_att
     if (!served(c, a, {q, k, v, out}))
         return false;
     flash_args w = args_of(spans, a, q, k, v, out, lse);
-    if (hopper(c, a)) {
-        flash90_args all = {w};
-        a->softcap > 0 ? forward90_sized<true>(c, &all, q, k, v) : forward90_sized<false>(c, &all, q, k, v);
-    } else if (a->head_size <= 64)
-        forward<64, 128, 64, 4>(c, w, q.rows);
-    else if (a->head_size <= 80)
-        forward<80, 128, 64, 4>(c, w, q.rows);
-    else if (a->head_size <= 96)
-        forward<96, 128, 64, 4>(c, w, q.rows);
-    else if (a->head_size <= 128)
-        forward<128, 128, 32, 4>(c, w, q.rows);
+    if (q.dtype == TM_BF16)
+        forward_typed<bf16>(c, w, q, k, v);
     else
-        forward<256, 64, 16, 4>(c, w, q.rows);
+        forward_typed<f16>(c, w, q, k, v);
     return true;
 }
 
-static void delta_of(tm_cuda *c, const flash_args &w, float *delta, int64_t rows)
+template <class T> static void delta_of(tm_cuda *c, const flash_args &w, float *delta, int64_t rows)
 {
     enum { THREADS = 256 };
-    int lanes = 8;
-    while (lanes * 8 < w.size)
-        lanes *= 2;
+    int lanes = w.size <= 64 ? 8 : w.size <= 128 ? 16 : 32;
     int64_t need = (rows * w.heads * lanes + THREADS - 1) / THREADS, most = (int64_t)c->processors * 32;
-    unsigned blocks = (unsigned)(need < most ? need : most);
-    if (lanes == 8)
-        flash_delta<8><<<blocks, THREADS, 0, c->stream>>>(w, delta);
-    else if (lanes == 16)
-        flash_delta<16><<<blocks, THREADS, 0, c->stream>>>(w, delta);
-    else
-        flash_delta<32><<<blocks, THREADS, 0, c->stream>>>(w, delta);
+    auto kernel = lanes == 8 ? flash_delta<T, 8> : lanes == 16 ? flash_delta<T, 16> : flash_delta<T, 32>;
+    kernel<<<(unsigned)(need < most ? need : most), THREADS, 0, c->stream>>>(w, delta);
     tm_cuda_check(c, "attention_backward", cudaGetLastError());
 }
 
-template <bool CAP> static void backward90_sized(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+template <class T, bool CAP> static void backward_hopper(tm_cuda *c, const flash_args &w, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
-    if (all->w.size == 64) {
-        backward_kv90<64, 64, 3, CAP>(c, all, dout, q, k, v);
-        backward_q90<64, 64, 3, 2, CAP>(c, all, dout, q, k, v);
+    flash90_args all = {w};
+    if (w.size == 64) {
+        backward_kv90<T, 64, 64, 3, CAP>(c, &all, dout, q, k, v);
+        backward_q90<T, 64, 64, 3, 2, CAP>(c, &all, dout, q, k, v);
     } else {
-        backward_kv90<128, 64, 3, CAP>(c, all, dout, q, k, v);
-        backward_q90<128, 64, 2, 2, CAP>(c, all, dout, q, k, v);
+        backward_kv90<T, 128, 64, 3, CAP>(c, &all, dout, q, k, v);
+        backward_q90<T, 128, 64, 2, 2, CAP>(c, &all, dout, q, k, v);
     }
+}
+
+template <class T> static void backward_any(tm_cuda *c, const flash_args &w, int64_t rows)
+{
+    if (w.size <= 64) {
+        backward_kv<T, 64, 64, 64, 4>(c, w, rows);
+        backward_q<T, 64, 64, 64, 4>(c, w, rows);
+    } else if (w.size <= 80) {
+        backward_kv<T, 80, 64, 64, 4>(c, w, rows);
+        backward_q<T, 80, 64, 64, 4>(c, w, rows);
+    } else if (w.size <= 96) {
+        backward_kv<T, 96, 64, 64, 4>(c, w, rows);
+        backward_q<T, 96, 64, 64, 4>(c, w, rows);
+    } else if (w.size <= 128) {
+        backward_kv<T, 128, 32, 64, 4>(c, w, rows);
+        backward_q<T, 128, 64, 32, 4>(c, w, rows);
+    } else {
+        backward_kv<T, 256, 16, 48, 3, 1>(c, w, rows);
+        backward_kv<T, 256, 16, 48, 3, 2>(c, w, rows);
+        backward_q<T, 256, 48, 16, 3>(c, w, rows);
+    }
+}
+
+template <class T> static void backward_typed(tm_cuda *c, const flash_args &w, float *delta, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+{
+    delta_of<T>(c, w, delta, q.rows);
+    if (!hopper(c, w.size))
+        backward_any<T>(c, w, q.rows);
+    else if (w.softcap > 0)
+        backward_hopper<T, true>(c, w, dout, q, k, v);
+    else
+        backward_hopper<T, false>(c, w, dout, q, k, v);
 }
 
 bool tm_half_attention_backward(tm_device *d, const tm_spans *spans, const tm_attention *a, tm_tensor dout, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse, tm_tensor delta, tm_tensor dq, tm_tensor dk, tm_tensor dv)
@@ -206,26 +248,9 @@ bool tm_half_attention_backward(tm_device *d, const tm_spans *spans, const tm_at
     w.ld_dq = dq.ld;
     w.ld_dk = dk.ld;
     w.ld_dv = dv.ld;
-    delta_of(c, w, (float *)delta.data, q.rows);
-    if (hopper(c, a)) {
-        flash90_args all = {w};
-        a->softcap > 0 ? backward90_sized<true>(c, &all, dout, q, k, v) : backward90_sized<false>(c, &all, dout, q, k, v);
-    } else if (a->head_size <= 64) {
-        backward_kv<64, 64, 64, 4>(c, w, q.rows);
-        backward_q<64, 64, 64, 4>(c, w, q.rows);
-    } else if (a->head_size <= 80) {
-        backward_kv<80, 64, 64, 4>(c, w, q.rows);
-        backward_q<80, 64, 64, 4>(c, w, q.rows);
-    } else if (a->head_size <= 96) {
-        backward_kv<96, 64, 64, 4>(c, w, q.rows);
-        backward_q<96, 64, 64, 4>(c, w, q.rows);
-    } else if (a->head_size <= 128) {
-        backward_kv<128, 32, 64, 4>(c, w, q.rows);
-        backward_q<128, 64, 32, 4>(c, w, q.rows);
-    } else {
-        backward_kv<256, 16, 48, 3, 1>(c, w, q.rows);
-        backward_kv<256, 16, 48, 3, 2>(c, w, q.rows);
-        backward_q<256, 48, 16, 3>(c, w, q.rows);
-    }
+    if (q.dtype == TM_BF16)
+        backward_typed<bf16>(c, w, (float *)delta.data, dout, q, k, v);
+    else
+        backward_typed<f16>(c, w, (float *)delta.data, dout, q, k, v);
     return true;
 }

@@ -18,6 +18,7 @@
 
 #include <cmath>
 
+/* Addresses of 16-bit elements, bf16 or f16. */
 struct flash_args {
     const bf16 *q, *k, *v;           /* [T, H D], [keys, K D], [keys, K D] */
     bf16 *out;                       /* [T, H D] */
@@ -250,7 +251,7 @@ template <int M, int N> TM_DEVICE void clear(float (&c)[M][N][4])
 }
 
 /* c[16 MT x 8 NT] = rows of a [][D], from `row` on, times the transpose of b [8 NT][D]. */
-template <int D, int MT, int NT> TM_DEVICE void tile_product(float (&c)[MT][NT][4], const bf16 *a, int row, const bf16 *b)
+template <class T, int D, int MT, int NT> TM_DEVICE void tile_product(float (&c)[MT][NT][4], const bf16 *a, int row, const bf16 *b)
 {
     constexpr int LD = D + TILE_PAD;
     clear(c);
@@ -264,42 +265,42 @@ template <int D, int MT, int NT> TM_DEVICE void tile_product(float (&c)[MT][NT][
             load_b<LD>(right, b, n * 8, k);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                mma(c[m][n], left[m], right[0], right[1]);
-                mma(c[m][n + 1], left[m], right[2], right[3]);
+                mma<T>(c[m][n], left[m], right[0], right[1]);
+                mma<T>(c[m][n + 1], left[m], right[2], right[3]);
             }
         }
     }
 }
 
 /* c[16 MT x D] += p[16 MT x 8 NT] b [8 NT][D]. */
-template <int MT, int NT, int DT> TM_DEVICE void tile_sum(float (&c)[MT][DT][4], const float (&p)[MT][NT][4], const bf16 *b)
+template <class T, int MT, int NT, int DT> TM_DEVICE void tile_sum(float (&c)[MT][DT][4], const float (&p)[MT][NT][4], const bf16 *b)
 {
     constexpr int LD = DT * 8 + TILE_PAD;
 #pragma unroll
     for (int n = 0; n < NT; n += 2) {
         uint32_t left[MT][4], right[4];
         for (int m = 0; m < MT; m++)
-            pack_a(left[m], p[m][n], p[m][n + 1]);
+            pack_a<T>(left[m], p[m][n], p[m][n + 1]);
 #pragma unroll
         for (int d = 0; d < DT; d += 2) {
             load_b_transposed<LD>(right, b, n * 8, d * 8);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
-                mma(c[m][d], left[m], right[0], right[1]);
-                mma(c[m][d + 1], left[m], right[2], right[3]);
+                mma<T>(c[m][d], left[m], right[0], right[1]);
+                mma<T>(c[m][d + 1], left[m], right[2], right[3]);
             }
         }
     }
 }
 
 /* A row of a result, lanes 4 i to 4 i + 3 of a warp: elements 2 half and 2 half + 1 of every group of four. */
-template <int DT> TM_DEVICE void flash_store(bf16 *row, const float (&c)[DT][4], int half, float factor, int size)
+template <class T, int DT> TM_DEVICE void flash_store(bf16 *row, const float (&c)[DT][4], int half, float factor, int size)
 {
     bf16 *to = row + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int n = 0; n < DT; n++)
         if (n * 8 < size)
-            *(uint32_t *)(to + n * 8) = pack(c[n][2 * half] * factor, c[n][2 * half + 1] * factor);
+            *(uint32_t *)(to + n * 8) = pack<T>(c[n][2 * half] * factor, c[n][2 * half + 1] * factor);
 }
 
 /* --- Forward --- */
@@ -329,7 +330,7 @@ template <int NT> TM_DEVICE float flash_softmax_step(flash_softmax &row, float (
     return shrink;
 }
 
-template <int D, int BM, int BN, int WARPS>
+template <class T, int D, int BM, int BN, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constant__ flash_args w)
 {
     constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
@@ -364,7 +365,7 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
             if (block + 1 < blocks.end)
                 fetch(block + 1, stage ^ 1);
             float s[MT][NT][4];
-            tile_product<D>(s, tile_q, warp * MT * 16, tile_k + stage * BN * LD);
+            tile_product<T, D>(s, tile_q, warp * MT * 16, tile_k + stage * BN * LD);
             bool masked = block * BN + BN - 1 > position0 || (w.window && block * BN <= last - w.window);
 #pragma unroll
             for (int m = 0; m < MT; m++) {
@@ -387,7 +388,7 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
                     }
                 }
             }
-            tile_sum(out, s, tile_v + stage * BN * LD);
+            tile_sum<T>(out, s, tile_v + stage * BN * LD);
         }
 #pragma unroll
         for (int m = 0; m < MT; m++)
@@ -396,7 +397,7 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
                 int row = (warp * MT + m) * 16 + lane / 4 + half * 8;
                 if (row >= rows)
                     continue;
-                flash_store(w.out + (row0 + row) * w.ld_out + x.head * w.size, out[m], half, 1 / total, w.size);
+                flash_store<T>(w.out + (row0 + row) * w.ld_out + x.head * w.size, out[m], half, 1 / total, w.size);
                 if (w.lse && lane % 4 == 0)
                     w.lse[(row0 + row) * w.ld_lse + x.head] = (soft[m][half].most * score.scale2 + log2f(total)) * LN2;
             }
@@ -406,7 +407,7 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
 /* --- Backward --- */
 
 /* delta = sum over a head of dout * out. LANES lanes a row and head, eight columns each. */
-template <int LANES> __global__ void __launch_bounds__(256) flash_delta(const __grid_constant__ flash_args w, float *delta)
+template <class T, int LANES> __global__ void __launch_bounds__(256) flash_delta(const __grid_constant__ flash_args w, float *delta)
 {
     int64_t items = (int64_t)w.spans.query[w.spans.n] * w.heads, step = (int64_t)gridDim.x * (blockDim.x / LANES);
     int unit = threadIdx.x % LANES * 8;
@@ -416,11 +417,9 @@ template <int LANES> __global__ void __launch_bounds__(256) flash_delta(const __
         float sum = 0;
         if (i < items && unit < w.size) {
             int4 a = *(const int4 *)(w.dout + row * w.ld_dout + head * w.size + unit), b = *(const int4 *)(w.out + row * w.ld_out + head * w.size + unit);
-            const __nv_bfloat162 *p = (const __nv_bfloat162 *)&a, *o = (const __nv_bfloat162 *)&b;
-            for (int j = 0; j < 4; j++) {
-                float2 s = __bfloat1622float2(p[j]), t = __bfloat1622float2(o[j]);
-                sum = fmaf(s.x, t.x, fmaf(s.y, t.y, sum));
-            }
+            const T *p = (const T *)&a, *o = (const T *)&b;
+            for (int j = 0; j < 8; j++)
+                sum = fmaf((float)p[j], (float)o[j], sum);
         }
         for (int d = LANES / 2; d; d /= 2)
             sum += __shfl_xor_sync(~0u, sum, d);
@@ -431,7 +430,7 @@ template <int LANES> __global__ void __launch_bounds__(256) flash_delta(const __
 
 /* dK and dV of tiles of BN keys: over the query heads of the group, over tiles of BM queries. With PARTS 1 and 2
  * dK alone and dV alone, where there are not registers enough for both. */
-template <int D, int BM, int BN, int WARPS, int PARTS>
+template <class T, int D, int BM, int BN, int WARPS, int PARTS>
 __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_constant__ flash_args w)
 {
     constexpr int MT = BN / WARPS / 16, NT = BM / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
@@ -479,9 +478,9 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_con
             int position0 = x.past + (seers.first + step % tiles) * BM;
             bool masked = x.first + count - 1 > position0 || (w.window && x.first <= position0 + BM - 1 - w.window);
             float s[MT][NT][4], dp[MT][NT][4];
-            tile_product<D>(s, tile_k, warp * MT * 16, qt);
+            tile_product<T, D>(s, tile_k, warp * MT * 16, qt);
             if (PARTS & 1)
-                tile_product<D>(dp, tile_v, warp * MT * 16, dot);
+                tile_product<T, D>(dp, tile_v, warp * MT * 16, dot);
             else
                 clear(dp);
 #pragma unroll
@@ -497,9 +496,9 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_con
                     }
             }
             if (PARTS & 2)
-                tile_sum(dv, s, dot);
+                tile_sum<T>(dv, s, dot);
             if (PARTS & 1)
-                tile_sum(dk, dp, qt);
+                tile_sum<T>(dk, dp, qt);
         }
 #pragma unroll
         for (int m = 0; m < MT; m++)
@@ -508,15 +507,15 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_con
                 if (row >= count)
                     continue;
                 if (PARTS & 1)
-                    flash_store(w.dk + (key0 + row) * w.ld_dk + x.kv * w.size, dk[m], half, w.scale, w.size);
+                    flash_store<T>(w.dk + (key0 + row) * w.ld_dk + x.kv * w.size, dk[m], half, w.scale, w.size);
                 if (PARTS & 2)
-                    flash_store(w.dv + (key0 + row) * w.ld_dv + x.kv * w.size, dv[m], half, 1, w.size);
+                    flash_store<T>(w.dv + (key0 + row) * w.ld_dv + x.kv * w.size, dv[m], half, 1, w.size);
             }
     }
 }
 
 /* dQ of tiles of BM queries, over the blocks of keys they see. */
-template <int D, int BM, int BN, int WARPS>
+template <class T, int D, int BM, int BN, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32) flash_backward_q(const __grid_constant__ flash_args w)
 {
     constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
@@ -559,8 +558,8 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_q(const __grid_cons
                 fetch(block + 1, stage ^ 1);
             const bf16 *kt = tile_k + stage * BN * LD, *vt = tile_v + stage * BN * LD;
             float s[MT][NT][4], dp[MT][NT][4];
-            tile_product<D>(s, tile_q, warp * MT * 16, kt);
-            tile_product<D>(dp, tile_do, warp * MT * 16, vt);
+            tile_product<T, D>(s, tile_q, warp * MT * 16, kt);
+            tile_product<T, D>(dp, tile_do, warp * MT * 16, vt);
             bool masked = block * BN + BN - 1 > position0 || (w.window && block * BN <= last - w.window);
 #pragma unroll
             for (int m = 0; m < MT; m++)
@@ -570,14 +569,14 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_q(const __grid_cons
                         bool seen = !masked || flash_sees(w, position, block * BN + n * 8 + lane % 4 * 2 + i % 2);
                         flash_gradient(score, s[m][n][i], dp[m][n][i], lse2[m][i / 2], delta[m][i / 2], seen);
                     }
-            tile_sum(dq, dp, kt);
+            tile_sum<T>(dq, dp, kt);
         }
 #pragma unroll
         for (int m = 0; m < MT; m++)
             for (int half = 0; half < 2; half++) {
                 int row = (warp * MT + m) * 16 + lane / 4 + half * 8;
                 if (row < rows)
-                    flash_store(w.dq + (row0 + row) * w.ld_dq + x.head * w.size, dq[m], half, w.scale, w.size);
+                    flash_store<T>(w.dq + (row0 + row) * w.ld_dq + x.head * w.size, dq[m], half, w.scale, w.size);
             }
     }
 }

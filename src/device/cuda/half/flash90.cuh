@@ -31,28 +31,28 @@ template <int STAGES> struct flash_ring {
 };
 
 /* c = rows [row, row + 64) of a [ROWS_A][D] times the transpose of b [8 N][D]: queued, not waited for. */
-template <int D, int ROWS_A, int N> TM_DEVICE void queue_scores(float (&c)[N][4], const bf16 *a, int row, const bf16 *b)
+template <class T, int D, int ROWS_A, int N> TM_DEVICE void queue_scores(float (&c)[N][4], const bf16 *a, int row, const bf16 *b)
 {
 #pragma unroll
     for (int k = 0; k < D; k += 16)
-        product<0>(c, describe<ROWS_A>(a, row, k), describe<8 * N>(b, 0, k), k > 0);
+        product<0, 0, T>(c, describe<ROWS_A>(a, row, k), describe<8 * N>(b, 0, k), k > 0);
     products_commit();
 }
 
 /* c[64 x D] += p[64 x 8 N] b [8 N][D]: p as packed pairs. */
-template <int N, int DT> TM_DEVICE void queue_sum(float (&c)[DT][4], const uint32_t (&p)[N / 2][4], const bf16 *b)
+template <class T, int N, int DT> TM_DEVICE void queue_sum(float (&c)[DT][4], const uint32_t (&p)[N / 2][4], const bf16 *b)
 {
 #pragma unroll
     for (int k = 0; k < N / 2; k++)
-        product<1>(c, p[k], describe_transposed<8 * N>(b, k * 16, 0));
+        product<1, T>(c, p[k], describe_transposed<8 * N>(b, k * 16, 0));
     products_commit();
 }
 
-template <int N> TM_DEVICE void pack_all(uint32_t (&p)[N / 2][4], const float (&s)[N][4])
+template <class T, int N> TM_DEVICE void pack_all(uint32_t (&p)[N / 2][4], const float (&s)[N][4])
 {
 #pragma unroll
     for (int n = 0; n < N; n += 2)
-        pack_a(p[n / 2], s[n], s[n + 1]);
+        pack_a<T>(p[n / 2], s[n], s[n + 1]);
 }
 
 template <int N> TM_DEVICE void clear(float (&c)[N][4])
@@ -118,7 +118,7 @@ template <int GROUPS> TM_DEVICE void registers_to_multiply()
 /* --- Forward --- */
 
 /* TURNS: groups queue their products in turn, so that the softmax of one runs beside the products of another. */
-template <int D, int GROUPS, int BN, int STAGES, bool CAP, bool TURNS>
+template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP, bool TURNS>
 __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
@@ -203,25 +203,25 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
             if (b * BN + BN > x.keys)
                 zero_rows<BN, D>(vt, x.keys - b * BN);
             products_begin();
-            queue_sum<NT>(out, p, vt);
+            queue_sum<T, NT>(out, p, vt);
         };
         clear(out);
         barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
         products_begin();
-        queue_scores<D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
+        queue_scores<T, D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
         products_wait<0>();
         products_keep(s);
         if (leader)
             barrier_arrive(&bar_k[2 * rk.stage() + 1]);
         rk.count++;
         softmax(blocks.first);
-        pack_all(p, s);
+        pack_all<T>(p, s);
         for (int b = blocks.first; b + 1 < blocks.end; b++, rk.count++, rv.count++) {
             barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
             if (TURNS)
                 group_barrier(1 + GROUPS + group, 256);
             products_begin();
-            queue_scores<D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
+            queue_scores<T, D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
             queue_values(b);
             if (TURNS)
                 group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
                 for (int n = 0; n < DT; n++)
                     for (int j = 0; j < 4; j++)
                         out[n][j] *= shrink[j / 2];
-            pack_all(p, s);
+            pack_all<T>(p, s);
         }
         if (leader)
             barrier_arrive(&bar_q[2 * rq.stage() + 1]);
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
             if (row >= rows)
                 continue;
             int64_t at = x.row0 + x.first + row;
-            flash_store(w.out + at * w.ld_out + x.head * D, out, half, 1 / total, D);
+            flash_store<T>(w.out + at * w.ld_out + x.head * D, out, half, 1 / total, D);
             if (w.lse && lane % 4 == 0)
                 w.lse[at * w.ld_lse + x.head] = (soft[half].most * score.scale2 + log2f(total)) * LN2;
         }
@@ -287,7 +287,7 @@ TM_DEVICE void flash90_gradients(const flash_score &f, float (&s)[NT][4], float 
 }
 
 /* dK and dV of tiles of 128 keys: over the query heads of the group, over tiles of BM queries. */
-template <int D, int BM, int STAGES, bool CAP>
+template <class T, int D, int BM, int STAGES, bool CAP>
 __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
@@ -377,8 +377,8 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
                 zero_rows<BM, D>(dot, x.queries - first);
             }
             products_begin();
-            queue_scores<D, BN>(s, tile_k, group * 64, qt);
-            queue_scores<D, BN>(dp, tile_v, group * 64, dot);
+            queue_scores<T, D, BN>(s, tile_k, group * 64, qt);
+            queue_scores<T, D, BN>(dp, tile_v, group * 64, dot);
             bool masked = x.first + group * 64 + 63 > position0 || (w.window && x.first <= position0 + BM - 1 - w.window);
             barrier_wait(&ready[st], rq.parity());
             products_wait<0>();
@@ -387,11 +387,11 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             flash90_gradients<CAP>(
                 score, s, dp, masked, [&](int n, int j) { return flash_sees(w, position0 + n * 8 + lane % 4 * 2 + j % 2, x.first + own + j / 2 * 8); },
                 [&](int n, int j) { return lse2[n * 8 + lane % 4 * 2 + j % 2]; }, [&](int n, int j) { return delta[n * 8 + lane % 4 * 2 + j % 2]; });
-            pack_all(p, s);
-            pack_all(ds, dp);
+            pack_all<T>(p, s);
+            pack_all<T>(ds, dp);
             products_begin();
-            queue_sum<NT>(dv, p, dot);
-            queue_sum<NT>(dk, ds, qt);
+            queue_sum<T, NT>(dv, p, dot);
+            queue_sum<T, NT>(dk, ds, qt);
             products_wait<0>();
             products_keep(dv);
             products_keep(dk);
@@ -404,15 +404,15 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             int row = x.first + own + half * 8;
             if (row >= x.keys)
                 continue;
-            flash_store(w.dk + (int64_t)(x.key0 + row) * w.ld_dk + x.kv * D, dk, half, w.scale, D);
-            flash_store(w.dv + (int64_t)(x.key0 + row) * w.ld_dv + x.kv * D, dv, half, 1, D);
+            flash_store<T>(w.dk + (int64_t)(x.key0 + row) * w.ld_dk + x.kv * D, dk, half, w.scale, D);
+            flash_store<T>(w.dv + (int64_t)(x.key0 + row) * w.ld_dv + x.kv * D, dv, half, 1, D);
         }
     }
 #endif
 }
 
 /* dQ of tiles of 128 queries, over the blocks of BN keys they see. */
-template <int D, int BN, int STAGES, int QSTAGES, bool CAP>
+template <class T, int D, int BN, int STAGES, int QSTAGES, bool CAP>
 __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
@@ -491,8 +491,8 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
                 zero_rows<BN, D>(vt, x.keys - b * BN);
             }
             products_begin();
-            queue_scores<D, BM>(s, qt, group * 64, kt);
-            queue_scores<D, BM>(dp, dot, group * 64, vt);
+            queue_scores<T, D, BM>(s, qt, group * 64, kt);
+            queue_scores<T, D, BM>(dp, dot, group * 64, vt);
             bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
             products_wait<0>();
             products_keep(s);
@@ -500,9 +500,9 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
             flash90_gradients<CAP>(
                 score, s, dp, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
                 [&](int, int j) { return lse2[j / 2]; }, [&](int, int j) { return delta[j / 2]; });
-            pack_all(ds, dp);
+            pack_all<T>(ds, dp);
             products_begin();
-            queue_sum<NT>(dq, ds, kt);
+            queue_sum<T, NT>(dq, ds, kt);
             products_wait<0>();
             products_keep(dq);
             if (leader)
@@ -513,7 +513,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         for (int half = 0; half < 2; half++) {
             int row = own + half * 8;
             if (row < rows)
-                flash_store(w.dq + (row0 + row) * w.ld_dq + x.head * D, dq, half, w.scale, D);
+                flash_store<T>(w.dq + (row0 + row) * w.ld_dq + x.head * D, dq, half, w.scale, D);
         }
     }
 #endif

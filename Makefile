@@ -91,7 +91,7 @@ build/cuda/%.o: %.cu
 
 # The laboratory of GPU kernels: variants, their checks and rates; for a Hopper GPU.
 lab: $(patsubst bench/lab/%.cu,build/lab/%,$(wildcard bench/lab/*.cu)) ## the laboratory of GPU kernels (build/lab/attention, gemm)
-build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh)
+build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh src/device/cuda/half/*.cuh)
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) -std=c++17 -O3 -Isrc -gencode=arch=compute_90a,code=sm_90a -o $@ $<
 

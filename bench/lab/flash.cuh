@@ -9,7 +9,7 @@
 #ifndef TM_LAB_FLASH_CUH
 #define TM_LAB_FLASH_CUH
 
-#include "mma.cuh"
+#include "device/cuda/half/mma.cuh"
 #include "device/tensor.h"
 
 struct flash_args {

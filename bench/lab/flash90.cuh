@@ -9,7 +9,7 @@
 #define TM_LAB_FLASH90_CUH
 
 #include "flash.cuh"
-#include "wgmma.cuh"
+#include "device/cuda/half/wgmma.cuh"
 
 /* Boxes of 64 columns: of tiles of 128 rows (q_, do_), of blocks (the others). */
 struct flash90_args {

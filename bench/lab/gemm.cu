@@ -2,7 +2,7 @@
  *
  *   make lab && build/lab/gemm
  */
-#include "gemm90.cuh"
+#include "device/cuda/half/gemm90.cuh"
 
 #include <algorithm>
 #include <cmath>

@@ -37,7 +37,8 @@ struct tm_cuda {
     uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS]: of the op that runs */
     void *workspace;      /* lent by the run: half/half.h */
     int64_t workspace_bytes;
-    int architecture, processors; /* 90 is sm_90; how many */
+    struct tm_cuda_transfer *transfer;
+    int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
     bool plain;           /* tests: no fast kernels */
     char detail[256];
 };
@@ -62,6 +63,15 @@ static inline bool tm_cuda_floats(tm_device *d, const char *op, std::initializer
         }
     return true;
 }
+
+/* transfer.cu */
+tm_status tm_cuda_transfer_create(tm_cuda *c, tm_error *err);
+void tm_cuda_transfer_destroy(tm_cuda *c);
+void tm_cuda_upload(tm_device *d, void *dst, const void *src, int64_t bytes);
+void tm_cuda_download(tm_device *d, void *dst, const void *src, int64_t bytes);
+void tm_cuda_fetch_later(tm_device *d, void *dst, const void *src, int64_t bytes);
+/* After the stream has been waited for. */
+void tm_cuda_fetches_arrived(tm_cuda *c);
 
 /* --- Launching --- */
 

@@ -135,18 +135,16 @@ struct tm_cuda_trail_block {
     }
 };
 
-/* out is the host's: the one op that waits. */
 void tm_cuda_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out)
 {
     if (!fits(d, "trail", n))
         return;
-    uint64_t *partial = tm_cuda_of(d)->partials, *sums = tm_cuda_of(d)->sums;
+    uint64_t *partial = tm_cuda_of(d)->partials;
     each_block(d, "trail", n, t, tm_cuda_trail_block{partial});
     tm_cuda_each(d, "trail", n, [=] __device__(int64_t i) {
         uint64_t sum = 0;
         for (int64_t b = t[i].first_block; b < t[i].first_block + blocks_of(t[i]) && b < TM_CUDA_PARTIALS; b++)
             sum += partial[b];
-        sums[i] = sum;
+        out[i] = sum;
     });
-    d->calls->download(d, out, sums, n * 8);
 }

@@ -5,10 +5,10 @@
  * memory matrix layout"). Blocks start at multiples of 1024 bytes. The same tile serves as an operand with k along
  * its columns (K-major) and with k along its rows (MN-major).
  * Accumulators are laid out as those of mma.m16n8k16 (mma.cuh), warp w of the group holding rows 16 w to 16 w + 15. */
-#ifndef TM_LAB_WGMMA_CUH
-#define TM_LAB_WGMMA_CUH
+#ifndef TM_DEVICE_CUDA_HALF_WGMMA_CUH
+#define TM_DEVICE_CUDA_HALF_WGMMA_CUH
 
-#include "mma.cuh"
+#include "device/cuda/half/mma.cuh"
 
 #include <cuda.h>
 

@@ -4,8 +4,8 @@
  * 8 x 8 block start in different banks for every D that is a multiple of 16. Fragments are those of mma.m16n8k16
  * (PTX manual, "Matrix fragments for mma.m16n8k16"): lane l holds of C the rows l / 4 and l / 4 + 8, the columns
  * 2 (l % 4) and the next. */
-#ifndef TM_LAB_MMA_CUH
-#define TM_LAB_MMA_CUH
+#ifndef TM_DEVICE_CUDA_HALF_MMA_CUH
+#define TM_DEVICE_CUDA_HALF_MMA_CUH
 
 #include <cuda_bf16.h>
 #include <cstdint>

@@ -7,10 +7,10 @@
  *
  * A block is persistent: one warp fetches tiles through the tensor copy engine into a ring of STAGES, two
  * warpgroups multiply, 64 rows each. */
-#ifndef TM_LAB_GEMM90_CUH
-#define TM_LAB_GEMM90_CUH
+#ifndef TM_DEVICE_CUDA_HALF_GEMM90_CUH
+#define TM_DEVICE_CUDA_HALF_GEMM90_CUH
 
-#include "wgmma.cuh"
+#include "device/cuda/half/wgmma.cuh"
 
 enum { GEMM90_OUT_BYTES = 64 * 128 * 2 }; /* shared memory of a warpgroup for what it stores */
 

@@ -137,6 +137,8 @@ TM_LANE float stored(const tm_tensor &t, int64_t row, int64_t col, float x) /* p
     put(t, row, col, x);
     return at(t, row, col);
 }
+/* Of a tensor that is f32 (the device's real): gradients, factors of adapters. */
+TM_LANE float &real_at(const tm_tensor &t, int64_t row, int64_t col) { return ((float *)t.data)[row * t.ld + col]; }
 TM_LANE float larger(float a, float b) { return a > b ? a : b; } /* b when either is not a number */
 
 /* The CPU's joining of sixteen lanes. */

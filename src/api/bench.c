@@ -161,8 +161,7 @@ tm_status tm_bench(const tm_bench_request *r, char **text, tm_error *err)
     char *path = NULL;
     *text = NULL;
     TM_GO(tm_recipe_load(NULL, NULL, 0, &recipe, err));
-    recipe->threads = r->threads;
-    TM_GO(tm_job_device(recipe, &d, err));
+    TM_GO(tm_device_open(recipe->device, r->threads, &d, NULL, err));
     for (int i = 0; i < 5; i++)
         rates[LIMIT].value = fmax(rates[LIMIT].value, tm_device_peak_flops(d) * 1e-9);
     TM_GO(measure_products(d, rates + PRODUCTS, err));

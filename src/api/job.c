@@ -363,12 +363,12 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     const char *where = r->path ? r->path : "arguments";
     if (!r->model)
         return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
-    if (strcmp(r->device, "auto") != 0 && strcmp(r->device, "cpu") != 0)
-        return tm_fail(err, TM_RECIPE, "%s: device: '%s' is not available in this build (auto, cpu are)", where, r->device);
+    TM_TRY(tm_device_open(r->device, r->threads, &job->device, job->no_gpu, err));
+    job->own = job->device->used_bytes;
     if (r->precision == TM_PRECISION_F16)
-        return tm_fail(err, TM_RECIPE, "%s: precision: f16 is for GPUs; expected f32 or bf16 on the CPU", where);
+        return tm_fail(err, TM_RECIPE, "%s: precision: f16 is not implemented yet; expected f32 or bf16", where);
     if (r->precision == TM_PRECISION_AUTO)
-        r->precision = TM_PRECISION_F32;
+        r->precision = job->device->traits.half ? TM_PRECISION_BF16 : TM_PRECISION_F32;
     TM_TRY(tm_method_find(r->method, &method, err));
     if (isnan(r->lr))
         r->lr = method->auto_lr;
@@ -377,7 +377,6 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
         if (!r->out)
             return TM_NO_MEMORY;
     }
-    job->threads = r->threads > 0 ? (int)r->threads : tm_pool_processors();
     job->seeds = tm_seeds_of(r);
     return TM_OK;
 }
@@ -405,15 +404,14 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
         job->folder_list = &job->folder;
         run->folder = &job->folder_list;
     }
-    int64_t workspace = tm_cpu_workspace_bytes(job->threads);
     bool automatic = r->recompute == TM_RECOMPUTE_AUTO;
     if (automatic)
         r->recompute = TM_RECOMPUTE_NONE;
-    TM_TRY(tm_plan_memory(run, tm_cpu_traits(), workspace, &job->plan, err));
-    int64_t available = tm_memory_available();
-    if (automatic && available > 0 && job->plan.peak > available) {
+    TM_TRY(tm_plan_memory(run, job->device->traits, job->own, &job->plan, err));
+    int64_t available = tm_device_available(job->device);
+    if (automatic && available > 0 && job->plan.peak - job->own > available) {
         r->recompute = TM_RECOMPUTE_FULL;
-        TM_TRY(tm_plan_memory(run, tm_cpu_traits(), workspace, &job->plan, err));
+        TM_TRY(tm_plan_memory(run, job->device->traits, job->own, &job->plan, err));
     }
     return TM_OK;
 }
@@ -453,22 +451,6 @@ void tm_job_close(tm_job *job)
     *job = (tm_job){.folder = {.lock = {.fd = -1}}};
 }
 
-tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err)
-{
-    static const struct {
-        const char *name;
-        tm_isa isa;
-    } forced[] = {{"scalar", TM_ISA_SCALAR}, {"avx2", TM_ISA_AVX2}, {"avx512", TM_ISA_AVX512}};
-    const char *name = tm_env("TEMPER_ISA");
-    tm_isa isa = TM_ISA_AUTO;
-    for (size_t i = 0; name && i < 3; i++)
-        if (strcmp(name, forced[i].name) == 0)
-            isa = forced[i].isa;
-    if (name && *name && isa == TM_ISA_AUTO)
-        return tm_fail(err, TM_USAGE, "TEMPER_ISA: found '%s', expected scalar, avx2 or avx512", name);
-    return tm_cpu_device_create((int)recipe->threads, isa, out, err);
-}
-
 /* --- Does it fit? --- */
 
 static const char *human(int64_t bytes, char text[32])
@@ -486,8 +468,8 @@ static const char *human(int64_t bytes, char text[32])
 
 tm_status tm_job_fits(tm_job *job, tm_error *err)
 {
-    int64_t available = tm_memory_available();
-    if (available < 0 || job->plan.peak <= available)
+    int64_t available = tm_device_available(job->device);
+    if (available < 0 || job->plan.peak - job->own <= available)
         return TM_OK;
     tm_recipe *r = job->recipe;
     tm_buf advice = {0};
@@ -504,7 +486,7 @@ tm_status tm_job_fits(tm_job *job, tm_error *err)
         if (saved == tries[i].value)
             continue;
         *tries[i].choice = tries[i].value;
-        if (tm_plan_memory(&job->run, tm_cpu_traits(), tm_cpu_workspace_bytes(job->threads), &plan, &ignored) == TM_OK && plan.peak <= available)
+        if (tm_plan_memory(&job->run, job->device->traits, job->own, &plan, &ignored) == TM_OK && plan.peak - job->own <= available)
             tm_buf_printf(&advice, "%s%s (%s)", advice.size ? ", or " : "; would fit: ", tries[i].say, human(plan.peak, a));
         *tries[i].choice = saved;
     }

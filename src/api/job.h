@@ -19,8 +19,9 @@ typedef struct tm_job {
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;
-    int threads;
     tm_device *device;
+    int64_t own;               /* bytes that the device took for itself */
+    char no_gpu[512];          /* device: auto took the CPU although there is an NVIDIA driver: why; "" otherwise */
     tm_memory_plan plan;
 } tm_job;
 
@@ -43,8 +44,9 @@ tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MU
 /* Ids that end a generated text. */
 size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8]);
 
-/* The CPU device of the recipe (threads, TEMPER_ISA). */
-tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err) TM_MUST_CHECK;
+/* The device that a recipe's `device` names: cpu, cuda, cuda:N, or auto: the first GPU, else the CPU. threads (0: all) and
+ * TEMPER_ISA are the CPU's; TEMPER_DEVICE is what auto stands for, TEMPER_CUDA_LIBRARY which libtemper-cuda.so. no_gpu|0 [512]: see tm_job. */
+tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, char *no_gpu, tm_error *err) TM_MUST_CHECK;
 
 /* TM_NO_FIT, with what would fit, when the plan exceeds what the machine has. */
 tm_status tm_job_fits(tm_job *job, tm_error *err) TM_MUST_CHECK;

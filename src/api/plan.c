@@ -15,7 +15,6 @@ static tm_status find_rate(tm_job *job, double *tokens_per_s, tm_error *err)
     bool found;
     tm_status st;
     *tokens_per_s = NAN;
-    TM_GO(tm_job_device(job->recipe, &job->device, err));
     TM_GO(tm_calibration_path(&path, err));
     TM_GO(tm_calibration_read(path, job->device, &calibration, &found, err));
     if (found)
@@ -74,7 +73,7 @@ tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_err
         tm_job_close(&job);
         return rated;
     }
-    int64_t available = tm_memory_available();
+    int64_t available = tm_device_available(job.device);
     tm_status fits = tm_job_fits(&job, &fit);
     if (json) {
         put_json(&out, &job, fits == TM_OK, available, rate);

@@ -280,19 +280,16 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
         return tm_dir_has(job->folder.dir, "report.html") ? TM_OK : write_views(job, err);
     }
     TM_TRY(tm_job_fits(job, err));
-    TM_TRY(tm_job_device(job->recipe, &job->device, err));
+    if (job->no_gpu[0] && callbacks->note)
+        callbacks->note(callbacks->context, job->no_gpu);
     job->run.progress = on_progress;
     job->run.interrupted = on_interrupted;
     job->run.context = &w;
     model_hash model;
     start_hash(&model, job->recipe->model);
-    int64_t limits[TM_MEM_KINDS];
-    memcpy(limits, job->plan.part, sizeof limits);
-    limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
-    tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
-    if (st == TM_OK) {
+    tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
+    if (st == TM_OK)
         st = find_peak(job->device, &trainer->peak_flops, err);
-    }
     if (st == TM_OK) {
         trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);

@@ -396,27 +396,29 @@ static void take_scratch(tm_model *m)
 static tm_status fill_rope(tm_model *m, int32_t which, tm_error *err)
 {
     const tm_rope_config *rope = &m->config.rope[which];
-    int64_t half = rope->size / 2;
+    int64_t half = rope->size / 2, rows = m->rope_cos[which].rows, size = tm_dtype_bytes(m->device->real, 1);
     tm_tensor table[2] = {m->rope_cos[which], m->rope_sin[which]};
     float *frequency = NULL;
     double *angle = NULL;
-    void *converted = NULL;
+    char *converted[2] = {NULL, NULL};
     tm_status st = TM_OK;
     TM_GO(TM_NEW(&frequency, half, err));
     TM_GO(TM_NEW(&angle, 2 * half, err));
-    TM_GO(tm_alloc(&converted, (size_t)half, 8, err));
+    for (int k = 0; k < 2; k++)
+        TM_GO(tm_alloc((void **)&converted[k], (size_t)(rows * half), (size_t)size, err));
     tm_rope_frequencies(rope, 0, false, frequency);
-    for (int64_t p = 0; p < table[0].rows; p++) {
+    for (int64_t p = 0; p < rows; p++) {
         tm_rope_angles(rope, frequency, p, angle, angle + half);
-        for (int k = 0; k < 2; k++) {
-            tm_dtype_convert(converted, m->device->real, angle + k * half, TM_F64, half);
-            m->device->calls->upload(m->device, tm_tensor_rows(table[k], p, 1).data, converted, tm_dtype_bytes(m->device->real, half));
-        }
+        for (int k = 0; k < 2; k++)
+            tm_dtype_convert(converted[k] + p * half * size, m->device->real, angle + k * half, TM_F64, half);
     }
+    for (int k = 0; k < 2; k++)
+        m->device->calls->upload(m->device, table[k].data, converted[k], rows * half * size);
 out:
     free(frequency);
     free(angle);
-    free(converted);
+    free(converted[0]);
+    free(converted[1]);
     return st;
 }
 

@@ -1,6 +1,8 @@
 /* Memory before a run: see plan.h. */
 #include "plan/plan.h"
 
+#include "base/clock.h"
+
 static void count_parameters(const tm_trainer *t, tm_memory_plan *plan)
 {
     for (int64_t i = 0; i < t->model.params.count; i++) {
@@ -9,6 +11,8 @@ static void count_parameters(const tm_trainer *t, tm_memory_plan *plan)
         plan->parameters += p->added ? 0 : tm_param_count(p);
     }
 }
+
+int64_t tm_device_available(tm_device *d) { return d->calls->available ? d->calls->available(d) : tm_memory_available(); }
 
 /* --- Work a token --- */
 

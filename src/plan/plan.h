@@ -18,6 +18,9 @@ typedef struct tm_memory_plan {
  * real trainer are plan->part. */
 tm_status tm_plan_memory(const tm_run *run, tm_device_traits traits, int64_t own, tm_memory_plan *out, tm_error *err) TM_MUST_CHECK;
 
+/* Bytes that a run may still take on the device: of the machine's memory where it has none of its own. -1: unknown. */
+int64_t tm_device_available(tm_device *device);
+
 /* Floating-point operations a token of a training step: 2 a weight forward, 2 for the input gradient
  * where something below is trained, 2 for the gradient of a trained weight; attention over `length`
  * tokens. */

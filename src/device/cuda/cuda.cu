@@ -34,27 +34,6 @@ static tm_status cuda_alloc(tm_device *d, int64_t bytes, void **out, tm_error *e
 
 static void cuda_release(tm_device *d, void *address) { tm_cuda_check(tm_cuda_of(d), "release", cudaFree(address)); }
 
-/* src may be changed as soon as this returns: the runtime stages ordinary memory before it does. */
-static void cuda_upload(tm_device *d, void *dst, const void *src, int64_t bytes)
-{
-    tm_cuda *c = tm_cuda_of(d);
-    if (c->recording)
-        tm_cuda_note(c, TM_FAILED, "upload", "not possible while a graph is recorded");
-    else if (bytes)
-        tm_cuda_check(c, "upload", cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyHostToDevice, c->stream));
-}
-
-static void cuda_download(tm_device *d, void *dst, const void *src, int64_t bytes)
-{
-    tm_cuda *c = tm_cuda_of(d);
-    if (c->recording)
-        tm_cuda_note(c, TM_FAILED, "download", "not possible while a graph is recorded");
-    else if (bytes) {
-        tm_cuda_check(c, "download", cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDeviceToHost, c->stream));
-        tm_cuda_check(c, "download", cudaStreamSynchronize(c->stream));
-    }
-}
-
 static void cuda_copy(tm_device *d, void *dst, const void *src, int64_t bytes)
 {
     if (bytes)
@@ -71,6 +50,7 @@ static tm_status cuda_sync(tm_device *d, tm_error *err)
 {
     tm_cuda *c = tm_cuda_of(d);
     tm_cuda_check(c, "sync", cudaStreamSynchronize(c->stream));
+    tm_cuda_fetches_arrived(c);
     if (c->failure.status == TM_OK)
         return TM_OK;
     tm_error failure = c->failure;
@@ -82,6 +62,15 @@ static void cuda_lend(tm_device *d, void *address, int64_t bytes)
 {
     tm_cuda_of(d)->workspace = address;
     tm_cuda_of(d)->workspace_bytes = bytes;
+}
+
+/* Kernels' code and graphs take their memory as a run goes. */
+static int64_t cuda_available(tm_device *d)
+{
+    enum { HEADROOM = 256 << 20 };
+    size_t free_bytes = 0, all = 0;
+    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&free_bytes, &all));
+    return free_bytes > HEADROOM ? (int64_t)free_bytes - HEADROOM : 0;
 }
 
 /* --- Graphs --- */
@@ -151,14 +140,15 @@ static void cuda_destroy(tm_device *d)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
     cudaFree(c->sums);
+    tm_cuda_transfer_destroy(c);
     if (c->stream)
         cudaStreamDestroy(c->stream);
     free(c);
 }
 
 static const tm_device_calls cuda_calls = {
-    cuda_alloc, cuda_release, cuda_upload, cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, nullptr,
+    cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_available,
 };
 
 /* What the device keeps for itself, counted as handed out. */
@@ -200,6 +190,7 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     cudaDeviceProp properties;
     TM_TRY(find(index, &properties, err));
     snprintf(c->detail, sizeof c->detail, "%.200s", properties.name);
+    c->index = index;
     c->architecture = 10 * properties.major + properties.minor;
     c->processors = properties.multiProcessorCount;
     cudaError_t error = cudaSetDevice(index);
@@ -208,6 +199,7 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     if (error != cudaSuccess)
         return tm_fail(err, TM_UNSUPPORTED, "device: %s cannot be used: %s", c->detail, cudaGetErrorString(error));
     TM_TRY(take_own(c, err));
+    TM_TRY(tm_cuda_transfer_create(c, err));
     /* A kernel of another architecture fails at its first launch: say so now. */
     tm_cuda_each(&c->base, "start", 1, [=] __device__(int64_t) {});
     tm_error why;

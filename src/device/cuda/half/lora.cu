@@ -137,7 +137,7 @@ template <class A> static void real_rows(tm_device *d, const char *op, const low
         int32_t replica = replica_of(g.rows, t);
         float v = j < g.rank ? product_sum(x.cols, nullptr, [&](int64_t k) { return at(x, t, k); }, [&](int64_t k) { return a(replica, j, k); }) : 0;
         if (j < g.rank)
-            at(xa, t, j) = v;
+            put(xa, t, j, v);
         if (type == TM_BF16)
             ((bf16 *)side)[i] = narrow<bf16>(v);
         else
@@ -169,7 +169,7 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
     else
         tm_cuda_each(d, op, rows->n * g.out, [=] __device__(int64_t i) {
             int64_t t = i / g.out, n = i % g.out, row = replica_of(g.rows, t) * g.out + n;
-            float *out = &at(y, t, n);
+            float *out = &real_at(y, t, n);
             *out = product_sum(g.rank, out, [&](int64_t j) { return at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return at(g.part[0].b, row, j); });
         });
     return true;

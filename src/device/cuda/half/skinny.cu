@@ -46,7 +46,7 @@ template <class H> static __global__ void pack_kernel(const __grid_constant__ lo
         int64_t row = i / (g.in / 8), k = i % (g.in / 8) * 8, replica = row / g.low;
         int j = (int)(row % g.low), p = part_of(g, j);
         for (int e = 0; p >= 0 && e < 8; e++)
-            u.v[e] = narrow<H>(at(g.part[p].a, replica * g.part[p].r + j - g.part[p].at, k + e));
+            u.v[e] = narrow<H>(real_at(g.part[p].a, replica * g.part[p].r + j - g.part[p].at, k + e));
         ((uint4 *)a_side)[i] = u.all;
     } else if (i -= of_a; i < of_b) {
         int64_t row = i / (g.low / 8), replica = row / g.out, n = row % g.out;
@@ -55,7 +55,7 @@ template <class H> static __global__ void pack_kernel(const __grid_constant__ lo
             if (p < 0 || n < g.part[p].first || n >= g.part[p].first + g.part[p].out)
                 continue;
             const low_part &part = g.part[p];
-            u.v[e] = narrow<H>(part.scale * at(part.b, replica * part.out + n - part.first, j - part.at));
+            u.v[e] = narrow<H>(part.scale * real_at(part.b, replica * part.out + n - part.first, j - part.at));
         }
         ((uint4 *)b_side)[i] = u.all;
     }
@@ -236,10 +236,10 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
             int p = part_of(g, j);
             int64_t t = tile.first + row;
             if (p >= 0)
-                at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
+                real_at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
             in.side[t * g.low + j] = narrow<H>(v);
             if (BACK)
-                in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? at(g.part[p].xa, t, j - g.part[p].at) : 0);
+                in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? real_at(g.part[p].xa, t, j - g.part[p].at) : 0);
         }
         __syncthreads();
     }
@@ -333,7 +333,7 @@ TM_LANE float *gradient_at(const low_group &g, const columns_job &job, int32_t r
     const tm_tensor &to = job.into_b ? part.db : part.da;
     if (!to.data)
         return nullptr;
-    return job.into_b ? &at(to, replica * part.out + c, j - part.at) : &at(to, replica * part.r + j - part.at, c);
+    return job.into_b ? &real_at(to, replica * part.out + c, j - part.at) : &real_at(to, replica * part.r + j - part.at, c);
 }
 
 /* BYTES bytes of a mask in the background. */

@@ -47,7 +47,7 @@ static bool described(tm_device *d, const tm_rows *rows, tm_dtype type, int64_t 
         g->step = lr.step;
     }
     g->low = (g->rank + 15) / 16 * 16;
-    return g->rank <= LOW_RANKS;
+    return g->rank <= LOW_RANKS && rows->replicas * (g->in + g->out) * g->low < INT32_MAX;
 }
 
 static tm_tensor in_type(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *address)

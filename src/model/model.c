@@ -488,7 +488,24 @@ static int64_t delta_workspace(const tm_model *m, int64_t rank, int64_t in, int6
     if (!rank)
         return 0;
     return aligned(tm_dtype_bytes(act, m->replicas * out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * in * rank)) +
-           2 * aligned(tm_dtype_bytes(act, T * rank)) + aligned(dropping * T * ((in + 63) / 64 * 8));
+           2 * aligned(tm_dtype_bytes(act, T * rank)) + aligned(dropping * T * ((in + 127) / 128 * 16));
+}
+
+/* Room for sums of chunks apart, for groups too narrow to fill a GPU with strips of 128 columns. A device makes do with less. */
+static int64_t sums_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
+{
+    enum { STRIP = 128, STRIPS = 132, MORE_CHUNKS = 32 };
+    int64_t strips = (group->in + STRIP - 1) / STRIP, ranks = 0, columns = 0;
+    for (int32_t i = 0; i < group->count; i++) {
+        int64_t r = group->module[i]->lora ? group->module[i]->lora->r : 0, of_module = (group->module[i]->out + STRIP - 1) / STRIP;
+        ranks += (r + 15) / 16 * 16;
+        columns += of_module * ((r + 15) / 16 * 16);
+        strips += of_module;
+    }
+    columns += (group->in + STRIP - 1) / STRIP * ranks;
+    if (!m->settings.train || strips * m->replicas >= STRIPS)
+        return 0;
+    return aligned((T / TM_CHUNK_TOKENS + MORE_CHUNKS) * columns * STRIP * (int64_t)sizeof(float));
 }
 
 /* The same for a group: its deltas, and its weight in the activations' type where it is not stored so. */
@@ -502,7 +519,7 @@ static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, 
     }
     if (group->weight.dtype != m->settings.act)
         bytes = aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
-    return bytes + delta_workspace(m, rank, group->in, group->out, dropping, T);
+    return bytes + delta_workspace(m, rank, group->in, group->out, dropping, T) + sums_workspace(m, group, T);
 }
 
 static void lend_workspace(tm_model *m)

@@ -150,7 +150,7 @@ static results nothing(const test_case &c)
 
 /* Runs the examples, which belong to replicas [first, first + replicas) of the case, with `spare` rows of nobody behind
  * them. What r has in da and db is added to. */
-static void run(const test_case &c, const std::vector<example_of> &examples, int32_t first, int32_t replicas, int64_t spare, results *r)
+static void run(const test_case &c, const std::vector<example_of> &examples, int32_t first, int32_t replicas, int64_t spare, results *r, int64_t room = 1 << 22)
 {
     memory m;
     std::vector<int32_t> position, chunk, group(1, 0), group_chunk(1, 0);
@@ -223,7 +223,7 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         ranks += mod.r;
     }
     ranks = (ranks + 15) / 16 * 16;
-    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks) + (int64_t)parts.size() * n * low_mask_pitch(c.in);
+    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks) + (int64_t)parts.size() * n * low_mask_pitch(c.in) + room;
     device->calls->lend(device, m.take(bytes), bytes);
     bool served;
     if (c.lone) {
@@ -410,7 +410,7 @@ static void same(const std::string &name, const char *what, const results &a, co
 static void check(const std::string &name, const test_case &c)
 {
     reference_of f = reference(c);
-    results r = nothing(c), again = nothing(c), alone = nothing(c), micro = nothing(c), fixed = nothing(c);
+    results r = nothing(c), again = nothing(c), alone = nothing(c), micro = nothing(c), fixed = nothing(c), tight = nothing(c), rounds = nothing(c);
     run(c, c.examples, 0, c.replicas, 0, &r);
     double one = c.type == TM_BF16 ? 1 : 0.125;
     auto half = [&](const halves &v) { return [&](int64_t i) { return (double)from_half(c.type, v[i]); }; };
@@ -440,6 +440,10 @@ static void check(const std::string &name, const test_case &c)
     same(name, "micro-batches", r, micro);
     run(c, c.examples, 0, c.replicas, 77, &fixed);
     same(name, "fixed batch", r, fixed);
+    run(c, c.examples, 0, c.replicas, 0, &tight, 0);
+    same(name, "no room", r, tight);
+    run(c, c.examples, 0, c.replicas, 0, &rounds, 3 << 19);
+    same(name, "some room", r, rounds);
 }
 
 static void check_all(uint64_t seed)
@@ -531,9 +535,11 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         parts.push_back({{zeros(TM_F32, r, in), zeros(TM_F32, n, r), 2, dropout, 7, step}, first, zeros(TM_F32, T, r), zeros(TM_F32, T, r), zeros(TM_F32, r, in), zeros(TM_F32, n, r)});
         first += n;
     }
-    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks) + (int64_t)parts.size() * T * low_mask_pitch(in);
+    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks) + (int64_t)parts.size() * T * low_mask_pitch(in) + (64 << 20);
     device->calls->lend(device, m.take(bytes), bytes);
     void *side = m.take(T * ranks * 2), *side_xa = m.take(T * ranks * 2), *pa = m.take(in * ranks * 2), *pb = m.take(out * ranks * 2), *bits = dropout > 0 ? m.take((int64_t)outs.size() * T * low_mask_pitch(in)) : nullptr;
+    int64_t room_bytes = 64 << 20;
+    void *room = m.take(room_bytes);
     device->calls->zero(device, side, T * ranks * 2);
     device->calls->zero(device, side_xa, T * ranks * 2);
     low_group g = {rows, step, in, out, (int)parts.size(), (int)ranks, (int)ranks, dropout > 0};
@@ -548,9 +554,9 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         p.db = none;
     for (auto &p : gb.part)
         p.da = none;
-    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa, bits); });
-    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa, bits); });
-    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa, bits); });
+    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa, bits, room, room_bytes); });
+    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa, bits, room, room_bytes); });
+    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa, bits, room, room_bytes); });
     double add = milliseconds([&] { low_add_backward(device, "time", g, side, pa, x, bits); });
     double bx = 2e-6 * T * in, by = 2e-6 * T * out;
     printf("%-14s x %4.0f MB dy %4.0f MB | pack %5.1f us | xa %6.1f us %4.0f GB/s | dxa %6.1f us %4.0f | da %6.1f us %4.0f | db %6.1f us %4.0f | da, db %6.1f us %4.0f | dx + %6.1f us %4.0f",

@@ -7,7 +7,8 @@
 
 /* What the kernels write to or read beside x, in scratch. */
 struct low_scratch {
-    void *side, *side_xa, *a, *b, *weight, *bits;
+    void *side, *side_xa, *a, *b, *weight, *bits, *room;
+    int64_t room_bytes; /* what is left */
 };
 
 static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward, tm_tensor w, low_scratch *s)
@@ -20,6 +21,8 @@ static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward,
     s->side_xa = backward ? tm_half_scratch(c, &used, 2 * rows * g.low) : s->side;
     s->weight = w.data && w.dtype != type ? tm_half_scratch(c, &used, 2 * g.in * g.out) : w.data;
     s->bits = backward && g.drops ? tm_half_scratch(c, &used, g.parts * rows * low_mask_pitch(g.in)) : s->side;
+    s->room = (char *)c->workspace + used;
+    s->room_bytes = c->workspace_bytes - used;
     return s->bits && s->side && s->a && s->b && s->side_xa && (s->weight || !w.data);
 }
 
@@ -120,7 +123,7 @@ bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
         if (g.drops)
             low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
     }
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr, s.room, s.room_bytes);
     return true;
 }
 
@@ -198,6 +201,6 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
         low_backward(d, op, g, dy, s.b, s.side, s.side_xa);
     if (dx.data)
         low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr, s.room, s.room_bytes);
     return true;
 }

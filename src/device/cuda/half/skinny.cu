@@ -119,9 +119,10 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
     uint64_t key = 0;
     if (DROP) {
         key = g.step[tile.replica].dropout_key;
-        for (int i = threadIdx.x; i < tile.count; i += S::THREADS) {
-            position[i] = g.rows.position[tile.first + i];
-            example[i] = g.rows.example[tile.first + i];
+        for (int i = threadIdx.x; i < S::M; i += S::THREADS) {
+            int64_t t = tile.first + (i < tile.count ? i : 0);
+            position[i] = g.rows.position[t];
+            example[i] = g.rows.example[t];
         }
     }
 
@@ -165,7 +166,8 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
         slot = slot + 1 == S::STAGES ? 0 : slot + 1;
         if (DROP) { /* a warp's own columns: no other reads them */
             int quad = warp * 16 + lane % 4 * 4;
-            for (int row = lane / 4; row < tile.count; row += 8)
+#pragma unroll 4
+            for (int row = lane / 4; row < S::M; row += 8)
                 drop_four(xs + row * S::LD + quad, drop, key, position[row], example[row], (uint32_t)(job.first + step * S::K + quad));
             __syncwarp();
         }
@@ -274,7 +276,7 @@ void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy
 enum { ADD = 64, ADD_LD = ADD + 8, ADD_LD_SUM = ADD + 4, ADD_BYTES = 2 * ADD * ADD_LD * 2 + ADD * ADD_LD_SUM * 4 };
 
 template <class H, class Y, bool TURNED, bool DROP>
-static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns, uint8_t *bits)
+static __global__ void __launch_bounds__(128, 4) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns, uint8_t *bits)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     H *ls = (H *)shared, *fs = ls + ADD * ADD_LD;
@@ -293,6 +295,13 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
         if (row8 + 16 * i < tile.count && c < columns)
             old[i] = *(const eight<Y> *)(y + (tile.first + row8 + 16 * i) * ld + c);
     float delta[4][8] = {};
+    int32_t position[4];
+    uint32_t example[4];
+    for (int i = 0; DROP && i < 4; i++) {
+        int64_t t = tile.first + (row8 + 16 * i < tile.count ? row8 + 16 * i : 0);
+        position[i] = g.rows.position[t];
+        example[i] = g.rows.example[t];
+    }
     for (int w = 0; w < jobs.n; w++) {
         const low_job &job = jobs.job[w];
         for (int i = threadIdx.x; i < ADD * 8; i += 128) {
@@ -309,14 +318,15 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
         }
         copy_commit();
         uint32_t masks = 0; /* eight bits for each of the four rows */
-        for (int i = 0; DROP && i < 4; i++)
-            if (row8 + 16 * i < tile.count) {
-                int64_t t = tile.first + row8 + 16 * i;
-                uint32_t mask = mask_of_eight(g.part[job.part].drop, key, g.rows.position[t], g.rows.example[t], (uint32_t)c);
-                masks |= mask << 8 * i;
-                if (bits && c < columns)
-                    bits[(job.part * g.rows.n + t) * low_mask_pitch(columns) + c / 8] = (uint8_t)mask;
-            }
+        if (DROP) {
+            tm_cuda_drop drop = g.part[job.part].drop;
+#pragma unroll 2
+            for (int i = 0; i < 4; i++)
+                masks |= mask_of_eight(drop, key, position[i], example[i], (uint32_t)c) << 8 * i;
+            for (int i = 0; i < 4 && bits && c < columns; i++)
+                if (row8 + 16 * i < tile.count)
+                    bits[(job.part * g.rows.n + tile.first + row8 + 16 * i) * low_mask_pitch(columns) + c / 8] = (uint8_t)(masks >> 8 * i);
+        }
         copy_wait<0>();
         __syncthreads();
         for (int i = threadIdx.x; DROP && i < ADD * ADD; i += 128) /* other parts' columns of the window */

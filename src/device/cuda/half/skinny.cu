@@ -276,7 +276,7 @@ void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy
 enum { ADD = 64, ADD_LD = ADD + 8, ADD_LD_SUM = ADD + 4, ADD_BYTES = 2 * ADD * ADD_LD * 2 + ADD * ADD_LD_SUM * 4 };
 
 template <class H, class Y, bool TURNED, bool DROP>
-static __global__ void __launch_bounds__(128, 4) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns, uint8_t *bits)
+static __global__ void __launch_bounds__(128, 3) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns, uint8_t *bits)
 {
     extern __shared__ __align__(16) unsigned char shared[];
     H *ls = (H *)shared, *fs = ls + ADD * ADD_LD;

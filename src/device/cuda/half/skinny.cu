@@ -73,14 +73,16 @@ void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *
 
 /* --- xa = x A^T and dxa = dy (scale B): sums along rows --- */
 
-/* A block: MT * 16 rows, a window of NT * 16 low columns. A stage of the pipeline holds 128 columns of x, 16 a warp. */
-template <int MT, int NT> struct rows_shape {
+/* A block: MT * 16 rows, a window of NT * 16 low columns, BUDGET bytes of shared memory. A stage of the pipeline holds 128
+ * columns of x; a warp has half of the rows and the blocks of 16 columns that are warp % 4 modulo 4. */
+template <int MT, int NT, int BUDGET> struct rows_shape {
     enum {
-        M = 16 * MT, N = 16 * NT, K = 128, THREADS = 256, WARPS = THREADS / 32, LD = K + 8, LD_TURNED = N + 8, LD_SUM = 24,
-        X = M * LD, F = N * LD > K * LD_TURNED ? N * LD : K * LD_TURNED, STAGE = X + F, FIT = 98304 / (2 * STAGE), STAGES = FIT > 4 ? 4 : FIT,
-        LOADS = STAGES * STAGE * 2, SUMS = WARPS * M * LD_SUM * 4, BYTES = LOADS > SUMS ? LOADS : SUMS
+        M = 16 * MT, N = 16 * NT, K = 128, CHAINS = 4, THREADS = 256, LD = K + 8, LD_TURNED = N + 8, LD_SUM = N + 8,
+        X = M * LD, F = N * LD > K * LD_TURNED ? N * LD : K * LD_TURNED, STAGE = X + F, FIT = BUDGET / (2 * STAGE), STAGES = FIT > 6 ? 6 : FIT,
+        LOADS = STAGES * STAGE * 2, SUMS = CHAINS * M * LD_SUM * 4, BYTES = LOADS > SUMS ? LOADS : SUMS
     };
 };
+enum { ROWS_BUDGET = 96 << 10, ROWS_MUCH = 192 << 10 };
 
 template <class H> struct rows_input {
     const H *x, *factor; /* x: of the group's first column */
@@ -88,10 +90,11 @@ template <class H> struct rows_input {
     H *side, *side_xa;
 };
 
-template <class H, int MT, int NT, bool BACK, bool DROP>
+template <class H, int MT, int NT, int BUDGET, bool BACK, bool DROP>
 static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, rows_input<H> in)
 {
-    typedef rows_shape<MT, NT> S;
+    typedef rows_shape<MT, NT, BUDGET> S;
+    constexpr int HT = MT / 2; /* a warp's rows, in 16 */
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ int position[S::M];
     __shared__ uint32_t example[S::M];
@@ -100,7 +103,7 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
     low_tile tile;
     if (!tile_at(g.rows, blockIdx.x, S::M, &tile))
         return;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, unit = threadIdx.x % 16, row16 = threadIdx.x / 16, columns = (int)job.columns;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, chain = warp % S::CHAINS, top = warp / S::CHAINS * HT * 16, unit = threadIdx.x % 16, row16 = threadIdx.x / 16, columns = (int)job.columns;
     const H *x = in.x + tile.first * in.ld + job.first, *next_x = x + row16 * in.ld + unit * 8;
     const H *factor = in.factor + tile.replica * g.low * (BACK ? g.out : g.in), *next_factor;
     int offset[NT];
@@ -148,7 +151,7 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
         next_factor += BACK ? S::K * g.low : S::K;
     };
 
-    float sum[MT][2 * NT][4] = {};
+    float sum[HT][2 * NT][4] = {};
     int steps = (columns + S::K - 1) / S::K, loading = S::STAGES - 1, slot = 0;
     for (int s = 0; s < S::STAGES - 1; s++) {
         if (s < steps)
@@ -164,80 +167,86 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
         H *xs = stages + slot * S::STAGE, *fs = xs + S::X;
         loading = slot;
         slot = slot + 1 == S::STAGES ? 0 : slot + 1;
-        if (DROP) { /* a warp's own columns: no other reads them */
-            int quad = warp * 16 + lane % 4 * 4;
+        for (int k = chain * 16; k < S::K; k += 16 * S::CHAINS) {
+            if (DROP) { /* no other warp reads these */
+                int quad = k + lane % 4 * 4;
 #pragma unroll 4
-            for (int row = lane / 4; row < S::M; row += 8)
-                drop_four(xs + row * S::LD + quad, drop, key, position[row], example[row], (uint32_t)(job.first + step * S::K + quad));
-            __syncwarp();
-        }
-        uint32_t a[MT][4];
-        for (int m = 0; m < MT; m++)
-            load_a<S::LD>(a[m], (const bf16 *)xs, m * 16, warp * 16);
-        for (int n = 0; n < NT; n++) {
-            uint32_t b[4];
-            if (BACK)
-                load_b_transposed<S::LD_TURNED>(b, (const bf16 *)fs, warp * 16, n * 16);
-            else
-                load_b<S::LD>(b, (const bf16 *)fs, n * 16, warp * 16);
-            for (int m = 0; m < MT; m++) {
-                mma<H>(sum[m][2 * n], a[m], b[0], b[1]);
-                mma<H>(sum[m][2 * n + 1], a[m], b[2], b[3]);
+                for (int row = top + lane / 4; row < top + HT * 16; row += 8)
+                    drop_four(xs + row * S::LD + quad, drop, key, position[row], example[row], (uint32_t)(job.first + step * S::K + quad));
+                __syncwarp();
+            }
+            uint32_t a[HT][4];
+            for (int m = 0; m < HT; m++)
+                load_a<S::LD>(a[m], (const bf16 *)xs, top + m * 16, k);
+            for (int n = 0; n < NT; n++) {
+                uint32_t b[4];
+                if (BACK)
+                    load_b_transposed<S::LD_TURNED>(b, (const bf16 *)fs, k, n * 16);
+                else
+                    load_b<S::LD>(b, (const bf16 *)fs, n * 16, k);
+                for (int m = 0; m < HT; m++) {
+                    mma<H>(sum[m][2 * n], a[m], b[0], b[1]);
+                    mma<H>(sum[m][2 * n + 1], a[m], b[2], b[3]);
+                }
             }
         }
     }
     copy_wait<0>();
     __syncthreads();
 
-    /* The warps' chains, joined in order, sixteen columns at a time. */
+    /* The chains, joined in order. */
     float *sums = (float *)shared;
-    for (int n = 0; n < NT; n++) {
-        for (int m = 0; m < MT; m++)
-            for (int i = 0; i < 8; i += 2) {
-                float *to = sums + (warp * S::M + m * 16 + lane / 4 + i % 4 * 4) * S::LD_SUM + i / 4 * 8 + lane % 4 * 2;
-                to[0] = sum[m][2 * n + i / 4][i % 4];
-                to[1] = sum[m][2 * n + i / 4][i % 4 + 1];
+    for (int m = 0; m < HT; m++)
+        for (int n = 0; n < 2 * NT; n++)
+            for (int i = 0; i < 4; i += 2) {
+                float *to = sums + (chain * S::M + top + m * 16 + lane / 4 + i * 4) * S::LD_SUM + n * 8 + lane % 4 * 2;
+                to[0] = sum[m][n][i];
+                to[1] = sum[m][n][i + 1];
             }
-        __syncthreads();
-        for (int i = threadIdx.x; i < S::M * 16; i += S::THREADS) {
-            int row = i / 16, j = job.window + n * 16 + i % 16;
-            if (row >= tile.count || j < job.from || j >= job.to)
-                continue;
-            const float *from = sums + row * S::LD_SUM + i % 16;
-            float v = from[0];
-            for (int w = 1; w < S::WARPS; w++)
-                v += from[w * S::M * S::LD_SUM];
-            int p = part_of(g, j);
-            int64_t t = tile.first + row;
-            if (p >= 0)
-                real_at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
-            in.side[t * g.low + j] = narrow<H>(v);
-            if (BACK)
-                in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? real_at(g.part[p].xa, t, j - g.part[p].at) : 0);
-        }
-        __syncthreads();
+    __syncthreads();
+    for (int i = threadIdx.x; i < S::M * S::N; i += S::THREADS) {
+        int row = i / S::N, col = i % S::N, j = job.window + col;
+        if (row >= tile.count || j < job.from || j >= job.to)
+            continue;
+        const float *from = sums + row * S::LD_SUM + col;
+        float v = from[0];
+        for (int k = 1; k < S::CHAINS; k++)
+            v += from[k * S::M * S::LD_SUM];
+        int p = part_of(g, j);
+        int64_t t = tile.first + row;
+        if (p >= 0)
+            real_at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
+        in.side[t * g.low + j] = narrow<H>(v);
+        if (BACK)
+            in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? real_at(g.part[p].xa, t, j - g.part[p].at) : 0);
     }
 }
 
-template <class H, int MT, bool BACK, bool DROP>
+template <class H, int MT, int BUDGET, bool BACK, bool DROP>
 static void launch_rows(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const rows_input<H> &in)
 {
     with_width(jobs.width, [&](auto width) {
         constexpr int NT = decltype(width)::value;
-        typedef rows_shape<MT, NT> S;
+        typedef rows_shape<MT, NT, BUDGET> S;
         dim3 grid((unsigned)((g.rows.n + S::M - 1) / S::M + g.rows.replicas - 1), (unsigned)jobs.n);
-        launch(d, op, rows_kernel<H, MT, NT, BACK, DROP>, grid, S::THREADS, S::BYTES, g, jobs, in);
+        launch(d, op, rows_kernel<H, MT, NT, BUDGET, BACK, DROP>, grid, S::THREADS, S::BYTES, g, jobs, in);
     });
 }
 
-/* The height of a block changes no bits: few rows are cut into lower ones. */
+/* Neither the height of a block nor its shared memory changes a bit: few rows are cut into lower ones, and where a
+ * processor has one block that takes all it can. */
 template <class H, bool BACK, bool DROP>
 static void run_rows(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const rows_input<H> &in)
 {
-    if ((g.rows.n + 63) / 64 * jobs.n <= tm_cuda_of(d)->processors / 2)
-        launch_rows<H, 1, BACK, DROP>(d, op, g, jobs, in);
+    int64_t blocks = ((g.rows.n + 63) / 64 + g.rows.replicas - 1) * jobs.n;
+    int processors = tm_cuda_of(d)->processors, most = 0;
+    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    if (2 * blocks <= processors)
+        launch_rows<H, 2, ROWS_BUDGET, BACK, DROP>(d, op, g, jobs, in);
+    else if (blocks <= processors && most >= ROWS_MUCH + 1024)
+        launch_rows<H, 4, ROWS_MUCH, BACK, DROP>(d, op, g, jobs, in);
     else
-        launch_rows<H, 4, BACK, DROP>(d, op, g, jobs, in);
+        launch_rows<H, 4, ROWS_BUDGET, BACK, DROP>(d, op, g, jobs, in);
 }
 
 /* The low columns of part p, with the padding when it is the last. */

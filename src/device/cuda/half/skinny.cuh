@@ -6,7 +6,7 @@
  *   b_side [N, low]: scale B of the parts, each at its rows (its columns of y) and its low columns, zeros elsewhere.
  *
  * Order of sums, from the sizes of the model and the chunks alone: rows_kernel over columns k in blocks of 16, block i
- * in chain i mod 8, the chains joined in order; strips_kernel a chain from zero through each chunk, sixteen rows
+ * in chain i mod 4, the chains joined in order; strips_kernel a chain from zero through each chunk, sixteen rows
  * from the chunk's first row on at a time, the chunks' sums added to what was there in order; add_kernel over the low
  * columns in blocks of 16, part by part. Tiles never hold rows of two replicas, and rows beyond the last are
  * read as zeros: nothing of them reaches a sum. */

@@ -90,8 +90,11 @@ build/cuda/%.o: %.cu
 	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
 
 # The laboratory of GPU kernels: variants, their checks and rates; for a Hopper GPU.
-lab: $(patsubst bench/lab/%.cu,build/lab/%,$(wildcard bench/lab/*.cu)) ## the laboratory of GPU kernels (build/lab/attention, gemm)
-build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh)
+lab: build/lab/attention build/lab/libgemm.so ## the laboratory of GPU kernels (build/lab/attention, gemm.py)
+build/lab/libgemm.so: bench/lab/gemm.cu $(wildcard src/device/cuda/half/*.cu*)
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -shared -o $@ $<
+build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh src/device/cuda/half/*.cuh)
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) -std=c++17 -O3 -Isrc -gencode=arch=compute_90a,code=sm_90a -o $@ $<
 

@@ -27,6 +27,11 @@ void tm_device_release(tm_device *d, void *address, int64_t bytes)
     d->calls->release(d, address);
 }
 
+void tm_device_fetch(tm_device *d, void *dst, const void *src, int64_t bytes)
+{
+    (d->calls->fetch ? d->calls->fetch : d->calls->download)(d, dst, src, bytes);
+}
+
 void tm_device_destroy(tm_device *d)
 {
     if (d)

@@ -87,6 +87,9 @@ tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err
 void tm_device_release(tm_device *d, void *address, int64_t bytes);
 void tm_device_destroy(tm_device *d);
 
+/* What the device has by the next sync, or now. */
+void tm_device_fetch(tm_device *d, void *dst, const void *src, int64_t bytes);
+
 /* --- Devices --- */
 
 /* Which kernels: the widest the processor has, or one forced (tests; TEMPER_ISA). */

@@ -398,29 +398,31 @@ static void take_scratch(tm_model *m)
 static tm_status fill_rope(tm_model *m, int32_t which, tm_error *err)
 {
     const tm_rope_config *rope = &m->config.rope[which];
-    int64_t half = rope->size / 2;
+    int64_t half = rope->size / 2, rows = m->rope_cos[which].rows, size = tm_dtype_bytes(m->device->real, 1);
     tm_tensor table[2] = {m->rope_cos[which], m->rope_sin[which]};
     if (m->memory->arena[TM_MEM_WEIGHTS].counting) /* nobody looks at them */
         return TM_OK;
     float *frequency = NULL;
     double *angle = NULL;
-    void *converted = NULL;
+    char *converted[2] = {NULL, NULL};
     tm_status st = TM_OK;
     TM_GO(TM_NEW(&frequency, half, err));
     TM_GO(TM_NEW(&angle, 2 * half, err));
-    TM_GO(tm_alloc(&converted, (size_t)half, 8, err));
+    for (int k = 0; k < 2; k++)
+        TM_GO(tm_alloc((void **)&converted[k], (size_t)(rows * half), (size_t)size, err));
     tm_rope_frequencies(rope, 0, false, frequency);
-    for (int64_t p = 0; p < table[0].rows; p++) {
+    for (int64_t p = 0; p < rows; p++) {
         tm_rope_angles(rope, frequency, p, angle, angle + half);
-        for (int k = 0; k < 2; k++) {
-            tm_dtype_convert(converted, m->device->real, angle + k * half, TM_F64, half);
-            m->device->calls->upload(m->device, tm_tensor_rows(table[k], p, 1).data, converted, tm_dtype_bytes(m->device->real, half));
-        }
+        for (int k = 0; k < 2; k++)
+            tm_dtype_convert(converted[k] + p * half * size, m->device->real, angle + k * half, TM_F64, half);
     }
+    for (int k = 0; k < 2; k++)
+        m->device->calls->upload(m->device, table[k].data, converted[k], rows * half * size);
 out:
     free(frequency);
     free(angle);
-    free(converted);
+    free(converted[0]);
+    free(converted[1]);
     return st;
 }
 
@@ -482,18 +484,19 @@ static tm_status take_gates(tm_model *m, tm_error *err)
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
 /* What a device may need at once for a group of T rows: its weight in the activations' type where it is not stored so,
- * and the factors of its low-rank deltas in that type, ranks side by side up to a multiple of 64. */
+ * and in that type, ranks side by side up to a multiple of 16, the factors of its low-rank deltas, xa and dxa. */
 static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
 {
+    tm_dtype act = m->settings.act;
     int64_t rank = 0, bytes = 0;
     for (int32_t i = 0; i < group->count; i++)
         rank += group->module[i]->lora ? group->module[i]->lora->r : 0;
-    rank = (rank + 63) / 64 * 64;
-    if (group->weight.dtype != m->settings.act)
-        bytes += aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
+    rank = (rank + 15) / 16 * 16;
+    if (group->weight.dtype != act)
+        bytes += aligned(tm_dtype_bytes(act, group->in * group->out));
     if (rank)
-        bytes += aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->out * rank)) +
-                 aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->in * rank)) + aligned(tm_dtype_bytes(m->settings.act, T * rank));
+        bytes += aligned(tm_dtype_bytes(act, m->replicas * group->out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * group->in * rank)) +
+                 2 * aligned(tm_dtype_bytes(act, T * rank));
     return bytes;
 }
 

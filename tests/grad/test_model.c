@@ -181,7 +181,7 @@ static void check(const struct family *f, const struct method *method, const cha
     if (teacher)
         machine_teach(&m);
     move_trained(&m, d);
-    tm_model_begin_step(&m.model, &m.step);
+    tm_model_begin_step(&m.model, m.step);
     double loss = machine_loss(&m, true), worst = 0;
     const char *where = "";
     int64_t left = 0;

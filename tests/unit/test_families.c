@@ -93,7 +93,7 @@ static uint64_t gradients(const struct family *f, const char *method, tm_isa isa
     arg(&a, "method=%s", method);
     open_job(&a, TM_JOB_PLAN, &job);
     machine_open(&m, &job, isa, max_tokens, (tm_model_settings){.recompute = recompute});
-    tm_model_begin_step(&m.model, &m.step);
+    tm_model_begin_step(&m.model, m.step);
     machine_loss(&m, true);
     for (int64_t i = 0; i < m.model.params.count; i++) {
         const tm_param *p = m.model.params.item[i];

@@ -14,7 +14,7 @@ static uint64_t run(const tm_job *job, bool fixed, int64_t max_tokens, bool reco
     machine m;
     machine_open(&m, job, TM_ISA_AUTO, max_tokens, (tm_model_settings){.recompute = recompute});
     m.batch.fixed = fixed;
-    tm_model_begin_step(&m.model, &m.step);
+    tm_model_begin_step(&m.model, m.step);
     *loss = machine_loss(&m, true);
     uint64_t hash = 0xcbf29ce484222325u;
     for (int64_t i = 0; i < m.model.params.count; i++) {

@@ -5,10 +5,10 @@
  * memory matrix layout"). Blocks start at multiples of 1024 bytes. The same tile serves as an operand with k along
  * its columns (K-major) and with k along its rows (MN-major).
  * Accumulators are laid out as those of mma.m16n8k16 (mma.cuh), warp w of the group holding rows 16 w to 16 w + 15. */
-#ifndef TM_LAB_WGMMA_CUH
-#define TM_LAB_WGMMA_CUH
+#ifndef TM_DEVICE_CUDA_HALF_WGMMA_CUH
+#define TM_DEVICE_CUDA_HALF_WGMMA_CUH
 
-#include "mma.cuh"
+#include "device/cuda/half/mma.cuh"
 
 #include <cuda.h>
 
@@ -21,14 +21,14 @@ TM_DEVICE uint64_t matrix_descriptor(const void *shared, int leading_bytes, int 
 }
 
 /* Rows from `row` (a multiple of 8), columns k .. k + 15 as k. ROWS: of the tile. */
-template <int ROWS> TM_DEVICE uint64_t describe(const bf16 *tile, int row, int k)
+template <int ROWS> TM_DEVICE uint64_t describe(const void *tile, int row, int k)
 {
     const char *p = (const char *)tile + k / SWIZZLED_COLUMNS * ROWS * SWIZZLED_ROW_BYTES + row * SWIZZLED_ROW_BYTES + k % SWIZZLED_COLUMNS * 2;
     return matrix_descriptor(p, 16, SWIZZLED_GROUP_BYTES);
 }
 
 /* Rows k .. k + 15 as k, columns from `column` (a multiple of 64). */
-template <int ROWS> TM_DEVICE uint64_t describe_transposed(const bf16 *tile, int k, int column)
+template <int ROWS> TM_DEVICE uint64_t describe_transposed(const void *tile, int k, int column)
 {
     const char *p = (const char *)tile + column / SWIZZLED_COLUMNS * ROWS * SWIZZLED_ROW_BYTES + k * SWIZZLED_ROW_BYTES;
     return matrix_descriptor(p, ROWS * SWIZZLED_ROW_BYTES, SWIZZLED_GROUP_BYTES);
@@ -67,39 +67,42 @@ template <int N> TM_DEVICE void products_keep(float (&c)[N][4])
 #define WG_D64 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
                "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
 
-/* c[64 x 8 N] = or += a b, one step of 16 of k. B's k runs along its rows with TRANSPOSED. */
-template <int TRANSPOSED> TM_DEVICE void product(float (&c)[8][4], uint64_t a, uint64_t b, int add)
-{
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WG_D32 ", %32, %33, p, 1, 1, 0, %35;}"
-                 : WG_F32(c, 0) : "l"(a), "l"(b), "r"(add), "n"(TRANSPOSED));
-}
-template <int TRANSPOSED> TM_DEVICE void product(float (&c)[16][4], uint64_t a, uint64_t b, int add)
-{
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WG_D64 ", %64, %65, p, 1, 1, 0, %67;}"
-                 : WG_F32(c, 0), WG_F32(c, 8) : "l"(a), "l"(b), "r"(add), "n"(TRANSPOSED));
-}
-/* The same with A in registers. */
-template <int TRANSPOSED> TM_DEVICE void product(float (&c)[8][4], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " WG_D32 ", {%32,%33,%34,%35}, %36, 1, 1, 1, %37;"
-                 : WG_F32(c, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TRANSPOSED));
-}
-template <int TRANSPOSED> TM_DEVICE void product(float (&c)[16][4], const uint32_t (&a)[4], uint64_t b)
-{
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " WG_D64 ", {%64,%65,%66,%67}, %68, 1, 1, 1, %69;"
-                 : WG_F32(c, 0), WG_F32(c, 8) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TRANSPOSED));
-}
-
 #define WG_D128 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63," \
                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
                 "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 
-template <int TRANSPOSED> TM_DEVICE void product(float (&c)[32][4], uint64_t a, uint64_t b, int add)
-{
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " WG_D128 ", %128, %129, p, 1, 1, 0, %131;}"
-                 : WG_F32(c, 0), WG_F32(c, 8), WG_F32(c, 16), WG_F32(c, 24) : "l"(a), "l"(b), "r"(add), "n"(TRANSPOSED));
-}
+/* c[64 x 8 N] = or += a b, one step of 16 of k. B's k runs along its rows with TRANSPOSED, A's with A_TRANSPOSED. */
+#define WG_SHARED(T, COLUMNS, D, FACTORS, P, TURNED, ...)                                                                          \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, " P ", 0; wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." T "." T " " D ", " \
+                 FACTORS ", p, 1, 1, " TURNED ";}" : __VA_ARGS__ : "l"(a), "l"(b), "r"(add), "n"(A_TRANSPOSED), "n"(TRANSPOSED))
+#define WG_PRODUCT(N, ...)                                                                                          \
+    template <int TRANSPOSED, int A_TRANSPOSED = 0, class T = bf16>                                                 \
+    TM_DEVICE void product(float (&c)[N][4], uint64_t a, uint64_t b, int add)                                       \
+    {                                                                                                               \
+        if constexpr (tm_is_bf16<T>)                                                                                \
+            WG_SHARED("bf16", __VA_ARGS__);                                                                         \
+        else                                                                                                        \
+            WG_SHARED("f16", __VA_ARGS__);                                                                          \
+    }
+WG_PRODUCT(8, "64", WG_D32, "%32, %33", "%34", "%35, %36", WG_F32(c, 0))
+WG_PRODUCT(16, "128", WG_D64, "%64, %65", "%66", "%67, %68", WG_F32(c, 0), WG_F32(c, 8))
+WG_PRODUCT(32, "256", WG_D128, "%128, %129", "%130", "%131, %132", WG_F32(c, 0), WG_F32(c, 8), WG_F32(c, 16), WG_F32(c, 24))
+
+/* The same with A in registers. */
+#define WG_REGISTERS(T, COLUMNS, D, FACTORS, ...)                                                                  \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" COLUMNS "k16.f32." T "." T " " D ", " FACTORS ";"             \
+                 : __VA_ARGS__ : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(TRANSPOSED))
+#define WG_PRODUCT_REGISTERS(N, ...)                                                                                \
+    template <int TRANSPOSED, class T = bf16> TM_DEVICE void product(float (&c)[N][4], const uint32_t (&a)[4], uint64_t b) \
+    {                                                                                                               \
+        if constexpr (tm_is_bf16<T>)                                                                                \
+            WG_REGISTERS("bf16", __VA_ARGS__);                                                                      \
+        else                                                                                                        \
+            WG_REGISTERS("f16", __VA_ARGS__);                                                                       \
+    }
+WG_PRODUCT_REGISTERS(8, "64", WG_D32, "{%32,%33,%34,%35}, %36, 1, 1, 1, %37", WG_F32(c, 0))
+WG_PRODUCT_REGISTERS(16, "128", WG_D64, "{%64,%65,%66,%67}, %68, 1, 1, 1, %69", WG_F32(c, 0), WG_F32(c, 8))
 
 /* --- Tensor copies: boxes of a matrix in global memory, 64 columns wide, to and from swizzled tiles --- */
 
@@ -119,7 +122,33 @@ TM_DEVICE void fetch_box(void *to, const CUtensorMap *map, int column, int row, 
                  ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(shared_address(bar)) : "memory");
 }
 
-/* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. */
+/* A box of a matrix of matrices, to the same place of every block of the cluster that has its bit in `blocks`. */
+TM_DEVICE void fetch_box_shared(void *to, const CUtensorMap *map, int column, int row, int matrix, uint64_t *bar, int blocks)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
+                 ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(bar)), "h"((uint16_t)blocks) : "memory");
+}
+TM_DEVICE void fetch_box(void *to, const CUtensorMap *map, int column, int row, int matrix, uint64_t *bar)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+                 ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(bar)) : "memory");
+}
+
+/* The barrier at the same place in another block of the cluster. */
+TM_DEVICE void barrier_arrive_at(uint64_t *bar, int block)
+{
+    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there];}" ::"r"(shared_address(bar)), "r"(block) : "memory");
+}
+TM_DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive; barrier.cluster.wait;" ::: "memory"); }
+TM_DEVICE int cluster_rank()
+{
+    uint32_t r;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+    return (int)r;
+}
+
+/* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. add: to what
+ * stands there, in the type of the map. */
 TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, bool add)
 {
     if (add)

@@ -4,13 +4,17 @@
  * 8 x 8 block start in different banks for every D that is a multiple of 16. Fragments are those of mma.m16n8k16
  * (PTX manual, "Matrix fragments for mma.m16n8k16"): lane l holds of C the rows l / 4 and l / 4 + 8, the columns
  * 2 (l % 4) and the next. */
-#ifndef TM_LAB_MMA_CUH
-#define TM_LAB_MMA_CUH
+#ifndef TM_DEVICE_CUDA_HALF_MMA_CUH
+#define TM_DEVICE_CUDA_HALF_MMA_CUH
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cstdint>
 
 typedef __nv_bfloat16 bf16;
+typedef __half f16;
+template <class T> constexpr bool tm_is_bf16 = false;
+template <> constexpr bool tm_is_bf16<bf16> = true;
 
 enum { TILE_PAD = 8 };
 
@@ -18,21 +22,26 @@ enum { TILE_PAD = 8 };
 
 TM_DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
-/* c[16 x 8] += a[16 x 16] b[16 x 8] */
-TM_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+/* c[16 x 8] += a[16 x 16] b[16 x 8], factors of T: bf16 or f16. */
+#define MMA(T)                                                                                                              \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." T "." T ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                           \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+template <class T = bf16> TM_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    if constexpr (tm_is_bf16<T>)
+        MMA("bf16");
+    else
+        MMA("f16");
 }
 
-TM_DEVICE void load_matrices(uint32_t (&r)[4], const bf16 *p)
+TM_DEVICE void load_matrices(uint32_t (&r)[4], const void *p)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
 }
 
-TM_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const bf16 *p)
+TM_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void *p)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
@@ -59,26 +68,33 @@ template <int LD> TM_DEVICE void load_b_transposed(uint32_t (&r)[4], const bf16 
     load_matrices_transposed(r, tile + (k + lane % 16) * LD + column + lane / 16 * 8);
 }
 
-TM_DEVICE uint32_t pack(float low, float high)
+template <class T = bf16> TM_DEVICE uint32_t pack(float low, float high)
 {
-    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<uint32_t *>(&v);
+    if constexpr (tm_is_bf16<T>) {
+        __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+        return *reinterpret_cast<uint32_t *>(&v);
+    } else {
+        __half2 v = __floats2half2_rn(low, high);
+        return *reinterpret_cast<uint32_t *>(&v);
+    }
 }
 
 /* Columns 16 j .. 16 j + 15 of two accumulators as an A operand. */
-TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4])
+template <class T = bf16> TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4])
 {
-    a[0] = pack(left[0], left[1]);
-    a[1] = pack(left[2], left[3]);
-    a[2] = pack(right[0], right[1]);
-    a[3] = pack(right[2], right[3]);
+    a[0] = pack<T>(left[0], left[1]);
+    a[1] = pack<T>(left[2], left[3]);
+    a[2] = pack<T>(right[0], right[1]);
+    a[3] = pack<T>(right[2], right[3]);
 }
 
-/* Sixteen bytes to shared memory in the background; zeros when not valid. */
-TM_DEVICE void copy_async(void *shared, const void *global, bool valid)
+/* Sixteen bytes to shared memory in the background, the first `bytes` of them from global memory, the rest zeros. */
+TM_DEVICE void copy_async_bytes(void *shared, const void *global, int bytes)
 {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes));
 }
+/* The same; zeros when not valid. */
+TM_DEVICE void copy_async(void *shared, const void *global, bool valid) { copy_async_bytes(shared, global, valid ? 16 : 0); }
 TM_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;"); }
 template <int PENDING> TM_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING)); }
 

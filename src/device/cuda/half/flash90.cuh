@@ -1,0 +1,522 @@
+/* The attention of flash.cuh for Hopper (sm_90a) and heads of 64 and 128: the same blocks in the same order; the
+ * bits are those of this file, not of flash.cuh.
+ *
+ * One warpgroup fetches tiles through the tensor copy engine, GROUPS others of 64 rows each multiply. Fetches are
+ * rings of full and empty barriers; a `ring` counts its uses, so that a stage and its parity follow from the count.
+ * The fetching warp finds an item and hands it on beside the item's first tile.
+ * Rows beyond a span's end are fetched all the same, whatever stands there. Where they would meet the zeros of a
+ * product (0 x infinity) they are made zeros in shared memory; elsewhere what they give is masked or not stored. */
+#ifndef TM_DEVICE_CUDA_HALF_FLASH90_CUH
+#define TM_DEVICE_CUDA_HALF_FLASH90_CUH
+
+#include "device/cuda/half/flash.cuh"
+#include "device/cuda/half/wgmma.cuh"
+
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define FLASH90_ELSEWHERE 1 /* compiled for another GPU: the kernels are empty, and never launched */
+#else
+#define FLASH90_ELSEWHERE 0
+#endif
+
+/* Boxes of 64 columns: of tiles (q and dout in forward and dQ, k and v in dK and dV) or of what passes them by. */
+struct flash90_args {
+    flash_args w;
+    CUtensorMap q, k, v, dout;
+};
+
+template <int STAGES> struct flash_ring {
+    int count = 0;
+    __device__ __forceinline__ int stage() const { return count % STAGES; }
+    __device__ __forceinline__ int parity() const { return count / STAGES % 2; }
+};
+
+/* c = rows [row, row + 64) of a [ROWS_A][D] times the transpose of b [8 N][D]: queued, not waited for. */
+template <class T, int D, int ROWS_A, int N> TM_DEVICE void queue_scores(float (&c)[N][4], const bf16 *a, int row, const bf16 *b)
+{
+#pragma unroll
+    for (int k = 0; k < D; k += 16)
+        product<0, 0, T>(c, describe<ROWS_A>(a, row, k), describe<8 * N>(b, 0, k), k > 0);
+    products_commit();
+}
+
+/* c[64 x D] += p[64 x 8 N] b [8 N][D]: p as packed pairs. */
+template <class T, int N, int DT> TM_DEVICE void queue_sum(float (&c)[DT][4], const uint32_t (&p)[N / 2][4], const bf16 *b)
+{
+#pragma unroll
+    for (int k = 0; k < N / 2; k++)
+        product<1, T>(c, p[k], describe_transposed<8 * N>(b, k * 16, 0));
+    products_commit();
+}
+
+template <class T, int N> TM_DEVICE void pack_all(uint32_t (&p)[N / 2][4], const float (&s)[N][4])
+{
+#pragma unroll
+    for (int n = 0; n < N; n += 2)
+        pack_a<T>(p[n / 2], s[n], s[n + 1]);
+}
+
+template <int N> TM_DEVICE void clear(float (&c)[N][4])
+{
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        for (int j = 0; j < 4; j++)
+            c[n][j] = 0;
+}
+
+template <int D> TM_DEVICE void fetch_tile(bf16 *to, int rows, const CUtensorMap *map, int column, int row, uint64_t *bar)
+{
+#pragma unroll
+    for (int j = 0; j < D / 64; j++)
+        fetch_box(to + j * rows * 64, map, column + j * 64, row, bar);
+}
+
+/* Barriers of a warpgroup alone, and of two that take turns: numbers 1 .. GROUPS, and those after. */
+TM_DEVICE void group_barrier(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+TM_DEVICE void group_arrive(int number, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+
+/* Rows of a tile from `from` on become zeros, before a warpgroup multiplies with it. Every group does so: they
+ * write the same. */
+template <int ROWS, int D> TM_DEVICE void zero_rows(bf16 *tile, int from)
+{
+    for (int i = from * 8 + threadIdx.x % 128; i < ROWS * 8; i += 128)
+        for (int j = 0; j < D / 64; j++)
+            ((int4 *)tile)[j * ROWS * 8 + i] = make_int4(0, 0, 0, 0);
+    fence_shared();
+    group_barrier(threadIdx.x / 128, 128);
+}
+
+/* Pairs of full and empty barriers: one arrives at a full one (with bytes), `consumers` at an empty one. */
+TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
+{
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < pairs; i++) {
+            barrier_init(&bar[2 * i], 1);
+            barrier_init(&bar[2 * i + 1], consumers);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        fence_shared();
+    }
+    __syncthreads();
+}
+
+/* Registers of the threads that fetch and of those that multiply: 64 Ki in all. */
+template <int GROUPS> TM_DEVICE void registers_to_fetch()
+{
+    if (GROUPS == 2)
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    else
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+}
+template <int GROUPS> TM_DEVICE void registers_to_multiply()
+{
+    if (GROUPS == 2)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    else
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
+}
+
+/* --- Forward --- */
+
+/* TURNS: groups queue their products in turn, so that the softmax of one runs beside the products of another. */
+template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP, bool TURNS>
+__global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const __grid_constant__ flash90_args all)
+{
+#if !FLASH90_ELSEWHERE
+    constexpr int BM = 64 * GROUPS, NT = BN / 8, DT = D / 8, QSTAGES = 2;
+    const flash_args &w = all.w;
+    extern __shared__ __align__(1024) bf16 shared[];
+    bf16 *tile_q = shared, *tile_k = tile_q + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
+    __shared__ uint64_t bar[2 * (QSTAGES + 2 * STAGES)]; /* of q with its item, of k, of v */
+    __shared__ flash_item items[QSTAGES];
+    __shared__ flash_index index;
+    uint64_t *bar_q = bar, *bar_k = bar + 2 * QSTAGES, *bar_v = bar_k + 2 * STAGES;
+    flash90_start(bar, QSTAGES + 2 * STAGES, GROUPS);
+    flash_index_build<BM>(index, w.spans);
+    int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
+    flash_ring<QSTAGES> rq;
+    flash_ring<STAGES> rk, rv;
+    if (group < 0) {
+        registers_to_fetch<GROUPS>();
+        if (threadIdx.x >= 32)
+            return;
+        for (int round = 0;; round++) {
+            flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
+            if (lane == 0) {
+                barrier_wait(&bar_q[2 * rq.stage() + 1], rq.parity() ^ 1);
+                items[rq.stage()] = x;
+                if (x.span < 0) {
+                    barrier_arrive(&bar_q[2 * rq.stage()]);
+                    return;
+                }
+                barrier_expect(&bar_q[2 * rq.stage()], BM * D * 2);
+                fetch_tile<D>(tile_q + rq.stage() * BM * D, BM, &all.q, x.head * D, x.row0 + x.first, &bar_q[2 * rq.stage()]);
+                rq.count++;
+                flash_range blocks = flash_blocks<BM, BN>(w, x);
+                for (int b = blocks.first; b < blocks.end; b++, rk.count++, rv.count++) {
+                    barrier_wait(&bar_k[2 * rk.stage() + 1], rk.parity() ^ 1);
+                    barrier_expect(&bar_k[2 * rk.stage()], BN * D * 2);
+                    fetch_tile<D>(tile_k + rk.stage() * BN * D, BN, &all.k, x.kv * D, x.key0 + b * BN, &bar_k[2 * rk.stage()]);
+                    barrier_wait(&bar_v[2 * rv.stage() + 1], rv.parity() ^ 1);
+                    barrier_expect(&bar_v[2 * rv.stage()], BN * D * 2);
+                    fetch_tile<D>(tile_v + rv.stage() * BN * D, BN, &all.v, x.kv * D, x.key0 + b * BN, &bar_v[2 * rv.stage()]);
+                }
+            }
+            if (x.span < 0)
+                return;
+            __syncwarp();
+        }
+    }
+    registers_to_multiply<GROUPS>();
+    bool leader = threadIdx.x % 128 == 0;
+    int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4; /* row of the tile; and own + 8 */
+    flash_score score = flash_score_of(w);
+    float out[DT][4], s[NT][4], shrink[2];
+    uint32_t p[NT / 2][4];
+    if (TURNS && group == GROUPS - 1)
+        group_arrive(1 + GROUPS, 256);
+    for (;; rq.count++) {
+        barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
+        flash_item x = items[rq.stage()];
+        if (x.span < 0)
+            return;
+        int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
+        flash_range blocks = flash_blocks<BM, BN>(w, x);
+        flash_softmax soft[2];
+        const bf16 *qt = tile_q + rq.stage() * BM * D;
+        auto softmax = [&](int b) {
+            if (CAP)
+                for (int n = 0; n < NT; n++)
+                    for (int j = 0; j < 4; j++)
+                        s[n][j] = tanh_fast(s[n][j] * score.inner);
+            if (b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window))
+                for (int n = 0; n < NT; n++)
+                    for (int j = 0; j < 4; j++)
+                        if (!flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2))
+                            s[n][j] = -INFINITY;
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                shrink[half] = flash_softmax_step(soft[half], s, half, score.scale2);
+        };
+        auto queue_values = [&](int b) {
+            bf16 *vt = tile_v + rv.stage() * BN * D;
+            barrier_wait(&bar_v[2 * rv.stage()], rv.parity());
+            if (b * BN + BN > x.keys)
+                zero_rows<BN, D>(vt, x.keys - b * BN);
+            products_begin();
+            queue_sum<T, NT>(out, p, vt);
+        };
+        clear(out);
+        barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
+        products_begin();
+        queue_scores<T, D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
+        products_wait<0>();
+        products_keep(s);
+        if (leader)
+            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+        rk.count++;
+        softmax(blocks.first);
+        pack_all<T>(p, s);
+        for (int b = blocks.first; b + 1 < blocks.end; b++, rk.count++, rv.count++) {
+            barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
+            if (TURNS)
+                group_barrier(1 + GROUPS + group, 256);
+            products_begin();
+            queue_scores<T, D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
+            queue_values(b);
+            if (TURNS)
+                group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
+            products_wait<1>();
+            products_keep(s);
+            if (leader)
+                barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+            softmax(b + 1);
+            products_wait<0>();
+            products_keep(out);
+            if (leader)
+                barrier_arrive(&bar_v[2 * rv.stage() + 1]);
+            if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1))
+                for (int n = 0; n < DT; n++)
+                    for (int j = 0; j < 4; j++)
+                        out[n][j] *= shrink[j / 2];
+            pack_all<T>(p, s);
+        }
+        if (leader)
+            barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+        queue_values(blocks.end - 1);
+        products_wait<0>();
+        products_keep(out);
+        if (leader)
+            barrier_arrive(&bar_v[2 * rv.stage() + 1]);
+        rv.count++;
+        for (int half = 0; half < 2; half++) {
+            float total = row_sum4(soft[half].sum);
+            int row = own + half * 8;
+            if (row >= rows)
+                continue;
+            int64_t at = x.row0 + x.first + row;
+            flash_store<T>(w.out + at * w.ld_out + x.head * D, out, half, 1 / total, D);
+            if (w.lse && lane % 4 == 0)
+                w.lse[at * w.ld_lse + x.head] = (soft[half].most * score.scale2 + log2f(total)) * LN2;
+        }
+    }
+#endif
+}
+
+/* --- Backward --- */
+
+/* P and dS of all that a thread holds: s and dp as in flash_gradient. seen(n, j); lse2(n, j) and delta(n, j). */
+template <bool CAP, int NT, class Seen, class Lse, class Delta>
+TM_DEVICE void flash90_gradients(const flash_score &f, float (&s)[NT][4], float (&dp)[NT][4], bool masked, Seen seen, Lse lse2, Delta delta)
+{
+    if (CAP)
+        for (int n = 0; n < NT; n++)
+            for (int j = 0; j < 4; j++) {
+                s[n][j] = tanh_fast(s[n][j] * f.inner);
+                dp[n][j] = (dp[n][j] - delta(n, j)) * fmaf(-s[n][j], s[n][j], 1.0f);
+            }
+    if (masked)
+        for (int n = 0; n < NT; n++)
+            for (int j = 0; j < 4; j++)
+                s[n][j] = seen(n, j) ? s[n][j] : -INFINITY;
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+        for (int j = 0; j < 4; j++) {
+            s[n][j] = exp2_fast(fmaf(s[n][j], f.scale2, -lse2(n, j)));
+            dp[n][j] = s[n][j] * (CAP ? dp[n][j] : dp[n][j] - delta(n, j));
+        }
+}
+
+/* dK and dV of tiles of 128 keys: over the query heads of the group, over tiles of BM queries. */
+template <class T, int D, int BM, int STAGES, bool CAP>
+__global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_constant__ flash90_args all)
+{
+#if !FLASH90_ELSEWHERE
+    constexpr int BN = 128, NT = BM / 8, DT = D / 8;
+    const flash_args &w = all.w;
+    extern __shared__ __align__(1024) bf16 shared[];
+    bf16 *tile_k = shared, *tile_v = tile_k + BN * D, *tile_q = tile_v + BN * D, *tile_do = tile_q + STAGES * BM * D;
+    float *row_lse = (float *)(tile_do + STAGES * BM * D), *row_delta = row_lse + STAGES * BM;
+    __shared__ uint64_t bar[2 * (1 + STAGES)], ready[STAGES]; /* of k and v with their item, of q with dout; lse and delta */
+    __shared__ flash_item item;
+    __shared__ flash_index index;
+    uint64_t *bar_kv = bar, *bar_q = bar + 2;
+    if (threadIdx.x < STAGES)
+        barrier_init(&ready[threadIdx.x], 32);
+    flash90_start(bar, 1 + STAGES, 2);
+    flash_index_build<BN>(index, w.spans);
+    int heads = w.heads / w.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = threadIdx.x / 128 - 1;
+    flash_ring<1> rkv;
+    flash_ring<STAGES> rq;
+    if (group < 0) {
+        registers_to_fetch<2>();
+        if (warp > 1)
+            return;
+        for (int round = 0;; round++) {
+            flash_item x = flash_key_item<BN>(w, index, flash_turn(round));
+            if (warp == 0 && lane == 0) {
+                barrier_wait(&bar_kv[1], rkv.parity() ^ 1);
+                item = x;
+                if (x.span < 0)
+                    barrier_arrive(&bar_kv[0]);
+                else {
+                    barrier_expect(&bar_kv[0], 2 * BN * D * 2);
+                    fetch_tile<D>(tile_k, BN, &all.k, x.kv * D, x.key0 + x.first, &bar_kv[0]);
+                    fetch_tile<D>(tile_v, BN, &all.v, x.kv * D, x.key0 + x.first, &bar_kv[0]);
+                }
+            }
+            if (x.span < 0)
+                return;
+            rkv.count++;
+            flash_range seers = flash_seers<BM, BN>(w, x);
+            for (int head = x.head; head < x.head + heads; head++)
+                for (int tile = seers.first; tile < seers.end; tile++, rq.count++) {
+                    int first = tile * BM, st = rq.stage();
+                    if (lane == 0)
+                        barrier_wait(&bar_q[2 * st + 1], rq.parity() ^ 1);
+                    __syncwarp();
+                    if (warp == 0) {
+                        if (lane == 0) {
+                            barrier_expect(&bar_q[2 * st], 2 * BM * D * 2);
+                            fetch_tile<D>(tile_q + st * BM * D, BM, &all.q, head * D, x.row0 + first, &bar_q[2 * st]);
+                            fetch_tile<D>(tile_do + st * BM * D, BM, &all.dout, head * D, x.row0 + first, &bar_q[2 * st]);
+                        }
+                    } else {
+                        for (int j = lane; j < BM; j += 32) {
+                            bool in = first + j < x.queries;
+                            int64_t row = x.row0 + first + j;
+                            row_lse[st * BM + j] = in ? w.lse[row * w.ld_lse + head] * LOG2E : INFINITY;
+                            row_delta[st * BM + j] = in ? w.delta[row * w.ld_delta + head] : 0;
+                        }
+                        barrier_arrive(&ready[st]);
+                    }
+                }
+        }
+    }
+    registers_to_multiply<2>();
+    bool leader = threadIdx.x % 128 == 0;
+    int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    flash_score score = flash_score_of(w);
+    float dk[DT][4], dv[DT][4], s[NT][4], dp[NT][4];
+    uint32_t p[NT / 2][4], ds[NT / 2][4];
+    for (;; rkv.count++) {
+        barrier_wait(&bar_kv[0], rkv.parity());
+        flash_item x = item;
+        if (x.span < 0)
+            return;
+        flash_range seers = flash_seers<BM, BN>(w, x);
+        clear(dk);
+        clear(dv);
+        for (int tile = seers.first, steps = (seers.end - seers.first) * heads; steps; steps--, rq.count++) {
+            int st = rq.stage(), first = tile * BM, position0 = x.past + first;
+            tile = tile + 1 < seers.end ? tile + 1 : seers.first;
+            bf16 *qt = tile_q + st * BM * D, *dot = tile_do + st * BM * D;
+            const float *lse2 = row_lse + st * BM, *delta = row_delta + st * BM;
+            barrier_wait(&bar_q[2 * st], rq.parity());
+            if (first + BM > x.queries) {
+                zero_rows<BM, D>(qt, x.queries - first);
+                zero_rows<BM, D>(dot, x.queries - first);
+            }
+            products_begin();
+            queue_scores<T, D, BN>(s, tile_k, group * 64, qt);
+            queue_scores<T, D, BN>(dp, tile_v, group * 64, dot);
+            bool masked = x.first + group * 64 + 63 > position0 || (w.window && x.first <= position0 + BM - 1 - w.window);
+            barrier_wait(&ready[st], rq.parity());
+            products_wait<0>();
+            products_keep(s);
+            products_keep(dp);
+            flash90_gradients<CAP>(
+                score, s, dp, masked, [&](int n, int j) { return flash_sees(w, position0 + n * 8 + lane % 4 * 2 + j % 2, x.first + own + j / 2 * 8); },
+                [&](int n, int j) { return lse2[n * 8 + lane % 4 * 2 + j % 2]; }, [&](int n, int j) { return delta[n * 8 + lane % 4 * 2 + j % 2]; });
+            pack_all<T>(p, s);
+            pack_all<T>(ds, dp);
+            products_begin();
+            queue_sum<T, NT>(dv, p, dot);
+            queue_sum<T, NT>(dk, ds, qt);
+            products_wait<0>();
+            products_keep(dv);
+            products_keep(dk);
+            if (leader)
+                barrier_arrive(&bar_q[2 * st + 1]);
+        }
+        if (leader)
+            barrier_arrive(&bar_kv[1]);
+        for (int half = 0; half < 2; half++) {
+            int row = x.first + own + half * 8;
+            if (row >= x.keys)
+                continue;
+            flash_store<T>(w.dk + (int64_t)(x.key0 + row) * w.ld_dk + x.kv * D, dk, half, w.scale, D);
+            flash_store<T>(w.dv + (int64_t)(x.key0 + row) * w.ld_dv + x.kv * D, dv, half, 1, D);
+        }
+    }
+#endif
+}
+
+/* dQ of tiles of 128 queries, over the blocks of BN keys they see. */
+template <class T, int D, int BN, int STAGES, int QSTAGES, bool CAP>
+__global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_constant__ flash90_args all)
+{
+#if !FLASH90_ELSEWHERE
+    constexpr int BM = 128, NT = BN / 8, DT = D / 8;
+    const flash_args &w = all.w;
+    extern __shared__ __align__(1024) bf16 shared[];
+    bf16 *tile_q = shared, *tile_do = tile_q + QSTAGES * BM * D, *tile_k = tile_do + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
+    __shared__ uint64_t bar[2 * (QSTAGES + STAGES)]; /* of q and dout with their item, of k with v */
+    __shared__ flash_item items[QSTAGES];
+    __shared__ flash_index index;
+    uint64_t *bar_q = bar, *bar_k = bar + 2 * QSTAGES;
+    flash90_start(bar, QSTAGES + STAGES, 2);
+    flash_index_build<BM>(index, w.spans);
+    int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
+    flash_ring<QSTAGES> rq;
+    flash_ring<STAGES> rk;
+    if (group < 0) {
+        registers_to_fetch<2>();
+        if (threadIdx.x >= 32)
+            return;
+        for (int round = 0;; round++) {
+            flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
+            if (lane == 0) {
+                int st = rq.stage();
+                barrier_wait(&bar_q[2 * st + 1], rq.parity() ^ 1);
+                items[st] = x;
+                if (x.span < 0) {
+                    barrier_arrive(&bar_q[2 * st]);
+                    return;
+                }
+                barrier_expect(&bar_q[2 * st], 2 * BM * D * 2);
+                fetch_tile<D>(tile_q + st * BM * D, BM, &all.q, x.head * D, x.row0 + x.first, &bar_q[2 * st]);
+                fetch_tile<D>(tile_do + st * BM * D, BM, &all.dout, x.head * D, x.row0 + x.first, &bar_q[2 * st]);
+                rq.count++;
+                flash_range blocks = flash_blocks<BM, BN>(w, x);
+                for (int b = blocks.first; b < blocks.end; b++, rk.count++) {
+                    st = rk.stage();
+                    barrier_wait(&bar_k[2 * st + 1], rk.parity() ^ 1);
+                    barrier_expect(&bar_k[2 * st], 2 * BN * D * 2);
+                    fetch_tile<D>(tile_k + st * BN * D, BN, &all.k, x.kv * D, x.key0 + b * BN, &bar_k[2 * st]);
+                    fetch_tile<D>(tile_v + st * BN * D, BN, &all.v, x.kv * D, x.key0 + b * BN, &bar_k[2 * st]);
+                }
+            }
+            if (x.span < 0)
+                return;
+            __syncwarp();
+        }
+    }
+    registers_to_multiply<2>();
+    bool leader = threadIdx.x % 128 == 0;
+    int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    flash_score score = flash_score_of(w);
+    float dq[DT][4], s[NT][4], dp[NT][4], lse2[2], delta[2];
+    uint32_t ds[NT / 2][4];
+    for (;; rq.count++) {
+        barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
+        flash_item x = items[rq.stage()];
+        if (x.span < 0)
+            return;
+        int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
+        int64_t row0 = x.row0 + x.first;
+        for (int half = 0; half < 2; half++) {
+            int row = own + half * 8;
+            lse2[half] = row < rows ? w.lse[(row0 + row) * w.ld_lse + x.head] * LOG2E : INFINITY;
+            delta[half] = row < rows ? w.delta[(row0 + row) * w.ld_delta + x.head] : 0;
+        }
+        clear(dq);
+        const bf16 *qt = tile_q + rq.stage() * BM * D, *dot = tile_do + rq.stage() * BM * D;
+        flash_range blocks = flash_blocks<BM, BN>(w, x);
+        for (int b = blocks.first; b < blocks.end; b++, rk.count++) {
+            int st = rk.stage();
+            bf16 *kt = tile_k + st * BN * D, *vt = tile_v + st * BN * D;
+            barrier_wait(&bar_k[2 * st], rk.parity());
+            if (b * BN + BN > x.keys) {
+                zero_rows<BN, D>(kt, x.keys - b * BN);
+                zero_rows<BN, D>(vt, x.keys - b * BN);
+            }
+            products_begin();
+            queue_scores<T, D, BM>(s, qt, group * 64, kt);
+            queue_scores<T, D, BM>(dp, dot, group * 64, vt);
+            bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
+            products_wait<0>();
+            products_keep(s);
+            products_keep(dp);
+            flash90_gradients<CAP>(
+                score, s, dp, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
+                [&](int, int j) { return lse2[j / 2]; }, [&](int, int j) { return delta[j / 2]; });
+            pack_all<T>(ds, dp);
+            products_begin();
+            queue_sum<T, NT>(dq, ds, kt);
+            products_wait<0>();
+            products_keep(dq);
+            if (leader)
+                barrier_arrive(&bar_k[2 * st + 1]);
+        }
+        if (leader)
+            barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+        for (int half = 0; half < 2; half++) {
+            int row = own + half * 8;
+            if (row < rows)
+                flash_store<T>(w.dq + (row0 + row) * w.ld_dq + x.head * D, dq, half, w.scale, D);
+        }
+    }
+#endif
+}
+
+#endif

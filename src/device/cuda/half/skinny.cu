@@ -1,0 +1,600 @@
+/* The kernels of low-rank deltas: see skinny.cuh. All are bound by memory: x and dy are read once by each. */
+#include "device/cuda/half/skinny.cuh"
+
+/* f(H()) for the type. */
+template <class F> static void with_type(tm_dtype type, F f)
+{
+    if (type == TM_F16)
+        f(__half());
+    else
+        f(__nv_bfloat16());
+}
+
+/* f(std::integral_constant<int, width>()) for a window of `width` times 16 columns. */
+template <class F> static void with_width(int width, F f)
+{
+    switch (width) {
+    case 1: f(std::integral_constant<int, 1>()); break;
+    case 2: f(std::integral_constant<int, 2>()); break;
+    case 3: f(std::integral_constant<int, 3>()); break;
+    default: f(std::integral_constant<int, 4>()); break;
+    }
+}
+
+template <class... P> static void launch(tm_device *d, const char *op, void (*kernel)(P...), dim3 grid, int threads, int shared, const P &...p)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    kernel<<<grid, threads, shared, c->stream>>>(p...);
+    tm_cuda_check(c, op, cudaGetLastError());
+}
+
+/* --- Factors --- */
+
+template <class H> static __global__ void pack_kernel(const __grid_constant__ low_group g, H *a_side, H *b_side)
+{
+    int64_t replicas = g.rows.replicas, of_a = a_side ? replicas * g.low * (g.in / 8) : 0, of_b = b_side ? replicas * g.out * (g.low / 8) : 0;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    union {
+        H v[8];
+        uint4 all;
+    } u;
+    u.all = make_uint4(0, 0, 0, 0);
+    if (i < of_a) {
+        int64_t row = i / (g.in / 8), k = i % (g.in / 8) * 8, replica = row / g.low;
+        int j = (int)(row % g.low), p = part_of(g, j);
+        for (int e = 0; p >= 0 && e < 8; e++)
+            u.v[e] = narrow<H>(real_at(g.part[p].a, replica * g.part[p].r + j - g.part[p].at, k + e));
+        ((uint4 *)a_side)[i] = u.all;
+    } else if (i -= of_a; i < of_b) {
+        int64_t row = i / (g.low / 8), replica = row / g.out, n = row % g.out;
+        for (int e = 0; e < 8; e++) {
+            int j = (int)(i % (g.low / 8)) * 8 + e, p = part_of(g, j);
+            if (p < 0 || n < g.part[p].first || n >= g.part[p].first + g.part[p].out)
+                continue;
+            const low_part &part = g.part[p];
+            u.v[e] = narrow<H>(part.scale * real_at(part.b, replica * part.out + n - part.first, j - part.at));
+        }
+        ((uint4 *)b_side)[i] = u.all;
+    }
+}
+
+void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side)
+{
+    int64_t units = g.rows.replicas * ((a_side ? g.low * (g.in / 8) : 0) + (b_side ? g.out * (g.low / 8) : 0));
+    with_type(type, [&](auto h) {
+        typedef decltype(h) H;
+        launch(d, op, pack_kernel<H>, dim3((unsigned)((units + 127) / 128)), 128, 0, g, (H *)a_side, (H *)b_side);
+    });
+}
+
+template <class H, class W> static __global__ void narrow_kernel(const W *w, int64_t ld, int64_t rows, int64_t cols, H *out)
+{
+    int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * 8, row = i / cols, col = i % cols;
+    if (row >= rows)
+        return;
+    union {
+        H v[8];
+        uint4 all;
+    } u;
+    for (int e = 0; e < 8; e++)
+        u.v[e] = narrow<H>(widen(w[row * ld + col + e]));
+    *(uint4 *)(out + i) = u.all;
+}
+
+void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *out)
+{
+    dim3 grid((unsigned)((w.rows * w.cols / 8 + 255) / 256));
+    with_type(type, [&](auto h) {
+        typedef decltype(h) H;
+        if (w.dtype == TM_F32)
+            launch(d, op, narrow_kernel<H, float>, grid, 256, 0, (const float *)w.data, w.ld, w.rows, w.cols, (H *)out);
+        else
+            with_type(w.dtype, [&](auto from) {
+                typedef decltype(from) W;
+                launch(d, op, narrow_kernel<H, W>, grid, 256, 0, (const W *)w.data, w.ld, w.rows, w.cols, (H *)out);
+            });
+    });
+}
+
+/* --- xa = x A^T and dxa = dy (scale B): sums along rows --- */
+
+/* A block: MT * 16 rows, a window of NT * 16 low columns. A stage of the pipeline holds 64 columns of x, 16 a warp. */
+template <int MT, int NT> struct rows_shape {
+    enum {
+        M = 16 * MT, N = 16 * NT, K = 64, THREADS = 128, LD = K + 8, LD_TURNED = N + 8, LD_SUM = N + 8,
+        X = M * LD, F = N * LD > K * LD_TURNED ? N * LD : K * LD_TURNED, STAGE = X + F, STAGES = NT > 3 ? 5 : 6,
+        LOADS = STAGES * STAGE * 2, SUMS = THREADS / 32 * M * LD_SUM * 4, BYTES = LOADS > SUMS ? LOADS : SUMS
+    };
+};
+
+template <class H> struct rows_input {
+    const H *x, *factor; /* x: of the group's first column */
+    int64_t ld;
+    H *side, *side_xa;
+};
+
+template <class H, int MT, int NT, bool BACK, bool DROP>
+static __global__ void __launch_bounds__(128) rows_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, rows_input<H> in)
+{
+    typedef rows_shape<MT, NT> S;
+    extern __shared__ __align__(16) unsigned char shared[];
+    H *stages = (H *)shared;
+    const low_job &job = jobs.job[blockIdx.y];
+    low_tile tile;
+    if (!tile_at(g.rows, blockIdx.x, S::M, &tile))
+        return;
+    const H *x = in.x + tile.first * in.ld + job.first;
+    const H *factor = in.factor + tile.replica * g.low * (BACK ? g.out : g.in);
+    uint64_t key = DROP ? g.step[tile.replica].dropout_key : 0;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+
+    auto load = [&](int64_t step) {
+        H *to = stages + step % S::STAGES * S::STAGE;
+        int64_t k0 = step * S::K;
+        for (int i = threadIdx.x; i < S::M * 8; i += S::THREADS) {
+            int row = i / 8;
+            int64_t k = k0 + i % 8 * 8;
+            bool valid = row < tile.count && k < job.columns;
+            copy_async(to + row * S::LD + i % 8 * 8, valid ? x + row * in.ld + k : x, valid);
+        }
+        to += S::X;
+        for (int i = threadIdx.x; i < S::K * S::N / 8; i += S::THREADS) {
+            if (BACK) { /* b_side [N, low] */
+                int row = i / (S::N / 8), col = i % (S::N / 8) * 8;
+                bool valid = k0 + row < job.columns && job.window + col < g.low;
+                copy_async(to + row * S::LD_TURNED + col, valid ? factor + (job.first + k0 + row) * g.low + job.window + col : factor, valid);
+            } else { /* a_side [low, K] */
+                int row = i / 8;
+                int64_t k = k0 + i % 8 * 8;
+                bool valid = job.window + row < g.low && k < job.columns;
+                copy_async(to + row * S::LD + i % 8 * 8, valid ? factor + (job.window + row) * g.in + job.first + k : factor, valid);
+            }
+        }
+    };
+
+    float sum[MT][2 * NT][4] = {};
+    int64_t steps = (job.columns + S::K - 1) / S::K;
+    for (int s = 0; s < S::STAGES - 1; s++) {
+        if (s < steps)
+            load(s);
+        copy_commit();
+    }
+    for (int64_t step = 0; step < steps; step++) {
+        copy_wait<S::STAGES - 2>();
+        __syncthreads();
+        if (step + S::STAGES - 1 < steps)
+            load(step + S::STAGES - 1);
+        copy_commit();
+        H *xs = stages + step % S::STAGES * S::STAGE, *fs = xs + S::X;
+        if (DROP) {
+            for (int i = threadIdx.x; i < S::M * 16; i += S::THREADS)
+                if (i / 16 < tile.count)
+                    drop_four(xs + i / 16 * S::LD + i % 16 * 4, g.part[job.part].drop, key, g.rows, tile.first + i / 16, job.first + step * S::K + i % 16 * 4);
+            __syncthreads();
+        }
+        uint32_t a[MT][4];
+        for (int m = 0; m < MT; m++)
+            load_a<S::LD>(a[m], xs, m * 16, warp * 16);
+        for (int n = 0; n < NT; n++) {
+            uint32_t b[4];
+            if (BACK)
+                load_b_turned<S::LD_TURNED>(b, fs, warp * 16, n * 16);
+            else
+                load_b<S::LD>(b, fs, n * 16, warp * 16);
+            for (int m = 0; m < MT; m++) {
+                mma<H>(sum[m][2 * n], a[m], b[0], b[1]);
+                mma<H>(sum[m][2 * n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+    copy_wait<0>();
+    __syncthreads();
+
+    /* The four chains, joined in order. */
+    float *sums = (float *)shared;
+    for (int m = 0; m < MT; m++)
+        for (int n = 0; n < 2 * NT; n++)
+            for (int i = 0; i < 4; i += 2) {
+                float *to = sums + (warp * S::M + m * 16 + lane / 4 + i * 4) * S::LD_SUM + n * 8 + lane % 4 * 2;
+                to[0] = sum[m][n][i];
+                to[1] = sum[m][n][i + 1];
+            }
+    __syncthreads();
+    for (int i = threadIdx.x; i < S::M * S::N; i += S::THREADS) {
+        int row = i / S::N, col = i % S::N, j = job.window + col;
+        if (row >= tile.count || j < job.from || j >= job.to)
+            continue;
+        const float *from = sums + row * S::LD_SUM + col;
+        float v = ((from[0] + from[S::M * S::LD_SUM]) + from[2 * S::M * S::LD_SUM]) + from[3 * S::M * S::LD_SUM];
+        int p = part_of(g, j);
+        int64_t t = tile.first + row;
+        if (p >= 0)
+            real_at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
+        in.side[t * g.low + j] = narrow<H>(v);
+        if (BACK)
+            in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? real_at(g.part[p].xa, t, j - g.part[p].at) : 0);
+    }
+}
+
+template <class H, int MT, bool BACK, bool DROP>
+static void launch_rows(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const rows_input<H> &in)
+{
+    with_width(jobs.width, [&](auto width) {
+        constexpr int NT = decltype(width)::value;
+        typedef rows_shape<MT, NT> S;
+        dim3 grid((unsigned)((g.rows.n + S::M - 1) / S::M + g.rows.replicas - 1), (unsigned)jobs.n);
+        launch(d, op, rows_kernel<H, MT, NT, BACK, DROP>, grid, S::THREADS, S::BYTES, g, jobs, in);
+    });
+}
+
+/* The height of a block changes no bits: few rows are cut into lower ones. */
+template <class H, bool BACK, bool DROP>
+static void run_rows(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const rows_input<H> &in)
+{
+    if ((g.rows.n + 63) / 64 * jobs.n * 2 <= tm_cuda_of(d)->processors)
+        launch_rows<H, 1, BACK, DROP>(d, op, g, jobs, in);
+    else
+        launch_rows<H, 4, BACK, DROP>(d, op, g, jobs, in);
+}
+
+/* The low columns of part p, with the padding when it is the last. */
+static int32_t end_of(const low_group &g, int p) { return p + 1 < g.parts ? g.part[p].at + g.part[p].r : g.low; }
+
+void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, const void *a_side, void *side)
+{
+    low_jobs jobs = {};
+    if (!g.drops)
+        add_jobs(&jobs, 0, g.low, 0, 0, g.in);
+    for (int p = 0; g.drops && p < g.parts; p++)
+        add_jobs(&jobs, g.part[p].at, end_of(g, p), p, 0, g.in);
+    with_type(x.dtype, [&](auto h) {
+        typedef decltype(h) H;
+        rows_input<H> in = {(const H *)x.data, (const H *)a_side, x.ld, (H *)side, nullptr};
+        if (g.drops)
+            run_rows<H, false, true>(d, op, g, jobs, in);
+        else
+            run_rows<H, false, false>(d, op, g, jobs, in);
+    });
+}
+
+void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, void *side_xa)
+{
+    low_jobs jobs = {};
+    for (int p = 0; p < g.parts; p++)
+        add_jobs(&jobs, g.part[p].at, end_of(g, p), p, g.part[p].first, g.part[p].out);
+    with_type(dy.dtype, [&](auto h) {
+        typedef decltype(h) H;
+        run_rows<H, true, false>(d, op, g, jobs, {(const H *)dy.data, (const H *)b_side, dy.ld, (H *)side, (H *)side_xa});
+    });
+}
+
+/* --- da += dxa^T x and db += scale dy^T xa: sums over the rows of chunks --- */
+
+/* A block: a strip of 64 columns, a window of NT * 16 low columns, all chunks of a replica. Its warps take the chunks in
+ * turn, each through a pipeline of its own, and add their sums to the block's in the order of the chunks. */
+template <int NT> struct columns_shape {
+    enum {
+        C = 64, N = 16 * NT, T = 16, LD = C + 8, LD_LOW = N + 8, X = T * LD, STAGE = X + T * LD_LOW, STAGES = 4,
+        TOTAL = C * N * 4 + 16, WARP = STAGES * STAGE * 2, FRAGMENTS = C / 16 * 2 * NT
+    };
+};
+
+struct columns_job {
+    low_job low;
+    const void *x, *side;
+    int64_t ld;
+    bool into_b, masked;
+};
+struct columns_jobs {
+    int32_t n;
+    columns_job job[2 * LOW_JOBS];
+};
+
+/* Where the sum of column c (of the long side) and low column j goes, or NULL. */
+TM_LANE float *gradient_at(const low_group &g, const columns_job &job, int32_t replica, int64_t c, int j)
+{
+    if (j < job.low.from || j >= job.low.to || c >= job.low.columns)
+        return nullptr;
+    int p = part_of(g, j);
+    if (p < 0)
+        return nullptr;
+    const low_part &part = g.part[p];
+    const tm_tensor &to = job.into_b ? part.db : part.da;
+    if (!to.data)
+        return nullptr;
+    return job.into_b ? &real_at(to, replica * part.out + c, j - part.at) : &real_at(to, replica * part.r + j - part.at, c);
+}
+
+/* The next sixteen rows of a warp's chunks. */
+struct chunk_cursor {
+    const int32_t *chunk;
+    int64_t index, last;
+    int step, row, end;
+    __device__ void open()
+    {
+        for (; index < last; index += step) {
+            row = chunk[index];
+            end = chunk[index + 1];
+            if (row < end)
+                return;
+        }
+    }
+    __device__ void next()
+    {
+        row += 16;
+        if (row >= end) {
+            index += step;
+            open();
+        }
+    }
+};
+
+template <class H, int NT>
+static __global__ void __launch_bounds__(256) columns_kernel(const __grid_constant__ low_group g, const __grid_constant__ columns_jobs jobs)
+{
+    typedef columns_shape<NT> S;
+    extern __shared__ __align__(16) unsigned char shared[];
+    float4 *total = (float4 *)shared;
+    volatile int *turn = (volatile int *)(shared + S::C * S::N * 4);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+    H *stages = (H *)(shared + S::TOTAL + warp * S::WARP);
+    int32_t replica = blockIdx.y;
+    int64_t strip = blockIdx.x;
+    int which = 0;
+    while (strip >= (jobs.job[which].low.columns + S::C - 1) / S::C)
+        strip -= (jobs.job[which++].low.columns + S::C - 1) / S::C;
+    const columns_job &job = jobs.job[which];
+    int64_t c0 = strip * S::C, first = g.rows.group_chunk[replica], last = g.rows.group_chunk[replica + 1];
+    if (first >= last)
+        return;
+    const H *x = (const H *)job.x + job.low.first + c0, *side = (const H *)job.side + job.low.window;
+
+    auto each = [&](auto f) { /* f(element of the total, address of the gradient) */
+        for (int i = threadIdx.x; i < S::FRAGMENTS * 32; i += blockDim.x)
+            for (int e = 0; e < 4; e++) {
+                int m = i / 32 / (2 * NT), n = i / 32 % (2 * NT), l = i % 32;
+                f((float *)&total[i] + e, gradient_at(g, job, replica, c0 + m * 16 + l / 4 + e / 2 * 8, job.low.window + n * 8 + l % 4 * 2 + e % 2));
+            }
+    };
+    each([](float *sum, const float *old) { *sum = old ? *old : 0; });
+    if (threadIdx.x == 0)
+        *turn = 0;
+    __syncthreads();
+
+    chunk_cursor ahead = {g.rows.chunk, first + warp, last, warps, 0, 0};
+    ahead.open();
+    int loading = 0, using_ = 0;
+    auto load = [&] {
+        if (ahead.index < last) {
+            H *to = stages + loading * S::STAGE;
+            for (int i = lane; i < S::T * 8; i += 32) {
+                int64_t t = ahead.row + i / 8, c = i % 8 * 8;
+                bool valid = t < ahead.end && c0 + c < job.low.columns;
+                copy_async(to + i / 8 * S::LD + c, valid ? x + t * job.ld + c : x, valid);
+            }
+            to += S::X;
+            for (int i = lane; i < S::T * 2 * NT; i += 32) {
+                int64_t t = ahead.row + i / (2 * NT);
+                int j = i % (2 * NT) * 8;
+                bool valid = t < ahead.end && job.low.window + j < g.low;
+                copy_async(to + i / (2 * NT) * S::LD_LOW + j, valid ? side + t * g.low + j : side, valid);
+            }
+            loading = loading + 1 == S::STAGES ? 0 : loading + 1;
+            ahead.next();
+        }
+        copy_commit();
+    };
+    for (int s = 0; s < S::STAGES - 1; s++)
+        load();
+
+    float scale = job.into_b ? g.part[job.low.part].scale : 1;
+    uint64_t key = job.masked ? g.step[replica].dropout_key : 0;
+    for (int64_t c = first + warp; c < last; c += warps) {
+        float sum[S::C / 16][2 * NT][4] = {};
+        int row = g.rows.chunk[c], end = g.rows.chunk[c + 1];
+        bool some = row < end;
+        for (; row < end; row += S::T) {
+            copy_wait<S::STAGES - 2>();
+            __syncwarp();
+            H *xs = stages + using_ * S::STAGE, *ls = xs + S::X;
+            load();
+            if (job.masked) {
+                for (int i = lane; i < S::T * 16; i += 32)
+                    if (row + i / 16 < end)
+                        drop_four(xs + i / 16 * S::LD + i % 16 * 4, g.part[job.low.part].drop, key, g.rows, row + i / 16, job.low.first + c0 + i % 16 * 4);
+                __syncwarp();
+            }
+            uint32_t b[NT][4];
+            for (int n = 0; n < NT; n++)
+                load_b_turned<S::LD_LOW>(b[n], ls, 0, n * 16);
+            for (int m = 0; m < S::C / 16; m++) {
+                uint32_t a[4];
+                load_a_turned<S::LD>(a, xs, 0, m * 16);
+                for (int n = 0; n < NT; n++) {
+                    mma<H>(sum[m][2 * n], a, b[n][0], b[n][1]);
+                    mma<H>(sum[m][2 * n + 1], a, b[n][2], b[n][3]);
+                }
+            }
+            using_ = using_ + 1 == S::STAGES ? 0 : using_ + 1;
+        }
+        while (*turn != (int)(c - first))
+            ;
+        __syncwarp();
+        __threadfence_block();
+        if (some)
+            for (int m = 0; m < S::C / 16; m++)
+                for (int n = 0; n < 2 * NT; n++) {
+                    float4 *to = &total[(m * 2 * NT + n) * 32 + lane], v = *to;
+                    *to = {fmaf(scale, sum[m][n][0], v.x), fmaf(scale, sum[m][n][1], v.y), fmaf(scale, sum[m][n][2], v.z), fmaf(scale, sum[m][n][3], v.w)};
+                }
+        __threadfence_block();
+        __syncwarp();
+        if (lane == 0)
+            *turn = (int)(c - first) + 1;
+    }
+    copy_wait<0>();
+    __syncthreads();
+    each([](const float *sum, float *to) {
+        if (to)
+            *to = *sum;
+    });
+}
+
+static void add_columns(columns_jobs *all, const low_jobs &jobs, tm_tensor x, const void *side, bool into_b, bool masked)
+{
+    for (int i = 0; i < jobs.n; i++)
+        all->job[all->n++] = {jobs.job[i], x.data, side, x.ld, into_b, masked};
+}
+
+void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa)
+{
+    low_jobs of_a = {}, of_b = {};
+    bool some = false;
+    for (int p = 0; p < g.parts; p++) {
+        int32_t from = g.part[p].at, to = from + g.part[p].r;
+        some |= g.part[p].da.data != nullptr;
+        if (g.drops && g.part[p].da.data)
+            add_jobs(&of_a, from, to, p, 0, g.in);
+        if (g.part[p].db.data)
+            add_jobs(&of_b, from, to, p, g.part[p].first, g.part[p].out);
+    }
+    if (!g.drops && some)
+        add_jobs(&of_a, 0, g.rank, 0, 0, g.in);
+    columns_jobs jobs = {};
+    add_columns(&jobs, of_a, x, side, false, g.drops);
+    add_columns(&jobs, of_b, dy, side_xa, true, false);
+    int64_t strips = 0;
+    for (int i = 0; i < jobs.n; i++)
+        strips += (jobs.job[i].low.columns + 63) / 64;
+    if (!strips)
+        return;
+    int most = 0;
+    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    with_type(x.data ? x.dtype : dy.dtype, [&](auto h) {
+        typedef decltype(h) H;
+        with_width(of_a.width > of_b.width ? of_a.width : of_b.width, [&](auto width) {
+            constexpr int NT = decltype(width)::value;
+            typedef columns_shape<NT> S;
+            int warps = (most - S::TOTAL) / S::WARP;
+            warps = warps > 8 ? 8 : warps;
+            launch(d, op, columns_kernel<H, NT>, dim3((unsigned)strips, (unsigned)g.rows.replicas), 32 * warps, S::TOTAL + warps * S::WARP, g, jobs);
+        });
+    });
+}
+
+/* --- y += side b_side^T and dx += mask (side a_side): where no product takes them along --- */
+
+enum { ADD = 64, ADD_LD = ADD + 8, ADD_LD_SUM = ADD + 4, ADD_BYTES = 2 * ADD * ADD_LD * 2 + ADD * ADD_LD_SUM * 4 };
+
+template <class H, class Y, bool TURNED, bool DROP>
+static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns)
+{
+    extern __shared__ __align__(16) unsigned char shared[];
+    H *ls = (H *)shared, *fs = ls + ADD * ADD_LD;
+    float *sums = (float *)(fs + ADD * ADD_LD);
+    low_tile tile;
+    if (!tile_at(g.rows, blockIdx.y, ADD, &tile))
+        return;
+    int64_t c0 = blockIdx.x * (int64_t)ADD;
+    side += tile.first * g.low;
+    factor += tile.replica * g.low * columns;
+    uint64_t key = DROP ? g.step[tile.replica].dropout_key : 0;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float delta[4][8] = {};
+    for (int w = 0; w < jobs.n; w++) {
+        const low_job &job = jobs.job[w];
+        for (int i = threadIdx.x; i < ADD * 8; i += 128) {
+            int row = i / 8, u = i % 8 * 8;
+            bool low = job.window + u < g.low, valid = row < tile.count && low;
+            copy_async(ls + row * ADD_LD + u, valid ? side + row * g.low + job.window + u : side, valid);
+            if (TURNED) { /* a_side [low, columns] */
+                valid = job.window + row < g.low && c0 + u < columns;
+                copy_async(fs + row * ADD_LD + u, valid ? factor + (job.window + row) * columns + c0 + u : factor, valid);
+            } else {
+                valid = c0 + row < columns && low;
+                copy_async(fs + row * ADD_LD + u, valid ? factor + (c0 + row) * g.low + job.window + u : factor, valid);
+            }
+        }
+        copy_commit();
+        copy_wait<0>();
+        __syncthreads();
+        for (int i = threadIdx.x; DROP && i < ADD * ADD; i += 128) /* other parts' columns of the window */
+            if (job.window + i % ADD < job.from || job.window + i % ADD >= job.to)
+                ls[i / ADD * ADD_LD + i % ADD] = narrow<H>(0);
+        if (DROP)
+            __syncthreads();
+        float sum[8][4] = {};
+        for (int k = 0; job.window + k < job.to; k += 16) {
+            uint32_t a[4], b[4];
+            load_a<ADD_LD>(a, ls, warp * 16, k);
+            for (int n = 0; n < 4; n++) {
+                if (TURNED)
+                    load_b_turned<ADD_LD>(b, fs, k, n * 16);
+                else
+                    load_b<ADD_LD>(b, fs, n * 16, k);
+                mma<H>(sum[2 * n], a, b[0], b[1]);
+                mma<H>(sum[2 * n + 1], a, b[2], b[3]);
+            }
+        }
+        for (int n = 0; n < 8; n++)
+            for (int i = 0; i < 4; i++)
+                sums[(warp * 16 + lane / 4 + i / 2 * 8) * ADD_LD_SUM + n * 8 + lane % 4 * 2 + i % 2] = sum[n][i];
+        __syncthreads();
+        for (int i = 0; i < 4; i++) {
+            int row = threadIdx.x / 8 + 16 * i, col = threadIdx.x % 8 * 8;
+            float v[8];
+            for (int e = 0; e < 8; e++)
+                v[e] = sums[row * ADD_LD_SUM + col + e];
+            if (DROP && row < tile.count) {
+                drop_four(v, g.part[job.part].drop, key, g.rows, tile.first + row, c0 + col);
+                drop_four(v + 4, g.part[job.part].drop, key, g.rows, tile.first + row, c0 + col + 4);
+            }
+            for (int e = 0; e < 8; e++)
+                delta[i][e] += v[e];
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        int row = threadIdx.x / 8 + 16 * i;
+        int64_t c = c0 + threadIdx.x % 8 * 8;
+        if (row >= tile.count || c >= columns)
+            continue;
+        Y *to = y + (tile.first + row) * ld + c;
+        struct alignas(16) {
+            Y v[8];
+        } u = *(decltype(u) *)to;
+        for (int e = 0; e < 8; e++)
+            u.v[e] = narrow<Y>(widen(u.v[e]) + delta[i][e]);
+        *(decltype(u) *)to = u;
+    }
+}
+
+template <class H, bool TURNED, bool DROP>
+static void run_add(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const void *side, const void *factor, tm_tensor y)
+{
+    int64_t tiles = (g.rows.n + ADD - 1) / ADD + g.rows.replicas - 1;
+    dim3 grid((unsigned)((y.cols + ADD - 1) / ADD), (unsigned)tiles);
+    launch(d, op, add_kernel<H, H, TURNED, DROP>, grid, 128, ADD_BYTES, g, jobs, (const H *)side, (const H *)factor, (H *)y.data, y.ld, y.cols);
+}
+
+void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y)
+{
+    low_jobs jobs = {};
+    add_jobs(&jobs, 0, g.low, 0, 0, g.out);
+    with_type(y.dtype, [&](auto h) { run_add<decltype(h), false, false>(d, op, g, jobs, side, b_side, y); });
+}
+
+void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx)
+{
+    low_jobs jobs = {};
+    if (!g.drops)
+        add_jobs(&jobs, 0, g.low, 0, 0, g.in);
+    for (int p = 0; g.drops && p < g.parts; p++)
+        add_jobs(&jobs, g.part[p].at, g.part[p].at + g.part[p].r, p, 0, g.in);
+    with_type(dx.dtype, [&](auto h) {
+        if (g.drops)
+            run_add<decltype(h), true, true>(d, op, g, jobs, side, a_side, dx);
+        else
+            run_add<decltype(h), true, false>(d, op, g, jobs, side, a_side, dx);
+    });
+}

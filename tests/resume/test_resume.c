@@ -160,11 +160,7 @@ static void killed_before_saving(void **state)
         char name[32];
         recipe(&a, s, "unsaved");
         open_job(&a, TM_JOB_TRAIN, &job);
-        OK(tm_job_device(job.recipe, &job.device, err));
-        int64_t limits[TM_MEM_KINDS];
-        memcpy(limits, job.plan.part, sizeof limits);
-        limits[TM_MEM_WORKSPACE] = 0;
-        OK(tm_trainer_create(&job.run, job.device, limits, &trainer, err));
+        OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
         OK(tm_monitor_add(trainer, err));
         OK(tm_trainer_start(trainer, err));
         OK(tm_trainer_run(trainer, err));

@@ -71,7 +71,7 @@ static void must_agree(const scenario *s, const char *a, const char *b)
 static args changed_layout(const args *from)
 {
     static const char *const choice[][3] = {{"threads=1", "threads=2", "threads=3"}, {"train.packing=true", "train.packing=false", "train.packing=true"},
-                                            {"train.recompute=none", "train.recompute=full", "train.recompute=auto"},
+                                            {"train.recompute=none", "train.recompute=full", "train.recompute=auto"}, {"train.recompute_layers=0", "train.recompute_layers=1", "train.recompute_layers=2"},
                                             {"train.micro_tokens=auto", "train.micro_tokens=1", "train.micro_tokens=33"}};
     args a = args_copy(from);
     for (size_t i = 0; i < sizeof choice / sizeof *choice; i++)

@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
+.PHONY: lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -158,6 +158,9 @@ bench: $(BENCHES) ## rates of this machine, beside the peers'
 
 docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
 	$< > docs/recipe.md
+
+what-fits: $(BUILD)/tools/what_fits ## docs/what-fits.md: models, cards, memory and hours, by the planner
+	TEMPER_CALIBRATION=none $< > docs/what-fits.md
 
 # What a release and an installation hold beside the program.
 VERSION := $(shell sed -n 's/^\#define TM_VERSION "\(.*\)"/\1/p' include/temper.h)

@@ -18,7 +18,6 @@
 #include <cstring>
 #include <initializer_list>
 
-#define TM_ON_DEVICE __host__ __device__
 extern "C" {
 #include "base/philox.h"
 #include "device/cuda/plugin.h"

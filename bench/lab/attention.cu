@@ -247,17 +247,17 @@ static flash90_args maps_of(const problem &p, int rows_q, int rows_k)
     return all;
 }
 
-template <class K> static void launch90(K kernel, const flash90_args &all, int64_t items, int threads, size_t shared)
+template <class K> static void launch90(K kernel, const flash90_args &all, int64_t items, int threads, size_t shared, int ctas = 1)
 {
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    kernel<<<(unsigned)std::min<int64_t>(items, 132), threads, shared>>>(all);
+    kernel<<<(unsigned)std::min<int64_t>(items, 132 * ctas), threads, shared>>>(all);
     CHECK(cudaGetLastError());
 }
 
-template <int D, int GROUPS, int BN, int STAGES, bool TURNS> void run90_forward(const problem &p)
+template <int D, int GROUPS, int CTAS, int BN, int STAGES, bool TURNS> void run90_forward(const problem &p)
 {
     constexpr int BM = 64 * GROUPS;
-    launch90(flash90_forward<bf16, D, GROUPS, BN, STAGES, false, TURNS>, maps_of(p, BM, BN), (p.rows / BM + p.w.spans.n) * p.w.heads, 128 * GROUPS + 128, (2 * BM + 2 * STAGES * BN) * D * 2);
+    launch90(flash90_forward<bf16, D, GROUPS, CTAS, BN, STAGES, false, TURNS>, maps_of(p, BM, BN), (p.rows / BM + p.w.spans.n) * p.w.heads, 128 * GROUPS + (CTAS == 1 ? 128 : 32), (2 * BM + 2 * STAGES * BN) * D * 2, CTAS);
 }
 template <int D, int BM, int STAGES> void run90_kv(const problem &p)
 {
@@ -278,17 +278,17 @@ struct kernel {
 #define KV(D, BM, BN, W) {"dk,dv   " #BM "x" #BN " w" #W, D, 1, run_kv<D, BM, BN, W>}
 #define DQ(D, BM, BN, W) {"dq      " #BM "x" #BN " w" #W, D, 2, run_q<D, BM, BN, W>}
 
-#define FORWARD90(D, G, BN, S, T) {"forward " #G " groups x" #BN " s" #S " turns " #T, D, 0, run90_forward<D, G, BN, S, T>}
+#define FORWARD90(D, G, C, BN, S, T) {"forward " #G " groups " #C " ctas x" #BN " s" #S " t" #T, D, 0, run90_forward<D, G, C, BN, S, T>}
 #define KV90(D, BM, S) {"dk,dv   " #BM "x128 wgmma s" #S, D, 1, run90_kv<D, BM, S>}
 #define DQ90(D, BN, S, Q) {"dq      128x" #BN " wgmma s" #S " q" #Q, D, 2, run90_q<D, BN, S, Q>}
 
 static const kernel kernels[] = {
-    FORWARD90(64, 2, 128, 3, 0), FORWARD90(64, 2, 128, 3, 1), FORWARD90(64, 3, 128, 3, 0), FORWARD90(64, 3, 128, 3, 1), FORWARD90(64, 2, 64, 4, 0),
-    KV90(64, 64, 2), KV90(64, 64, 4), KV90(64, 128, 2),
-    DQ90(64, 128, 2, 2), DQ90(64, 64, 4, 2),
-    FORWARD90(128, 2, 128, 2, 0), FORWARD90(128, 2, 128, 2, 1), FORWARD90(128, 2, 64, 4, 1),
+    FORWARD90(64, 2, 1, 128, 3, 0), FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 2, 64, 3, 0), FORWARD90(64, 1, 3, 128, 2, 0),
+    KV90(64, 64, 2), KV90(64, 64, 4),
+    DQ90(64, 128, 2, 2), DQ90(64, 128, 3, 1), DQ90(64, 64, 4, 2),
+    FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1), FORWARD90(128, 1, 2, 64, 2, 0),
     KV90(128, 64, 2), KV90(128, 64, 4),
-    DQ90(128, 64, 2, 2), DQ90(128, 64, 3, 2), DQ90(128, 64, 4, 1),
+    DQ90(128, 64, 3, 2), DQ90(128, 64, 4, 1),
 #ifdef ALL
     FORWARD(64, 128, 64, 4), KV(64, 64, 64, 4), DQ(64, 64, 64, 4),
     FORWARD(80, 128, 64, 4), KV(80, 64, 64, 4), DQ(80, 64, 64, 4),

@@ -305,6 +305,9 @@ template <class T, int DT> TM_DEVICE void flash_store(bf16 *row, const float (&c
 
 /* --- Forward --- */
 
+/* Powers of two that a weight may exceed 1 by: a larger score is taken over as the row's reference only beyond. */
+constexpr float SOFTMAX_SLACK = 8;
+
 /* What a thread holds of the softmax of a row: the largest score (before scale2) and the sum of its columns. */
 struct flash_softmax {
     float most = -INFINITY, sum = 0;
@@ -318,6 +321,7 @@ template <int NT> TM_DEVICE float flash_softmax_step(flash_softmax &row, float (
     for (int n = 0; n < NT; n++)
         top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
     top = row_max4(top);
+    top = (top - row.most) * scale2 <= SOFTMAX_SLACK ? row.most : top; /* what was summed need not shrink */
     float base = top == -INFINITY ? 0 : top * scale2, shrink = exp2_fast(fmaf(row.most, scale2, -base));
 #pragma unroll
     for (int n = 0; n < NT; n++)

@@ -82,7 +82,7 @@ template <int ROWS, int D> TM_DEVICE void zero_rows(bf16 *tile, int from)
         for (int j = 0; j < D / 64; j++)
             ((int4 *)tile)[j * ROWS * 8 + i] = make_int4(0, 0, 0, 0);
     fence_shared();
-    group_barrier(threadIdx.x / 128, 128);
+    group_barrier(1 + threadIdx.x / 128, 128);
 }
 
 /* Pairs of full and empty barriers: one arrives at a full one (with bytes), `consumers` at an empty one. */
@@ -99,7 +99,7 @@ TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
     __syncthreads();
 }
 
-/* Registers of the threads that fetch and of those that multiply: 64 Ki in all. */
+/* Registers of the threads that fetch and of those that multiply: 64 Ki in all on a multiprocessor. */
 template <int GROUPS> TM_DEVICE void registers_to_fetch()
 {
     if (GROUPS == 2)
@@ -118,8 +118,8 @@ template <int GROUPS> TM_DEVICE void registers_to_multiply()
 /* --- Forward --- */
 
 /* TURNS: groups queue their products in turn, so that the softmax of one runs beside the products of another. */
-template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP, bool TURNS>
-__global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const __grid_constant__ flash90_args all)
+template <class T, int D, int GROUPS, int CTAS, int BN, int STAGES, bool CAP, bool TURNS>
+__global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) flash90_forward(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
     constexpr int BM = 64 * GROUPS, NT = BN / 8, DT = D / 8, QSTAGES = 2;
@@ -132,12 +132,13 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
     uint64_t *bar_q = bar, *bar_k = bar + 2 * QSTAGES, *bar_v = bar_k + 2 * STAGES;
     flash90_start(bar, QSTAGES + 2 * STAGES, GROUPS);
     flash_index_build<BM>(index, w.spans);
-    int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
+    int lane = threadIdx.x % 32, group = threadIdx.x / 128;
     flash_ring<QSTAGES> rq;
     flash_ring<STAGES> rk, rv;
-    if (group < 0) {
-        registers_to_fetch<GROUPS>();
-        if (threadIdx.x >= 32)
+    if (group == GROUPS) {
+        if (CTAS == 1)
+            registers_to_fetch<GROUPS>();
+        if (threadIdx.x % 128 >= 32)
             return;
         for (int round = 0;; round++) {
             flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
@@ -166,7 +167,8 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
             __syncwarp();
         }
     }
-    registers_to_multiply<GROUPS>();
+    if (CTAS == 1)
+        registers_to_multiply<GROUPS>();
     bool leader = threadIdx.x % 128 == 0;
     int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4; /* row of the tile; and own + 8 */
     flash_score score = flash_score_of(w);
@@ -264,26 +266,28 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
 
 /* --- Backward --- */
 
-/* P and dS of all that a thread holds: s and dp as in flash_gradient. seen(n, j); lse2(n, j) and delta(n, j). */
-template <bool CAP, int NT, class Seen, class Lse, class Delta>
-TM_DEVICE void flash90_gradients(const flash_score &f, float (&s)[NT][4], float (&dp)[NT][4], bool masked, Seen seen, Lse lse2, Delta delta)
+/* What a thread holds of q k becomes exp(score - lse), zero where not seen(n, j), and keep(n, four of them) sees it;
+ * s on return: that times d(score)/d(q k) / scale. lse2(n, j): lse in powers of two. */
+template <bool CAP, int NT, class Seen, class Lse, class Keep>
+TM_DEVICE void flash90_weights(const flash_score &f, float (&s)[NT][4], bool masked, Seen seen, Lse lse2, Keep keep)
 {
     if (CAP)
         for (int n = 0; n < NT; n++)
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < 4; j++)
                 s[n][j] = tanh_fast(s[n][j] * f.inner);
-                dp[n][j] = (dp[n][j] - delta(n, j)) * fmaf(-s[n][j], s[n][j], 1.0f);
-            }
     if (masked)
         for (int n = 0; n < NT; n++)
             for (int j = 0; j < 4; j++)
                 s[n][j] = seen(n, j) ? s[n][j] : -INFINITY;
 #pragma unroll
-    for (int n = 0; n < NT; n++)
+    for (int n = 0; n < NT; n++) {
+        float e[4];
         for (int j = 0; j < 4; j++) {
-            s[n][j] = exp2_fast(fmaf(s[n][j], f.scale2, -lse2(n, j)));
-            dp[n][j] = s[n][j] * (CAP ? dp[n][j] : dp[n][j] - delta(n, j));
+            e[j] = exp2_fast(fmaf(s[n][j], f.scale2, -lse2(n, j)));
+            s[n][j] = !CAP ? e[j] : e[j] == 0 ? 0 : e[j] * fmaf(-s[n][j], s[n][j], 1.0f);
         }
+        keep(n, e);
+    }
 }
 
 /* dK and dV of tiles of 128 keys: over the query heads of the group, over tiles of BM queries. */
@@ -366,40 +370,72 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
         flash_range seers = flash_seers<BM, BN>(w, x);
         clear(dk);
         clear(dv);
-        for (int tile = seers.first, steps = (seers.end - seers.first) * heads; steps; steps--, rq.count++) {
-            int st = rq.stage(), first = tile * BM, position0 = x.past + first;
-            tile = tile + 1 < seers.end ? tile + 1 : seers.first;
-            bf16 *qt = tile_q + st * BM * D, *dot = tile_do + st * BM * D;
-            const float *lse2 = row_lse + st * BM, *delta = row_delta + st * BM;
+        int tile = seers.first, st = 0;
+        auto queue_first = [&] { /* s of the ring's tile */
+            st = rq.stage();
             barrier_wait(&bar_q[2 * st], rq.parity());
-            if (first + BM > x.queries) {
-                zero_rows<BM, D>(qt, x.queries - first);
-                zero_rows<BM, D>(dot, x.queries - first);
+            if (tile * BM + BM > x.queries) {
+                zero_rows<BM, D>(tile_q + st * BM * D, x.queries - tile * BM);
+                zero_rows<BM, D>(tile_do + st * BM * D, x.queries - tile * BM);
             }
             products_begin();
-            queue_scores<T, D, BN>(s, tile_k, group * 64, qt);
-            queue_scores<T, D, BN>(dp, tile_v, group * 64, dot);
+            queue_scores<T, D, BN>(s, tile_k, group * 64, tile_q + st * BM * D);
+        };
+        auto weights = [&] {
+            int position0 = x.past + tile * BM;
             bool masked = x.first + group * 64 + 63 > position0 || (w.window && x.first <= position0 + BM - 1 - w.window);
+            const float *lse2 = row_lse + st * BM + lane % 4 * 2;
             barrier_wait(&ready[st], rq.parity());
-            products_wait<0>();
             products_keep(s);
-            products_keep(dp);
-            flash90_gradients<CAP>(
-                score, s, dp, masked, [&](int n, int j) { return flash_sees(w, position0 + n * 8 + lane % 4 * 2 + j % 2, x.first + own + j / 2 * 8); },
-                [&](int n, int j) { return lse2[n * 8 + lane % 4 * 2 + j % 2]; }, [&](int n, int j) { return delta[n * 8 + lane % 4 * 2 + j % 2]; });
-            pack_all<T>(p, s);
-            pack_all<T>(ds, dp);
+            flash90_weights<CAP>(
+                score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + n * 8 + lane % 4 * 2 + j % 2, x.first + own + j / 2 * 8); },
+                [&](int n, int j) { return lse2[n * 8 + j % 2]; },
+                [&](int n, const float (&e)[4]) {
+                    p[n / 2][n % 2 * 2] = pack<T>(e[0], e[1]);
+                    p[n / 2][n % 2 * 2 + 1] = pack<T>(e[2], e[3]);
+                });
+            rq.count++;
+            tile = tile + 1 < seers.end ? tile + 1 : seers.first;
+        };
+        auto gradients = [&] { /* dv, and ds of the tile whose weights there are */
+            const float *delta = row_delta + st * BM + lane % 4 * 2;
             products_begin();
-            queue_sum<T, NT>(dv, p, dot);
-            queue_sum<T, NT>(dk, ds, qt);
-            products_wait<0>();
+            queue_scores<T, D, BN>(dp, tile_v, group * 64, tile_do + st * BM * D);
+            queue_sum<T, NT>(dv, p, tile_do + st * BM * D);
+            products_wait<1>();
+            products_keep(dp);
+            for (int n = 0; n < NT; n++)
+                for (int j = 0; j < 4; j++)
+                    dp[n][j] = s[n][j] * (dp[n][j] - delta[n * 8 + j % 2]);
+            pack_all<T>(ds, dp);
+        };
+        queue_first();
+        products_wait<0>();
+        weights();
+        for (int steps = (seers.end - seers.first) * heads; steps > 1; steps--) {
+            gradients();
+            int before = st;
+            queue_first();
+            products_begin();
+            queue_sum<T, NT>(dk, ds, tile_q + before * BM * D);
+            products_wait<1>();
             products_keep(dv);
+            weights();
+            products_wait<0>();
             products_keep(dk);
             if (leader)
-                barrier_arrive(&bar_q[2 * st + 1]);
+                barrier_arrive(&bar_q[2 * before + 1]);
         }
-        if (leader)
+        gradients();
+        products_begin();
+        queue_sum<T, NT>(dk, ds, tile_q + st * BM * D);
+        products_wait<0>();
+        products_keep(dv);
+        products_keep(dk);
+        if (leader) {
+            barrier_arrive(&bar_q[2 * st + 1]);
             barrier_arrive(&bar_kv[1]);
+        }
         for (int half = 0; half < 2; half++) {
             int row = x.first + own + half * 8;
             if (row >= x.keys)
@@ -482,10 +518,9 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         clear(dq);
         const bf16 *qt = tile_q + rq.stage() * BM * D, *dot = tile_do + rq.stage() * BM * D;
         flash_range blocks = flash_blocks<BM, BN>(w, x);
-        for (int b = blocks.first; b < blocks.end; b++, rk.count++) {
-            int st = rk.stage();
-            bf16 *kt = tile_k + st * BN * D, *vt = tile_v + st * BN * D;
-            barrier_wait(&bar_k[2 * st], rk.parity());
+        auto queue_both = [&](int b) { /* s and dp of the ring's block */
+            bf16 *kt = tile_k + rk.stage() * BN * D, *vt = tile_v + rk.stage() * BN * D;
+            barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
             if (b * BN + BN > x.keys) {
                 zero_rows<BN, D>(kt, x.keys - b * BN);
                 zero_rows<BN, D>(vt, x.keys - b * BN);
@@ -493,23 +528,51 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
             products_begin();
             queue_scores<T, D, BM>(s, qt, group * 64, kt);
             queue_scores<T, D, BM>(dp, dot, group * 64, vt);
+        };
+        auto weights = [&](int b) {
             bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
-            products_wait<0>();
             products_keep(s);
+            flash90_weights<CAP>(
+                score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
+                [&](int, int j) { return lse2[j / 2]; }, [](int, const float (&)[4]) {});
+        };
+        auto gradients = [&] {
             products_keep(dp);
-            flash90_gradients<CAP>(
-                score, s, dp, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
-                [&](int, int j) { return lse2[j / 2]; }, [&](int, int j) { return delta[j / 2]; });
-            pack_all<T>(ds, dp);
+            for (int n = 0; n < NT; n++)
+                for (int j = 0; j < 4; j++)
+                    dp[n][j] = s[n][j] * (dp[n][j] - delta[j / 2]);
+        };
+        queue_both(blocks.first);
+        products_wait<1>();
+        weights(blocks.first);
+        products_wait<0>();
+        gradients();
+        pack_all<T>(ds, dp);
+        for (int b = blocks.first; b + 1 < blocks.end; b++) {
+            int st = rk.stage();
+            rk.count++;
+            queue_both(b + 1);
             products_begin();
-            queue_sum<T, NT>(dq, ds, kt);
+            queue_sum<T, NT>(dq, ds, tile_k + st * BN * D);
+            products_wait<2>();
+            weights(b + 1);
+            products_wait<1>();
+            gradients();
             products_wait<0>();
             products_keep(dq);
             if (leader)
                 barrier_arrive(&bar_k[2 * st + 1]);
+            pack_all<T>(ds, dp);
         }
         if (leader)
             barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+        products_begin();
+        queue_sum<T, NT>(dq, ds, tile_k + rk.stage() * BN * D);
+        products_wait<0>();
+        products_keep(dq);
+        if (leader)
+            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+        rk.count++;
         for (int half = 0; half < 2; half++) {
             int row = own + half * 8;
             if (row < rows)

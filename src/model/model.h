@@ -50,6 +50,7 @@ typedef struct tm_block_saved {
     tm_tensor gate_up;               /* [T, 2F]; without a gate [T, F] */
     tm_linear_saved s_qkv, s_o, s_gate_up, s_down;
     tm_bottleneck_saved s_attn_adapter, s_ffn_adapter;
+    int64_t bytes;                   /* of all this that no other block shares */
 } tm_block_saved;
 
 typedef struct tm_model_settings {

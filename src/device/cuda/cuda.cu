@@ -64,13 +64,12 @@ static void cuda_lend(tm_device *d, void *address, int64_t bytes)
     tm_cuda_of(d)->workspace_bytes = bytes;
 }
 
-/* Kernels' code and graphs take their memory as a run goes. */
-static int64_t cuda_available(tm_device *d)
+static void cuda_memory(tm_device *d, int64_t *free_bytes, int64_t *all)
 {
-    enum { HEADROOM = 256 << 20 };
-    size_t free_bytes = 0, all = 0;
-    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&free_bytes, &all));
-    return free_bytes > HEADROOM ? (int64_t)free_bytes - HEADROOM : 0;
+    size_t f = 0, a = 0;
+    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&f, &a));
+    *free_bytes = (int64_t)f;
+    *all = (int64_t)a;
 }
 
 /* --- Graphs --- */
@@ -148,7 +147,7 @@ static void cuda_destroy(tm_device *d)
 
 static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_available,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_memory,
 };
 
 /* What the device keeps for itself, counted as handed out. */

@@ -25,9 +25,6 @@ extern "C" {
 
 #define TM_LANE static __device__ inline
 
-/* Blocks of trained tensors whose partial sums there is room for: 17 billion elements. */
-enum { TM_CUDA_PARTIALS = 1 << 22, TM_CUDA_TENSORS = 1 << 16 };
-
 struct tm_cuda {
     tm_device base;
     cudaStream_t stream;

@@ -283,10 +283,10 @@ struct kernel {
 #define DQ90(D, BN, S, Q) {"dq      128x" #BN " wgmma s" #S " q" #Q, D, 2, run90_q<D, BN, S, Q>}
 
 static const kernel kernels[] = {
-    FORWARD90(64, 2, 1, 128, 3, 0), FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 2, 64, 3, 0), FORWARD90(64, 1, 3, 128, 2, 0),
+    FORWARD90(64, 2, 1, 128, 3, 0), FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 1, 64, 4, 1),
     KV90(64, 64, 2), KV90(64, 64, 4),
     DQ90(64, 128, 2, 2), DQ90(64, 128, 3, 1), DQ90(64, 64, 4, 2),
-    FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1), FORWARD90(128, 1, 2, 64, 2, 0),
+    FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1),
     KV90(128, 64, 2), KV90(128, 64, 4),
     DQ90(128, 64, 3, 2), DQ90(128, 64, 4, 1),
 #ifdef ALL

@@ -484,11 +484,11 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
 }
 
 /* dQ of tiles of 128 queries, over the blocks of BN keys they see. */
-template <class T, int D, int BN, int STAGES, int QSTAGES, bool CAP>
+template <class T, int D, int BN, int STAGES, bool CAP>
 __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
-    constexpr int BM = 128, NT = BN / 8, DT = D / 8;
+    constexpr int BM = 128, NT = BN / 8, DT = D / 8, QSTAGES = 2;
     const flash_args &w = all.w;
     extern __shared__ __align__(1024) bf16 shared[];
     bf16 *tile_q = shared, *tile_do = tile_q + QSTAGES * BM * D, *tile_k = tile_do + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
@@ -539,79 +539,99 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
     flash_score score = flash_score_of(w);
     float dq[DT][4], s[NT][4], dp[NT][4], lse2[2], delta[2];
     uint32_t ds[NT / 2][4];
-    for (;; rq.count++) {
-        barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
-        flash_item x = items[rq.stage()];
-        if (x.span < 0)
-            return;
-        int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
-        int64_t row0 = x.row0 + x.first;
+    auto fetch_rows = [&](const flash_item &x) {
         for (int half = 0; half < 2; half++) {
-            int row = own + half * 8;
-            lse2[half] = row < rows ? w.lse[(row0 + row) * w.ld_lse + x.head] * LOG2E : INFINITY;
-            delta[half] = row < rows ? w.delta[(row0 + row) * w.ld_delta + x.head] : 0;
+            int row = x.first + own + half * 8;
+            bool in = row < x.queries;
+            lse2[half] = in ? w.lse[(int64_t)(x.row0 + row) * w.ld_lse + x.head] * LOG2E : INFINITY;
+            delta[half] = in ? w.delta[(int64_t)(x.row0 + row) * w.ld_delta + x.head] : 0;
         }
-        clear(dq);
-        const bf16 *qt = tile_q + rq.stage() * BM * D, *dot = tile_do + rq.stage() * BM * D;
-        flash_range blocks = flash_blocks<BM, BN>(w, x);
-        auto queue_both = [&](int b) { /* s and dp of the ring's block */
-            bf16 *kt = tile_k + rk.stage() * BN * D, *vt = tile_v + rk.stage() * BN * D;
-            barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
-            if (b * BN + BN > x.keys) {
-                zero_rows<BN, D>(kt, x.keys - b * BN);
-                zero_rows<BN, D>(vt, x.keys - b * BN);
-            }
-            products_begin();
-            queue_scores<T, D, BM>(s, qt, group * 64, kt);
-            queue_scores<T, D, BM>(dp, dot, group * 64, vt);
-        };
-        auto weights = [&](int b) {
-            bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
-            products_keep(s);
-            flash90_weights<CAP>(
-                score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
-                [&](int, int j) { return lse2[j / 2]; }, [](int, const float (&)[4]) {});
-        };
-        auto gradients = [&] {
-            products_keep(dp);
-            for (int n = 0; n < NT; n++)
-                for (int j = 0; j < 4; j++)
-                    dp[n][j] = s[n][j] * (dp[n][j] - delta[j / 2]);
-        };
-        queue_both(blocks.first);
-        products_wait<1>();
-        weights(blocks.first);
-        products_wait<0>();
-        gradients();
-        pack_all<T>(ds, dp);
-        for (int b = blocks.first; b + 1 < blocks.end; b++) {
-            int st = rk.stage();
-            rk.count++;
-            queue_both(b + 1);
-            products_begin();
-            queue_sum<T, NT>(dq, ds, tile_k + st * BN * D);
-            products_wait<2>();
-            weights(b + 1);
-            products_wait<1>();
-            gradients();
-            products_wait<0>();
-            products_keep(dq);
-            if (leader)
-                barrier_arrive(&bar_k[2 * st + 1]);
-            pack_all<T>(ds, dp);
-        }
+    };
+    auto queue_both = [&](int q) { /* s and dp of the ring's block; q: the stage of its queries */
         products_begin();
-        queue_sum<T, NT>(dq, ds, tile_k + rk.stage() * BN * D);
+        queue_scores<T, D, BM>(s, tile_q + q * BM * D, group * 64, tile_k + rk.stage() * BN * D);
+        queue_scores<T, D, BM>(dp, tile_do + q * BM * D, group * 64, tile_v + rk.stage() * BN * D);
+    };
+    auto wait_block = [&](const flash_item &x, int b) {
+        barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
+        if (b * BN + BN > x.keys) {
+            zero_rows<BN, D>(tile_k + rk.stage() * BN * D, x.keys - b * BN);
+            zero_rows<BN, D>(tile_v + rk.stage() * BN * D, x.keys - b * BN);
+        }
+    };
+    auto weights = [&](const flash_item &x, int b) {
+        int position0 = x.past + x.first, last = x.past + min(x.first + BM, x.queries) - 1;
+        bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
+        products_keep(s);
+        flash90_weights<CAP>(
+            score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
+            [&](int, int j) { return lse2[j / 2]; }, [](int, const float (&)[4]) {});
+    };
+    auto gradients = [&] {
+        products_keep(dp);
+        for (int n = 0; n < NT; n++)
+            for (int j = 0; j < 4; j++)
+                dp[n][j] = s[n][j] * (dp[n][j] - delta[j / 2]);
+    };
+    barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
+    flash_item x = items[rq.stage()];
+    if (x.span < 0)
+        return;
+    flash_range blocks = flash_blocks<BM, BN>(w, x);
+    fetch_rows(x);
+    clear(dq);
+    wait_block(x, blocks.first);
+    queue_both(rq.stage());
+    products_wait<1>();
+    weights(x, blocks.first);
+    products_wait<0>();
+    gradients();
+    pack_all<T>(ds, dp);
+    /* ds: of block b of x. What comes next, of the next item after the last block, is queued before its sum. */
+    for (int b = blocks.first;;) {
+        bool last = b + 1 == blocks.end;
+        int next = b + 1, st = rk.stage();
+        flash_item y = x;
+        flash_ring<QSTAGES> rnext = rq;
+        if (last) {
+            rnext.count++;
+            barrier_wait(&bar_q[2 * rnext.stage()], rnext.parity());
+            y = items[rnext.stage()];
+            blocks = flash_blocks<BM, BN>(w, y);
+            next = blocks.first;
+        }
+        bool more = y.span >= 0; /* otherwise products of what the tiles held before, for nobody */
+        rk.count++;
+        if (more)
+            wait_block(y, next);
+        queue_both(rnext.stage());
+        products_begin();
+        queue_sum<T, NT>(dq, ds, tile_k + st * BN * D);
+        if (last)
+            fetch_rows(y);
+        products_wait<2>();
+        weights(y, next);
+        products_wait<1>();
+        gradients();
         products_wait<0>();
         products_keep(dq);
         if (leader)
-            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
-        rk.count++;
-        float scale[2] = {w.scale, w.scale};
-        store_rows<T, BM>(tile_q + rq.stage() * BM * D, own - lane / 4, dq, scale, w.dq + row0 * w.ld_dq + x.head * D, w.ld_dq, rows);
-        group_barrier(1 + threadIdx.x / 128, 128);
-        if (leader)
-            barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+            barrier_arrive(&bar_k[2 * st + 1]);
+        if (last) {
+            int64_t row0 = x.row0 + x.first;
+            float scale[2] = {w.scale, w.scale};
+            store_rows<T, BM>(tile_q + rq.stage() * BM * D, own - lane / 4, dq, scale, w.dq + row0 * w.ld_dq + x.head * D, w.ld_dq, x.queries - x.first);
+            group_barrier(1 + threadIdx.x / 128, 128);
+            if (leader)
+                barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+            if (!more)
+                return;
+            clear(dq);
+            x = y;
+            rq = rnext;
+        }
+        pack_all<T>(ds, dp);
+        b = next;
     }
 #endif
 }

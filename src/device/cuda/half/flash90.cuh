@@ -268,6 +268,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
         if (last)
             soft[0] = soft[1] = flash_softmax();
         softmax(y, next);
+        products_keep(s); /* computed before the wait, not after */
         products_wait<0>();
         products_keep(out);
         if (leader)
@@ -459,6 +460,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             products_wait<1>();
             products_keep(dv);
             weights();
+            products_keep(s); /* computed before the wait, not after */
             products_wait<0>();
             products_keep(dk);
             if (leader)
@@ -611,8 +613,10 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
             fetch_rows(y);
         products_wait<2>();
         weights(y, next);
+        products_keep(s); /* computed before the wait, not after */
         products_wait<1>();
         gradients();
+        products_keep(dp);
         products_wait<0>();
         products_keep(dq);
         if (leader)

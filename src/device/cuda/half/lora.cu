@@ -47,7 +47,7 @@ static bool described(tm_device *d, const tm_rows *rows, tm_dtype type, int64_t 
         g->step = lr.step;
     }
     g->low = (g->rank + 15) / 16 * 16;
-    return g->rank <= LOW_RANKS;
+    return g->rank <= LOW_RANKS && rows->replicas * (g->in + g->out) * g->low < INT32_MAX;
 }
 
 static tm_tensor in_type(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *address)
@@ -137,7 +137,11 @@ template <class A> static void real_rows(tm_device *d, const char *op, const low
         int32_t replica = replica_of(g.rows, t);
         float v = j < g.rank ? product_sum(x.cols, nullptr, [&](int64_t k) { return real_at(x, t, k); }, [&](int64_t k) { return a(replica, j, k); }) : 0;
         if (j < g.rank)
+<<<<<<< HEAD
             real_at(xa, t, j) = v;
+=======
+            put(xa, t, j, v);
+>>>>>>> low
         if (type == TM_BF16)
             ((bf16 *)side)[i] = narrow<bf16>(v);
         else
@@ -170,7 +174,11 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
         tm_cuda_each(d, op, rows->n * g.out, [=] __device__(int64_t i) {
             int64_t t = i / g.out, n = i % g.out, row = replica_of(g.rows, t) * g.out + n;
             float *out = &real_at(y, t, n);
+<<<<<<< HEAD
             *out = product_sum(g.rank, out, [&](int64_t j) { return real_at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return real_at(g.part[0].b, row, j); });
+=======
+            *out = product_sum(g.rank, out, [&](int64_t j) { return at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return at(g.part[0].b, row, j); });
+>>>>>>> low
         });
     return true;
 }

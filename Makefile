@@ -78,7 +78,7 @@ CUDA_ARCH ?= 90a
 CUDA_FLAGS := -std=c++17 -O3 --extended-lambda -fmad=false $(foreach a,$(CUDA_ARCH),-gencode=arch=compute_$(a),code=sm_$(a)) \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall -Iinclude -Isrc -D_GNU_SOURCE
 CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
-CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype device/compose device/device)
+CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype base/env device/compose device/device)
 
 cuda: build/cuda/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90 ...": which)
 

@@ -135,13 +135,9 @@ template <class A> static void real_rows(tm_device *d, const char *op, const low
     tm_cuda_each(d, op, g.rows.n * g.low, [=] __device__(int64_t i) {
         int64_t t = i / g.low, j = i % g.low;
         int32_t replica = replica_of(g.rows, t);
-        float v = j < g.rank ? product_sum(x.cols, nullptr, [&](int64_t k) { return real_at(x, t, k); }, [&](int64_t k) { return a(replica, j, k); }) : 0;
+        float v = j < g.rank ? product_sum(x.cols, nullptr, [&](int64_t k) { return at(x, t, k); }, [&](int64_t k) { return a(replica, j, k); }) : 0;
         if (j < g.rank)
-<<<<<<< HEAD
-            real_at(xa, t, j) = v;
-=======
             put(xa, t, j, v);
->>>>>>> low
         if (type == TM_BF16)
             ((bf16 *)side)[i] = narrow<bf16>(v);
         else
@@ -165,7 +161,7 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
         return false;
     low_pack(d, op, g, type, from_real ? nullptr : s.a, to_real ? nullptr : s.b);
     if (from_real)
-        real_rows(d, op, g, x, xa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t k) { return real_at(g.part[0].a, replica * g.rank + j, k); });
+        real_rows(d, op, g, x, xa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t k) { return at(g.part[0].a, replica * g.rank + j, k); });
     else
         low_forward(d, op, g, x, s.a, s.side);
     if (!to_real)
@@ -174,11 +170,7 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
         tm_cuda_each(d, op, rows->n * g.out, [=] __device__(int64_t i) {
             int64_t t = i / g.out, n = i % g.out, row = replica_of(g.rows, t) * g.out + n;
             float *out = &real_at(y, t, n);
-<<<<<<< HEAD
-            *out = product_sum(g.rank, out, [&](int64_t j) { return real_at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return real_at(g.part[0].b, row, j); });
-=======
             *out = product_sum(g.rank, out, [&](int64_t j) { return at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return at(g.part[0].b, row, j); });
->>>>>>> low
         });
     return true;
 }
@@ -201,7 +193,7 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
         return false;
     low_pack(d, op, g, type, dx.data ? s.a : nullptr, from_real ? nullptr : s.b);
     if (from_real)
-        real_rows(d, op, g, dy, dxa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t n) { return real_at(g.part[0].b, replica * g.out + n, j) * g.part[0].scale; });
+        real_rows(d, op, g, dy, dxa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t n) { return at(g.part[0].b, replica * g.out + n, j) * g.part[0].scale; });
     else
         low_backward(d, op, g, dy, s.b, s.side, s.side_xa);
     if (dx.data)

@@ -504,6 +504,7 @@ static void optim(const std::vector<int64_t> &sizes, int32_t replicas, bool time
         s.lr = 1e-3, s.bias1 = 0.1, s.bias2 = 0.001, s.clip = 0.7;
     tm_step_params *step = upload(steps);
     int64_t n = (int64_t)list.size();
+    uint64_t *trail = upload(std::vector<uint64_t>(n));
     k.note = text("%s, %.0f million", note, all * 1e-6);
     static const char *const names[] = {"grad_norm", "adamw", "sgd", "trail"};
     static const double traffic[] = {4, 28, 20, 4};
@@ -513,7 +514,11 @@ static void optim(const std::vector<int64_t> &sizes, int32_t replicas, bool time
         if (!strstr(names[op], only))
             continue;
         auto run = [&](bool fast) {
-            bool served = op == 0 ? OP(grad_norm, n, p, replicas, 0.5, step) : op == 1 ? OP(adamw, n, p, 0.9, 0.999, 1e-8, step) : op == 2 ? OP(sgd, n, p, 0.9, false, step) : OP(trail, n, p, sums[fast].data());
+            bool served = op == 0 ? OP(grad_norm, n, p, replicas, 0.5, step) : op == 1 ? OP(adamw, n, p, 0.9, 0.999, 1e-8, step) : op == 2 ? OP(sgd, n, p, 0.9, false, step) : OP(trail, n, p, trail);
+            if (op == 3 && !timed) {
+                must();
+                cudaMemcpy(sums[fast].data(), trail, (size_t)n * 8, cudaMemcpyDeviceToHost);
+            }
             if (op == 0 && !timed) {
                 must();
                 cudaMemcpy(got[fast].data(), step, steps.size() * sizeof steps[0], cudaMemcpyDeviceToHost);
@@ -531,6 +536,7 @@ static void optim(const std::vector<int64_t> &sizes, int32_t replicas, bool time
         printf("FAILED grad_norm %s: %.17g, %.17g\n", k.note.c_str(), got[1][0].grad_norm, got[0][0].grad_norm), failures++;
     cudaFree(p);
     cudaFree(step);
+    cudaFree(trail);
 }
 
 /* --- All of them --- */

@@ -35,7 +35,7 @@ static int gpu_index(const char *name)
 
 tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, char *no_gpu, tm_error *err)
 {
-    const char *instead = tm_env("TEMPER_DEVICE");
+    const char *instead = tm_env("TEMPER_DEVICE"), *library = tm_env("TEMPER_CUDA_LIBRARY");
     bool automatic = !name || strcmp(name, "auto") == 0;
     if (automatic && instead && *instead) {
         name = instead;
@@ -45,7 +45,7 @@ tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, cha
         tm_error why;
         if (!tm_cuda_driver())
             return open_cpu(threads, out, err);
-        if (tm_cuda_device_create(NULL, 0, out, &why) == TM_OK)
+        if (tm_cuda_device_create(library, 0, out, &why) == TM_OK)
             return TM_OK;
         if (no_gpu)
             snprintf(no_gpu, 512, "%.500s", why.message);
@@ -56,5 +56,5 @@ tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, cha
     int index = gpu_index(name);
     if (index < 0)
         return tm_fail(err, TM_RECIPE, "device: found '%s', expected auto, cpu, cuda or cuda:N", name);
-    return tm_cuda_device_create(NULL, index, out, err);
+    return tm_cuda_device_create(library, index, out, err);
 }

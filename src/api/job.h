@@ -47,7 +47,7 @@ tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MU
 size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8]);
 
 /* The device that a recipe's `device` names: cpu, cuda, cuda:N, or auto: the first GPU, else the CPU. threads (0: all) and
- * TEMPER_ISA are the CPU's; TEMPER_DEVICE is what auto stands for. no_gpu|0 [512]: see tm_job. */
+ * TEMPER_ISA are the CPU's; TEMPER_DEVICE is what auto stands for, TEMPER_CUDA_LIBRARY which libtemper-cuda.so. no_gpu|0 [512]: see tm_job. */
 tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, char *no_gpu, tm_error *err) TM_MUST_CHECK;
 
 /* Settles precision, recomputation and micro-batches again, and plans the run, for another device. */

@@ -484,28 +484,43 @@ static tm_status take_gates(tm_model *m, tm_error *err)
 
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
-/* What a device may need at once for a group of T rows: its weight in the activations' type where it is not stored so,
- * and in that type, ranks side by side up to a multiple of 16, the factors of its low-rank deltas, xa and dxa. */
-static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
+/* What a device may need at once for low-rank deltas of T rows, ranks side by side up to a multiple of 16, in the
+ * activations' type: their factors, xa and dxa; and a bit for every input of those that drop some. */
+static int64_t delta_workspace(const tm_model *m, int64_t rank, int64_t in, int64_t out, int64_t dropping, int64_t T)
 {
     tm_dtype act = m->settings.act;
-    int64_t rank = 0, bytes = 0;
-    for (int32_t i = 0; i < group->count; i++)
-        rank += group->module[i]->lora ? group->module[i]->lora->r : 0;
     rank = (rank + 15) / 16 * 16;
-    if (group->weight.dtype != act)
-        bytes += aligned(tm_dtype_bytes(act, group->in * group->out));
-    if (rank)
-        bytes += aligned(tm_dtype_bytes(act, m->replicas * group->out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * group->in * rank)) +
-                 2 * aligned(tm_dtype_bytes(act, T * rank));
-    return bytes;
+    if (!rank)
+        return 0;
+    return aligned(tm_dtype_bytes(act, m->replicas * out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * in * rank)) +
+           2 * aligned(tm_dtype_bytes(act, T * rank)) + aligned(dropping * T * ((in + 63) / 64 * 8));
+}
+
+/* The same for a group: its deltas, and its weight in the activations' type where it is not stored so. */
+static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
+{
+    int64_t rank = 0, bytes = 0, dropping = 0;
+    for (int32_t i = 0; i < group->count; i++) {
+        const tm_lora *lora = group->module[i]->lora;
+        rank += lora ? lora->r : 0;
+        dropping = lora && lora->dropout > 0 ? group->count : dropping;
+    }
+    if (group->weight.dtype != m->settings.act)
+        bytes = aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
+    return bytes + delta_workspace(m, rank, group->in, group->out, dropping, T);
 }
 
 static void lend_workspace(tm_model *m)
 {
-    int64_t T = m->settings.max_tokens, bytes = group_workspace(m, &m->head_group, T);
     if (!m->device->traits.borrows || m->settings.act == m->device->real)
         return;
+    int64_t T = m->settings.max_tokens, width = m->config.width, inside = m->embed_lora ? m->embed_lora->r : 0;
+    int64_t bytes = group_workspace(m, &m->head_group, T);
+    /* On the embeddings and in bottlenecks one factor is an identity. */
+    for (int k = 0; k < 2; k++, inside = m->bottleneck.size) {
+        int64_t need = delta_workspace(m, inside, inside, width, 0, T);
+        bytes = need > bytes ? need : bytes;
+    }
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_linear_group *group[] = {&m->block[i].qkv, &m->block[i].o, &m->block[i].gate_up, &m->block[i].down};
         for (int k = 0; k < 4; k++) {

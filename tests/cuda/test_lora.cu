@@ -6,9 +6,11 @@
  * Exit 0: all hold. */
 #include "device/cuda/half/skinny.cuh"
 
+#include <atomic>
 #include <functional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 extern "C" __attribute__((visibility("default"))) const tm_cuda_plugin tm_cuda_plugin_table;
@@ -50,40 +52,6 @@ struct memory {
     }
 };
 
-#ifdef OWN_MULTIPLY
-/* A product to test with where there is no other. */
-TM_LANE float half_at(const tm_tensor &t, int64_t i, int64_t j)
-{
-    int64_t at = i * t.ld + j;
-    return t.dtype == TM_BF16 ? widen(((__nv_bfloat16 *)t.data)[at]) : widen(((__half *)t.data)[at]);
-}
-bool tm_half_multiply(tm_device *d, const char *op, const tm_half_product *q)
-{
-    tm_half_product p = *q;
-    tm_rows rows = {};
-    rows.replicas = p.replicas;
-    rows.group = p.group;
-    tm_cuda_each(d, op, p.m * p.n, [=] __device__(int64_t i) {
-        int64_t t = i / p.n, n = i % p.n;
-        int64_t r = p.replicas > 1 ? replica_of(rows, t) : 0;
-        float s = 0;
-        for (int64_t k = 0; k < p.k; k++)
-            s = fmaf(half_at(p.a, t, k), p.b_turned ? half_at(p.b, k, n) : half_at(p.b, n, k), s);
-        for (int64_t k = 0; p.low_a.data && k < p.low_a.cols; k++)
-            s = fmaf(half_at(p.low_a, t, k), p.b_turned ? half_at(p.low_b, r * p.low_a.cols + k, n) : half_at(p.low_b, r * p.n + n, k), s);
-        if (p.bias.data)
-            s += ((float *)p.bias.data)[n];
-        if (p.add)
-            s += half_at(p.out, t, n);
-        if (p.out.dtype == TM_BF16)
-            ((__nv_bfloat16 *)p.out.data)[t * p.out.ld + n] = narrow<__nv_bfloat16>(s);
-        else
-            ((__half *)p.out.data)[t * p.out.ld + n] = narrow<__half>(s);
-    });
-    return true;
-}
-#endif
-
 typedef std::vector<float> floats;
 typedef std::vector<uint16_t> halves;
 
@@ -122,7 +90,8 @@ struct test_case {
     std::vector<module_of> modules;
     int32_t replicas;
     float dropout;
-    bool lone, bias, accumulate;
+    bool lone, real_x, real_y; /* lowrank alone; with one side in f32 */
+    bool bias, accumulate;
     std::vector<example_of> examples;
     int64_t rows;
     halves x, dy, y0, dx0;
@@ -131,9 +100,9 @@ struct test_case {
     std::vector<uint64_t> keys;
 };
 
-static test_case make_case(tm_dtype type, tm_dtype weight, int64_t in, int64_t out, std::vector<module_of> modules, int32_t replicas, float dropout, bool lone, std::vector<int> lengths)
+static test_case make_case(tm_dtype type, tm_dtype weight, int64_t in, int64_t out, std::vector<module_of> modules, int32_t replicas, float dropout, bool lone, std::vector<int> lengths, bool real_x = false, bool real_y = false)
 {
-    test_case c = {type, weight, in, out, modules, replicas, dropout, lone, (bool)(random_bits() & 1), (bool)(random_bits() & 1)};
+    test_case c = {type, weight, in, out, modules, replicas, dropout, lone, real_x, real_y, (bool)(random_bits() & 1), (bool)(random_bits() & 1)};
     uint32_t index = 0;
     for (size_t i = 0; i < lengths.size(); i++) {
         int32_t replica = (int32_t)(i * replicas / lengths.size());
@@ -212,11 +181,22 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
             std::copy_n(&from[source[t] * cols], cols, &to[t * cols]);
         return tm_tensor_make(m.put(to), c.type, n, cols);
     };
+    auto gather_real = [&](const halves &from, int64_t cols) {
+        floats to(n * cols, NAN);
+        for (int64_t t = 0; t < used; t++)
+            for (int64_t k = 0; k < cols; k++)
+                to[t * cols + k] = from_half(c.type, from[source[t] * cols + k]);
+        return tm_tensor_make(m.put(to), TM_F32, n, cols);
+    };
     auto weights = [&](const floats &all, int64_t rows_each, int64_t cols) {
         floats some(all.begin() + first * rows_each * cols, all.begin() + (first + replicas) * rows_each * cols);
         return tm_tensor_make(m.put(some), TM_F32, replicas * rows_each, cols);
     };
     tm_tensor x = gather(c.x, c.in), dy = gather(c.dy, c.out), y = gather(c.y0, c.out), dx = gather(c.dx0, c.in), w;
+    if (c.real_x)
+        x = gather_real(c.x, c.in);
+    if (c.real_y)
+        y = gather_real(c.y0, c.out), dy = gather_real(c.dy, c.out);
     if (c.weight == TM_F32)
         w = tm_tensor_make(m.put(c.w), TM_F32, c.out, c.in);
     else {
@@ -243,13 +223,13 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         ranks += mod.r;
     }
     ranks = (ranks + 15) / 16 * 16;
-    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks);
+    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks) + (int64_t)parts.size() * n * low_mask_pitch(c.in);
     device->calls->lend(device, m.take(bytes), bytes);
     bool served;
     if (c.lone) {
         tm_lora_part &p = parts[0];
         served = tm_half_lowrank_forward(device, &rows, &p.lr, x, p.xa, y);
-        served &= tm_half_lowrank_backward(device, &rows, &p.lr, dy, x, p.xa, p.dxa, p.da, p.db, dx);
+        served &= tm_half_lowrank_backward(device, &rows, &p.lr, dy, x, p.xa, p.dxa, c.real_x ? tm_tensor_none() : p.da, c.real_y ? tm_tensor_none() : p.db, c.real_x ? tm_tensor_none() : dx);
     } else {
         served = tm_half_lora_forward(device, &rows, x, w, bias, (int)parts.size(), parts.data(), y);
         served &= tm_half_lora_backward(device, &rows, dy, x, w, c.accumulate, (int)parts.size(), parts.data(), dx);
@@ -263,7 +243,13 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         for (int64_t i = 0; i < used; i++)
             std::copy_n(&all[i * t.cols], t.cols, &(*to)[source[i] * t.cols]);
     };
-    scatter(&r->y, y);
+    if (c.real_y) {
+        floats all(r->y.size());
+        scatter(&all, y);
+        for (int64_t i = 0; i < used * c.out; i++)
+            r->y[source[i / c.out] * c.out + i % c.out] = to_half(c.type, all[source[i / c.out] * c.out + i % c.out]);
+    } else
+        scatter(&r->y, y);
     scatter(&r->dx, dx);
     for (size_t i = 0; i < parts.size(); i++) {
         scatter(&r->xa[i], parts[i].xa);
@@ -276,6 +262,20 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
 }
 
 /* --- Reference --- */
+
+/* f(i) for i < n, on all processors. */
+static void parallel(int64_t n, const std::function<void(int64_t)> &f)
+{
+    std::vector<std::thread> threads;
+    std::atomic<int64_t> next{0};
+    for (unsigned k = 0; k < std::thread::hardware_concurrency(); k++)
+        threads.emplace_back([&] {
+            for (int64_t i; (i = next++) < n;)
+                f(i);
+        });
+    for (auto &t : threads)
+        t.join();
+}
 
 typedef std::vector<double> doubles;
 
@@ -310,8 +310,7 @@ static reference_of reference(const test_case &c)
         f.da.push_back(doubles(c.da0[i].begin(), c.da0[i].end()));
         f.db.push_back(doubles(c.db0[i].begin(), c.db0[i].end()));
     }
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t t = 0; t < c.rows; t++) {
+    parallel(c.rows, [&](int64_t t) {
         for (int64_t n = 0; n < c.out; n++) {
             double s = c.lone ? y0[t * c.out + n] : c.bias ? c.bias_values[n] : 0;
             for (int64_t k = 0; !c.lone && k < c.in; k++)
@@ -323,7 +322,7 @@ static reference_of reference(const test_case &c)
         for (int64_t n = 0; !c.lone && n < c.out; n++)
             for (int64_t k = 0; k < c.in; k++)
                 f.dx[t * c.in + k] += dy[t * c.out + n] * c.w[n * c.in + k];
-    }
+    });
     for (size_t i = 0; i < c.modules.size(); i++) {
         auto &m = c.modules[i];
         double scale = 0.5 + i;
@@ -331,8 +330,7 @@ static reference_of reference(const test_case &c)
             const float *a = &c.a[i][e.replica * m.r * c.in], *b = &c.b[i][e.replica * m.out * m.r];
             double *da = &f.da[i][e.replica * m.r * c.in], *db = &f.db[i][e.replica * m.out * m.r];
             doubles dropped(e.length * c.in);
-#pragma omp parallel for
-            for (int64_t q = 0; q < e.length; q++) {
+            parallel(e.length, [&](int64_t q) {
                 int64_t t = e.first + q;
                 doubles factor(c.in);
                 for (int64_t k = 0; k < c.in; k++)
@@ -350,9 +348,8 @@ static reference_of reference(const test_case &c)
                     for (int64_t n = 0; n < m.out; n++)
                         f.y[t * c.out + m.first + n] += scale * xa * b[n * m.r + j];
                 }
-            }
-#pragma omp parallel for
-            for (int64_t j = 0; j < m.r; j++)
+            });
+            parallel(m.r, [&](int64_t j) {
                 for (int64_t q = 0; q < e.length; q++) {
                     int64_t t = e.first + q;
                     for (int64_t k = 0; k < c.in; k++)
@@ -360,6 +357,7 @@ static reference_of reference(const test_case &c)
                     for (int64_t n = 0; n < m.out; n++)
                         db[n * m.r + j] += scale * f.xa[i][t * m.r + j] * dy[t * c.out + m.first + n];
                 }
+            });
         }
     }
     return f;
@@ -417,13 +415,17 @@ static void check(const std::string &name, const test_case &c)
     double one = c.type == TM_BF16 ? 1 : 0.125;
     auto half = [&](const halves &v) { return [&](int64_t i) { return (double)from_half(c.type, v[i]); }; };
     auto real = [&](const floats &v) { return [&](int64_t i) { return (double)v[i]; }; };
-    compare(name, 0, 2.2e-3 * one, c.rows * c.out, half(r.y), f.y);
-    compare(name, 1, (c.dropout > 0 ? 3e-3 : 2.2e-3) * one, c.rows * c.in, half(r.dx), f.dx);
+    /* An output is rounded once: 1.7e-3; what the deltas' factors lose, up to four roundings, shows where deltas rule. */
+    compare(name, 0, 4e-3 * one, c.rows * c.out, half(r.y), f.y);
+    if (!c.real_x)
+        compare(name, 1, 4e-3 * one, c.rows * c.in, half(r.dx), f.dx);
     for (size_t i = 0; i < c.modules.size(); i++) {
         compare(name, 2, 3e-3 * one, c.rows * c.modules[i].r, real(r.xa[i]), f.xa[i]);
         compare(name, 3, 3e-3 * one, c.rows * c.modules[i].r, real(r.dxa[i]), f.dxa[i]);
-        compare(name, 4, 3e-3 * one, r.da[i].size(), real(r.da[i]), f.da[i]);
-        compare(name, 5, 3e-3 * one, r.db[i].size(), real(r.db[i]), f.db[i]);
+        if (!c.real_x)
+            compare(name, 4, 4e-3 * one, r.da[i].size(), real(r.da[i]), f.da[i]);
+        if (!c.real_y)
+            compare(name, 5, 4e-3 * one, r.db[i].size(), real(r.db[i]), f.db[i]);
     }
     run(c, c.examples, 0, c.replicas, 0, &again);
     same(name, "twice", r, again);
@@ -455,6 +457,9 @@ static void check_all(uint64_t seed)
                 check(name + "1 4 5", make_case(type, w, 200, 160, {{0, 40, 1}, {40, 40, 4}, {80, 80, 5}}, replicas, dropout, false, lengths));
                 check(name + "64 x 3", make_case(type, type, 136, 264, {{0, 88, 64}, {88, 88, 64}, {176, 88, 64}}, replicas, dropout, false, lengths));
                 check(name + "lone 16", make_case(type, type, 328, 136, {{0, 136, 16}}, replicas, dropout, true, lengths));
+                check(name + "lone 7, y f32", make_case(type, type, 264, 7, {{0, 7, 7}}, replicas, dropout, true, lengths, false, true));
+                if (dropout == 0)
+                    check(name + "lone 9, x f32", make_case(type, type, 9, 264, {{0, 264, 9}}, replicas, dropout, true, lengths, true, false));
                 check(name + "lone 4", make_case(type, type, 64, 1000, {{0, 1000, 4}}, replicas, dropout, true, lengths));
                 check(name + "lone 256", make_case(type, type, 72, 80, {{0, 80, 256}}, replicas, dropout, true, lengths));
                 check(name + "lone 100", make_case(type, type, 72, 80, {{0, 80, 100}}, replicas, dropout, true, lengths));
@@ -467,24 +472,30 @@ static void check_all(uint64_t seed)
 
 /* --- Times --- */
 
+/* Of one call, in a graph of eight. */
 static double milliseconds(const std::function<void()> &f)
 {
     cudaEvent_t start, stop;
     cudaEventCreate(&start);
     cudaEventCreate(&stop);
     cudaStream_t stream = tm_cuda_of(device)->stream;
+    tm_graph *graph;
     f();
+    need(device->calls->graph_begin(device, &err) == TM_OK, "graph");
+    for (int k = 0; k < 8; k++)
+        f();
+    need(device->calls->graph_end(device, &graph, &err) == TM_OK, "graph");
     float best = 1e30f;
     for (int i = 0; i < 3; i++) {
         cudaEventRecord(start, stream);
-        for (int k = 0; k < 5; k++)
-            f();
+        device->calls->graph_run(device, graph);
         cudaEventRecord(stop, stream);
         cudaEventSynchronize(stop);
         float t;
         cudaEventElapsedTime(&t, start, stop);
-        best = t / 5 < best ? t / 5 : best;
+        best = t / 8 < best ? t / 8 : best;
     }
+    device->calls->graph_destroy(device, graph);
     cudaEventDestroy(start);
     cudaEventDestroy(stop);
     return best;
@@ -520,9 +531,9 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         parts.push_back({{zeros(TM_F32, r, in), zeros(TM_F32, n, r), 2, dropout, 7, step}, first, zeros(TM_F32, T, r), zeros(TM_F32, T, r), zeros(TM_F32, r, in), zeros(TM_F32, n, r)});
         first += n;
     }
-    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks);
+    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks) + (int64_t)parts.size() * T * low_mask_pitch(in);
     device->calls->lend(device, m.take(bytes), bytes);
-    void *side = m.take(T * ranks * 2), *side_xa = m.take(T * ranks * 2), *pa = m.take(in * ranks * 2), *pb = m.take(out * ranks * 2);
+    void *side = m.take(T * ranks * 2), *side_xa = m.take(T * ranks * 2), *pa = m.take(in * ranks * 2), *pb = m.take(out * ranks * 2), *bits = dropout > 0 ? m.take((int64_t)outs.size() * T * low_mask_pitch(in)) : nullptr;
     device->calls->zero(device, side, T * ranks * 2);
     device->calls->zero(device, side_xa, T * ranks * 2);
     low_group g = {rows, step, in, out, (int)parts.size(), (int)ranks, (int)ranks, dropout > 0};
@@ -537,14 +548,13 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         p.db = none;
     for (auto &p : gb.part)
         p.da = none;
-    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa); });
-    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa); });
-    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa); });
-    double add = milliseconds([&] { low_add_backward(device, "time", g, side, pa, x); });
+    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa, bits); });
+    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa, bits); });
+    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa, bits); });
+    double add = milliseconds([&] { low_add_backward(device, "time", g, side, pa, x, bits); });
     double bx = 2e-6 * T * in, by = 2e-6 * T * out;
     printf("%-14s x %4.0f MB dy %4.0f MB | pack %5.1f us | xa %6.1f us %4.0f GB/s | dxa %6.1f us %4.0f | da %6.1f us %4.0f | db %6.1f us %4.0f | da, db %6.1f us %4.0f | dx + %6.1f us %4.0f",
            name, bx, by, 1e3 * pack, 1e3 * forward, bx / forward, 1e3 * backward, by / backward, 1e3 * da, bx / da, 1e3 * db, by / db, 1e3 * both, (bx + by) / both, 1e3 * add, 2 * bx / add);
-#ifndef OWN_MULTIPLY
     tm_tensor w = zeros(TM_BF16, out, in);
     int n = (int)parts.size();
     double lf = milliseconds([&] { TM_RUN(device, lora_forward, &rows, x, w, none, n, parts.data(), y); });
@@ -552,7 +562,6 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
     double lb = milliseconds([&] { TM_RUN(device, lora_backward, &rows, y, x, w, false, n, parts.data(), x); });
     double b = milliseconds([&] { TM_RUN(device, linear_backward_input, &rows, y, w, false, x); });
     printf(" | forward %.3f ms, without %.3f (%.2fx); backward %.3f, without %.3f (%.2fx)", lf, f, lf / f, lb, b, lb / b);
-#endif
     printf("\n");
     sync();
     device->calls->lend(device, nullptr, 0);

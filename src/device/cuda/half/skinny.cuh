@@ -6,7 +6,7 @@
  *   b_side [N, low]: scale B of the parts, each at its rows (its columns of y) and its low columns, zeros elsewhere.
  *
  * Order of sums, from the sizes of the model and the chunks alone: rows_kernel over columns k in blocks of 16, block i
- * in chain i mod 4, the four chains joined in order; columns_kernel a chain from zero through each chunk, sixteen rows
+ * in chain i mod 8, the chains joined in order; columns_kernel a chain from zero through each chunk, sixteen rows
  * from the chunk's first row on at a time, the chunks' sums added to what was there in order; add_kernel over the low
  * columns in blocks of 16, part by part. Tiles never hold rows of two replicas, and rows beyond the last are
  * read as zeros: nothing of them reaches a sum. */
@@ -14,80 +14,26 @@
 #define TM_DEVICE_CUDA_HALF_SKINNY_CUH
 
 #include "device/cuda/half/half.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <type_traits>
+#include "device/cuda/half/mma.cuh"
 
 enum { LOW_PARTS = 3, LOW_RANKS = 256, LOW_JOBS = 8 };
 
-/* --- Instructions: of sm_80 and later, fragments as the PTX manual has them for mma.m16n8k16 --- */
+/* --- Numbers and fragments --- */
 
 template <class H> TM_LANE H narrow(float v);
-template <> __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
 template <> __device__ inline float narrow<float>(float v) { return v; }
-template <> __device__ inline __half narrow<__half>(float v) { return __float2half_rn(v); }
+template <> __device__ inline bf16 narrow<bf16>(float v) { return __float2bfloat16_rn(v); }
+template <> __device__ inline f16 narrow<f16>(float v) { return __float2half_rn(v); }
 TM_LANE float widen(float v) { return v; }
-TM_LANE float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
-TM_LANE float widen(__half v) { return __half2float(v); }
+TM_LANE float widen(bf16 v) { return __bfloat162float(v); }
+TM_LANE float widen(f16 v) { return __half2float(v); }
 
-/* c[16 x 8] += a[16 x 16] b[16 x 8] */
-template <class H> TM_LANE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+/* As load_a, of either type, from a tile [k][m]. */
+template <int LD, class H> TM_LANE void load_a_transposed(uint32_t (&r)[4], const H *tile, int k, int m)
 {
-    if constexpr (std::is_same<H, __half>::value)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    int lane = threadIdx.x % 32;
+    load_matrices_transposed(r, tile + (k + lane % 8 + lane / 16 * 8) * LD + m + lane / 8 % 2 * 8);
 }
-
-TM_LANE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
-
-/* Four 8 x 8 blocks; lane l gives the address of row l % 8 of block l / 8. */
-TM_LANE void load_blocks(uint32_t (&r)[4], const void *p)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
-}
-TM_LANE void load_blocks_turned(uint32_t (&r)[4], const void *p)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)) : "memory");
-}
-
-/* A fragment of 16 x 16 from a tile [m][k], or [k][m]; a pair of B fragments of 16 x 8 from [n][k], or [k][n]: the
- * first eight columns in {r0, r1}. */
-template <int LD, class H> TM_LANE void load_a(uint32_t (&r)[4], const H *tile, int m, int k)
-{
-    int l = threadIdx.x % 32;
-    load_blocks(r, tile + (m + l % 16) * LD + k + l / 16 * 8);
-}
-template <int LD, class H> TM_LANE void load_a_turned(uint32_t (&r)[4], const H *tile, int k, int m)
-{
-    int l = threadIdx.x % 32;
-    load_blocks_turned(r, tile + (k + l % 8 + l / 16 * 8) * LD + m + l / 8 % 2 * 8);
-}
-template <int LD, class H> TM_LANE void load_b(uint32_t (&r)[4], const H *tile, int n, int k)
-{
-    int l = threadIdx.x % 32;
-    load_blocks(r, tile + (n + l % 8 + l / 16 * 8) * LD + k + l / 8 % 2 * 8);
-}
-template <int LD, class H> TM_LANE void load_b_turned(uint32_t (&r)[4], const H *tile, int k, int n)
-{
-    int l = threadIdx.x % 32;
-    load_blocks_turned(r, tile + (k + l % 16) * LD + n + l / 16 * 8);
-}
-
-/* Sixteen bytes to shared memory in the background; zeros when not valid (the address is one that can be read). */
-TM_LANE void copy_async(void *shared, const void *global, bool valid)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
-}
-TM_LANE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> TM_LANE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
 
 /* --- The deltas of a group --- */
 
@@ -107,6 +53,9 @@ struct low_group {
     bool drops;
     low_part part[LOW_PARTS];
 };
+
+/* Bytes of a row of masks, a bit a column. */
+static inline TM_ON_DEVICE int64_t low_mask_pitch(int64_t columns) { return (columns + 63) / 64 * 8; }
 
 /* The part that low column j belongs to, or -1. */
 TM_LANE int part_of(const low_group &g, int j)
@@ -137,12 +86,28 @@ TM_LANE bool tile_at(const tm_rows &rows, int64_t tile, int height, low_tile *ou
     return false;
 }
 
-/* v *= mask for the four channels from `channel` on of row t. */
-template <class H> TM_LANE void drop_four(H *v, const tm_cuda_drop &d, uint64_t key, const tm_rows &rows, int64_t t, int64_t channel)
+/* v *= mask for the four channels from `channel` on of a row. */
+template <class H> TM_LANE void drop_four(H *v, const tm_cuda_drop &d, uint64_t key, int32_t position, uint32_t example, uint32_t channel)
 {
-    tm_philox random = tm_philox_at(key, (uint32_t)(channel / 4), (uint32_t)rows.position[t], rows.example[t], d.module);
+    tm_philox random = tm_philox_at(key, channel / 4, (uint32_t)position, example, d.module);
+    struct alignas(4 * sizeof(H)) {
+        H v[4];
+    } u = *(decltype(u) *)v;
     for (int i = 0; i < 4; i++)
-        v[i] = narrow<H>((random.word[i] >> 8 >= d.threshold ? d.scale : 0) * widen(v[i]));
+        u.v[i] = narrow<H>((random.word[i] >> 8 >= d.threshold ? d.scale : 0) * widen(u.v[i]));
+    *(decltype(u) *)v = u;
+}
+
+/* Bit e: whether channel `channel` + e, a multiple of 8 on, is kept. */
+TM_LANE uint32_t mask_of_eight(const tm_cuda_drop &d, uint64_t key, int32_t position, uint32_t example, uint32_t channel)
+{
+    uint32_t mask = 0;
+    for (int half = 0; half < 2; half++) {
+        tm_philox random = tm_philox_at(key, channel / 4 + half, (uint32_t)position, example, d.module);
+        for (int i = 0; i < 4; i++)
+            mask |= (random.word[i] >> 8 >= d.threshold ? 1u : 0u) << (4 * half + i);
+    }
+    return mask;
 }
 
 /* What a block computes: low columns [from, to), which lie in a window of at most 64 of them that begins at a multiple
@@ -177,11 +142,12 @@ void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, v
 void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, const void *a_side, void *side);
 /* dxa of every part, side: the same side by side; side_xa: the parts' xa side by side. */
 void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, void *side_xa);
-/* da and db of every part, from what low_backward left. */
-void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa);
-/* y += side b_side^T ; dx += masks of (side a_side), parts apart where they are dropped apart. */
+/* da and db of every part, from what low_backward left. bits |0: the masks that low_add_backward left. */
+void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa, const void *bits);
+/* y += side b_side^T ; dx += masks of (side a_side), parts apart where they are dropped apart. bits |0: gets the masks
+ * then, [parts * T rows] of low_mask_pitch bytes. */
 void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y);
-void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx);
+void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx, void *bits);
 /* w in the activations' type, row by row. */
 void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *out);
 

@@ -323,8 +323,7 @@ static void settle_generation(tm_job *job)
     run->stops = tm_stop_ids(job->recipe->model, job->tokenizer, run->stop);
 }
 
-/* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
- * keep matrix products busy, and never more than a step or an evaluation set has. */
+/* What the data ask of a micro-batch: it holds at least the longest example, and never more than a step or an evaluation set has. */
 static void settle_micro_batch(tm_job *job)
 {
     tm_recipe *r = job->recipe;
@@ -348,12 +347,9 @@ static void settle_micro_batch(tm_job *job)
         most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
         l.longest += r->prompt_tokens;
     }
-    if (r->micro_tokens == TM_AUTO_INT)
-        r->micro_tokens = most < 2048 ? most : 2048;
-    if (r->micro_tokens < l.longest)
-        r->micro_tokens = l.longest;
-    job->run.max_tokens = r->micro_tokens;
-    job->run.max_examples = r->micro_tokens / (l.shortest > 1 ? l.shortest : 2) + 1;
+    job->asked.longest = l.longest;
+    job->asked.shortest = l.shortest;
+    job->asked.most = most;
 }
 
 static tm_status settle_choices(tm_job *job, tm_error *err)
@@ -361,14 +357,13 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     tm_recipe *r = job->recipe;
     const tm_method *method;
     const char *where = r->path ? r->path : "arguments";
+    job->asked = (tm_layout){.precision = r->precision, .recompute = r->recompute, .recompute_layers = r->recompute_layers, .micro_tokens = r->micro_tokens};
     if (!r->model)
         return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
     TM_TRY(tm_device_open(r->device, r->threads, &job->device, job->no_gpu, err));
     job->own = job->device->used_bytes;
     if (r->precision == TM_PRECISION_F16)
         return tm_fail(err, TM_RECIPE, "%s: precision: f16 is not implemented yet; expected f32 or bf16", where);
-    if (r->precision == TM_PRECISION_AUTO)
-        r->precision = job->device->traits.half ? TM_PRECISION_BF16 : TM_PRECISION_F32;
     TM_TRY(tm_method_find(r->method, &method, err));
     if (isnan(r->lr))
         r->lr = method->auto_lr;
@@ -404,16 +399,15 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
         job->folder_list = &job->folder;
         run->folder = &job->folder_list;
     }
-    bool automatic = r->recompute == TM_RECOMPUTE_AUTO;
-    if (automatic)
-        r->recompute = TM_RECOMPUTE_NONE;
-    TM_TRY(tm_plan_memory(run, job->device->traits, job->own, &job->plan, err));
-    int64_t available = tm_device_available(job->device);
-    if (automatic && available > 0 && job->plan.peak - job->own > available) {
-        r->recompute = TM_RECOMPUTE_FULL;
-        TM_TRY(tm_plan_memory(run, job->device->traits, job->own, &job->plan, err));
-    }
-    return TM_OK;
+    tm_target here;
+    TM_TRY(tm_target_device(job->device, &here, err));
+    return tm_job_plan_for(job, &here, err);
+}
+
+tm_status tm_job_plan_for(tm_job *job, const tm_target *target, tm_error *err)
+{
+    job->target = *target;
+    return tm_layout_choose(&job->run, job->recipe, &job->asked, &job->target, &job->plan, err);
 }
 
 tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err)
@@ -466,34 +460,30 @@ static const char *human(int64_t bytes, char text[32])
     return text;
 }
 
-tm_status tm_job_fits(tm_job *job, tm_error *err)
+tm_status tm_job_fits(tm_job *job, tm_advice *advice, int *count, tm_error *err)
 {
-    int64_t available = tm_device_available(job->device);
-    if (available < 0 || job->plan.peak - job->own <= available)
-        return TM_OK;
-    tm_recipe *r = job->recipe;
-    tm_buf advice = {0};
+    tm_advice own[TM_ADVICE_MAX];
+    int n = 0;
     char a[32], b[32];
-    struct {
-        int *choice;
-        int value;
-        const char *say;
-    } tries[] = {{&r->recompute, TM_RECOMPUTE_FULL, "train.recompute: full"}, {&r->method, TM_METHOD_LORA, "method: lora"}};
-    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
-        int saved = *tries[i].choice;
-        tm_memory_plan plan;
-        tm_error ignored;
-        if (saved == tries[i].value)
-            continue;
-        *tries[i].choice = tries[i].value;
-        if (tm_plan_memory(&job->run, job->device->traits, job->own, &plan, &ignored) == TM_OK && plan.peak - job->own <= available)
-            tm_buf_printf(&advice, "%s%s (%s)", advice.size ? ", or " : "; would fit: ", tries[i].say, human(plan.peak, a));
-        *tries[i].choice = saved;
+    if (!advice)
+        advice = own;
+    if (count)
+        *count = 0;
+    if (tm_target_fits(&job->target, job->plan.peak))
+        return TM_OK;
+    TM_TRY(tm_advise(&job->run, job->recipe, &job->asked, &job->target, advice, &n, err));
+    if (count)
+        *count = n;
+    tm_buf text = {0};
+    for (int i = 0; i < n; i++) {
+        tm_buf_text(&text, i ? ", or " : "; would fit: ");
+        tm_advice_put(&advice[i], &text);
+        tm_buf_printf(&text, " (%s)", human(advice[i].plan.peak, a));
     }
-    if (!advice.size)
-        tm_buf_printf(&advice, "; the largest part is %s: shorter train.seq or a smaller model is needed",
+    if (!n)
+        tm_buf_printf(&text, "; the largest part is %s: shorter train.seq or a smaller model is needed",
                       job->plan.part[TM_MEM_WEIGHTS] > job->plan.part[TM_MEM_ACTIVATIONS] ? "weights" : "activations");
-    tm_status st = tm_fail(err, TM_NO_FIT, "the run needs %s of memory, %s are available%s", human(job->plan.peak, a), human(available, b), tm_buf_str(&advice));
-    tm_buf_deinit(&advice);
+    tm_status st = tm_fail(err, TM_NO_FIT, "the run needs %s of memory, %s are available%s", human(job->plan.peak, a), human(job->target.memory - job->target.reserve, b), tm_buf_str(&text));
+    tm_buf_deinit(&text);
     return st;
 }

@@ -58,8 +58,8 @@ typedef struct tm_device_calls {
     void (*lend)(tm_device *d, void *address, int64_t bytes);
     /* A download that does not wait: dst is there after the next sync. NULL: download does. */
     void (*fetch)(tm_device *d, void *dst, const void *src, int64_t bytes);
-    /* Bytes that may still be allocated. NULL: it shares the machine's memory. */
-    int64_t (*available)(tm_device *d);
+    /* Bytes of its memory that nobody has taken, and all. NULL: it shares the machine's memory. */
+    void (*memory)(tm_device *d, int64_t *free_bytes, int64_t *all);
 } tm_device_calls;
 
 /* What a run's memory depends on beside the recipe. */
@@ -103,6 +103,10 @@ int64_t tm_cpu_workspace_bytes(int threads);
 /* Of the CPU device (but for TM_ISA_F64), and of any CUDA device. */
 tm_device_traits tm_cpu_traits(void);
 tm_device_traits tm_cuda_traits(void);
+
+/* Bytes that a CUDA device takes for itself at creation: partial sums of the ops that go over all trained tensors. */
+enum { TM_CUDA_PARTIALS = 1 << 22 /* blocks of TM_TRAINED_BLOCK elements: 17 billion */, TM_CUDA_TENSORS = 1 << 16 };
+int64_t tm_cuda_own_bytes(void);
 
 /* Allocates nothing, computes nothing, counts every byte. traits: of the device it stands for. */
 tm_status tm_counting_device_create(tm_device_traits traits, tm_device **out, tm_error *err) TM_MUST_CHECK;

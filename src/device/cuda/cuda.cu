@@ -2,7 +2,7 @@
  *
  * Memory is filled with a pattern of not-a-numbers when it is handed out: what reads it before writing
  * shows at once, on every run alike. */
-#include "device/cuda/cuda.cuh"
+#include "device/cuda/profile.h"
 
 extern "C" {
 #include "base/buf.h"
@@ -64,13 +64,12 @@ static void cuda_lend(tm_device *d, void *address, int64_t bytes)
     tm_cuda_of(d)->workspace_bytes = bytes;
 }
 
-/* Kernels' code and graphs take their memory as a run goes. */
-static int64_t cuda_available(tm_device *d)
+static void cuda_memory(tm_device *d, int64_t *free_bytes, int64_t *all)
 {
-    enum { HEADROOM = 256 << 20 };
-    size_t free_bytes = 0, all = 0;
-    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&free_bytes, &all));
-    return free_bytes > HEADROOM ? (int64_t)free_bytes - HEADROOM : 0;
+    size_t f = 0, a = 0;
+    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&f, &a));
+    *free_bytes = (int64_t)f;
+    *all = (int64_t)a;
 }
 
 /* --- Graphs --- */
@@ -141,6 +140,7 @@ static void cuda_destroy(tm_device *d)
     cudaFree(c->partials);
     cudaFree(c->sums);
     tm_cuda_transfer_destroy(c);
+    tm_cuda_profile_destroy(c);
     if (c->stream)
         cudaStreamDestroy(c->stream);
     free(c);
@@ -148,8 +148,15 @@ static void cuda_destroy(tm_device *d)
 
 static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_available,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_memory,
 };
+
+static const tm_device_calls without_graphs = {
+    cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
+    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+};
+
+const tm_device_calls *tm_cuda_calls_without_graphs(void) { return &without_graphs; }
 
 /* What the device keeps for itself, counted as handed out. */
 static tm_status take_own(tm_cuda *c, tm_error *err)
@@ -191,6 +198,7 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     TM_TRY(find(index, &properties, err));
     snprintf(c->detail, sizeof c->detail, "%.200s", properties.name);
     c->index = index;
+    c->index = index;
     c->architecture = 10 * properties.major + properties.minor;
     c->processors = properties.multiProcessorCount;
     cudaError_t error = cudaSetDevice(index);
@@ -200,6 +208,7 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
         return tm_fail(err, TM_UNSUPPORTED, "device: %s cannot be used: %s", c->detail, cudaGetErrorString(error));
     TM_TRY(take_own(c, err));
     TM_TRY(tm_cuda_transfer_create(c, err));
+    tm_cuda_profile_create(c);
     /* A kernel of another architecture fails at its first launch: say so now. */
     tm_cuda_each(&c->base, "start", 1, [=] __device__(int64_t) {});
     tm_error why;

@@ -18,16 +18,12 @@
 #include <cstring>
 #include <initializer_list>
 
-#define TM_ON_DEVICE __host__ __device__
 extern "C" {
 #include "base/philox.h"
 #include "device/cuda/plugin.h"
 }
 
 #define TM_LANE static __device__ inline
-
-/* Blocks of trained tensors whose partial sums there is room for: 17 billion elements. */
-enum { TM_CUDA_PARTIALS = 1 << 22, TM_CUDA_TENSORS = 1 << 16 };
 
 struct tm_cuda {
     tm_device base;
@@ -40,6 +36,7 @@ struct tm_cuda {
     struct tm_cuda_transfer *transfer;
     int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
     bool plain;           /* tests: no fast kernels */
+    struct tm_cuda_profile *profile; /* NULL: nobody asked */
     char detail[256];
 };
 
@@ -63,6 +60,9 @@ static inline bool tm_cuda_floats(tm_device *d, const char *op, std::initializer
         }
     return true;
 }
+
+/* The device's calls with no graphs in them: profiles look at single ops. */
+const tm_device_calls *tm_cuda_calls_without_graphs(void);
 
 /* transfer.cu */
 tm_status tm_cuda_transfer_create(tm_cuda *c, tm_error *err);

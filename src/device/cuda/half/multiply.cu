@@ -113,25 +113,20 @@ template <class T, int BN, bool A_TURNED, bool B_TURNED, int STAGES, int CLUSTER
     tm_cuda_check(c, op, cudaGetLastError());
 }
 
-#ifndef GEMM90_CLUSTER
-#define GEMM90_CLUSTER 2
-#endif
-
 template <class T, int BN, int STAGES> static void multiply90_wide(tm_cuda *c, const char *op, const tm_half_product *p)
 {
     if (p->a_turned)
-        launch90<T, BN, true, true, STAGES, GEMM90_CLUSTER>(c, op, p);
+        launch90<T, BN, true, true, STAGES, 1>(c, op, p);
     else if (p->b_turned)
-        launch90<T, BN, false, true, STAGES, GEMM90_CLUSTER>(c, op, p);
+        launch90<T, BN, false, true, STAGES, 1>(c, op, p);
     else
-        launch90<T, BN, false, false, STAGES, GEMM90_CLUSTER>(c, op, p);
+        launch90<T, BN, false, false, STAGES, 1>(c, op, p);
 }
 
-/* Tiles of 256 columns unless that leaves too many empty. */
+/* Tiles of 256 columns unless more than a twelfth would be empty. */
 template <class T> static void multiply90(tm_cuda *c, const char *op, const tm_half_product *p)
 {
-    int64_t rest = p->n % 256;
-    if (p->n <= 128 || (rest && rest <= 128 && p->n < 1024))
+    if ((p->n + 255) / 256 * 256 - p->n > p->n / 12)
         multiply90_wide<T, 128, 5>(c, op, p);
     else
         multiply90_wide<T, 256, 4>(c, op, p);

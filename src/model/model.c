@@ -2,6 +2,8 @@
  * computation is in decoder.c and head.c. */
 #include "model/model.h"
 
+#include "device/lent.h"
+
 #include "base/buf.h"
 #include "base/exact.h"
 #include "base/philox.h"
@@ -484,47 +486,24 @@ static tm_status take_gates(tm_model *m, tm_error *err)
 
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
-/* What a device may need at once for low-rank deltas of T rows, ranks side by side up to a multiple of 16, in the
- * activations' type: their factors, xa and dxa; and a bit for every input of those that drop some. */
-static int64_t delta_workspace(const tm_model *m, int64_t rank, int64_t in, int64_t out, int64_t dropping, int64_t T)
-{
-    tm_dtype act = m->settings.act;
-    rank = (rank + 15) / 16 * 16;
-    if (!rank)
-        return 0;
-    return aligned(tm_dtype_bytes(act, m->replicas * out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * in * rank)) +
-           2 * aligned(tm_dtype_bytes(act, T * rank)) + aligned(dropping * T * ((in + 127) / 128 * 16));
-}
-
-/* Room for sums of chunks apart, for groups too narrow to fill a GPU with strips of 128 columns. A device makes do with less. */
-static int64_t sums_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
-{
-    enum { STRIP = 128, STRIPS = 132, MORE_CHUNKS = 32 };
-    int64_t strips = (group->in + STRIP - 1) / STRIP, ranks = 0, columns = 0;
-    for (int32_t i = 0; i < group->count; i++) {
-        int64_t r = group->module[i]->lora ? group->module[i]->lora->r : 0, of_module = (group->module[i]->out + STRIP - 1) / STRIP;
-        ranks += (r + 15) / 16 * 16;
-        columns += of_module * ((r + 15) / 16 * 16);
-        strips += of_module;
-    }
-    columns += (group->in + STRIP - 1) / STRIP * ranks;
-    if (!m->settings.train || strips * m->replicas >= STRIPS)
-        return 0;
-    return aligned((T / TM_CHUNK_TOKENS + MORE_CHUNKS) * columns * STRIP * (int64_t)sizeof(float));
-}
-
-/* The same for a group: its deltas, and its weight in the activations' type where it is not stored so. */
+/* What a device may need at once for a group of T rows: what its deltas want, and its weight in the activations' type
+ * where it is not stored so. */
 static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
 {
-    int64_t rank = 0, bytes = 0, dropping = 0;
+    int64_t r[TM_GROUP_MAX], out[TM_GROUP_MAX], bytes = 0;
+    int32_t parts = 0;
+    bool drops = false;
     for (int32_t i = 0; i < group->count; i++) {
         const tm_lora *lora = group->module[i]->lora;
-        rank += lora ? lora->r : 0;
-        dropping = lora && lora->dropout > 0 ? group->count : dropping;
+        if (!lora)
+            continue;
+        r[parts] = lora->r;
+        out[parts++] = group->module[i]->out;
+        drops |= lora->dropout > 0;
     }
     if (group->weight.dtype != m->settings.act)
         bytes = aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
-    return bytes + delta_workspace(m, rank, group->in, group->out, dropping, T) + sums_workspace(m, group, T);
+    return bytes + tm_lent_for_deltas(parts, r, out, group->in, group->out, m->replicas, m->settings.train, drops, T);
 }
 
 static void lend_workspace(tm_model *m)
@@ -535,7 +514,7 @@ static void lend_workspace(tm_model *m)
     int64_t bytes = group_workspace(m, &m->head_group, T);
     /* On the embeddings and in bottlenecks one factor is an identity. */
     for (int k = 0; k < 2; k++, inside = m->bottleneck.size) {
-        int64_t need = delta_workspace(m, inside, inside, width, 0, T);
+        int64_t need = tm_lent_for_deltas(inside > 0, &inside, &width, width, width, m->replicas, m->settings.train, false, T);
         bytes = need > bytes ? need : bytes;
     }
     for (int64_t i = 0; i < m->config.layers; i++) {

@@ -4,7 +4,7 @@
 /* --- Factors --- */
 
 /* A thread packs eight columns; there are less than 2^31 of these. */
-template <class H> static __global__ void pack_kernel(const __grid_constant__ low_group g, eight<H> *a_side, eight<H> *b_side, uint32_t of_a, uint32_t of_b)
+template <class H> static __global__ void pack_kernel(const __grid_constant__ low_group g, eight<H> *a_side, eight<H> *b_side, eight<H> *side_xa, uint32_t of_a, uint32_t of_b, uint32_t of_xa)
 {
     uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, low = (uint32_t)g.low;
     eight<H> u;
@@ -31,17 +31,24 @@ template <class H> static __global__ void pack_kernel(const __grid_constant__ lo
             }
         }
         b_side[i] = u;
+    } else if (i -= of_b; i < of_xa) {
+        uint32_t units = low / 8, t = i / units, j0 = i % units * 8;
+        for (int e = 0; e < 8; e++)
+            if (int p = part_of(g, (int)j0 + e); p >= 0)
+                u.v[e] = narrow<H>(real_at(g.part[p].xa, t, j0 + e - g.part[p].at));
+        side_xa[i] = u;
     }
 }
 
-void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side)
+void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side, void *side_xa)
 {
     int64_t of_a = a_side ? g.rows.replicas * g.low * (g.in / 8) : 0, of_b = b_side ? g.rows.replicas * g.out * (g.low / 8) : 0;
-    if (!(of_a + of_b))
+    int64_t of_xa = side_xa ? g.rows.n * (g.low / 8) : 0, all = of_a + of_b + of_xa;
+    if (!all)
         return;
     with_type(type, [&](auto h) {
         typedef eight<decltype(h)> E;
-        launch(d, op, pack_kernel<decltype(h)>, dim3((unsigned)((of_a + of_b + 127) / 128)), 128, 0, g, (E *)a_side, (E *)b_side, (uint32_t)of_a, (uint32_t)of_b);
+        launch(d, op, pack_kernel<decltype(h)>, dim3((unsigned)((all + 127) / 128)), 128, 0, g, (E *)a_side, (E *)b_side, (E *)side_xa, (uint32_t)of_a, (uint32_t)of_b, (uint32_t)of_xa);
     });
 }
 
@@ -87,7 +94,7 @@ enum { ROWS_BUDGET = 96 << 10, ROWS_MUCH = 192 << 10 };
 template <class H> struct rows_input {
     const H *x, *factor; /* x: of the group's first column */
     int64_t ld;
-    H *side, *side_xa;
+    H *side;
 };
 
 template <class H, int MT, int NT, int BUDGET, bool BACK, bool DROP>
@@ -217,8 +224,6 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
         if (p >= 0)
             real_at(BACK ? g.part[p].dxa : g.part[p].xa, t, j - g.part[p].at) = v;
         in.side[t * g.low + j] = narrow<H>(v);
-        if (BACK)
-            in.side_xa[t * g.low + j] = narrow<H>(p >= 0 ? real_at(g.part[p].xa, t, j - g.part[p].at) : 0);
     }
 }
 
@@ -261,7 +266,7 @@ void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, 
         add_jobs(&jobs, g.part[p].at, end_of(g, p), p, 0, g.in);
     with_type(x.dtype, [&](auto h) {
         typedef decltype(h) H;
-        rows_input<H> in = {(const H *)x.data, (const H *)a_side, x.ld, (H *)side, nullptr};
+        rows_input<H> in = {(const H *)x.data, (const H *)a_side, x.ld, (H *)side};
         if (g.drops)
             run_rows<H, false, true>(d, op, g, jobs, in);
         else
@@ -269,14 +274,14 @@ void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, 
     });
 }
 
-void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, void *side_xa)
+void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side)
 {
     low_jobs jobs = {};
     for (int p = 0; p < g.parts; p++)
         add_jobs(&jobs, g.part[p].at, end_of(g, p), p, g.part[p].first, g.part[p].out);
     with_type(dy.dtype, [&](auto h) {
         typedef decltype(h) H;
-        run_rows<H, true, false>(d, op, g, jobs, {(const H *)dy.data, (const H *)b_side, dy.ld, (H *)side, (H *)side_xa});
+        run_rows<H, true, false>(d, op, g, jobs, {(const H *)dy.data, (const H *)b_side, dy.ld, (H *)side});
     });
 }
 

@@ -8,13 +8,17 @@
  * Order of sums, from the sizes of the model and the chunks alone: rows_kernel over columns k in blocks of 16, block i
  * in chain i mod 4, the chains joined in order; strips_kernel a chain from zero through each chunk, sixteen rows
  * from the chunk's first row on at a time, the chunks' sums added to what was there in order; add_kernel over the low
- * columns in blocks of 16, part by part. Tiles never hold rows of two replicas, and rows beyond the last are
+ * columns in blocks of 16, part by part. once_kernel gives the sums of strips_kernel, and dxa in shares of 256 columns of dy:
+ * in each a chain through either half, blocks of 16 columns in order, the halves, then the shares added in order. Tiles never hold rows of two replicas, and rows beyond the last are
  * read as zeros: nothing of them reaches a sum. */
 #ifndef TM_DEVICE_CUDA_HALF_SKINNY_CUH
 #define TM_DEVICE_CUDA_HALF_SKINNY_CUH
 
 #include "device/cuda/half/half.h"
 #include "device/cuda/half/mma.cuh"
+extern "C" {
+#include "device/lent.h"
+}
 
 #include <type_traits>
 
@@ -173,13 +177,16 @@ template <class... P> static void launch(tm_device *d, const char *op, void (*ke
 
 /* --- What is launched: skinny.cu, skinny_sums.cu. Everything of the activations' type is of `type`, and lies in scratch but for x. --- */
 
-/* a_side, b_side |0. */
-void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side);
+/* a_side, b_side |0; side_xa [T, low] |0: the parts' xa side by side. */
+void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side, void *side_xa);
 /* xa of every part, and side [T, low]: the same side by side. */
 void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, const void *a_side, void *side);
-/* dxa of every part, side: the same side by side; side_xa: the parts' xa side by side. */
-void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, void *side_xa);
-/* da and db of every part, from what low_backward left. bits |0: the masks that low_add_backward left. room: of `bytes`, for
+/* dxa of every part, side: the same side by side. */
+void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side);
+/* low_backward and db at once: dy is read once. room, of `bytes`, as below. false, and nothing done: ranks are too
+ * large, a part has no db, or there is not enough room. */
+bool low_backward_once(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, const void *side_xa, void *room, int64_t bytes);
+/* da and db |0 of every part, from side and side_xa. bits |0: the masks that low_add_backward left. room: for
  * sums of chunks; little of it costs time where the group is narrow, and never changes a bit. */
 void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa, const void *bits, void *room, int64_t bytes);
 /* y += side b_side^T ; dx += masks of (side a_side), parts apart where they are dropped apart. bits |0: gets the masks

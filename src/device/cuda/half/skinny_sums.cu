@@ -12,7 +12,7 @@ template <int NT> struct strip_shape {
         STAGE = X + LOW + BITS, STAGES = 4, BYTES = STAGES * STAGE * 2
     };
 };
-enum { STRIP = 128 };
+enum { STRIP = TM_LOW_STRIP };
 
 struct strip_job {
     low_job low;
@@ -52,13 +52,16 @@ TM_LANE float *gradient_at(const low_group &g, const strip_job &job, int32_t rep
     return job.into_b ? &real_at(to, replica * part.out + c, j - part.at) : &real_at(to, replica * part.r + j - part.at, c);
 }
 
-/* f(element of an accumulator, its gradient): fragment n of a warp's columns. */
-template <class F> TM_LANE void each_gradient(const low_group &g, const strip_job &job, int32_t replica, int strip, int n, F f)
+/* f(element of an accumulator, its gradient): fragment n of sixteen columns, tile `tile` of the job's. */
+template <class F> TM_LANE void each_gradient(const low_group &g, const strip_job &job, int32_t replica, int tile, int n, F f)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int lane = threadIdx.x % 32;
     for (int e = 0; e < 4; e++)
-        f(e, gradient_at(g, job, replica, strip * (int64_t)STRIP + warp * 16 + lane / 4 + e / 2 * 8, job.low.window + n * 8 + lane % 4 * 2 + e % 2));
+        f(e, gradient_at(g, job, replica, tile * (int64_t)16 + lane / 4 + e / 2 * 8, job.low.window + n * 8 + lane % 4 * 2 + e % 2));
 }
+
+/* Where a lane keeps the sum of a chunk, among those of the chunk. */
+TM_LANE int64_t sum_at(const strip_job &job, int tile, int n) { return job.base + ((int64_t)tile * 2 * job.width + n) * 32 + threadIdx.x % 32; }
 
 TM_LANE void add_sum(float (&total)[4], const float (&sum)[4], float scale)
 {
@@ -155,7 +158,7 @@ static __global__ void __launch_bounds__(256) strips_kernel(const __grid_constan
     float sum[2 * NT][4] = {}, total[2 * NT][4] = {};
     if (!APART)
         for (int n = 0; n < 2 * NT; n++)
-            each_gradient(g, job, replica, strip, n, [&](int e, const float *old) { total[n][e] = old ? *old : 0; });
+            each_gradient(g, job, replica, strip * 8 + warp, n, [&](int e, const float *old) { total[n][e] = old ? *old : 0; });
     for (int slot = 0, loading = S::STAGES - 1;; loading = slot, slot = slot + 1 == S::STAGES ? 0 : slot + 1) {
         copy_wait<S::STAGES - 2>();
         __syncthreads();
@@ -192,7 +195,7 @@ static __global__ void __launch_bounds__(256) strips_kernel(const __grid_constan
             if (!APART)
                 add_sum(total[n], sum[n], scale);
             else if (n < 2 * job.width)
-                sums[blockIdx.y * jobs.sums + job.base + ((strip * 8 + warp) * 2 * job.width + n) * 32 + lane] = {sum[n][0], sum[n][1], sum[n][2], sum[n][3]};
+                sums[blockIdx.y * jobs.sums + sum_at(job, strip * 8 + warp, n)] = {sum[n][0], sum[n][1], sum[n][2], sum[n][3]};
             for (int e = 0; e < 4; e++)
                 sum[n][e] = 0;
         }
@@ -200,7 +203,7 @@ static __global__ void __launch_bounds__(256) strips_kernel(const __grid_constan
     copy_wait<0>();
     if (!APART)
         for (int n = 0; n < 2 * NT; n++)
-            each_gradient(g, job, replica, strip, n, [&](int e, float *to) {
+            each_gradient(g, job, replica, strip * 8 + warp, n, [&](int e, float *to) {
                 if (to)
                     *to = total[n][e];
             });
@@ -209,14 +212,14 @@ static __global__ void __launch_bounds__(256) strips_kernel(const __grid_constan
 /* Adds the sums of chunks [first_chunk, first_chunk + count), which strips_kernel left. */
 static __global__ void __launch_bounds__(256) join_kernel(const __grid_constant__ low_group g, const __grid_constant__ strip_jobs jobs, const float4 *sums, int first_chunk, int count)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, strip = blockIdx.x, n = blockIdx.y, replica = blockIdx.z;
+    int warp = threadIdx.x / 32, strip = blockIdx.x, n = blockIdx.y, replica = blockIdx.z;
     const strip_job job = strip_at(jobs, &strip);
     int first = max(g.rows.group_chunk[replica], first_chunk), last = min(g.rows.group_chunk[replica + 1], first_chunk + count);
     if (n >= 2 * job.width || first >= last)
         return;
     float scale = job.into_b ? g.part[job.low.part].scale : 1, total[4];
-    each_gradient(g, job, replica, strip, n, [&](int e, const float *old) { total[e] = old ? *old : 0; });
-    sums += job.base + ((strip * 8 + warp) * 2 * job.width + n) * 32 + lane;
+    each_gradient(g, job, replica, strip * 8 + warp, n, [&](int e, const float *old) { total[e] = old ? *old : 0; });
+    sums += sum_at(job, strip * 8 + warp, n);
 #pragma unroll 8
     for (int c = first; c < last; c++) {
         bool some = g.rows.chunk[c] < g.rows.chunk[c + 1];
@@ -225,7 +228,7 @@ static __global__ void __launch_bounds__(256) join_kernel(const __grid_constant_
         if (some)
             add_sum(total, sum, scale);
     }
-    each_gradient(g, job, replica, strip, n, [&](int e, float *to) {
+    each_gradient(g, job, replica, strip * 8 + warp, n, [&](int e, float *to) {
         if (to)
             *to = total[e];
     });
@@ -280,4 +283,224 @@ void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x
         typedef decltype(h) H;
         with_width(of_a.width > of_b.width ? of_a.width : of_b.width, [&](auto nt) { run_strips<H, decltype(nt)::value>(d, op, g, jobs, room, bytes); });
     });
+}
+
+/* --- dxa and db in one reading of dy --- */
+
+/* A block takes 256 columns of dy, through all chunks of a replica or one. A stage holds 64 rows. For db a warp has 32 of the
+ * columns; for dxa 16 of the rows and half of the columns, whose rows of b_side stay in its registers. */
+template <int NT, int DEPTH> struct once_shape {
+    enum {
+        C = TM_LOW_SHARE, T = 64, N = 16 * NT, THREADS = 256, LD = C + 8, LD_LOW = NT == 1 ? N : N + 8 /* two blocks fit then */, LD_HALF = N + 4,
+        X = T * LD, LOW = T * LD_LOW, STAGE = X + LOW, STAGES = DEPTH, BYTES = STAGES * STAGE * 2 + T * LD_HALF * 4
+    };
+};
+
+TM_LANE strip_job share_at(const strip_jobs &jobs, int *share)
+{
+    int i = 0;
+    for (; *share >= (jobs.job[i].strips + 1) / 2; i++)
+        *share -= (jobs.job[i].strips + 1) / 2;
+    return jobs.job[i];
+}
+
+/* shares: [block of columns][T][16 NT]. */
+template <class H, int NT, int DEPTH, bool APART>
+static __global__ void __launch_bounds__(256, 2 / NT) once_kernel(const __grid_constant__ low_group g, const __grid_constant__ strip_jobs jobs, const H *b_side, float *shares, float4 *sums, int first_chunk)
+{
+    typedef once_shape<NT, DEPTH> S;
+    extern __shared__ __align__(16) unsigned char shared[];
+    __shared__ int2 held[S::STAGES];
+    H *stages = (H *)shared, *factor = stages + (S::STAGES - 1) * S::STAGE; /* until that stage is loaded */
+    float *halves = (float *)(stages + S::STAGES * S::STAGE);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = warp / 4, top = warp % 4 * 16, share = blockIdx.x, replica = APART ? 0 : blockIdx.y;
+    const strip_job job = share_at(jobs, &share);
+    int first = APART ? first_chunk + blockIdx.y : g.rows.group_chunk[replica], last = APART ? first + 1 : g.rows.group_chunk[replica + 1];
+    if (first >= last || g.rows.chunk[first] >= g.rows.chunk[last])
+        return;
+    if (APART)
+        replica = replica_of(g.rows, g.rows.chunk[first]);
+    int64_t c0 = share * (int64_t)S::C;
+    b_side += (replica * g.out + job.low.first + c0) * g.low + job.low.window;
+    for (int i = threadIdx.x; i < S::C * 2 * NT; i += S::THREADS) {
+        int n = i / (2 * NT), u = i % (2 * NT) * 8;
+        bool valid = c0 + n < job.low.columns && u < 16 * job.width;
+        copy_async(factor + n * S::LD_LOW + u, valid ? b_side + (int64_t)n * g.low + u : b_side, valid);
+    }
+    copy_commit();
+
+    chunk_cursor ahead(g.rows.chunk, first, last);
+    int row8 = threadIdx.x / 32, low_row = threadIdx.x / (2 * NT), low_unit = threadIdx.x % (2 * NT);
+    bool inside = c0 + lane * 8 < job.low.columns, low_inside = low_row < S::T && low_unit < 2 * job.width;
+    const H *x = (const H *)job.x + job.low.first + (inside ? c0 + lane * 8 : 0), *side = (const H *)job.side + job.low.window + low_unit * 8;
+    auto load = [&](int slot) {
+        int left = ahead.index < last ? min(ahead.end - ahead.row, (int)S::T) : 0, row = ahead.row, chunk = ahead.index;
+        if (left) {
+            H *to = stages + slot * S::STAGE;
+            const H *from = x + (row + row8) * job.ld;
+            for (int i = 0; i < S::T; i += 8) {
+                bool valid = inside && row8 + i < left;
+                copy_async(to + (row8 + i) * S::LD + lane * 8, valid ? from + i * job.ld : x, valid);
+            }
+            if (low_inside) {
+                bool valid = low_row < left;
+                copy_async(to + S::X + low_row * S::LD_LOW + low_unit * 8, valid ? side + (int64_t)(row + low_row) * g.low : side, valid);
+            }
+            ahead.next(left);
+        }
+        if (threadIdx.x == 0)
+            held[slot] = {row, 2 * left + (ahead.index != chunk)};
+        copy_commit();
+    };
+    for (int s = 0; s < S::STAGES - 1; s++)
+        load(s);
+    copy_wait<S::STAGES - 1>();
+    __syncthreads();
+    uint32_t of_half[S::C / 32][NT][4];
+    for (int k = 0; k < S::C / 32; k++)
+        for (int n = 0; n < NT; n++)
+            load_b_transposed<S::LD_LOW>(of_half[k][n], (const bf16 *)factor, half * S::C / 2 + k * 16, n * 16);
+
+    float scale = g.part[job.low.part].scale, sum[2][2 * NT][4] = {}, total[2][2 * NT][4] = {};
+    int tile = share * 16 + warp * 2;
+    if (!APART)
+        for (int m = 0; m < 2; m++)
+            for (int n = 0; n < 2 * NT; n++)
+                each_gradient(g, job, replica, tile + m, n, [&](int e, const float *old) { total[m][n][e] = old ? *old : 0; });
+    for (int slot = 0, loading = S::STAGES - 1;; loading = slot, slot = slot + 1 == S::STAGES ? 0 : slot + 1) {
+        copy_wait<S::STAGES - 2>();
+        __syncthreads();
+        int row = held[slot].x, left = held[slot].y / 2;
+        bool ends = held[slot].y % 2;
+        if (!left)
+            break;
+        load(loading);
+        H *xs = stages + slot * S::STAGE, *ls = xs + S::X;
+        uint32_t a[4];
+        for (int k = 0; k < S::T; k += 16)
+            if (k < left) {
+                uint32_t b[NT][4];
+                for (int n = 0; n < NT; n++)
+                    if (n < job.width)
+                        load_b_transposed<S::LD_LOW>(b[n], (const bf16 *)ls, k, n * 16);
+                for (int m = 0; m < 2; m++) {
+                    load_a_transposed<S::LD>(a, xs, k, warp * 32 + m * 16);
+                    for (int n = 0; n < NT; n++)
+                        if (n < job.width) {
+                            mma<H>(sum[m][2 * n], a, b[n][0], b[n][1]);
+                            mma<H>(sum[m][2 * n + 1], a, b[n][2], b[n][3]);
+                        }
+                }
+            }
+        float of_rows[2 * NT][4] = {};
+        if (top < left)
+            for (int k = 0; k < S::C / 32; k++) {
+                load_a<S::LD>(a, (const bf16 *)xs, top, half * S::C / 2 + k * 16);
+                for (int n = 0; n < NT; n++) {
+                    mma<H>(of_rows[2 * n], a, of_half[k][n][0], of_half[k][n][1]);
+                    mma<H>(of_rows[2 * n + 1], a, of_half[k][n][2], of_half[k][n][3]);
+                }
+            }
+        float2 *mine = (float2 *)(halves + (top + lane / 4) * S::LD_HALF + lane % 4 * 2);
+        if (half)
+            for (int n = 0; n < 2 * NT; n++)
+                for (int i = 0; i < 2; i++)
+                    mine[(i * 8 * S::LD_HALF + n * 8) / 2] = {of_rows[n][2 * i], of_rows[n][2 * i + 1]};
+        __syncthreads();
+        if (!half) {
+            float *to = shares + ((int64_t)blockIdx.x * g.rows.n + row + top + lane / 4) * S::N + lane % 4 * 2;
+            for (int n = 0; n < 2 * NT; n++)
+                for (int i = 0; i < 2; i++)
+                    if (top + lane / 4 + 8 * i < left) {
+                        float2 other = mine[(i * 8 * S::LD_HALF + n * 8) / 2];
+                        *(float2 *)(to + i * 8 * S::N + n * 8) = {of_rows[n][2 * i] + other.x, of_rows[n][2 * i + 1] + other.y};
+                    }
+        }
+        if (!ends)
+            continue;
+        for (int m = 0; m < 2; m++)
+            for (int n = 0; n < 2 * NT; n++) {
+                if (!APART)
+                    add_sum(total[m][n], sum[m][n], scale);
+                else if (n < 2 * job.width && tile + m < job.strips * 8)
+                    sums[blockIdx.y * jobs.sums + sum_at(job, tile + m, n)] = {sum[m][n][0], sum[m][n][1], sum[m][n][2], sum[m][n][3]};
+                for (int e = 0; e < 4; e++)
+                    sum[m][n][e] = 0;
+            }
+    }
+    copy_wait<0>();
+    if (!APART)
+        for (int m = 0; m < 2; m++)
+            for (int n = 0; n < 2 * NT; n++)
+                each_gradient(g, job, replica, tile + m, n, [&](int e, float *to) {
+                    if (to)
+                        *to = total[m][n][e];
+                });
+}
+
+/* dxa, and side: the shares added in order. width: low columns of a share. */
+template <class H> static __global__ void __launch_bounds__(256) shares_kernel(const __grid_constant__ low_group g, const __grid_constant__ strip_jobs jobs, const float *shares, int width, H *side)
+{
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, t = i / g.low;
+    int j = (int)(i % g.low), p = part_of(g, j), first = 0;
+    if (t >= g.rows.group[g.rows.replicas])
+        return;
+    float v = 0;
+    if (p >= 0) {
+        for (int q = 0; q < p; q++)
+            first += (jobs.job[q].strips + 1) / 2;
+        const float *from = shares + (first * g.rows.n + t) * width + j - jobs.job[p].low.window;
+        int count = (jobs.job[p].strips + 1) / 2;
+#pragma unroll 8
+        for (int s = 0; s < count; s++)
+            v += from[s * g.rows.n * width];
+        real_at(g.part[p].dxa, t, j - g.part[p].at) = v;
+    }
+    side[i] = narrow<H>(v);
+}
+
+template <class H, int NT, int DEPTH>
+static void run_once(tm_device *d, const char *op, const low_group &g, const strip_jobs &jobs, int64_t blocks, const void *b_side, void *side, void *room, int64_t shares, int64_t bytes)
+{
+    typedef once_shape<NT, DEPTH> S;
+    float4 *sums = (float4 *)((char *)room + shares);
+    int64_t chunks = g.rows.chunks, at_once = (bytes - shares) / (jobs.sums * 16), replicas = g.rows.replicas;
+    if (chunks < 2 * replicas || at_once < 4 || 2 * blocks * replicas >= tm_cuda_of(d)->processors)
+        launch(d, op, once_kernel<H, NT, DEPTH, false>, dim3((unsigned)blocks, (unsigned)replicas), S::THREADS, S::BYTES, g, jobs, (const H *)b_side, (float *)room, sums, 0);
+    else
+        for (int64_t from = 0; from < chunks; from += at_once) {
+            int count = (int)(chunks - from < at_once ? chunks - from : at_once);
+            launch(d, op, once_kernel<H, NT, DEPTH, true>, dim3((unsigned)blocks, (unsigned)count), S::THREADS, S::BYTES, g, jobs, (const H *)b_side, (float *)room, sums, (int)from);
+            launch(d, op, join_kernel, dim3((unsigned)jobs.strips, 2 * NT, (unsigned)replicas), 256, 0, g, jobs, (const float4 *)sums, (int)from, count);
+        }
+    launch(d, op, shares_kernel<H>, dim3((unsigned)((g.rows.n * g.low + 255) / 256)), 256, 0, g, jobs, (const float *)room, (int)S::N, (H *)side);
+}
+
+bool low_backward_once(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, const void *side_xa, void *room, int64_t bytes)
+{
+    low_jobs low = {};
+    strip_jobs jobs = {};
+    int64_t blocks = 0;
+    for (int p = 0; p < g.parts; p++) {
+        if (!g.part[p].db.data || g.part[p].at % 16 + g.part[p].r > 32)
+            return false;
+        add_jobs(&low, g.part[p].at, g.part[p].at + g.part[p].r, p, g.part[p].first, g.part[p].out);
+        blocks += tm_lent_strips(g.part[p].out, TM_LOW_SHARE);
+    }
+    int64_t shares = tm_lent_aligned(blocks * g.rows.n * 16 * low.width * (int64_t)sizeof(float));
+    if (bytes < shares)
+        return false;
+    add_strips(&jobs, low, dy, side_xa, true, false, nullptr, 0);
+    int most = 0;
+    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    with_type(dy.dtype, [&](auto h) {
+        typedef decltype(h) H;
+        if (low.width == 2)
+            run_once<H, 2, 2>(d, op, g, jobs, blocks, b_side, side, room, shares, bytes);
+        else if (most < (int)once_shape<1, 3>::BYTES + 1024)
+            run_once<H, 1, 2>(d, op, g, jobs, blocks, b_side, side, room, shares, bytes);
+        else
+            run_once<H, 1, 3>(d, op, g, jobs, blocks, b_side, side, room, shares, bytes);
+    });
+    return true;
 }

@@ -80,12 +80,12 @@ template <class T = bf16> TM_DEVICE uint32_t pack(float low, float high)
 }
 
 /* Columns 16 j .. 16 j + 15 of two accumulators as an A operand. */
-TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4])
+template <class T = bf16> TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&left)[4], const float (&right)[4])
 {
-    a[0] = pack(left[0], left[1]);
-    a[1] = pack(left[2], left[3]);
-    a[2] = pack(right[0], right[1]);
-    a[3] = pack(right[2], right[3]);
+    a[0] = pack<T>(left[0], left[1]);
+    a[1] = pack<T>(left[2], left[3]);
+    a[2] = pack<T>(right[0], right[1]);
+    a[3] = pack<T>(right[2], right[3]);
 }
 
 /* Sixteen bytes to shared memory in the background, the first `bytes` of them from global memory, the rest zeros. */

@@ -312,6 +312,7 @@ static void check_all()
     static const shape shapes[] = {
         {1, 8, 8, 0, 1, false},       {1, 1, 1, 0, 1, true},         {300, 520, 200, 0, 1, false},  {1000, 896, 896, 16, 1, false}, {517, 1152, 896, 48, 1, false},
         {2048, 4608, 3584, 48, 1, false}, {1000, 768, 512, 32, 3, false}, {700, 136, 264, 80, 5, false}, {129, 257, 65, 0, 1, true},     {333, 100, 77, 32, 4, true},
+        {896, 896, 4000, 0, 1, false}, {1536, 1536, 1000, 0, 1, false},
     };
     for (const shape &s : shapes)
         for (int turn = 0; turn < 3; turn++) {
@@ -407,6 +408,8 @@ int main()
     device.processors = properties.multiProcessorCount;
     device.workspace_bytes = 64 << 20;
     CHECK(cudaMalloc(&device.workspace, device.workspace_bytes));
+    CHECK(cudaMalloc(&device.sums, TM_CUDA_TENSORS * 8));
+    setvbuf(stdout, nullptr, _IOLBF, 0);
     printf("%s, seed %llu\n", properties.name, (unsigned long long)seed);
     int found = 10 * properties.major + properties.minor;
     for (int architecture : {found, 80}) {

@@ -94,42 +94,81 @@ static bool map_b(CUtensorMap *map, const tm_tensor &b, int64_t n, int64_t k, in
     return turned ? map_of(map, b, k, n, matrices, GEMM90_DEPTH, false) : map_of(map, b, n, k, matrices, share, false);
 }
 
-template <class T, int BN, bool A_TURNED, bool B_TURNED, int STAGES, int CLUSTER> static void launch90(tm_cuda *c, const char *op, const tm_half_product *p)
+template <class T, int BN, bool A_TURNED, bool B_TURNED> static void launch90(tm_cuda *c, const char *op, const tm_half_product *p, int splits)
 {
     gemm90_args g = {};
     g.w = args_of(p);
-    bool mapped = map_a(&g.a, p->a, p->m, p->k, A_TURNED) && map_b(&g.b, p->b, p->n, p->k, 1, B_TURNED, BN / CLUSTER) && map_of(&g.out, p->out, p->m, p->n, 1, 64, true);
+    bool mapped = map_a(&g.a, p->a, p->m, p->k, A_TURNED) && map_b(&g.b, p->b, p->n, p->k, 1, B_TURNED, BN) && map_of(&g.out, p->out, p->m, p->n, 1, 64, true);
     if (mapped && g.w.low)
-        mapped = map_a(&g.low_a, p->low_a, p->m, g.w.low, A_TURNED) && map_b(&g.low_b, p->low_b, p->n, g.w.low, g.w.replicas, B_TURNED, BN / CLUSTER);
+        mapped = map_a(&g.low_a, p->low_a, p->m, g.w.low, A_TURNED) && map_b(&g.low_b, p->low_b, p->n, g.w.low, g.w.replicas, B_TURNED, BN);
     if (!mapped) {
         tm_cuda_note(c, TM_FAILED, op, "the driver refuses a tensor map");
         return;
     }
-    auto kernel = gemm90<T, BN, A_TURNED, B_TURNED, STAGES, CLUSTER>;
-    constexpr int SHARED = gemm90_shared<BN, STAGES>();
-    int64_t tiles = row_tiles(p, GEMM90_ROWS * CLUSTER) * ((p->n + BN - 1) / BN) * CLUSTER, most = c->processors / CLUSTER * CLUSTER;
+    auto kernel = gemm90<T, BN, A_TURNED, B_TURNED>;
+    constexpr int SHARED = gemm90_sizes<BN>::SHARED;
+    int64_t tiles = row_tiles(p, GEMM90_ROWS) * ((p->n + BN - 1) / BN), most = c->processors;
+    int64_t blocks = (p->k + GEMM90_DEPTH - 1) / GEMM90_DEPTH;
+    g.splits = (int)(splits < blocks ? splits : blocks);
+    if (g.splits > 1) {
+        g.done = (int *)c->sums;
+        tm_cuda_check(c, op, cudaMemsetAsync(g.done, 0, (size_t)tiles * 2 * sizeof(int), c->stream));
+        tiles *= g.splits;
+    }
     tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED));
     kernel<<<(unsigned)(tiles < most ? tiles : most), 384, SHARED, c->stream>>>(g);
     tm_cuda_check(c, op, cudaGetLastError());
 }
 
-template <class T, int BN, int STAGES> static void multiply90_wide(tm_cuda *c, const char *op, const tm_half_product *p)
+template <class T, int BN> static void multiply90_wide(tm_cuda *c, const char *op, const tm_half_product *p, int splits)
 {
     if (p->a_turned)
-        launch90<T, BN, true, true, STAGES, 1>(c, op, p);
+        launch90<T, BN, true, true>(c, op, p, splits);
     else if (p->b_turned)
-        launch90<T, BN, false, true, STAGES, 1>(c, op, p);
+        launch90<T, BN, false, true>(c, op, p, 1);
     else
-        launch90<T, BN, false, false, STAGES, 1>(c, op, p);
+        launch90<T, BN, false, false>(c, op, p, 1);
 }
 
-/* Tiles of 256 columns unless more than a twelfth would be empty. */
+/* The width of tiles, and into how many sums a weight's gradient is split. */
+struct plan90 {
+    int width, splits;
+};
+
+/* A weight's gradient has few outputs and many rows to sum over: the split whose tiles fill the processors best, by a
+ * model in blocks of k (64 rows x 256 columns): for 8192 rows and the 132 processors of an H100 or H200, so that it is the
+ * weight's sizes alone that decide. */
+static plan90 plan_weight(int64_t m, int64_t n)
+{
+    plan90 best = {256, 1};
+    double least = 1e30;
+    for (int width : {256, 128})
+        for (int splits = 1; splits <= 16; splits++) {
+            int64_t tiles = (m + 127) / 128 * ((n + width - 1) / width), waves = (tiles * splits + 131) / 132;
+            double block = width == 256 ? 1 : 0.54, cost = (double)waves * block * (128.0 / splits + 8);
+            if (tiles * 2 * (int64_t)sizeof(int) <= (int64_t)TM_CUDA_TENSORS * 8 && cost < least) {
+                best = {width, splits};
+                least = cost;
+            }
+        }
+    return best;
+}
+
+/* Otherwise tiles of 256 columns unless more than a twelfth of them would be empty. */
+static plan90 plan_of(const tm_half_product *p)
+{
+    if (p->a_turned)
+        return plan_weight(p->m, p->n);
+    return {(p->n + 255) / 256 * 256 - p->n > p->n / 12 ? 128 : 256, 1};
+}
+
 template <class T> static void multiply90(tm_cuda *c, const char *op, const tm_half_product *p)
 {
-    if ((p->n + 255) / 256 * 256 - p->n > p->n / 12)
-        multiply90_wide<T, 128, 5>(c, op, p);
+    plan90 plan = plan_of(p);
+    if (plan.width == 128)
+        multiply90_wide<T, 128>(c, op, p, plan.splits);
     else
-        multiply90_wide<T, 256, 4>(c, op, p);
+        multiply90_wide<T, 256>(c, op, p, plan.splits);
 }
 
 /* What the tensor copy engine takes. */

@@ -70,6 +70,13 @@ template <int D> TM_DEVICE void fetch_tile(bf16 *to, int rows, const CUtensorMap
         fetch_box(to + j * rows * 64, map, column + j * 64, row, bar);
 }
 
+/* The assembler moves waits for products before arithmetic that is meant to run meanwhile, but not across a branch:
+ * this one is never taken. */
+TM_DEVICE void schedule_wall(int not_negative)
+{
+    asm volatile("{.reg .pred p; setp.ge.s32 p, %0, 0; @p bra.uni on; again: nanosleep.u32 64; bra.uni again; on: }" ::"r"(not_negative) : "memory");
+}
+
 /* Barriers of a warpgroup alone, and of two that take turns: numbers 1 .. GROUPS, and those after. */
 TM_DEVICE void group_barrier(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
 TM_DEVICE void group_arrive(int number, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
@@ -268,7 +275,8 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
         if (last)
             soft[0] = soft[1] = flash_softmax();
         softmax(y, next);
-        products_keep(s); /* computed before the wait, not after */
+        products_keep(s);
+        schedule_wall(w.window);
         products_wait<0>();
         products_keep(out);
         if (leader)
@@ -460,7 +468,8 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             products_wait<1>();
             products_keep(dv);
             weights();
-            products_keep(s); /* computed before the wait, not after */
+            products_keep(s);
+        schedule_wall(w.window);
             products_wait<0>();
             products_keep(dk);
             if (leader)
@@ -613,10 +622,12 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
             fetch_rows(y);
         products_wait<2>();
         weights(y, next);
-        products_keep(s); /* computed before the wait, not after */
+        products_keep(s);
+        schedule_wall(next);
         products_wait<1>();
         gradients();
         products_keep(dp);
+        schedule_wall(rk.count);
         products_wait<0>();
         products_keep(dq);
         if (leader)

@@ -395,6 +395,7 @@ int main(int argc, char **argv)
     }
     device.architecture = properties.major * 10 + properties.minor;
     device.processors = properties.multiProcessorCount;
+    CHECK(cudaMalloc((void **)&device.partials, (int64_t)TM_CUDA_PARTIALS * 8));
     CHECK(cudaStreamCreate(&device.stream));
     printf("seed %u\n", seed);
     std::mt19937 random(seed);

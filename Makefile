@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
+.PHONY: test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -78,7 +78,7 @@ CUDA_ARCH ?= 90a
 CUDA_FLAGS := -std=c++17 -O3 --extended-lambda -fmad=false $(foreach a,$(CUDA_ARCH),-gencode=arch=compute_$(a),code=sm_$(a)) \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall -Iinclude -Isrc -D_GNU_SOURCE
 CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
-CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype device/compose device/device)
+CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype base/env device/compose device/device)
 
 cuda: build/cuda/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90 ...": which)
 
@@ -89,8 +89,19 @@ build/cuda/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
 
+# Tests that need a GPU: every program of tests/cuda, then the golden cases and whole runs on it.
+CUDA_TESTS := $(patsubst %.cu,build/cuda/%,$(wildcard tests/cuda/test_*.cu))
+test-cuda: cuda $(CUDA_TESTS) build/cpu/tests/golden/test_golden build/cpu/tests/unit/test_cuda_train ## tests on a GPU
+	@tests/cuda/run $(CUDA_TESTS)
+
+build/cuda/tests/%: build/cuda/tests/%.o $(CUDA_OBJECTS) $(CUDA_SHARED)
+	@echo "  nvcc $@"; $(NVCC) $(CUDA_FLAGS) -o $@ $^
+
 # The laboratory of GPU kernels: variants, their checks and rates; for a Hopper GPU.
-lab: $(patsubst bench/lab/%.cu,build/lab/%,$(wildcard bench/lab/*.cu)) ## the laboratory of GPU kernels (build/lab/attention, gemm)
+lab: build/lab/attention build/lab/libgemm.so ## the laboratory of GPU kernels (build/lab/attention, gemm.py)
+build/lab/libgemm.so: bench/lab/gemm.cu $(wildcard src/device/cuda/half/*.cu*)
+	@mkdir -p $(@D)
+	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -shared -o $@ $<
 build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh src/device/cuda/half/*.cuh)
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) -std=c++17 -O3 -Isrc -gencode=arch=compute_90a,code=sm_90a -o $@ $<
@@ -117,8 +128,8 @@ $(BUILD)/emulated/%.o: %.cu
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap \
         -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
-$(BUILD)/tests/unit/test_cuda_ops.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
-$(BUILD)/tests/unit/test_cuda_ops: | $(if $(shell command -v $(CXX)),$(EMULATED))
+$(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
+$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,ops train): | $(if $(shell command -v $(CXX)),$(EMULATED))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka
@@ -155,6 +166,9 @@ bench: $(BENCHES) ## rates of this machine, beside the peers'
 
 docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
 	$< > docs/recipe.md
+
+what-fits: $(BUILD)/tools/what_fits ## docs/what-fits.md: models, cards, memory and hours, by the planner
+	TEMPER_CALIBRATION=none $< > docs/what-fits.md
 
 # What a release and an installation hold beside the program.
 VERSION := $(shell sed -n 's/^\#define TM_VERSION "\(.*\)"/\1/p' include/temper.h)

@@ -383,7 +383,7 @@ typedef struct phase {
     tm_graph *graph;
 } phase;
 
-static void trail_phase(side *e) { TM_RUN(e->device, trail, e->t->trained_count * e->run.replicas, e->t->device_trained, e->t->trail); }
+static void trail_phase(side *e) { TM_RUN(e->device, trail, e->t->trained_count * e->run.replicas, e->t->device_trained, e->t->device_trail); }
 static void results_phase(side *e) { tm_batch_read_results(&e->t->batch); }
 static void upload_phase(side *e) { upload_step(e, 3); }
 

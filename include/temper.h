@@ -127,8 +127,15 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
 
 /* Texts that commands print; free() them. */
 
-/* Memory before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
-tm_status tm_plan(const tm_recipe_source *source, bool json, char **text, tm_error *err);
+typedef struct tm_plan_request {
+    tm_recipe_source source;
+    const char *gpu; /* a GPU of the table that temper knows, or of this machine; NULL: this machine, and a row for each of the table */
+    int64_t tokens;  /* hours are for so many; 0: those of the run */
+    bool json;
+} tm_plan_request;
+
+/* Memory and time before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
+tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err);
 
 /* --- Using a model --- */
 

@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct rate {
     const char *key, *label, *unit;
@@ -23,11 +24,15 @@ static const double share_seconds = 0.3;
 enum { SIDE = 1024 };
 typedef enum product { FORWARD, INPUT, WEIGHT } product;
 
+/* The type that the device computes in when it is left the choice. */
+static tm_dtype act_of(const tm_device *d) { return d->traits.half ? TM_BF16 : d->real; }
+
 static double product_rate(tm_device *d, product which, char *memory, const tm_rows *rows)
 {
+    tm_dtype act = act_of(d);
     int64_t bytes = tm_dtype_bytes(d->real, SIDE * SIDE);
-    tm_tensor a = tm_tensor_make(memory, d->real, SIDE, SIDE), b = tm_tensor_make(memory + bytes, d->real, SIDE, SIDE);
-    tm_tensor c = tm_tensor_make(memory + 2 * bytes, d->real, SIDE, SIDE);
+    tm_tensor a = tm_tensor_make(memory, act, SIDE, SIDE), b = tm_tensor_make(memory + bytes, act, SIDE, SIDE);
+    tm_tensor c = tm_tensor_make(memory + 2 * bytes, which == WEIGHT ? d->real : act, SIDE, SIDE);
     double best = INFINITY, end = tm_clock_seconds() + share_seconds;
     tm_error ignored;
     do {
@@ -48,18 +53,20 @@ static double product_rate(tm_device *d, product which, char *memory, const tm_r
 static tm_status measure_products(tm_device *d, rate *out, tm_error *err)
 {
     enum { CHUNKS = SIDE / TM_CHUNK_TOKENS };
-    int32_t chunk[CHUNKS + 1], group[2] = {0, SIDE}, group_chunk[2] = {0, CHUNKS};
+    int32_t layout[CHUNKS + 1 + 2 + 2];
     for (int i = 0; i <= CHUNKS; i++)
-        chunk[i] = i * TM_CHUNK_TOKENS;
-    tm_rows rows =
-        {.n = SIDE, .replicas = 1, .chunks = CHUNKS, .chunk = chunk, .group = group, .group_chunk = group_chunk};
-    int64_t bytes = 3 * tm_dtype_bytes(d->real, SIDE * SIDE);
+        layout[i] = i * TM_CHUNK_TOKENS;
+    memcpy(layout + CHUNKS + 1, (int32_t[]){0, SIDE, 0, CHUNKS}, 4 * sizeof *layout);
+    int64_t bytes = 3 * tm_dtype_bytes(d->real, SIDE * SIDE), all = bytes + (int64_t)sizeof layout;
     void *memory;
-    TM_TRY(tm_device_alloc(d, bytes, &memory, err));
+    TM_TRY(tm_device_alloc(d, all, &memory, err));
     d->calls->zero(d, memory, bytes);
+    const int32_t *there = (const int32_t *)((char *)memory + bytes); /* the device's: ops read it there */
+    d->calls->upload(d, (char *)memory + bytes, layout, sizeof layout);
+    tm_rows rows = {.n = SIDE, .replicas = 1, .chunks = CHUNKS, .chunk = there, .group = there + CHUNKS + 1, .group_chunk = there + CHUNKS + 3};
     for (int i = 0; i < 3; i++)
         out[i].value = product_rate(d, (product)i, memory, &rows);
-    tm_device_release(d, memory, bytes);
+    tm_device_release(d, memory, all);
     return TM_OK;
 }
 
@@ -68,12 +75,13 @@ static tm_status measure_products(tm_device *d, rate *out, tm_error *err)
 static tm_status measure_memory(tm_device *d, rate *out, tm_error *err)
 {
     enum { ELEMENTS = 32 << 20 };
-    int64_t bytes = 2 * tm_dtype_bytes(d->real, ELEMENTS);
+    tm_dtype act = act_of(d);
+    int64_t bytes = 2 * tm_dtype_bytes(act, ELEMENTS);
     void *memory;
     TM_TRY(tm_device_alloc(d, bytes, &memory, err));
     d->calls->zero(d, memory, bytes);
-    tm_tensor x = tm_tensor_make(memory, d->real, 1, ELEMENTS),
-              y = tm_tensor_make((char *)memory + bytes / 2, d->real, 1, ELEMENTS);
+    tm_tensor x = tm_tensor_make(memory, act, 1, ELEMENTS),
+              y = tm_tensor_make((char *)memory + bytes / 2, act, 1, ELEMENTS);
     double best = INFINITY, end = tm_clock_seconds() + share_seconds;
     tm_status st = TM_OK;
     do {
@@ -161,8 +169,7 @@ tm_status tm_bench(const tm_bench_request *r, char **text, tm_error *err)
     char *path = NULL;
     *text = NULL;
     TM_GO(tm_recipe_load(NULL, NULL, 0, &recipe, err));
-    recipe->threads = r->threads;
-    TM_GO(tm_job_device(recipe, &d, err));
+    TM_GO(tm_device_open(recipe->device, r->threads, &d, NULL, err));
     for (int i = 0; i < 5; i++)
         rates[LIMIT].value = fmax(rates[LIMIT].value, tm_device_peak_flops(d) * 1e-9);
     TM_GO(measure_products(d, rates + PRODUCTS, err));

@@ -62,12 +62,8 @@ static void put_table(tm_buf *out, int metric, const tm_scores *s)
 static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_error *err)
 {
     tm_trainer *trainer = NULL;
-    int64_t limits[TM_MEM_KINDS];
-    TM_TRY(tm_job_fits(job, err));
-    TM_TRY(tm_job_device(job->recipe, &job->device, err));
-    memcpy(limits, job->plan.part, sizeof limits);
-    limits[TM_MEM_WORKSPACE] = 0;
-    TM_TRY(tm_trainer_create(&job->run, job->device, limits, &trainer, err));
+    TM_TRY(tm_job_fits(job, NULL, NULL, err));
+    TM_TRY(tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err));
     tm_status st = tm_model_load(&trainer->model, job->file, job->recipe->model, err);
     if (st == TM_OK && trainer->tuning.method->start)
         st = trainer->tuning.method->start(&trainer->tuning, 0, 0, err);

@@ -15,7 +15,7 @@
 
 static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_device *device, const int64_t *limits, tm_error *err)
 {
-    tm_model_settings settings = {.act = device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
+    tm_model_settings settings = {.act = !s->logits && device->traits.half ? TM_BF16 : device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
     int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);
@@ -39,9 +39,9 @@ static void drop_model(tm_inference *inf)
 static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int64_t limits[TM_MEM_KINDS], tm_error *err)
 {
     tm_device *counting;
-    TM_TRY(tm_counting_device_create(tm_cpu_traits(), &counting, err));
+    TM_TRY(tm_counting_device_create(inf->device->traits, &counting, err));
     tm_status st = build(inf, s, counting, NULL, err);
-    int64_t needed = tm_memory_peaks(&inf->memory, limits), available = tm_memory_available();
+    int64_t needed = tm_memory_peaks(&inf->memory, limits), available = tm_device_available(inf->device);
     drop_model(inf);
     tm_device_destroy(counting);
     if (st == TM_OK && available >= 0 && needed > available)
@@ -82,9 +82,8 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
         s->cache_tokens += s->cache_tokens ? prompt.tokens : 0;
     }
     TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
+    TM_GO(tm_device_open(s->logits ? "cpu" : inf->recipe->device, s->threads, &inf->device, NULL, err));
     TM_GO(measure(inf, s, limits, err));
-    inf->recipe->threads = s->threads;
-    TM_GO(tm_job_device(inf->recipe, &inf->device, err));
     TM_GO(build(inf, s, inf->device, limits, err));
     TM_GO(tm_model_load(&inf->model, inf->file, s->model, err));
     if (inf->tuning.method->start)
@@ -196,9 +195,11 @@ tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t c
     int64_t C = m->config.width, most = inf->batch.max_tokens;
     double *sum = NULL;
     float *rows = NULL;
+    void *raw = NULL;
     tm_status st = TM_OK;
     TM_GO(TM_NEW(&sum, C, err));
     TM_GO(TM_NEW(&rows, most * C, err));
+    TM_GO(tm_alloc(&raw, (size_t)(most * C), 4, err));
     m->linear.base_only = true;
     inf->batch.cached = true;
     inf->fed.count = 0; /* what the cache holds from here on is the base's */
@@ -207,7 +208,8 @@ tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t c
         tm_batch_item item = {.ids = prompt + past, .n = (int32_t)n, .past = (int32_t)past, .gates = inf->gates};
         tm_batch_fill(&inf->batch, &item, 1);
         tm_model_forward(m, &inf->batch);
-        inf->device->calls->download(inf->device, rows, m->hidden.data, n * C * 4);
+        inf->device->calls->download(inf->device, raw, m->hidden.data, tm_dtype_bytes(m->hidden.dtype, n * C));
+        tm_dtype_convert(rows, TM_F32, raw, m->hidden.dtype, n * C);
         for (int64_t i = past == 0 && count > 1 ? C : 0; i < n * C; i++)
             sum[i % C] += rows[i];
     }
@@ -219,6 +221,7 @@ tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t c
 out:
     free(sum);
     free(rows);
+    free(raw);
     return st;
 }
 

@@ -26,7 +26,7 @@ typedef struct tm_inference_settings {
     int threads;                 /* 0 = all */
     int64_t max_tokens;          /* rows of a batch */
     int64_t cache_tokens;        /* > 0: key/value cache */
-    bool logits;                 /* all rows' logits at once */
+    bool logits;                 /* all rows' logits at once, to be looked at and compared: in f32 on the CPU */
 } tm_inference_settings;
 
 /* TM_NO_FIT when the memory for it is not there. */

@@ -59,7 +59,7 @@ static tm_status plan(const char *model, const char *data, choice *c, bool *fits
     TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
     c->peak = job.plan.peak;
     c->steps = data ? job.run.steps : -1;
-    *fits = tm_job_fits(&job, &ignored) == TM_OK;
+    *fits = tm_job_fits(&job, NULL, NULL, &ignored) == TM_OK;
     tm_job_close(&job);
     return TM_OK;
 }

@@ -323,8 +323,7 @@ static void settle_generation(tm_job *job)
     run->stops = tm_stop_ids(job->recipe->model, job->tokenizer, run->stop);
 }
 
-/* The capacity of a micro-batch: at least the longest example; `auto` aims at 2048 tokens, enough to
- * keep matrix products busy, and never more than a step or an evaluation set has. */
+/* What the data ask of a micro-batch: it holds at least the longest example, and never more than a step or an evaluation set has. */
 static void settle_micro_batch(tm_job *job)
 {
     tm_recipe *r = job->recipe;
@@ -348,12 +347,9 @@ static void settle_micro_batch(tm_job *job)
         most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
         l.longest += r->prompt_tokens;
     }
-    if (r->micro_tokens == TM_AUTO_INT)
-        r->micro_tokens = most < 2048 ? most : 2048;
-    if (r->micro_tokens < l.longest)
-        r->micro_tokens = l.longest;
-    job->run.max_tokens = r->micro_tokens;
-    job->run.max_examples = r->micro_tokens / (l.shortest > 1 ? l.shortest : 2) + 1;
+    job->asked.longest = l.longest;
+    job->asked.shortest = l.shortest;
+    job->asked.most = most;
 }
 
 static tm_status settle_choices(tm_job *job, tm_error *err)
@@ -361,14 +357,13 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     tm_recipe *r = job->recipe;
     const tm_method *method;
     const char *where = r->path ? r->path : "arguments";
+    job->asked = (tm_layout){.precision = r->precision, .recompute = r->recompute, .recompute_layers = r->recompute_layers, .micro_tokens = r->micro_tokens};
     if (!r->model)
         return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
-    if (strcmp(r->device, "auto") != 0 && strcmp(r->device, "cpu") != 0)
-        return tm_fail(err, TM_RECIPE, "%s: device: '%s' is not available in this build (auto, cpu are)", where, r->device);
+    TM_TRY(tm_device_open(r->device, r->threads, &job->device, job->no_gpu, err));
+    job->own = job->device->used_bytes;
     if (r->precision == TM_PRECISION_F16)
-        return tm_fail(err, TM_RECIPE, "%s: precision: f16 is for GPUs; expected f32 or bf16 on the CPU", where);
-    if (r->precision == TM_PRECISION_AUTO)
-        r->precision = TM_PRECISION_F32;
+        return tm_fail(err, TM_RECIPE, "%s: precision: f16 is not implemented yet; expected f32 or bf16", where);
     TM_TRY(tm_method_find(r->method, &method, err));
     if (isnan(r->lr))
         r->lr = method->auto_lr;
@@ -377,7 +372,6 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
         if (!r->out)
             return TM_NO_MEMORY;
     }
-    job->threads = r->threads > 0 ? (int)r->threads : tm_pool_processors();
     job->seeds = tm_seeds_of(r);
     return TM_OK;
 }
@@ -405,17 +399,15 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
         job->folder_list = &job->folder;
         run->folder = &job->folder_list;
     }
-    int64_t workspace = tm_cpu_workspace_bytes(job->threads);
-    bool automatic = r->recompute == TM_RECOMPUTE_AUTO;
-    if (automatic)
-        r->recompute = TM_RECOMPUTE_NONE;
-    TM_TRY(tm_plan_memory(run, tm_cpu_traits(), workspace, &job->plan, err));
-    int64_t available = tm_memory_available();
-    if (automatic && available > 0 && job->plan.peak > available) {
-        r->recompute = TM_RECOMPUTE_FULL;
-        TM_TRY(tm_plan_memory(run, tm_cpu_traits(), workspace, &job->plan, err));
-    }
-    return TM_OK;
+    tm_target here;
+    TM_TRY(tm_target_device(job->device, &here, err));
+    return tm_job_plan_for(job, &here, err);
+}
+
+tm_status tm_job_plan_for(tm_job *job, const tm_target *target, tm_error *err)
+{
+    job->target = *target;
+    return tm_layout_choose(&job->run, job->recipe, &job->asked, &job->target, &job->plan, err);
 }
 
 tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err)
@@ -453,22 +445,6 @@ void tm_job_close(tm_job *job)
     *job = (tm_job){.folder = {.lock = {.fd = -1}}};
 }
 
-tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err)
-{
-    static const struct {
-        const char *name;
-        tm_isa isa;
-    } forced[] = {{"scalar", TM_ISA_SCALAR}, {"avx2", TM_ISA_AVX2}, {"avx512", TM_ISA_AVX512}};
-    const char *name = tm_env("TEMPER_ISA");
-    tm_isa isa = TM_ISA_AUTO;
-    for (size_t i = 0; name && i < 3; i++)
-        if (strcmp(name, forced[i].name) == 0)
-            isa = forced[i].isa;
-    if (name && *name && isa == TM_ISA_AUTO)
-        return tm_fail(err, TM_USAGE, "TEMPER_ISA: found '%s', expected scalar, avx2 or avx512", name);
-    return tm_cpu_device_create((int)recipe->threads, isa, out, err);
-}
-
 /* --- Does it fit? --- */
 
 static const char *human(int64_t bytes, char text[32])
@@ -484,34 +460,30 @@ static const char *human(int64_t bytes, char text[32])
     return text;
 }
 
-tm_status tm_job_fits(tm_job *job, tm_error *err)
+tm_status tm_job_fits(tm_job *job, tm_advice *advice, int *count, tm_error *err)
 {
-    int64_t available = tm_memory_available();
-    if (available < 0 || job->plan.peak <= available)
-        return TM_OK;
-    tm_recipe *r = job->recipe;
-    tm_buf advice = {0};
+    tm_advice own[TM_ADVICE_MAX];
+    int n = 0;
     char a[32], b[32];
-    struct {
-        int *choice;
-        int value;
-        const char *say;
-    } tries[] = {{&r->recompute, TM_RECOMPUTE_FULL, "train.recompute: full"}, {&r->method, TM_METHOD_LORA, "method: lora"}};
-    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++) {
-        int saved = *tries[i].choice;
-        tm_memory_plan plan;
-        tm_error ignored;
-        if (saved == tries[i].value)
-            continue;
-        *tries[i].choice = tries[i].value;
-        if (tm_plan_memory(&job->run, tm_cpu_traits(), tm_cpu_workspace_bytes(job->threads), &plan, &ignored) == TM_OK && plan.peak <= available)
-            tm_buf_printf(&advice, "%s%s (%s)", advice.size ? ", or " : "; would fit: ", tries[i].say, human(plan.peak, a));
-        *tries[i].choice = saved;
+    if (!advice)
+        advice = own;
+    if (count)
+        *count = 0;
+    if (tm_target_fits(&job->target, job->plan.peak))
+        return TM_OK;
+    TM_TRY(tm_advise(&job->run, job->recipe, &job->asked, &job->target, advice, &n, err));
+    if (count)
+        *count = n;
+    tm_buf text = {0};
+    for (int i = 0; i < n; i++) {
+        tm_buf_text(&text, i ? ", or " : "; would fit: ");
+        tm_advice_put(&advice[i], &text);
+        tm_buf_printf(&text, " (%s)", human(advice[i].plan.peak, a));
     }
-    if (!advice.size)
-        tm_buf_printf(&advice, "; the largest part is %s: shorter train.seq or a smaller model is needed",
+    if (!n)
+        tm_buf_printf(&text, "; the largest part is %s: shorter train.seq or a smaller model is needed",
                       job->plan.part[TM_MEM_WEIGHTS] > job->plan.part[TM_MEM_ACTIVATIONS] ? "weights" : "activations");
-    tm_status st = tm_fail(err, TM_NO_FIT, "the run needs %s of memory, %s are available%s", human(job->plan.peak, a), human(available, b), tm_buf_str(&advice));
-    tm_buf_deinit(&advice);
+    tm_status st = tm_fail(err, TM_NO_FIT, "the run needs %s of memory, %s are available%s", human(job->plan.peak, a), human(job->target.memory - job->target.reserve, b), tm_buf_str(&text));
+    tm_buf_deinit(&text);
     return st;
 }

@@ -2,7 +2,7 @@
 #ifndef TM_API_JOB_H
 #define TM_API_JOB_H
 
-#include "plan/plan.h"
+#include "plan/fit.h"
 
 typedef struct tm_job {
     tm_recipe *recipe;
@@ -19,8 +19,11 @@ typedef struct tm_job {
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;
-    int threads;
     tm_device *device;
+    int64_t own;               /* bytes that the device took for itself */
+    char no_gpu[512];          /* device: auto took the CPU although there is an NVIDIA driver: why; "" otherwise */
+    tm_layout asked;           /* what the recipe said of precision, recomputation and micro-batches */
+    tm_target target;          /* what it is planned for: the device */
     tm_memory_plan plan;
 } tm_job;
 
@@ -43,11 +46,14 @@ tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MU
 /* Ids that end a generated text. */
 size_t tm_stop_ids(const char *model, const tm_tokenizer *tok, int32_t ids[8]);
 
-/* The CPU device of the recipe (threads, TEMPER_ISA). */
-tm_status tm_job_device(const tm_recipe *recipe, tm_device **out, tm_error *err) TM_MUST_CHECK;
+/* The device that a recipe's `device` names: cpu, cuda, cuda:N, or auto: the first GPU, else the CPU. threads (0: all) and
+ * TEMPER_ISA are the CPU's; TEMPER_DEVICE is what auto stands for, TEMPER_CUDA_LIBRARY which libtemper-cuda.so. no_gpu|0 [512]: see tm_job. */
+tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, char *no_gpu, tm_error *err) TM_MUST_CHECK;
 
-/* TM_NO_FIT, with what would fit, when the plan exceeds what the machine has. */
-tm_status tm_job_fits(tm_job *job, tm_error *err) TM_MUST_CHECK;
+/* Settles precision, recomputation and micro-batches again, and plans the run, for another device. */
+tm_status tm_job_plan_for(tm_job *job, const tm_target *target, tm_error *err) TM_MUST_CHECK;
+/* TM_NO_FIT, with what would fit, when the plan exceeds what its target has. advice|0 [TM_ADVICE_MAX], *count: the same to look at. */
+tm_status tm_job_fits(tm_job *job, tm_advice *advice, int *count, tm_error *err) TM_MUST_CHECK;
 
 /* run.json of a job. result: sha256 of what was trained; "" while running. */
 tm_status tm_job_describe(const tm_job *job, const tm_trainer *trainer, const char *status, const char *model_hash, const char *result_hash, tm_buf *out, tm_error *err) TM_MUST_CHECK;

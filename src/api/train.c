@@ -52,7 +52,7 @@ static tm_status finish_hash(model_hash *h, tm_error *err)
 /* --- A folder that holds a run already --- */
 
 /* Keys that change memory and speed but no result: a resumed run may differ in them. */
-static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "keep_checkpoints"}};
+static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "recompute_layers"}, {"train", "keep_checkpoints"}};
 
 /* The first key in which two recipes differ, as text; "" when they agree. */
 static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *out)
@@ -254,20 +254,6 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     return TM_OK;
 }
 
-/* The rate that shares are shown against: of the calibration file, else measured now. */
-static tm_status find_peak(tm_device *device, double *flops, tm_error *err)
-{
-    char *path;
-    tm_calibration calibration;
-    bool found;
-    TM_TRY(tm_calibration_path(&path, err));
-    tm_status st = tm_calibration_read(path, device, &calibration, &found, err);
-    free(path);
-    if (st == TM_OK)
-        *flops = found ? calibration.peak_flops : tm_device_peak_flops(device);
-    return st;
-}
-
 static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
 {
     watching w = {.callbacks = callbacks, .job = job};
@@ -279,21 +265,17 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
             callbacks->note(callbacks->context, "this run is finished already; nothing to do");
         return tm_dir_has(job->folder.dir, "report.html") ? TM_OK : write_views(job, err);
     }
-    TM_TRY(tm_job_fits(job, err));
-    TM_TRY(tm_job_device(job->recipe, &job->device, err));
+    TM_TRY(tm_job_fits(job, NULL, NULL, err));
+    if (job->no_gpu[0] && callbacks->note)
+        callbacks->note(callbacks->context, job->no_gpu);
     job->run.progress = on_progress;
     job->run.interrupted = on_interrupted;
     job->run.context = &w;
     model_hash model;
     start_hash(&model, job->recipe->model);
-    int64_t limits[TM_MEM_KINDS];
-    memcpy(limits, job->plan.part, sizeof limits);
-    limits[TM_MEM_WORKSPACE] = 0; /* the device took it at creation */
-    tm_status st = tm_trainer_create(&job->run, job->device, limits, &trainer, err);
+    tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
     if (st == TM_OK) {
-        st = find_peak(job->device, &trainer->peak_flops, err);
-    }
-    if (st == TM_OK) {
+        trainer->peak_flops = job->target.timed ? job->target.rates.peak_flops : tm_device_peak_flops(job->device);
         trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }

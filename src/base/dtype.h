@@ -5,6 +5,15 @@
 #include <stdint.h>
 #include <string.h>
 
+/* What a compiler for another processor puts before the functions that it needs there. */
+#ifndef TM_ON_DEVICE
+#ifdef __CUDACC__
+#define TM_ON_DEVICE __host__ __device__
+#else
+#define TM_ON_DEVICE
+#endif
+#endif
+
 /* X(name, bits an element). The names are those of the safetensors format. */
 #define TM_DTYPE_TABLE(X)                                                               \
     X(F64, 64) X(F32, 32) X(F16, 16) X(BF16, 16) X(I64, 64) X(I32, 32) X(I16, 16)       \
@@ -26,7 +35,7 @@ tm_dtype tm_dtype_from_name(const char *name);
 /* Bytes of n elements of a dtype of whole bytes. */
 static inline int64_t tm_dtype_bytes(tm_dtype dtype, int64_t n) { return n * (tm_dtype_bits(dtype) / 8); }
 
-static inline float tm_bf16_to_f32(uint16_t h)
+TM_ON_DEVICE static inline float tm_bf16_to_f32(uint16_t h)
 {
     uint32_t bits = (uint32_t)h << 16;
     float f;
@@ -35,7 +44,7 @@ static inline float tm_bf16_to_f32(uint16_t h)
 }
 
 /* Round to nearest even; NaN stays NaN (quiet). */
-static inline uint16_t tm_f32_to_bf16(float f)
+TM_ON_DEVICE static inline uint16_t tm_f32_to_bf16(float f)
 {
     uint32_t bits;
     memcpy(&bits, &f, 4);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -250,6 +251,21 @@ tm_status tm_file_write(const char *path, const void *data, size_t size, tm_erro
 }
 
 /* ---- names and folders ---- */
+
+bool tm_shared_path(const char *name, char *out, size_t size)
+{
+    static const char *const from_program[] = {"", "/../..", "/../share/temper"};
+    char program[4000];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[n > 0 ? n : 0] = 0;
+    char *slash = strrchr(program, '/');
+    if (slash)
+        *slash = 0;
+    for (size_t i = 0; slash && i < sizeof from_program / sizeof *from_program; i++)
+        if ((size_t)snprintf(out, size, "%s%s/%s", program, from_program[i], name) < size && tm_path_exists(out))
+            return true;
+    return (size_t)snprintf(out, size, "%s", name) < size && tm_path_exists(out);
+}
 
 bool tm_path_exists(const char *path)
 {

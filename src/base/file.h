@@ -33,6 +33,10 @@ tm_status tm_file_out_put(tm_file_out *out, const void *data, size_t size, tm_er
 tm_status tm_file_out_commit(tm_file_out *out, tm_error *err) TM_MUST_CHECK;
 void tm_file_out_discard(tm_file_out *out);
 
+/* Where a file that comes with temper ("data/calibration.json") is: beside the program (a release, a build in its source
+ * tree), where `make install` puts it, or in the current folder. false: nowhere, or its path is too long. */
+bool tm_shared_path(const char *name, char *out, size_t size);
+
 bool tm_path_exists(const char *path);
 bool tm_path_is_dir(const char *path);
 bool tm_dir_has(const char *dir, const char *name); /* dir/name is there; takes no memory, so it cannot fail */

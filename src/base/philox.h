@@ -8,7 +8,11 @@
 
 /* What a compiler for another processor puts before the functions that it needs there. */
 #ifndef TM_ON_DEVICE
+#ifdef __CUDACC__
+#define TM_ON_DEVICE __host__ __device__
+#else
 #define TM_ON_DEVICE
+#endif
 #endif
 
 typedef struct tm_philox {

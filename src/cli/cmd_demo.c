@@ -20,23 +20,12 @@ static const struct story {
  * source tree), or where `make install` put them. */
 static bool find_root(void)
 {
-    static const char *const from_program[] = {"", "/../..", "/../share/temper"};
-    char path[4200], program[4000];
-    if (tm_path_exists("recipes/demo.yaml") && tm_path_is_dir("models/stories260K"))
-        return true;
-    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[n > 0 ? n : 0] = 0;
-    char *slash = strrchr(program, '/');
-    if (slash)
-        *slash = 0;
-    for (size_t i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s%s", program, from_program[i]);
-        char recipe[4300];
-        snprintf(recipe, sizeof recipe, "%s/recipes/demo.yaml", path);
-        if (tm_path_exists(recipe))
-            return chdir(path) == 0;
-    }
-    return false;
+    static const char name[] = "recipes/demo.yaml";
+    char path[4200];
+    if (!tm_shared_path(name, path, sizeof path))
+        return false;
+    path[strlen(path) - strlen(name)] = 0;
+    return !path[0] || chdir(path) == 0;
 }
 
 static void write_text(void *context, const char *text, size_t size)

@@ -48,6 +48,14 @@ static void *open_library(const char *library, tm_error *err)
     return handle;
 }
 
+bool tm_cuda_driver(void)
+{
+    void *handle = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (handle)
+        dlclose(handle);
+    return handle != NULL;
+}
+
 tm_status tm_cuda_device_create(const char *library, int index, tm_device **out, tm_error *err)
 {
     *out = NULL;

@@ -7,7 +7,8 @@
 /* A CPU's share of logits should stay in its caches; a GPU's must give its matrix product enough rows: 2048 rows of
  * 150,000 tokens are 600 MB. */
 tm_device_traits tm_cpu_traits(void) { return (tm_device_traits){.real = TM_F32, .head_rows = TM_CHUNK_TOKENS}; }
-tm_device_traits tm_cuda_traits(void) { return (tm_device_traits){.real = TM_F32, .head_rows = 2048, .borrows = true}; }
+tm_device_traits tm_cuda_traits(void) { return (tm_device_traits){.real = TM_F32, .head_rows = 2048, .borrows = true, .half = true}; }
+int64_t tm_cuda_own_bytes(void) { return (TM_CUDA_PARTIALS + TM_CUDA_TENSORS) * (int64_t)sizeof(uint64_t); }
 
 tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err)
 {
@@ -24,6 +25,11 @@ void tm_device_release(tm_device *d, void *address, int64_t bytes)
         return;
     d->used_bytes -= bytes;
     d->calls->release(d, address);
+}
+
+void tm_device_fetch(tm_device *d, void *dst, const void *src, int64_t bytes)
+{
+    (d->calls->fetch ? d->calls->fetch : d->calls->download)(d, dst, src, bytes);
 }
 
 void tm_device_destroy(tm_device *d)

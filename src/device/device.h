@@ -58,6 +58,8 @@ typedef struct tm_device_calls {
     void (*lend)(tm_device *d, void *address, int64_t bytes);
     /* A download that does not wait: dst is there after the next sync. NULL: download does. */
     void (*fetch)(tm_device *d, void *dst, const void *src, int64_t bytes);
+    /* Bytes of its memory that nobody has taken, and all. NULL: it shares the machine's memory. */
+    void (*memory)(tm_device *d, int64_t *free_bytes, int64_t *all);
 } tm_device_calls;
 
 /* What a run's memory depends on beside the recipe. */
@@ -65,6 +67,7 @@ typedef struct tm_device_traits {
     tm_dtype real;     /* F32; F64 on the device that checks gradients */
     int32_t head_rows; /* rows of the loss head that are computed at once: a multiple of TM_CHUNK_TOKENS */
     bool borrows;      /* wants a workspace: tm_device_calls.lend */
+    bool half;         /* computes in bf16 as fast as memory allows: the precision that `auto` takes */
 } tm_device_traits;
 
 struct tm_device {
@@ -84,6 +87,9 @@ tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err
 void tm_device_release(tm_device *d, void *address, int64_t bytes);
 void tm_device_destroy(tm_device *d);
 
+/* What the device has by the next sync, or now. */
+void tm_device_fetch(tm_device *d, void *dst, const void *src, int64_t bytes);
+
 /* --- Devices --- */
 
 /* Which kernels: the widest the processor has, or one forced (tests; TEMPER_ISA). */
@@ -98,6 +104,10 @@ int64_t tm_cpu_workspace_bytes(int threads);
 tm_device_traits tm_cpu_traits(void);
 tm_device_traits tm_cuda_traits(void);
 
+/* Bytes that a CUDA device takes for itself at creation: partial sums of the ops that go over all trained tensors. */
+enum { TM_CUDA_PARTIALS = 1 << 22 /* blocks of TM_TRAINED_BLOCK elements: 17 billion */, TM_CUDA_TENSORS = 1 << 16 };
+int64_t tm_cuda_own_bytes(void);
+
 /* Allocates nothing, computes nothing, counts every byte. traits: of the device it stands for. */
 tm_status tm_counting_device_create(tm_device_traits traits, tm_device **out, tm_error *err) TM_MUST_CHECK;
 
@@ -105,6 +115,8 @@ tm_status tm_counting_device_create(tm_device_traits traits, tm_device **out, tm
  * the tree it was built in and where the system keeps libraries. TM_UNSUPPORTED, with the reason, when there is no
  * library, driver or GPU. The library stays loaded. */
 tm_status tm_cuda_device_create(const char *library, int index, tm_device **out, tm_error *err) TM_MUST_CHECK;
+/* Whether an NVIDIA driver is installed: without one nobody expects a GPU to be used. */
+bool tm_cuda_driver(void);
 
 /* --- Arenas --- */
 

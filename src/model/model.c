@@ -323,18 +323,21 @@ static tm_status take_activations(tm_model *m, tm_error *err)
     tm_arena *kept = &m->memory->arena[s->train ? TM_MEM_ACTIVATIONS : TM_MEM_SCRATCH];
     TM_TRY(TM_NEW(&m->saved, c->layers, err));
     m->x0 = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
-    bool share = !s->train || s->recompute;
+    /* Blocks before `reached` have no backward, those before `alone` share what it needs. */
+    int64_t reached = s->train ? m->first_trained : c->layers, alone = reached > s->recompute_layers ? reached : s->recompute_layers;
     tm_block_saved shared = {0};
     tm_block widest;
     widest_block(m, &widest);
-    if (share)
+    if (alone > 0)
         take_saved(m, &widest, kept, &shared);
     for (int64_t i = 0; i < c->layers; i++) {
-        if (share)
+        int64_t before = tm_arena_mark(kept);
+        if (i < alone)
             m->saved[i] = shared;
         else
             take_saved(m, &m->block[i], kept, &m->saved[i]);
-        m->saved[i].x_in = i == 0 ? m->x0 : s->train ? tm_arena_tensor(kept, s->act, s->max_tokens, c->width) : m->x0;
+        m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
+        m->saved[i].bytes = tm_arena_mark(kept) - before;
     }
     m->x_final = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     take_norm_saved(m, kept, &m->n_final);
@@ -396,27 +399,31 @@ static void take_scratch(tm_model *m)
 static tm_status fill_rope(tm_model *m, int32_t which, tm_error *err)
 {
     const tm_rope_config *rope = &m->config.rope[which];
-    int64_t half = rope->size / 2;
+    int64_t half = rope->size / 2, rows = m->rope_cos[which].rows, size = tm_dtype_bytes(m->device->real, 1);
     tm_tensor table[2] = {m->rope_cos[which], m->rope_sin[which]};
+    if (m->memory->arena[TM_MEM_WEIGHTS].counting) /* nobody looks at them */
+        return TM_OK;
     float *frequency = NULL;
     double *angle = NULL;
-    void *converted = NULL;
+    char *converted[2] = {NULL, NULL};
     tm_status st = TM_OK;
     TM_GO(TM_NEW(&frequency, half, err));
     TM_GO(TM_NEW(&angle, 2 * half, err));
-    TM_GO(tm_alloc(&converted, (size_t)half, 8, err));
+    for (int k = 0; k < 2; k++)
+        TM_GO(tm_alloc((void **)&converted[k], (size_t)(rows * half), (size_t)size, err));
     tm_rope_frequencies(rope, 0, false, frequency);
-    for (int64_t p = 0; p < table[0].rows; p++) {
+    for (int64_t p = 0; p < rows; p++) {
         tm_rope_angles(rope, frequency, p, angle, angle + half);
-        for (int k = 0; k < 2; k++) {
-            tm_dtype_convert(converted, m->device->real, angle + k * half, TM_F64, half);
-            m->device->calls->upload(m->device, tm_tensor_rows(table[k], p, 1).data, converted, tm_dtype_bytes(m->device->real, half));
-        }
+        for (int k = 0; k < 2; k++)
+            tm_dtype_convert(converted[k] + p * half * size, m->device->real, angle + k * half, TM_F64, half);
     }
+    for (int k = 0; k < 2; k++)
+        m->device->calls->upload(m->device, table[k].data, converted[k], rows * half * size);
 out:
     free(frequency);
     free(angle);
-    free(converted);
+    free(converted[0]);
+    free(converted[1]);
     return st;
 }
 
@@ -477,27 +484,43 @@ static tm_status take_gates(tm_model *m, tm_error *err)
 
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
-/* What a device may need at once for a group of T rows: its weight in the activations' type where it is not stored so,
- * and the factors of its low-rank deltas in that type, ranks side by side up to a multiple of 64. */
+/* What a device may need at once for low-rank deltas of T rows, ranks side by side up to a multiple of 16, in the
+ * activations' type: their factors, xa and dxa; and a bit for every input of those that drop some. */
+static int64_t delta_workspace(const tm_model *m, int64_t rank, int64_t in, int64_t out, int64_t dropping, int64_t T)
+{
+    tm_dtype act = m->settings.act;
+    rank = (rank + 15) / 16 * 16;
+    if (!rank)
+        return 0;
+    return aligned(tm_dtype_bytes(act, m->replicas * out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * in * rank)) +
+           2 * aligned(tm_dtype_bytes(act, T * rank)) + aligned(dropping * T * ((in + 63) / 64 * 8));
+}
+
+/* The same for a group: its deltas, and its weight in the activations' type where it is not stored so. */
 static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
 {
-    int64_t rank = 0, bytes = 0;
-    for (int32_t i = 0; i < group->count; i++)
-        rank += group->module[i]->lora ? group->module[i]->lora->r : 0;
-    rank = (rank + 63) / 64 * 64;
+    int64_t rank = 0, bytes = 0, dropping = 0;
+    for (int32_t i = 0; i < group->count; i++) {
+        const tm_lora *lora = group->module[i]->lora;
+        rank += lora ? lora->r : 0;
+        dropping = lora && lora->dropout > 0 ? group->count : dropping;
+    }
     if (group->weight.dtype != m->settings.act)
-        bytes += aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
-    if (rank)
-        bytes += aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->out * rank)) +
-                 aligned(tm_dtype_bytes(m->settings.act, m->replicas * group->in * rank)) + aligned(tm_dtype_bytes(m->settings.act, T * rank));
-    return bytes;
+        bytes = aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
+    return bytes + delta_workspace(m, rank, group->in, group->out, dropping, T);
 }
 
 static void lend_workspace(tm_model *m)
 {
-    int64_t T = m->settings.max_tokens, bytes = group_workspace(m, &m->head_group, T);
     if (!m->device->traits.borrows || m->settings.act == m->device->real)
         return;
+    int64_t T = m->settings.max_tokens, width = m->config.width, inside = m->embed_lora ? m->embed_lora->r : 0;
+    int64_t bytes = group_workspace(m, &m->head_group, T);
+    /* On the embeddings and in bottlenecks one factor is an identity. */
+    for (int k = 0; k < 2; k++, inside = m->bottleneck.size) {
+        int64_t need = delta_workspace(m, inside, inside, width, 0, T);
+        bytes = need > bytes ? need : bytes;
+    }
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_linear_group *group[] = {&m->block[i].qkv, &m->block[i].o, &m->block[i].gate_up, &m->block[i].down};
         for (int k = 0; k < 4; k++) {

@@ -1,19 +1,27 @@
-/* Rates of a device: see calibrate.h. */
+/* Rates of a device, measured through its own ops: see calibrate.h. Every rate is the best that was seen: other work on
+ * the machine only ever takes away. */
 #include "plan/calibrate.h"
 
+#include "base/buf.h"
 #include "base/clock.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
-enum { SIDE_FIRST = 128, SIDE_LAST = 8192 };
+/* The type of activations that the device is at its best with. */
+static tm_dtype act_of(const tm_device *d) { return d->traits.half ? TM_BF16 : d->real; }
+
+enum { SIDE_FIRST = 128, SIDE_LAST = 16384 };
 static const double budget_seconds = 0.020;
 
 /* Seconds of one y = x w^T with all sides n; infinity when the device reports a failure. */
 static double time_product(tm_device *d, int64_t n, char *memory)
 {
-    int64_t bytes = tm_dtype_bytes(d->real, n * n);
-    tm_tensor x = tm_tensor_make(memory, d->real, n, n), w = tm_tensor_make(memory + bytes, d->real, n, n);
-    tm_tensor y = tm_tensor_make(memory + 2 * bytes, d->real, n, n);
+    tm_dtype act = act_of(d);
+    int64_t bytes = tm_dtype_bytes(act, n * n);
+    tm_tensor x = tm_tensor_make(memory, act, n, n), w = tm_tensor_make(memory + bytes, act, n, n);
+    tm_tensor y = tm_tensor_make(memory + 2 * bytes, act, n, n);
     tm_rows rows = {.n = n, .replicas = 1};
     tm_error ignored;
     double start = tm_clock_seconds();
@@ -24,7 +32,7 @@ static double time_product(tm_device *d, int64_t n, char *memory)
 /* Best rate at one size; the first call warms up. *seconds: of the best call. */
 static double best_rate(tm_device *d, int64_t n, double deadline, double *seconds)
 {
-    int64_t bytes = 3 * tm_dtype_bytes(d->real, n * n);
+    int64_t bytes = 3 * tm_dtype_bytes(act_of(d), n * n);
     void *memory;
     tm_error ignored;
     *seconds = INFINITY;
@@ -49,78 +57,361 @@ double tm_device_peak_flops(tm_device *d)
     return best > 0 ? best : NAN;
 }
 
-/* --- Calibration --- */
+/* --- Classes --- */
 
-int tm_side_class(int64_t side)
+static int doublings(int64_t value, int64_t first, int factor, int classes)
 {
     int k = 0;
-    while (k + 1 < TM_SIDES && (int64_t)TM_SIDE_FIRST << (k + 1) <= side)
+    for (int64_t next = first * factor; k + 1 < classes && next <= value; next *= factor)
         k++;
     return k;
 }
 
-/* A product of a micro-batch of 512 rows with a square weight, forward; the best of its share of the time. */
-static double side_rate(tm_device *d, int64_t side, char *memory, double until, tm_error *err)
+int tm_row_class(int64_t rows) { return doublings(rows, TM_ROWS_FIRST, 4, TM_ROW_CLASSES); }
+int tm_side_class(int64_t side) { return doublings(side, TM_SIDE_FIRST, 2, TM_SIDES); }
+int tm_rank_class(int64_t rank) { return rank <= 16 ? 0 : rank <= 64 ? 1 : 2; }
+int tm_head_class(int64_t head) { return head <= 64 ? 0 : head <= 128 ? 1 : 2; }
+
+static void terms_of(const tm_work *work, double out[TM_WORK_TERMS]) { memcpy(out, work, sizeof *work); }
+
+void tm_work_add(tm_work *sum, const tm_work *work, double times)
 {
-    enum { ROWS = 512 };
-    tm_tensor w = tm_tensor_make(memory, d->real, side, side);
-    tm_tensor x = tm_tensor_make(memory + tm_dtype_bytes(d->real, side * side), d->real, ROWS, side);
-    tm_tensor y = tm_tensor_make((char *)x.data + tm_dtype_bytes(d->real, ROWS * side), d->real, ROWS, side);
-    tm_rows rows = {.n = ROWS, .replicas = 1};
-    double best = INFINITY;
-    do {
-        double start = tm_clock_seconds();
-        for (int i = 0; i < 4; i++)
-            TM_RUN(d, linear_forward, &rows, x, w, tm_tensor_none(), y);
-        if (d->calls->sync(d, err) != TM_OK)
-            return NAN;
-        best = fmin(best, (tm_clock_seconds() - start) / 4);
-    } while (tm_clock_seconds() < until);
-    return 2.0 * ROWS * (double)side * (double)side / best;
+    double a[TM_WORK_TERMS], b[TM_WORK_TERMS];
+    terms_of(sum, a);
+    terms_of(work, b);
+    for (int i = 0; i < TM_WORK_TERMS; i++)
+        a[i] += times * b[i];
+    memcpy(sum, a, sizeof *sum);
 }
 
-/* y += a x: two streams read, one written. */
-static double memory_rate(tm_device *d, char *memory, int64_t bytes, double until, tm_error *err)
+double tm_work_flops(const tm_work *work)
 {
-    int64_t n = bytes / 2 / tm_dtype_bytes(d->real, 1);
-    tm_tensor x = tm_tensor_make(memory, d->real, 1, n), y = tm_tensor_make(memory + bytes / 2, d->real, 1, n);
-    double best = INFINITY;
-    do {
+    double term[TM_WORK_TERMS], sum = 0;
+    tm_work flops = *work;
+    flops.bytes = flops.calls = 0;
+    terms_of(&flops, term);
+    for (int i = 0; i < TM_WORK_TERMS; i++)
+        sum += term[i];
+    return sum;
+}
+
+double tm_seconds_of(const tm_calibration *c, const tm_work *work)
+{
+    double rate[TM_WORK_TERMS], amount[TM_WORK_TERMS], seconds = 0;
+    terms_of(&c->rate, rate);
+    terms_of(work, amount);
+    for (int i = 0; i < TM_WORK_TERMS; i++)
+        seconds += amount[i] > 0 ? amount[i] / rate[i] : 0;
+    return seconds;
+}
+
+void tm_calibration_scale(tm_calibration *c, double flops, double bandwidth)
+{
+    double rate[TM_WORK_TERMS];
+    double bytes = c->rate.bytes * bandwidth, calls = c->rate.calls;
+    terms_of(&c->rate, rate);
+    for (int i = 0; i < TM_WORK_TERMS; i++)
+        rate[i] *= flops;
+    memcpy(&c->rate, rate, sizeof c->rate);
+    c->rate.bytes = bytes;
+    c->rate.calls = calls;
+    c->peak_flops *= flops;
+}
+
+/* --- Measuring --- */
+
+enum { LENGTH = 2048, SMALL_LENGTH = 512 /* tokens of an example */, PATTERN = 1 << 18 };
+
+/* A device with memory for what is timed. The layout: `rows` rows of examples of `length` tokens. */
+typedef struct bench {
+    tm_device *d;
+    tm_dtype act;
+    char *memory;
+    int64_t bytes, used;
+    tm_rows rows;
+    tm_spans spans;
+    tm_step_params *step;
+    tm_error *err;
+    tm_status status; /* the first failure */
+} bench;
+
+static void *take(bench *b, int64_t bytes)
+{
+    void *at = b->memory + b->used;
+    b->used += (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN;
+    return at;
+}
+static tm_tensor matrix(bench *b, tm_dtype type, int64_t rows, int64_t cols) { return tm_tensor_make(take(b, tm_dtype_bytes(type, rows * cols)), type, rows, cols); }
+
+static const int32_t *put(bench *b, const int32_t *values, int64_t n)
+{
+    void *at = take(b, n * 4);
+    b->d->calls->upload(b->d, at, values, n * 4);
+    return at;
+}
+
+/* Numbers in [-1, 1] everywhere, whatever type they are read as: two bf16 make an f32. Not zeros: a GPU computes with
+ * those at less power, so faster than with what a run has. */
+static void fill(bench *b, int32_t *pattern)
+{
+    uint32_t random = 1;
+    for (int i = 0; i < PATTERN; i++) {
+        random = random * 1664525u + 1013904223u;
+        pattern[i] = (int32_t)((random & 0x80ff80ffu) | 0x3f003f00u);
+    }
+    for (int64_t at = 0; at < b->bytes; at += PATTERN * 4)
+        b->d->calls->upload(b->d, b->memory + at, pattern, b->bytes - at < PATTERN * 4 ? b->bytes - at : PATTERN * 4);
+}
+
+/* Room for `bytes` beside a layout of `rows` rows. */
+static bool open_bench(bench *b, int64_t rows, int64_t length, int64_t bytes)
+{
+    int32_t *v = NULL;
+    int64_t examples = rows / length, per = (length + TM_CHUNK_TOKENS - 1) / TM_CHUNK_TOKENS;
+    enum { LENT = 64 << 20 };
+    b->bytes = bytes + 4 * rows * 4 + LENT + (1 << 20);
+    b->used = 0;
+    b->memory = NULL;
+    if (b->status != TM_OK || (b->status = tm_device_alloc(b->d, b->bytes, (void **)&b->memory, b->err)) != TM_OK)
+        return false;
+    b->status = TM_NEW(&v, rows + 2 > PATTERN ? rows + 2 : PATTERN, b->err);
+    if (b->status != TM_OK)
+        return false;
+    fill(b, v);
+    b->rows = (tm_rows){.n = rows, .replicas = 1, .chunks = examples * per};
+    memset(v, 0, (size_t)rows * 4);
+    b->rows.example = (const uint32_t *)put(b, v, rows);
+    for (int64_t i = 0; i < rows; i++)
+        v[i] = (int32_t)(i % length);
+    b->rows.position = put(b, v, rows);
+    for (int64_t i = 0; i <= b->rows.chunks; i++)
+        v[i] = (int32_t)(i / per * length + i % per * TM_CHUNK_TOKENS);
+    b->rows.chunk = put(b, v, b->rows.chunks + 1);
+    b->rows.group = put(b, (int32_t[]){0, (int32_t)rows}, 2);
+    b->rows.group_chunk = put(b, (int32_t[]){0, (int32_t)b->rows.chunks}, 2);
+    b->spans.n = examples;
+    for (int64_t i = 0; i <= examples; i++)
+        v[i] = (int32_t)(i * length);
+    b->spans.query = put(b, v, examples + 1);
+    b->spans.key = put(b, v, examples);
+    for (int64_t i = 0; i < examples; i++)
+        v[i] = (int32_t)length;
+    b->spans.keys = put(b, v, examples);
+    b->step = take(b, sizeof *b->step);
+    b->d->calls->zero(b->d, b->step, sizeof *b->step);
+    if (b->d->calls->lend && b->d->traits.borrows)
+        b->d->calls->lend(b->d, take(b, LENT), LENT);
+    free(v);
+    return true;
+}
+
+static void close_bench(bench *b)
+{
+    if (b->d->calls->lend && b->d->traits.borrows)
+        b->d->calls->lend(b->d, NULL, 0);
+    tm_device_release(b->d, b->memory, b->bytes);
+}
+
+/* Seconds a call, the best of three rounds; a round lasts some milliseconds, so that starting and waiting do not count. */
+static double time_calls(bench *b, void (*call)(bench *, const void *), const void *context)
+{
+    static const double round_seconds = 0.004;
+    double best = INFINITY, once = 0;
+    int calls = 1;
+    for (int i = 0; i < 4 && b->status == TM_OK; i++) {
         double start = tm_clock_seconds();
-        TM_RUN(d, axpy, 0.5, x, y);
-        if (d->calls->sync(d, err) != TM_OK)
-            return NAN;
-        best = fmin(best, tm_clock_seconds() - start);
-    } while (tm_clock_seconds() < until);
-    return 1.5 * (double)bytes / best;
+        for (int k = 0; k < calls; k++)
+            call(b, context);
+        b->status = b->d->calls->sync(b->d, b->err);
+        once = (tm_clock_seconds() - start) / calls;
+        if (i) /* the first one warms up */
+            best = fmin(best, once);
+        calls = once > 0 && once < round_seconds ? (int)fmin(1000, round_seconds / once) + 1 : 1;
+    }
+    return best;
+}
+
+/* --- Products --- */
+
+typedef struct product {
+    tm_product kind;
+    tm_tensor x, w, y, dw;
+} product;
+
+static void run_product(bench *b, const void *context)
+{
+    const product *p = context;
+    if (p->kind == TM_PRODUCT_FORWARD)
+        TM_RUN(b->d, linear_forward, &b->rows, p->x, p->w, tm_tensor_none(), p->y);
+    else if (p->kind == TM_PRODUCT_INPUT)
+        TM_RUN(b->d, linear_backward_input, &b->rows, p->y, p->w, false, p->x);
+    else
+        TM_RUN(b->d, linear_backward_weight, &b->rows, p->y, p->x, p->dw, tm_tensor_none());
+}
+
+/* A size takes the rate of the next smaller one when a call would last longer than this. */
+static const double longest_call = 0.05;
+
+static void measure_products(bench *b, int rows_class, tm_work *rate)
+{
+    int64_t rows = TM_ROWS_FIRST;
+    for (int i = 0; i < rows_class; i++)
+        rows *= 4;
+    for (int s = 0; s < TM_SIDES; s++) {
+        int64_t side = (int64_t)TM_SIDE_FIRST << s;
+        double flops = 2.0 * (double)rows * (double)side * (double)side;
+        int64_t bytes = 2 * tm_dtype_bytes(b->act, rows * side) + tm_dtype_bytes(b->act, side * side) + tm_dtype_bytes(b->d->real, side * side);
+        for (int k = 0; k < TM_PRODUCTS; k++) {
+            double *out = &rate->product[k][rows_class][s];
+            double before = s ? rate->product[k][rows_class][s - 1] : rows_class ? rate->product[k][rows_class - 1][s] : INFINITY;
+            if (flops / before > longest_call) {
+                *out = before;
+                continue;
+            }
+            if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, bytes))
+                return;
+            product p = {.kind = (tm_product)k, .x = matrix(b, b->act, rows, side), .w = matrix(b, b->act, side, side), .y = matrix(b, b->act, rows, side),
+                         .dw = matrix(b, b->d->real, side, side)};
+            *out = flops / time_calls(b, run_product, &p);
+            close_bench(b);
+        }
+    }
+}
+
+/* --- Low-rank deltas: what they add to their module's product --- */
+
+typedef struct delta {
+    tm_tensor x, w, y, dx;
+    tm_lora_part part;
+    bool backward, alone;
+} delta;
+
+static void run_delta(bench *b, const void *context)
+{
+    const delta *p = context;
+    if (p->alone)
+        run_product(b, &(product){.kind = p->backward ? TM_PRODUCT_INPUT : TM_PRODUCT_FORWARD, .x = p->x, .w = p->w, .y = p->y});
+    else if (p->backward)
+        TM_RUN(b->d, lora_backward, &b->rows, p->y, p->x, p->w, false, 1, &p->part, p->dx);
+    else
+        TM_RUN(b->d, lora_forward, &b->rows, p->x, p->w, tm_tensor_none(), 1, &p->part, p->y, TM_ACT_NONE, tm_tensor_none());
+}
+
+static void measure_lowrank(bench *b, int64_t rows, int64_t side, tm_work *rate)
+{
+    static const int32_t rank[TM_RANKS] = {16, 64, 256};
+    for (int i = 0; i < TM_RANKS; i++) {
+        int64_t r = rank[i];
+        if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, 4 * tm_dtype_bytes(b->act, rows * side) + tm_dtype_bytes(b->act, side * side) + 4 * tm_dtype_bytes(b->d->real, (rows + 2 * side) * r)))
+            return;
+        tm_dtype real = b->d->real;
+        delta p = {.x = matrix(b, b->act, rows, side), .w = matrix(b, b->act, side, side), .y = matrix(b, b->act, rows, side), .dx = matrix(b, b->act, rows, side)};
+        p.part = (tm_lora_part){.lr = {.a = matrix(b, real, r, side), .b = matrix(b, real, side, r), .scale = 1, .dropout = 0.05f, .step = b->step},
+                                .xa = matrix(b, real, rows, r), .dxa = matrix(b, real, rows, r), .da = matrix(b, real, r, side), .db = matrix(b, real, side, r)};
+        for (int backward = 0; backward < 2; backward++) {
+            p.backward = backward;
+            p.alone = true;
+            double alone = time_calls(b, run_delta, &p);
+            p.alone = false;
+            double both = time_calls(b, run_delta, &p), flops = (backward ? 4.0 : 2.0) * (double)rows * (double)r * 2.0 * (double)side;
+            rate->lowrank[backward][i] = flops / fmax(both - alone, 0.01 * both); /* what cannot be told apart counts as a hundredth */
+        }
+        close_bench(b);
+    }
+}
+
+/* --- Attention --- */
+
+typedef struct heads {
+    tm_attention a;
+    tm_tensor q, k, v, out, lse, dq, dk, dv, dout, delta;
+    bool backward;
+} heads;
+
+static void run_attention(bench *b, const void *context)
+{
+    const heads *p = context;
+    if (p->backward)
+        TM_RUN(b->d, attention_backward, &b->spans, &p->a, p->dout, p->q, p->k, p->v, p->out, p->lse, p->delta, p->dq, p->dk, p->dv);
+    else
+        TM_RUN(b->d, attention_forward, &b->spans, &p->a, p->q, p->k, p->v, p->out, p->lse);
+}
+
+static void measure_attention(bench *b, int64_t rows, int64_t length, int32_t count, tm_work *rate)
+{
+    static const int32_t size[TM_HEADS] = {64, 128, 256};
+    for (int i = 0; i < TM_HEADS; i++) {
+        int64_t n = (int64_t)count * size[i];
+        if (!open_bench(b, rows, length, 8 * tm_dtype_bytes(b->act, rows * n) + 2 * tm_dtype_bytes(b->d->real, rows * count)))
+            return;
+        heads p = {.a = {.heads = count, .kv_heads = count, .head_size = size[i], .scale = 1}};
+        tm_tensor *const wide[] = {&p.q, &p.k, &p.v, &p.out, &p.dq, &p.dk, &p.dv, &p.dout};
+        for (int k = 0; k < 8; k++)
+            *wide[k] = matrix(b, b->act, rows, n);
+        p.lse = matrix(b, b->d->real, rows, count);
+        p.delta = matrix(b, b->d->real, rows, count);
+        double pairs = (double)rows * ((double)length + 1) / 2;
+        for (int backward = 0; backward < 2; backward++) {
+            p.backward = backward;
+            rate->attention[backward][i] = (backward ? 10 : 4) * pairs * (double)n / time_calls(b, run_attention, &p);
+        }
+        close_bench(b);
+    }
+}
+
+/* --- Memory and queueing --- */
+
+typedef struct stream {
+    tm_tensor x, y;
+} stream;
+
+/* y += a x: two streams read, one written. */
+static void run_stream(bench *b, const void *context)
+{
+    const stream *p = context;
+    TM_RUN(b->d, axpy, 0.5, p->x, p->y);
+}
+
+static void measure_memory(bench *b, tm_work *rate)
+{
+    enum { BYTES = 512 << 20 }; /* far beyond any cache */
+    if (!open_bench(b, TM_ROWS_FIRST, TM_ROWS_FIRST, BYTES))
+        return;
+    int64_t n = BYTES / 2 / tm_dtype_bytes(b->d->real, 1);
+    stream p = {matrix(b, b->d->real, 1, n), matrix(b, b->d->real, 1, n)};
+    rate->bytes = 1.5 * BYTES / time_calls(b, run_stream, &p);
+    p.x.cols = p.y.cols = 16; /* nothing to do: what is left is the queueing */
+    rate->calls = 1 / time_calls(b, run_stream, &p);
+    close_bench(b);
 }
 
 tm_status tm_calibrate(tm_device *d, tm_calibration *out, tm_error *err)
 {
-    enum { BYTES = 128 << 20 };
-    static const double share_seconds = 0.2;
-    void *memory;
-    tm_error problem = {0};
-    *out = (tm_calibration){0};
+    bench b = {.d = d, .act = act_of(d), .err = err};
+    int64_t peak_bytes = d->peak_bytes;
+    *out = (tm_calibration){.reserve = -1};
     for (int i = 0; i < 5; i++)
         out->peak_flops = fmax(out->peak_flops, tm_device_peak_flops(d));
-    TM_TRY(tm_device_alloc(d, BYTES, &memory, err));
-    d->calls->zero(d, memory, BYTES);
-    bool ok = out->peak_flops > 0;
-    for (int i = 0; i < TM_SIDES && ok; i++) {
-        out->flops[i] = side_rate(d, (int64_t)TM_SIDE_FIRST << i, memory, tm_clock_seconds() + share_seconds, &problem);
-        ok = out->flops[i] > 0;
+    bool fast = out->peak_flops > 1e13; /* a GPU: its rates grow with the rows, and small work shows nothing */
+    for (int i = 0; i < TM_ROW_CLASSES; i++)
+        if (i == 0 || fast)
+            measure_products(&b, i, &out->rate);
+        else
+            for (int k = 0; k < TM_PRODUCTS; k++)
+                memcpy(out->rate.product[k][i], out->rate.product[k][0], sizeof out->rate.product[k][0]);
+    measure_lowrank(&b, fast ? 8192 : 512, fast ? 2048 : 256, &out->rate);
+    measure_attention(&b, fast ? 8192 : SMALL_LENGTH, fast ? LENGTH : SMALL_LENGTH, fast ? 16 : 4, &out->rate);
+    measure_memory(&b, &out->rate);
+    d->peak_bytes = peak_bytes;
+    if (d->calls->memory) {
+        int64_t free_bytes, all;
+        d->calls->memory(d, &free_bytes, &all);
+        out->reserve = all - free_bytes - d->used_bytes;
     }
-    out->bytes = memory_rate(d, memory, BYTES, tm_clock_seconds() + share_seconds, &problem);
-    ok = ok && out->bytes > 0;
-    tm_device_release(d, memory, BYTES);
-    return ok ? TM_OK : tm_fail(err, TM_FAILED, "the device's rates could not be measured: %s", problem.message);
-}
-
-double tm_seconds_per_token(const tm_calibration *c, const tm_work *work)
-{
-    double seconds = work->bytes / c->bytes;
-    for (int i = 0; i < TM_SIDES; i++)
-        seconds += work->flops[i] / c->flops[i];
-    return seconds;
+    double rate[TM_WORK_TERMS];
+    terms_of(&out->rate, rate);
+    for (int i = 0; i < TM_WORK_TERMS && b.status == TM_OK; i++)
+        if (!(rate[i] > 0) || !isfinite(rate[i]))
+            return tm_fail(err, TM_FAILED, "the device's rates could not be measured");
+    return b.status;
 }

@@ -1,4 +1,4 @@
-/* What a device can do, measured: the limit that rates are shown against. */
+/* What a device can do, measured: the rates that plans are made of and that training is shown against. */
 #ifndef TM_PLAN_CALIBRATE_H
 #define TM_PLAN_CALIBRATE_H
 
@@ -9,37 +9,64 @@
  * there. It leaves no mark in the device's byte counts; it never enters a result. */
 double tm_device_peak_flops(tm_device *d);
 
-/* --- Calibration: a device's rates, measured once and kept in a file (docs/formats/calibration.md) ---
- *
- * A plan adds up what a token costs: operations of products, by the smaller side of their matrix, because
- * small ones run far from the limit, and bytes moved by everything that is no product. */
+/* --- Work: what a device has to do, in the classes that its rates are measured in --- */
 
-enum { TM_SIDES = 6, TM_SIDE_FIRST = 32 }; /* sides 32, 64, ..., 1024; larger ones count as the last */
+/* Products of matrices by what they are for, by rows at once (512, 2048, 8192) and by the smaller side of the weight
+ * (32, 64, ... 8192): small ones run far from the limit. A size between two counts as the smaller. */
+typedef enum tm_product { TM_PRODUCT_FORWARD, TM_PRODUCT_INPUT, TM_PRODUCT_WEIGHT, TM_PRODUCTS } tm_product;
+enum { TM_ROW_CLASSES = 3, TM_ROWS_FIRST = 512, TM_SIDES = 9, TM_SIDE_FIRST = 32, TM_RANKS = 3, TM_HEADS = 3 };
+int tm_row_class(int64_t rows);
 int tm_side_class(int64_t side);
+int tm_rank_class(int64_t rank); /* up to 16, up to 64, above */
+int tm_head_class(int64_t head); /* head size: up to 64, up to 128, above */
 
-typedef struct tm_work { /* of one token of a training step */
-    double flops[TM_SIDES];
-    double bytes;
+/* An amount of each, or a rate of each a second. Nothing but doubles: tm_work_terms. [0] forward, [1] backward. */
+typedef struct tm_work {
+    double product[TM_PRODUCTS][TM_ROW_CLASSES][TM_SIDES]; /* operations */
+    double lowrank[2][TM_RANKS];                           /* operations of low-rank deltas, beside their module's product */
+    double attention[2][TM_HEADS]; /* operations of causal attention: 4 a key, query and channel forward, 10 backward */
+    double bytes;                  /* read and written by all that is no product */
+    double calls;                  /* ops queued */
 } tm_work;
 
+enum { TM_WORK_TERMS = sizeof(tm_work) / sizeof(double) };
+void tm_work_add(tm_work *sum, const tm_work *work, double times);
+double tm_work_flops(const tm_work *work); /* all operations */
+
+/* --- Calibration: a device's rates, measured once and kept in a file (docs/formats/calibration.md) --- */
+
 typedef struct tm_calibration {
-    double peak_flops;            /* as tm_device_peak_flops */
-    double flops[TM_SIDES];       /* operations a second of products of that side */
-    double bytes;                 /* a second, through memory */
+    double peak_flops; /* as tm_device_peak_flops */
+    tm_work rate;      /* amounts a second */
+    int64_t reserve;   /* bytes of device memory that the driver keeps for a program; -1: not measured, or no such thing */
 } tm_calibration;
 
-/* About two seconds. */
+/* Some seconds. Activations are of the type that precision `auto` stands for on the device. */
 tm_status tm_calibrate(tm_device *device, tm_calibration *out, tm_error *err) TM_MUST_CHECK;
-double tm_seconds_per_token(const tm_calibration *calibration, const tm_work *work);
+double tm_seconds_of(const tm_calibration *calibration, const tm_work *work);
+/* The rates of another device of the same kind: products and attention times `flops`, bytes times `bandwidth`. */
+void tm_calibration_scale(tm_calibration *calibration, double flops, double bandwidth);
 
-/* Where it is kept: $TEMPER_CALIBRATION, else temper/calibration.json in $XDG_CACHE_HOME or ~/.cache. */
+/* What calibration files hold: the user's ($TEMPER_CALIBRATION, else temper/calibration.json in $XDG_CACHE_HOME or
+ * ~/.cache), then the one that comes with temper (data/calibration.json), whose entries count where the user's has none. */
+typedef struct tm_calibrated {
+    char *name, *detail; /* of the device */
+    tm_calibration rates;
+} tm_calibrated;
+typedef struct tm_calibrations {
+    tm_calibrated *item;
+    size_t count, capacity;
+} tm_calibrations;
+
 tm_status tm_calibration_path(char **path, tm_error *err) TM_MUST_CHECK;
-/* The entry of a device; *found false: no file, none of this device, or a file of another format. A damaged
- * file is TM_INPUT. */
-tm_status tm_calibration_read(const char *path, const tm_device *device, tm_calibration *out, bool *found,
-                              tm_error *err) TM_MUST_CHECK;
+/* Adds the entries of a file; none where there is no file, or one of another format. A damaged file is TM_INPUT. */
+tm_status tm_calibrations_read(tm_calibrations *all, const char *path, tm_error *err) TM_MUST_CHECK;
+/* Both files. */
+tm_status tm_calibrations_load(tm_calibrations *all, tm_error *err) TM_MUST_CHECK;
+void tm_calibrations_deinit(tm_calibrations *all);
+/* The first entry of a device; NULL: none. */
+const tm_calibrated *tm_calibrations_find(const tm_calibrations *all, const char *name, const char *detail);
 /* Sets the entry of a device; entries of others stay. */
-tm_status tm_calibration_write(const char *path, const tm_device *device, const tm_calibration *calibration,
-                               tm_error *err) TM_MUST_CHECK;
+tm_status tm_calibration_write(const char *path, const tm_device *device, const tm_calibration *calibration, tm_error *err) TM_MUST_CHECK;
 
 #endif

@@ -1,15 +1,33 @@
-/* The calibration file: see calibrate.h and docs/formats/calibration.md. A device is known by its name and
- * detail ("cpu", "avx512, 8 threads"), so a file serves several settings of one machine. */
+/* Calibration files: see calibrate.h and docs/formats/calibration.md. A device is known by its name and
+ * detail ("cpu", "avx512, 8 threads"; "cuda", "NVIDIA H200"), so a file serves several settings and machines. */
 #include "plan/calibrate.h"
 
 #include "base/env.h"
 #include "base/file.h"
 #include "base/json.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 1 };
+enum { FORMAT = 2 };
+
+/* Where the rates stand in an entry: lists of numbers by key. */
+#define PRODUCT(kind, rows) offsetof(tm_work, product) + sizeof(double) * TM_SIDES * (TM_ROW_CLASSES * (kind) + (rows)), TM_SIDES
+static const struct {
+    const char *key;
+    size_t offset;
+    size_t count;
+} lists[] = {
+    {"product_forward_512", PRODUCT(TM_PRODUCT_FORWARD, 0)}, {"product_forward_2048", PRODUCT(TM_PRODUCT_FORWARD, 1)}, {"product_forward_8192", PRODUCT(TM_PRODUCT_FORWARD, 2)},
+    {"product_input_512", PRODUCT(TM_PRODUCT_INPUT, 0)}, {"product_input_2048", PRODUCT(TM_PRODUCT_INPUT, 1)}, {"product_input_8192", PRODUCT(TM_PRODUCT_INPUT, 2)},
+    {"product_weight_512", PRODUCT(TM_PRODUCT_WEIGHT, 0)}, {"product_weight_2048", PRODUCT(TM_PRODUCT_WEIGHT, 1)}, {"product_weight_8192", PRODUCT(TM_PRODUCT_WEIGHT, 2)},
+    {"lowrank_forward", offsetof(tm_work, lowrank[0]), TM_RANKS}, {"lowrank_backward", offsetof(tm_work, lowrank[1]), TM_RANKS},
+    {"attention_forward", offsetof(tm_work, attention[0]), TM_HEADS}, {"attention_backward", offsetof(tm_work, attention[1]), TM_HEADS},
+    {"memory_bytes", offsetof(tm_work, bytes), 1}, {"calls", offsetof(tm_work, calls), 1},
+};
+#undef PRODUCT
+enum { LISTS = sizeof lists / sizeof *lists };
 
 tm_status tm_calibration_path(char **path, tm_error *err)
 {
@@ -28,12 +46,7 @@ tm_status tm_calibration_path(char **path, tm_error *err)
     return st;
 }
 
-static bool is_of(const json_t *entry, const tm_device *device)
-{
-    const char *name = json_string_value(json_object_get(entry, "name"));
-    const char *detail = json_string_value(json_object_get(entry, "detail"));
-    return name && detail && strcmp(name, device->name) == 0 && strcmp(detail, device->detail) == 0;
-}
+/* --- Reading --- */
 
 /* The list of devices of a file; *list NULL when there is no file, or it is of another format. */
 static tm_status read_list(const char *path, json_t **root, json_t **list, tm_error *err)
@@ -50,53 +63,107 @@ static tm_status read_list(const char *path, json_t **root, json_t **list, tm_er
     return TM_OK;
 }
 
-static tm_status read_entry(const char *path, const json_t *entry, tm_calibration *out, tm_error *err)
+static tm_status read_rates(const char *path, const json_t *entry, tm_calibration *out, tm_error *err)
 {
-    const json_t *products = json_object_get(entry, "product_flops");
-    bool whole = json_array_size(products) == TM_SIDES;
+    bool whole = true;
     TM_TRY(tm_json_get_number(entry, path, "peak_flops", 0, &out->peak_flops, err));
-    TM_TRY(tm_json_get_number(entry, path, "memory_bytes", 0, &out->bytes, err));
-    for (int i = 0; i < TM_SIDES && whole; i++) {
-        out->flops[i] = json_number_value(json_array_get(products, (size_t)i));
-        whole = out->flops[i] > 0;
+    TM_TRY(tm_json_get_int(entry, path, "reserve_bytes", -1, &out->reserve, err));
+    for (size_t i = 0; i < LISTS; i++) {
+        const json_t *list = json_object_get(entry, lists[i].key);
+        whole &= json_array_size(list) == lists[i].count;
+        for (size_t k = 0; k < lists[i].count && whole; k++) {
+            double value = json_number_value(json_array_get(list, k));
+            memcpy((char *)&out->rate + lists[i].offset + k * sizeof value, &value, sizeof value);
+            whole = value > 0;
+        }
+        if (!whole)
+            return tm_fail(err, TM_INPUT, "%s: %s: %zu rates above 0 expected; temper bench --calibrate makes new ones", path, lists[i].key, lists[i].count);
     }
-    if (!whole || !(out->peak_flops > 0) || !(out->bytes > 0))
-        return tm_fail(err, TM_INPUT, "%s: rates above 0 expected, %d of products; temper bench --calibrate makes new ones",
-                       path, TM_SIDES);
+    if (!(out->peak_flops > 0))
+        return tm_fail(err, TM_INPUT, "%s: peak_flops: a rate above 0 expected; temper bench --calibrate makes new ones", path);
     return TM_OK;
 }
 
-tm_status tm_calibration_read(const char *path, const tm_device *device, tm_calibration *out, bool *found, tm_error *err)
+tm_status tm_calibrations_read(tm_calibrations *all, const char *path, tm_error *err)
 {
     json_t *root, *list, *entry;
     size_t i;
-    *found = false;
-    TM_TRY(read_list(path, &root, &list, err));
-    tm_status st = TM_OK;
+    tm_status st;
+    TM_GO(read_list(path, &root, &list, err));
     json_array_foreach(list, i, entry) {
-        if (*found || !is_of(entry, device))
-            continue;
-        st = read_entry(path, entry, out, err);
-        if (st != TM_OK)
-            break;
-        *found = true;
+        const char *name, *detail;
+        TM_GO(tm_json_get_string(entry, path, "name", "", &name, err));
+        TM_GO(tm_json_get_string(entry, path, "detail", "", &detail, err));
+        TM_GO(TM_GROW(&all->item, &all->capacity, (int64_t)all->count + 1, err));
+        tm_calibrated *item = &all->item[all->count++];
+        *item = (tm_calibrated){.name = tm_strdup(name, err), .detail = tm_strdup(detail, err)};
+        if (!item->name || !item->detail)
+            TM_GO(TM_NO_MEMORY);
+        TM_GO(read_rates(path, entry, &item->rates, err));
     }
+out:
     json_decref(root);
     return st;
 }
 
+tm_status tm_calibrations_load(tm_calibrations *all, tm_error *err)
+{
+    char *mine, shipped[4096];
+    *all = (tm_calibrations){0};
+    TM_TRY(tm_calibration_path(&mine, err));
+    tm_status st = tm_calibrations_read(all, mine, err);
+    free(mine);
+    if (st == TM_OK && tm_shared_path("data/calibration.json", shipped, sizeof shipped))
+        st = tm_calibrations_read(all, shipped, err);
+    if (st != TM_OK)
+        tm_calibrations_deinit(all);
+    return st;
+}
+
+void tm_calibrations_deinit(tm_calibrations *all)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        free(all->item[i].name);
+        free(all->item[i].detail);
+    }
+    free(all->item);
+    *all = (tm_calibrations){0};
+}
+
+const tm_calibrated *tm_calibrations_find(const tm_calibrations *all, const char *name, const char *detail)
+{
+    for (size_t i = 0; i < all->count; i++)
+        if (strcmp(all->item[i].name, name) == 0 && strcmp(all->item[i].detail, detail) == 0)
+            return &all->item[i];
+    return NULL;
+}
+
+/* --- Writing --- */
+
 static json_t *pack(const tm_device *device, const tm_calibration *c)
 {
-    json_t *products = json_array();
-    int failed = 0;
-    for (int i = 0; i < TM_SIDES; i++)
-        failed |= json_array_append_new(products, json_real(c->flops[i]));
-    json_t *entry = json_pack("{s:s, s:s, s:f, s:o, s:f}", "name", device->name, "detail", device->detail, "peak_flops",
-                              c->peak_flops, "product_flops", products, "memory_bytes", c->bytes);
+    json_t *entry = json_pack("{s:s, s:s, s:f, s:I}", "name", device->name, "detail", device->detail, "peak_flops", c->peak_flops, "reserve_bytes", (json_int_t)c->reserve);
+    int failed = !entry;
+    for (size_t i = 0; i < LISTS && !failed; i++) {
+        json_t *list = json_array();
+        for (size_t k = 0; k < lists[i].count; k++) {
+            double value;
+            memcpy(&value, (const char *)&c->rate + lists[i].offset + k * sizeof value, sizeof value);
+            failed |= json_array_append_new(list, json_real(value));
+        }
+        failed |= json_object_set_new(entry, lists[i].key, list);
+    }
     if (!failed)
         return entry;
     json_decref(entry);
     return NULL;
+}
+
+static bool is_of(const json_t *entry, const tm_device *device)
+{
+    const char *name = json_string_value(json_object_get(entry, "name"));
+    const char *detail = json_string_value(json_object_get(entry, "detail"));
+    return name && detail && strcmp(name, device->name) == 0 && strcmp(detail, device->detail) == 0;
 }
 
 tm_status tm_calibration_write(const char *path, const tm_device *device, const tm_calibration *c, tm_error *err)

@@ -1,5 +1,9 @@
-/* Memory before a run: see plan.h. */
+/* Memory before a run: see plan.h. Time is in time.c. */
 #include "plan/plan.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "plan/cost.h"
 
 static void count_parameters(const tm_trainer *t, tm_memory_plan *plan)
 {
@@ -10,71 +14,83 @@ static void count_parameters(const tm_trainer *t, tm_memory_plan *plan)
     }
 }
 
-/* --- Work a token --- */
-
-static void add_product(tm_work *work, int64_t a, int64_t b, double flops)
+int64_t tm_device_available(tm_device *d)
 {
-    work->flops[tm_side_class(a < b ? a : b)] += flops;
-}
-
-static void add_linear(tm_work *work, const tm_linear_group *group, bool input_gradient)
-{
-    for (int32_t i = 0; i < group->count; i++) {
-        const tm_linear *l = group->module[i];
-        add_product(work, l->in, l->out, 2.0 * (double)l->in * (double)l->out * (1 + input_gradient + l->weight->trained));
-        if (l->lora)
-            add_product(work, l->lora->r, l->in, 6.0 * l->lora->r * (double)(l->in + l->out));
-    }
-}
-
-void tm_work_of(const tm_model *m, int64_t length, tm_work *work)
-{
-    const tm_model_config *c = &m->config;
-    *work = (tm_work){0};
-    add_linear(work, &m->head_group, m->first_trained < c->layers);
-    for (int64_t i = 0; i < c->layers; i++) {
-        const tm_block *b = &m->block[i];
-        bool gradient = i >= m->first_trained;
-        double keys = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length) / 2;
-        add_linear(work, &b->qkv, gradient);
-        add_linear(work, &b->o, gradient);
-        add_linear(work, &b->gate_up, gradient);
-        add_linear(work, &b->down, gradient);
-        add_product(work, c->head_size, length, 4.0 * (double)(c->heads * c->head_size) * keys * (gradient ? 3.5 : 1));
-        /* What is no product, forward and backward: norms, rope, activation and sums read and write some ten
-         * vectors of the width and three of the feed-forward, twice over. */
-        work->bytes += (gradient ? 2 : 1) * 2.0 * 4 * (10.0 * (double)c->width + 3.0 * (double)c->ffn);
-    }
-    work->bytes += 2.0 * 4 * 4 * (double)c->vocab; /* logits of a target: written, read by the softmax, twice */
-}
-
-double tm_flops_per_token(const tm_model *m, int64_t length)
-{
-    tm_work work;
-    double flops = 0;
-    tm_work_of(m, length, &work);
-    for (int i = 0; i < TM_SIDES; i++)
-        flops += work.flops[i];
-    return flops;
+    const int64_t headroom = 256 << 20;
+    if (!d->calls->memory)
+        return tm_memory_available();
+    int64_t free_bytes, all;
+    d->calls->memory(d, &free_bytes, &all);
+    return free_bytes > headroom ? free_bytes - headroom : 0;
 }
 
 /* --- Memory --- */
 
+/* The run on a counting device that adds up work too. */
+static tm_status open_counting(const tm_run *run, tm_device_traits traits, tm_work *work, tm_device **device, tm_trainer **trainer, tm_error *err)
+{
+    *trainer = NULL;
+    TM_TRY(tm_costing_device_create(traits, work, device, err));
+    tm_status st = tm_trainer_create(run, *device, NULL, trainer, err);
+    if (st != TM_OK)
+        tm_device_destroy(*device);
+    return st;
+}
+
+static void close_counting(tm_device *device, tm_trainer *trainer)
+{
+    tm_trainer_destroy(trainer);
+    tm_device_destroy(device);
+}
+
 tm_status tm_plan_memory(const tm_run *run, tm_device_traits traits, int64_t own, tm_memory_plan *out, tm_error *err)
 {
+    tm_device *device;
+    tm_trainer *trainer;
+    tm_work work = {0};
     *out = (tm_memory_plan){0};
-    tm_device *counting;
-    TM_TRY(tm_counting_device_create(traits, &counting, err));
-    tm_trainer *trainer = NULL;
-    tm_status st = tm_trainer_create(run, counting, NULL, &trainer, err);
+    TM_TRY(open_counting(run, traits, &work, &device, &trainer, err));
+    out->peak = tm_memory_peaks(&trainer->memory, out->part) + own;
+    out->part[TM_MEM_DEVICE] = own;
+    count_parameters(trainer, out);
+    out->layers = trainer->model.config.layers;
+    out->max_tokens = run->max_tokens;
+    tm_status st = tm_plan_work(trainer, &work, out, err);
+    close_counting(device, trainer);
+    return st;
+}
+
+static int64_t bytes_of(tm_tensor t) { return t.data ? tm_dtype_bytes(t.dtype, t.rows * t.cols) : 0; }
+
+tm_status tm_plan_layers(const tm_run *run, tm_device_traits traits, int64_t own, tm_layer_plan **out, int64_t *layers, tm_error *err)
+{
+    tm_device *device;
+    tm_trainer *trainer;
+    tm_work work = {0};
+    TM_TRY(open_counting(run, traits, &work, &device, &trainer, err));
+    const tm_model *m = &trainer->model;
+    int64_t n = m->config.layers;
+    tm_status st = TM_NEW(out, n + 1, err);
     if (st == TM_OK) {
-        int64_t length = run->max_tokens < run->recipe->seq ? run->max_tokens : run->recipe->seq;
-        tm_work_of(&trainer->model, length, &out->work);
-        out->peak = tm_memory_peaks(&trainer->memory, out->part) + own;
-        out->part[TM_MEM_DEVICE] = own;
-        count_parameters(trainer, out);
+        tm_layer_plan *rest = &(*out)[n];
+        *layers = n;
+        tm_memory_peaks(&trainer->memory, rest->part);
+        rest->part[TM_MEM_DEVICE] = own;
+        for (int64_t i = 0; i < m->params.count; i++) {
+            const tm_param *p = m->params.item[i];
+            if (p->layer < 0)
+                continue;
+            int64_t *part = (*out)[p->layer].part;
+            part[TM_MEM_WEIGHTS] += bytes_of(p->value);
+            part[TM_MEM_GRADIENTS] += bytes_of(p->grad);
+            part[TM_MEM_OPTIMIZER] += bytes_of(p->m) + bytes_of(p->v);
+        }
+        for (int64_t i = 0; i < n; i++) {
+            (*out)[i].part[TM_MEM_ACTIVATIONS] = m->saved[i].bytes;
+            for (int k = 0; k < TM_MEM_KINDS; k++)
+                rest->part[k] -= (*out)[i].part[k];
+        }
     }
-    tm_trainer_destroy(trainer);
-    tm_device_destroy(counting);
+    close_counting(device, trainer);
     return st;
 }

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "text/tokenizer_gguf.h"
+#include "train/micro.h"
 #include "train/schedule.h"
 #include "train/score.h"
 
@@ -31,6 +32,11 @@ tm_seeds tm_seeds_of(const tm_recipe *recipe)
 static tm_dtype act_dtype(const tm_recipe *recipe, tm_dtype real)
 {
     return recipe->precision == TM_PRECISION_BF16 && real == TM_F32 ? TM_BF16 : real;
+}
+
+static int64_t recompute_layers(const tm_recipe *recipe)
+{
+    return recipe->recompute == TM_RECOMPUTE_FULL ? INT64_MAX : recipe->recompute == TM_RECOMPUTE_PARTIAL ? recipe->recompute_layers : 0;
 }
 
 static bool decays(const tm_recipe *recipe, const tm_param *p) { return recipe->decay == TM_DECAY_ALL || p->ndim == 2; }
@@ -75,6 +81,7 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
     int64_t bytes = (int64_t)sizeof *t->trained * count * t->run->replicas;
     t->device_trained = tm_arena_take(arena, bytes);
     t->device->calls->upload(t->device, t->device_trained, t->trained, bytes);
+    t->device_trail = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], 8 * count * t->run->replicas);
     return TM_OK;
 }
 
@@ -114,7 +121,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));
@@ -155,11 +162,14 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->trained);
     free(t->trained_param);
     free(t->trail);
+    free(t->target);
+    free(t->losses);
     tm_gates_drop(t);
     free(t->params);
     free(t->result);
     free(t->items);
     tm_names_deinit(&t->warnings);
+    tm_micro_drop(t);
     tm_batch_destroy(&t->batch);
     tm_tuning_deinit(&t->tuning);
     tm_model_destroy(&t->model);
@@ -261,9 +271,18 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
 
 /* --- A step --- */
 
+/* Room for the losses of a step. */
+static tm_status make_room(tm_trainer *t, int64_t targets, tm_error *err)
+{
+    t->target_count = 0;
+    TM_TRY(tm_grow(&t->losses, &t->loss_capacity, (size_t)targets, 8, err));
+    return TM_GROW(&t->target, &t->target_capacity, targets, err);
+}
+
 /* The step's examples of every replica, in order, replicas ascending; and their targets. */
 static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
 {
+    int64_t all = 0;
     *count = 0;
     for (int32_t r = 0; r < t->run->replicas; r++) {
         const int64_t *examples;
@@ -280,8 +299,9 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
         for (int64_t i = first; i < *count; i++)
             t->items[i].scale = targets ? 1.0 / (double)targets : 0;
         t->result[r] = (tm_step_result){.tokens = tokens, .targets = targets};
+        all += targets;
     }
-    return TM_OK;
+    return make_room(t, all, err);
 }
 
 static double power(double base, int64_t n)
@@ -329,14 +349,24 @@ static int64_t micro_batch(const tm_trainer *t, const tm_batch_item *items, int6
     return n;
 }
 
-static void add_losses(tm_trainer *t, const tm_batch_item *items)
+/* The micro-batch's losses, fetched by the next sync. Room for them was made when the step began. */
+static void fetch_losses(tm_trainer *t, const tm_batch_item *items)
 {
     tm_batch *b = &t->batch;
-    tm_batch_read_results(b);
+    tm_dtype real = t->device->real;
+    tm_device_fetch(t->device, (char *)t->losses + tm_dtype_bytes(real, t->target_count), b->loss.data, tm_dtype_bytes(real, b->targets));
     for (int64_t i = 0; i < b->targets; i++) {
         const tm_batch_item *item = &items[b->target_item[i]];
         double weight = item->weight ? item->weight[b->target_token[i]] : 1;
-        t->result[item->replica].loss += weight * item->scale * b->host_loss[i];
+        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->replica};
+    }
+}
+
+static void add_losses(tm_trainer *t)
+{
+    for (int64_t i = 0; i < t->target_count; i++) {
+        double loss = t->device->real == TM_F64 ? ((double *)t->losses)[i] : ((float *)t->losses)[i];
+        t->result[t->target[i].replica].loss += t->target[i].weight * loss;
     }
 }
 
@@ -364,7 +394,9 @@ static void optimise(tm_trainer *t)
         TM_RUN(d, adamw, n, t->device_trained, recipe->beta1, recipe->beta2, recipe->eps, t->device_params);
     else
         TM_RUN(d, sgd, n, t->device_trained, recipe->momentum, t->step == 0, t->device_params);
-    TM_RUN(d, trail, n, t->device_trained, t->trail);
+    TM_RUN(d, trail, n, t->device_trained, t->device_trail);
+    tm_device_fetch(d, t->trail, t->device_trail, 8 * n);
+    tm_device_fetch(d, t->params, t->device_params, (int64_t)sizeof *t->params * t->run->replicas);
 }
 
 tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
@@ -377,17 +409,15 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     for (int64_t done = 0; done < count;) {
         int64_t n = micro_batch(t, t->items + done, count - done);
         assert(n > 0);
-        tm_batch_fill(&t->batch, t->items + done, n);
-        tm_model_forward(&t->model, &t->batch);
-        tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), true);
-        tm_model_backward(&t->model, &t->batch);
-        add_losses(t, t->items + done);
+        TM_TRY(tm_micro_run(t, t->items + done, n, err));
+        fetch_losses(t, t->items + done);
         done += n;
     }
     tm_model_finish_gradients(&t->model);
     TM_TRY(run_penalties(t, err));
     optimise(t);
-    t->device->calls->download(t->device, t->params, t->device_params, (int64_t)sizeof *t->params * t->run->replicas);
+    TM_TRY(t->device->calls->sync(t->device, err)); /* the step's one wait */
+    add_losses(t);
     for (int32_t r = 0; r < t->run->replicas; r++) {
         t->result[r].grad_norm = t->params[r].grad_norm;
         if (!isfinite(t->result[r].loss) || !isfinite(t->result[r].grad_norm))
@@ -400,7 +430,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].step)
             TM_TRY(t->hooks[i].step(t->hooks[i].state, t, err));
-    return t->device->calls->sync(t->device, err);
+    return TM_OK;
 }
 
 /* --- Rows --- */

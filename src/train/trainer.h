@@ -65,6 +65,12 @@ typedef struct tm_run {
     void *context;
 } tm_run;
 
+/* A target of a step: what its loss counts, and for whom. */
+typedef struct tm_step_target {
+    double weight;
+    int32_t replica;
+} tm_step_target;
+
 typedef struct tm_step_result { /* of one replica */
     double loss, penalty, grad_norm, lr;
     int64_t tokens, targets;
@@ -102,7 +108,13 @@ typedef struct tm_trainer {
     double step_seconds, seconds, flops_per_token, peak_flops;
     tm_batch_item *items;      /* scratch */
     size_t items_capacity;
-    uint64_t *trail;           /* scratch */
+    uint64_t *trail, *device_trail; /* of this step: host, device */
+    tm_step_target *target;    /* of this step, over its micro-batches */
+    void *losses;              /* [target_count] real: as the device gave them */
+    int64_t target_count;
+    size_t target_capacity, loss_capacity;
+    tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
+    int64_t graph_tries;
 } tm_trainer;
 
 /* Builds the run's memory on a device; limits from a counting trainer, NULL on the counting device. */

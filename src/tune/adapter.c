@@ -129,6 +129,7 @@ static tm_status add(tm_tuning *t, int64_t layer, const char *part, const char *
     snprintf(prefix, sizeof prefix, m->config.family->layer, (int)layer);
     snprintf(name, sizeof name, "%s.%s.adapters.%s.%s", prefix, part, t->adapter_name, suffix);
     TM_TRY(tm_params_add(&m->params, name, vector ? TM_PARAM_BIAS : TM_PARAM_MATRIX, rows, cols, out, err));
+    (*out)->layer = (int32_t)layer;
     (*out)->ndim = vector ? 1 : 2;
     (*out)->added = (*out)->trained = true;
     (*out)->replicas = m->replicas;

@@ -14,6 +14,7 @@ static tm_status add_bias(tm_tuning *t, tm_linear *module, tm_error *err)
     char name[300];
     snprintf(name, sizeof name, "%s.bias", module->name);
     TM_TRY(tm_params_add(&t->model->params, name, TM_PARAM_BIAS, 1, module->out, &module->bias, err));
+    module->bias->layer = module->weight->layer;
     module->bias->added = module->bias->trained = true;
     return TM_OK;
 }

@@ -127,11 +127,12 @@ static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
 
 /* --- Selecting --- */
 
-static tm_status add_part(tm_tuning *t, const char *module, const char *suffix, tm_param_kind kind, int64_t rows, int64_t cols, tm_param **out, tm_error *err)
+static tm_status add_part(tm_tuning *t, const char *module, int32_t layer, const char *suffix, tm_param_kind kind, int64_t rows, int64_t cols, tm_param **out, tm_error *err)
 {
     char name[300];
     snprintf(name, sizeof name, "%s.%s", module, suffix);
     TM_TRY(tm_params_add(&t->model->params, name, kind, rows, cols, out, err));
+    (*out)->layer = layer;
     (*out)->ndim = kind == TM_PARAM_MAGNITUDE ? 1 : 2;
     (*out)->added = (*out)->trained = true;
     (*out)->replicas = t->model->replicas;
@@ -165,10 +166,10 @@ static tm_status add_lora(tm_tuning *t, tm_linear *module, int64_t index, tm_err
         t->model->gate_width = lora->r;
         lora->r *= lora->gates;
     }
-    TM_TRY(add_part(t, module->name, "lora_A.weight", TM_PARAM_LORA_A, lora->r, module->in, &lora->a, err));
-    TM_TRY(add_part(t, module->name, "lora_B.weight", TM_PARAM_LORA_B, module->out, lora->r, &lora->b, err));
+    TM_TRY(add_part(t, module->name, module->weight->layer, "lora_A.weight", TM_PARAM_LORA_A, lora->r, module->in, &lora->a, err));
+    TM_TRY(add_part(t, module->name, module->weight->layer, "lora_B.weight", TM_PARAM_LORA_B, module->out, lora->r, &lora->b, err));
     lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
-    return t->adapter.use_dora ? add_part(t, module->name, "lora_magnitude_vector", TM_PARAM_MAGNITUDE, 1, module->out, &lora->magnitude, err) : TM_OK;
+    return t->adapter.use_dora ? add_part(t, module->name, module->weight->layer, "lora_magnitude_vector", TM_PARAM_MAGNITUDE, 1, module->out, &lora->magnitude, err) : TM_OK;
 }
 
 /* PEFT's Embedding layer. It knows no dropout; a tied head keeps the base's weights. */
@@ -181,8 +182,8 @@ static tm_status add_embedding(tm_tuning *t, tm_error *err)
     lora->dropout = 0;
     if (t->adapter.use_dora)
         return tm_fail(err, TM_UNSUPPORTED, "lora.target_modules: %s with use_dora is not supported; leave it out, or use_dora: false", short_name(name));
-    TM_TRY(add_part(t, name, "lora_embedding_A", TM_PARAM_LORA_A, m->config.vocab, lora->r, &lora->a, err));
-    TM_TRY(add_part(t, name, "lora_embedding_B", TM_PARAM_LORA_B, m->config.width, lora->r, &lora->b, err));
+    TM_TRY(add_part(t, name, -1, "lora_embedding_A", TM_PARAM_LORA_A, m->config.vocab, lora->r, &lora->a, err));
+    TM_TRY(add_part(t, name, -1, "lora_embedding_B", TM_PARAM_LORA_B, m->config.width, lora->r, &lora->b, err));
     lora->a->turned = true;
     lora->b->lr_ratio = (float)t->recipe->lora_lr_ratio_b;
     return TM_OK;
@@ -225,7 +226,7 @@ static tm_status untie(tm_tuning *t, tm_error *err)
     tm_model *m = t->model;
     if (m->head.weight != m->embed)
         return TM_OK;
-    TM_TRY(add_part(t, m->head.name, "weight", TM_PARAM_MATRIX, m->head.out, m->head.in, &m->head.weight, err));
+    TM_TRY(add_part(t, m->head.name, -1, "weight", TM_PARAM_MATRIX, m->head.out, m->head.in, &m->head.weight, err));
     m->head.weight->replicas = 1;
     m->head.weight->trained = false;
     m->head.weight->dtype = m->embed->dtype;

@@ -48,11 +48,11 @@ static inline cudaError_t cudaDriverGetVersion(int *v) { return *v = CUDART_VERS
 static inline cudaError_t cudaGetDeviceCount(int *n) { return *n = 1, cudaSuccess; }
 static inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int)
 {
-    *p = {"emulated", 0, 0};
+    *p = {"emulated", 0, 0, 1};
     return cudaSuccess;
 }
 static inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-static inline cudaError_t cudaMemGetInfo(size_t *a, size_t *b) { return *a = *b = 0, cudaSuccess; }
+static inline cudaError_t cudaMemGetInfo(size_t *a, size_t *b) { return *a = *b = (size_t)8 << 30, cudaSuccess; }
 static inline cudaError_t cudaMalloc(void *out, size_t bytes)
 {
     void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
@@ -71,6 +71,16 @@ static inline cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cu
 {
     return emulated_queue(s, [=] { memset(dst, value, bytes); });
 }
+
+typedef void *cudaEvent_t;
+enum { cudaEventDisableTiming = 2 };
+static inline cudaError_t cudaMallocHost(void **out, size_t bytes) { return (*out = malloc(bytes)) ? cudaSuccess : cudaErrorMemoryAllocation; }
+static inline cudaError_t cudaFreeHost(void *p) { return free(p), cudaSuccess; }
+static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, int) { return *e = nullptr, cudaSuccess; }
+static inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t) { return *ms = 0, cudaSuccess; }
+static inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+static inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 
 static inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, int) { return s->recorded = new std::vector<std::function<void()>>, cudaSuccess; }
 static inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out)

@@ -183,8 +183,8 @@ static void text_survives(const char *name, fault_fn operation)
 
 static tm_status run_plan(tm_error *err)
 {
-    tm_recipe_source source = {.overrides = training.item, .override_count = training.count};
-    return last = tm_plan(&source, true, &got, err);
+    tm_plan_request request = {.source = {.overrides = training.item, .override_count = training.count}, .json = true};
+    return last = tm_plan(&request, &got, err);
 }
 
 /* What is available changes from call to call. */

@@ -162,15 +162,19 @@ static void compare_logits(golden *g, machine *m, const tm_st_tensor *expect)
     double worst = 0;
     squares all = {0};
     float *x = calloc((size_t)vocab, sizeof *x);
+    int64_t bytes = tm_dtype_bytes(logits.dtype, m->batch.rows.n * logits.ld);
+    char *raw = malloc((size_t)bytes);
+    m->device->calls->download(m->device, raw, logits.data, bytes);
     for (int64_t b = 0; b < batch; b++)
         for (int64_t t = 0; t < m->items[b].n; t++, row++) {
             const float *y = (const float *)expect->data + (b * longest + t) * vocab;
-            tm_dtype_convert(x, TM_F32, (const char *)logits.data + tm_dtype_bytes(logits.dtype, row * logits.ld), logits.dtype, vocab);
+            tm_dtype_convert(x, TM_F32, raw + tm_dtype_bytes(logits.dtype, row * logits.ld), logits.dtype, vocab);
             add_squares(&all, x, y, vocab);
             for (int64_t v = 0; v < vocab; v++)
                 worst = fabs((double)x[v] - y[v]) > worst || isnan(x[v]) ? fabs((double)x[v] - y[v]) : worst;
         }
     free(x);
+    free(raw);
     if (logits.dtype == TM_BF16)
         worse(&g->worst.bf16_logits, relative(all), g->bound.bf16_logits, g, "logits in bf16");
     else
@@ -192,15 +196,17 @@ static void compare_gradients(golden *g, machine *m, const tm_safetensors *expec
         const tm_param *p = tm_params_find(&m->model.params, name);
         if (!p || !p->trained || tm_param_count(p) != theirs->count)
             fail_msg("%s: %s is not trained here as %s", g->name, theirs->name, name);
-        float *turned = malloc((size_t)theirs->count * sizeof *turned);
+        float *turned = malloc((size_t)theirs->count * sizeof *turned), *grad = malloc((size_t)theirs->count * sizeof *grad);
+        OK(tm_param_read(&m->model, p, p->grad, 0, grad, TM_F32, err));
         for (int64_t row = 0; row < p->rows; row++)
             for (int64_t col = 0; col < p->cols; col++)
-                turned[p->turned ? col * p->rows + row : row * p->cols + col] = ((const float *)p->grad.data)[row * p->cols + col];
+                turned[p->turned ? col * p->rows + row : row * p->cols + col] = grad[row * p->cols + col];
         float *values = without_key_bias(g, theirs->name, turned, theirs->data, theirs->count);
         add_squares(&all, values, theirs->data, theirs->count);
         if (m->model.settings.act != TM_BF16)
             worse(&g->worst.gradient, distance(values, theirs->data, theirs->count), g->bound.gradient, g, theirs->name);
         free(turned);
+        free(grad);
         free(values);
         compared++;
     }
@@ -220,11 +226,12 @@ static void look_inside(golden *g, const args *a)
     OK(tm_safetensors_open(path, &expect, err));
     machine_open(&m, &job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
     bool bf16 = m.model.settings.act == TM_BF16;
-    tm_model_begin_step(&m.model, &m.step);
+    tm_model_begin_step(&m.model, m.step);
     const tm_st_tensor *logits = tm_safetensors_find(expect, "logits");
     assert_non_null(logits);
     compare_logits(g, &m, logits);
     double loss = json_number_value(json_array_get(json_object_get(g->json, "losses"), 0)), mine = machine_loss(&m, true);
+    OK(m.device->calls->sync(m.device, err));
     worse(bf16 ? &g->worst.bf16_loss : &g->worst.loss, fabs(mine - loss), bf16 ? g->bound.bf16_loss : g->bound.loss, g, "the first loss");
     compare_gradients(g, &m, expect);
     machine_close(&m);

@@ -12,7 +12,7 @@ typedef struct machine {
     tm_model model;
     tm_tuning tuning;
     tm_batch batch;
-    tm_step_params step; /* one replica; the CPU reads it where it is */
+    tm_step_params *step; /* device: one replica */
     tm_batch_item *items;
     int64_t item_count, max_tokens;
     float gates[4]; /* of registers; every item's */
@@ -61,17 +61,24 @@ static inline void machine_open(machine *m, const tm_job *job, tm_isa isa, int64
     m->max_tokens = settings.max_tokens = max_tokens ? max_tokens : tokens;
     settings.train = true;
     int64_t limits[TM_MEM_KINDS];
-    OK(tm_counting_device_create((tm_device_traits){.real = isa == TM_ISA_F64 ? TM_F64 : TM_F32, .head_rows = TM_CHUNK_TOKENS}, &m->device, err));
+    tm_device *device;
+    if (isa == TM_ISA_AUTO) /* what the recipe names; auto is the CPU unless TEMPER_DEVICE says otherwise */
+        OK(tm_device_open(job->recipe->device, 1, &device, NULL, err));
+    else
+        OK(tm_cpu_device_create(1, isa, &device, err));
+    OK(tm_counting_device_create(device->traits, &m->device, err));
     machine_build(m, NULL, settings);
     tm_memory_peaks(&m->memory, limits);
     machine_unbuild(m);
     m->tuning = (tm_tuning){0};
-    OK(tm_cpu_device_create(1, isa, &m->device, err));
+    m->device = device;
     machine_build(m, limits, settings);
     OK(tm_model_load(&m->model, job->file, job->run.model_dir, err));
     if (m->tuning.method->start)
         OK(m->tuning.method->start(&m->tuning, 0, job->seeds.init, err));
-    m->step = (tm_step_params){.clip = 1, .dropout_key = tm_philox_key(job->seeds.dropout, TM_PURPOSE_DROPOUT, 0, 0)};
+    tm_step_params step = {.clip = 1, .dropout_key = tm_philox_key(job->seeds.dropout, TM_PURPOSE_DROPOUT, 0, 0)};
+    OK(tm_device_alloc(device, sizeof step, (void **)&m->step, err));
+    device->calls->upload(device, m->step, &step, sizeof step);
 }
 
 static inline void machine_close(machine *m)
@@ -79,6 +86,7 @@ static inline void machine_close(machine *m)
     free(m->items);
     if (m->teacher.data)
         tm_device_release(m->device, m->teacher.data, tm_dtype_bytes(m->teacher.dtype, m->teacher.rows * m->teacher.cols));
+    tm_device_release(m->device, m->step, sizeof *m->step);
     machine_unbuild(m);
 }
 

@@ -38,54 +38,109 @@ static void without_memory_the_rate_is_unknown(void **state)
     assert_true(isnan(tm_device_peak_flops(&d)));
 }
 
-static void sides(void **state)
+static void classes(void **state)
 {
     (void)state;
     static const struct {
-        int64_t side;
+        int (*class_of)(int64_t);
+        int64_t size;
         int expected;
-    } cases[] = {{1, 0}, {32, 0}, {63, 0}, {64, 1}, {127, 1}, {512, 4}, {1023, 4}, {1024, 5}, {100000, 5}};
+    } cases[] = {{tm_side_class, 1, 0}, {tm_side_class, 32, 0}, {tm_side_class, 63, 0}, {tm_side_class, 64, 1}, {tm_side_class, 1023, 4}, {tm_side_class, 1024, 5},
+                 {tm_side_class, 8191, 7}, {tm_side_class, 8192, 8}, {tm_side_class, 1000000, 8}, {tm_row_class, 1, 0}, {tm_row_class, 2047, 0}, {tm_row_class, 2048, 1},
+                 {tm_row_class, 8192, 2}, {tm_row_class, 1 << 20, 2}, {tm_rank_class, 16, 0}, {tm_rank_class, 17, 1}, {tm_rank_class, 65, 2}, {tm_head_class, 64, 0},
+                 {tm_head_class, 80, 1}, {tm_head_class, 128, 1}, {tm_head_class, 256, 2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        assert_int_equal(tm_side_class(cases[i].side), cases[i].expected);
-    tm_calibration c = {.flops = {1, 2, 4, 8, 16, 32}, .bytes = 10};
-    tm_work work = {.flops = {1, 2, 4, 8, 16, 32}, .bytes = 5};
-    assert_true(tm_seconds_per_token(&c, &work) == 6.5);
+        assert_int_equal(cases[i].class_of(cases[i].size), cases[i].expected);
+}
+
+/* Rates 1, 2, 3, ...: every one another. */
+static tm_calibration numbered(void)
+{
+    tm_calibration c = {.peak_flops = 4, .reserve = 77};
+    double rate[TM_WORK_TERMS];
+    for (int i = 0; i < TM_WORK_TERMS; i++)
+        rate[i] = i + 1;
+    memcpy(&c.rate, rate, sizeof rate);
+    return c;
+}
+
+static void work_over_rates(void **state)
+{
+    (void)state;
+    tm_calibration c = numbered();
+    tm_work work = {.bytes = 5}, sum = c.rate;
+    work.product[TM_PRODUCT_INPUT][1][2] = 10 * c.rate.product[TM_PRODUCT_INPUT][1][2];
+    work.attention[1][2] = c.rate.attention[1][2] / 2;
+    assert_true(fabs(tm_seconds_of(&c, &work) - (10.5 + 5 / c.rate.bytes)) < 1e-12);
+    assert_true(tm_work_flops(&work) == work.product[TM_PRODUCT_INPUT][1][2] + work.attention[1][2]);
+    assert_true(tm_seconds_of(&c, &c.rate) == TM_WORK_TERMS);
+    tm_work_add(&sum, &c.rate, 2);
+    assert_true(tm_seconds_of(&c, &sum) == 3 * TM_WORK_TERMS);
+    /* Another card: half the operations, a quarter of the bandwidth, the same host. */
+    double bytes = c.rate.bytes, calls = c.rate.calls, product = c.rate.product[2][1][3];
+    tm_calibration_scale(&c, 0.5, 0.25);
+    assert_true(c.rate.bytes == bytes / 4 && c.rate.calls == calls && c.rate.product[2][1][3] == product / 2 && c.peak_flops == 2);
+}
+
+static void measures_all_rates(void **state)
+{
+    (void)state;
+    tm_device *d;
+    tm_calibration c;
+    OK(tm_cpu_device_create(2, TM_ISA_AUTO, &d, err));
+    int64_t used = d->used_bytes, peak = d->peak_bytes;
+    OK(tm_calibrate(d, &c, err));
+    double rate[TM_WORK_TERMS];
+    memcpy(rate, &c.rate, sizeof rate);
+    for (int i = 0; i < TM_WORK_TERMS; i++)
+        assert_true(rate[i] > 1e3 && rate[i] < 1e16);
+    assert_true(c.reserve == -1 && d->used_bytes == used && d->peak_bytes == peak);
+    tm_device_destroy(d);
+}
+
+static const tm_calibrated *read_one(tm_calibrations *all, const char *path, const tm_device *device)
+{
+    tm_calibrations_deinit(all);
+    OK(tm_calibrations_read(all, path, err));
+    return tm_calibrations_find(all, device->name, device->detail);
 }
 
 static void file_keeps_every_device(void **state)
 {
     (void)state;
-    tm_device a = {.name = "cpu", .detail = "scalar, 1 thread"}, b = {.name = "cpu", .detail = "scalar, 2 threads"};
-    tm_calibration one = {.peak_flops = 4, .flops = {1, 2, 3, 4, 5, 6}, .bytes = 7}, two = one, read;
-    bool found;
+    tm_device a = {.name = "cpu", .detail = "scalar, 1 thread"}, b = {.name = "cuda", .detail = "scalar, 1 thread"};
+    tm_calibration one = numbered(), two = one;
+    tm_calibrations all = {0};
+    const tm_calibrated *found;
     const char *path = scratch("deep/calibration.json");
     two.peak_flops = 8;
-    OK(tm_calibration_read(path, &a, &read, &found, err));
-    assert_false(found);
+    assert_null(read_one(&all, path, &a));
     OK(tm_calibration_write(path, &a, &two, err));
     OK(tm_calibration_write(path, &b, &two, err));
     OK(tm_calibration_write(path, &a, &one, err)); /* again: replaced */
-    OK(tm_calibration_read(path, &a, &read, &found, err));
-    assert_true(found && memcmp(&read, &one, sizeof one) == 0);
-    OK(tm_calibration_read(path, &b, &read, &found, err));
-    assert_true(found && read.peak_flops == 8);
+    found = read_one(&all, path, &a);
+    assert_true(found && memcmp(&found->rates, &one, sizeof one) == 0 && all.count == 2);
+    found = read_one(&all, path, &b);
+    assert_true(found && found->rates.peak_flops == 8);
     b.detail = "none";
-    OK(tm_calibration_read(path, &b, &read, &found, err));
-    assert_false(found);
-    static const char *const bad[] = {"{", "{\"temper_calibration\": 1, \"devices\": [{\"name\": \"cpu\", \"detail\": \"scalar, 1 thread\"}]}"};
-    for (int i = 0; i < 2; i++) {
+    assert_null(read_one(&all, path, &b));
+    tm_calibrations_deinit(&all);
+    static const char *const bad[] = {"{", "{\"temper_calibration\": 2, \"devices\": [{\"name\": \"cpu\", \"detail\": \"scalar, 1 thread\"}]}",
+                                      "{\"temper_calibration\": 2, \"devices\": [7]}"};
+    for (int i = 0; i < 3; i++) {
         OK(tm_file_write(path, bad[i], strlen(bad[i]), err));
-        FAILS(TM_INPUT, "temper bench --calibrate", tm_calibration_read(path, &a, &read, &found, err));
+        FAILS(TM_INPUT, "temper bench --calibrate", tm_calibrations_read(&all, path, err));
+        tm_calibrations_deinit(&all);
     }
-    const char *newer = "{\"temper_calibration\": 2, \"devices\": 5}";
-    OK(tm_file_write(path, newer, strlen(newer), err));
-    OK(tm_calibration_read(path, &a, &read, &found, err));
-    assert_false(found);
+    const char *other = "{\"temper_calibration\": 1, \"devices\": 5}";
+    OK(tm_file_write(path, other, strlen(other), err));
+    assert_null(read_one(&all, path, &a));
+    tm_calibrations_deinit(&all);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(measures_a_rate), cmocka_unit_test(without_memory_the_rate_is_unknown),
-                                       cmocka_unit_test(sides), cmocka_unit_test(file_keeps_every_device)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(measures_a_rate), cmocka_unit_test(without_memory_the_rate_is_unknown), cmocka_unit_test(classes),
+                                       cmocka_unit_test(work_over_rates), cmocka_unit_test(measures_all_rates), cmocka_unit_test(file_keeps_every_device)};
     return cmocka_run_group_tests(tests, scratch_begin, scratch_end);
 }

@@ -1,6 +1,7 @@
 /* Ops of the CUDA device, compiled for the processor (tests/emulated): the same bits as the CPU device in
- * f32, whole and example by example; and the loader's refusals. */
+ * f32, whole and example by example; its values in bf16; the values of f32 in f16; and the loader's refusals. */
 #include "../grad/cases.h"
+#include "../grad/linear_cases.h"
 
 #include <setjmp.h>
 #include <cmocka.h>
@@ -19,6 +20,21 @@ static void need_library(void)
     }
 }
 
+/* Every case, then some of the matrix products' (which have no variants). */
+enum { LINEAR_CASES = 15, ALL_KINDS = CASE_KINDS + 1 };
+static int variants_of(int which) { return which < CASE_KINDS ? case_kinds[which].variants : LINEAR_CASES; }
+
+static opcase *any_case(int which, int variant, uint64_t from)
+{
+    if (which < CASE_KINDS)
+        return case_make(&case_kinds[which], variant, from);
+    opcase *c = malloc(sizeof *c);
+    any_linear_case(c, from + (uint64_t)variant, variant % 3 ? 30 : 300, 300);
+    size_t used = strlen(c->note);
+    snprintf(c->note + used, sizeof c->note - used, ", %s seed %llu", c->name, (unsigned long long)(from + (uint64_t)variant));
+    return c;
+}
+
 static void same_bits_as_cpu(void **state)
 {
     (void)state;
@@ -29,9 +45,9 @@ static void same_bits_as_cpu(void **state)
     if (tm_cuda_device_create(EMULATED, 0, &cuda, &err) != TM_OK)
         fail_msg("%s", err.message);
     for (int round = 0; round < 3; round++)
-        for (int k = 0; k < CASE_KINDS; k++)
-            for (int variant = 0; variant < case_kinds[k].variants; variant++) {
-                opcase *c = case_make(&case_kinds[k], variant, seed + (uint64_t)round);
+        for (int k = 0; k < ALL_KINDS; k++)
+            for (int variant = 0; variant < variants_of(k); variant++) {
+                opcase *c = any_case(k, variant, seed + (uint64_t)round * 100);
                 double **mine = case_values(c), **theirs = case_values(c);
                 bool clean;
                 uint64_t want = case_run(c, cpu, types_f32, false, theirs, &clean);
@@ -47,6 +63,71 @@ static void same_bits_as_cpu(void **state)
                     fail_msg("%s: bits differ from the CPU's", c->note);
                 if (c->splits && case_run(c, cuda, types_f32, true, NULL, &clean) != want)
                     fail_msg("%s: bits differ example by example", c->note);
+                values_free(mine);
+                values_free(theirs);
+                case_free(c);
+            }
+    tm_device_destroy(cuda);
+    tm_device_destroy(cpu);
+}
+
+/* The largest relative distance of a field, and whose; of all gradients as one where the case wants that. */
+static double farthest(const opcase *c, double **mine, double **theirs, const char **name)
+{
+    double most = 0;
+    error_sum all = {0};
+    for (int i = 0; i < c->fields; i++) {
+        const field *f = &c->f[i];
+        bool grad = false;
+        for (int k = 0; k < c->n_ins; k++)
+            grad |= c->ins[k].grad == i;
+        if (grad && c->joint) {
+            error_add(&all, mine[i], theirs[i], f->rows * f->cols);
+            continue;
+        }
+        double e = distance(mine[i], theirs[i], f->rows * f->cols);
+        if (!(e <= most) && !isnan(most)) {
+            most = e;
+            *name = f->name;
+        }
+    }
+    if (!(error_relative(all) <= most) && !isnan(most)) {
+        most = error_relative(all);
+        *name = "all gradients";
+    }
+    return most;
+}
+
+/* What may differ: a sum in another order, then a rounding to 16 bits that goes the other way. */
+static void sixteen_bits(void **state)
+{
+    (void)state;
+    need_library();
+    static const struct {
+        types mine, theirs;
+        double bound;
+    } ways[] = {{{TM_BF16, TM_F32, TM_BF16}, {TM_BF16, TM_F32, TM_BF16}, 1e-3},
+                {{TM_BF16, TM_F32, TM_F32}, {TM_BF16, TM_F32, TM_F32}, 1e-3},
+                {{TM_F16, TM_F32, TM_F16}, {TM_F32, TM_F32, TM_F32}, 2e-3}};
+    tm_device *cpu, *cuda;
+    tm_error err;
+    assert_int_equal(tm_cpu_device_create(2, TM_ISA_AUTO, &cpu, &err), TM_OK);
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &cuda, &err), TM_OK);
+    for (size_t way = 0; way < sizeof ways / sizeof *ways; way++)
+        for (int k = 0; k < ALL_KINDS; k++)
+            for (int variant = 0; variant < variants_of(k); variant++) {
+                opcase *c = any_case(k, variant, seed + way * 100);
+                double **mine = case_values(c), **theirs = case_values(c);
+                bool clean;
+                case_run(c, cpu, ways[way].theirs, false, theirs, &clean);
+                uint64_t hash = case_run(c, cuda, ways[way].mine, false, mine, &clean);
+                assert_true(clean);
+                const char *name = "";
+                double e = farthest(c, mine, theirs, &name);
+                if (!(e <= ways[way].bound))
+                    fail_msg("%s, %s: %s is off by %g", c->note, tm_dtype_name(ways[way].mine.act), name, e);
+                if (c->splits && case_run(c, cuda, ways[way].mine, true, NULL, &clean) != hash)
+                    fail_msg("%s, %s: bits differ example by example", c->note, tm_dtype_name(ways[way].mine.act));
                 values_free(mine);
                 values_free(theirs);
                 case_free(c);
@@ -78,8 +159,8 @@ static void missing_types(void **state)
     tm_device *d;
     tm_error err;
     assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d, &err), TM_OK);
-    uint16_t half[4] = {0};
-    tm_tensor t = tm_tensor_make(half, TM_BF16, 1, 4);
+    double wide[4] = {0};
+    tm_tensor t = tm_tensor_make(wide, TM_F64, 1, 4);
     TM_RUN(d, fill, t, 1);
     assert_int_equal(d->calls->sync(d, &err), TM_UNSUPPORTED);
     assert_non_null(strstr(err.message, "fill"));
@@ -126,6 +207,7 @@ int main(void)
     seed = (uint64_t)time(NULL);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_as_cpu),
+        cmocka_unit_test(sixteen_bits),
         cmocka_unit_test(refusals),
         cmocka_unit_test(missing_types),
         cmocka_unit_test(graphs),

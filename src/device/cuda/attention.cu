@@ -97,14 +97,14 @@ TM_LANE void forward_row(const tm_cuda_attention &w, int64_t row, int64_t h)
         }
     }
     for (int64_t c = 0; c < w.D; c++)
-        at(w.out, row, h * w.D + c) = acc[c] / sum + 0.0f; /* one sign of zero */
+        put(w.out, row, h * w.D + c, acc[c] / sum + 0.0f); /* one sign of zero */
     if (w.lse.data)
-        at(w.lse, row, h) = max + log_of(sum);
+        put(w.lse, row, h, max + log_of(sum));
 }
 
 void tm_cuda_attention_forward(tm_device *d, const tm_spans *spans, const tm_attention *a, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse)
 {
-    if (!tm_cuda_f32(d, "attention_forward", {q, k, v, out, lse}) || !supported(d, "attention_forward", a))
+    if (!tm_cuda_floats(d, "attention_forward", {q, k, v, out, lse}) || !supported(d, "attention_forward", a))
         return;
     tm_tensor none = {};
     tm_cuda_attention w = {*spans, *a, q, k, v, out, lse, none, none, none, none, none, a->head_size, a->heads / a->kv_heads};
@@ -142,7 +142,7 @@ TM_LANE void query_row(const tm_cuda_attention &w, int64_t row, int64_t h)
             acc[c] = fmaf(at(w.k, p.key + j, h / w.G * w.D + c), ds, acc[c]);
     }
     for (int64_t c = 0; c < w.D; c++)
-        at(w.dq, row, h * w.D + c) = acc[c];
+        put(w.dq, row, h * w.D + c, acc[c]);
 }
 
 /* Key `row` (keys = queries in training): a chain over the queries that see it and the heads of its group. */
@@ -166,22 +166,22 @@ TM_LANE void key_row(const tm_cuda_attention &w, int64_t row, int64_t kv)
             }
         }
     for (int64_t c = 0; c < w.D; c++) {
-        at(w.dk, key, kv * w.D + c) = dk[c];
-        at(w.dv, key, kv * w.D + c) = dv[c];
+        put(w.dk, key, kv * w.D + c, dk[c]);
+        put(w.dv, key, kv * w.D + c, dv[c]);
     }
 }
 
 void tm_cuda_attention_backward(tm_device *d, const tm_spans *spans, const tm_attention *a, tm_tensor dout, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse, tm_tensor delta, tm_tensor dq, tm_tensor dk, tm_tensor dv)
 {
     const char *op = "attention_backward";
-    if (!tm_cuda_f32(d, op, {dout, q, k, v, out, lse, delta, dq, dk, dv}) || !supported(d, op, a))
+    if (!tm_cuda_floats(d, op, {dout, q, k, v, out, lse, delta, dq, dk, dv}) || !supported(d, op, a))
         return;
     tm_cuda_attention w = {*spans, *a, q, k, v, out, lse, dout, delta, dq, dk, dv, a->head_size, a->heads / a->kv_heads};
     int64_t heads = a->heads, kv_heads = a->kv_heads;
     tm_cuda_each(d, op, q.rows * heads, [=] __device__(int64_t i) {
         int64_t row = i / heads, h = i % heads;
         if (row < w.spans.query[w.spans.n])
-            at(w.delta, row, h) = lane_sum(w.D, [&](int64_t c, float s) { return fmaf(at(w.dout, row, h * w.D + c), at(w.out, row, h * w.D + c), s); });
+            put(w.delta, row, h, lane_sum(w.D, [&](int64_t c, float s) { return fmaf(at(w.dout, row, h * w.D + c), at(w.out, row, h * w.D + c), s); }));
     });
     tm_cuda_each(d, op, q.rows * heads, [=] __device__(int64_t i) { query_row(w, i / heads, i % heads); });
     tm_cuda_each(d, op, q.rows * kv_heads, [=] __device__(int64_t i) { key_row(w, i / kv_heads, i % kv_heads); });

@@ -2,7 +2,7 @@
  *
  * Memory is filled with a pattern of not-a-numbers when it is handed out: what reads it before writing
  * shows at once, on every run alike. */
-#include "device/cuda/cuda.cuh"
+#include "device/cuda/profile.h"
 
 extern "C" {
 #include "base/buf.h"
@@ -34,27 +34,6 @@ static tm_status cuda_alloc(tm_device *d, int64_t bytes, void **out, tm_error *e
 
 static void cuda_release(tm_device *d, void *address) { tm_cuda_check(tm_cuda_of(d), "release", cudaFree(address)); }
 
-/* src may be changed as soon as this returns: the runtime stages ordinary memory before it does. */
-static void cuda_upload(tm_device *d, void *dst, const void *src, int64_t bytes)
-{
-    tm_cuda *c = tm_cuda_of(d);
-    if (c->recording)
-        tm_cuda_note(c, TM_FAILED, "upload", "not possible while a graph is recorded");
-    else if (bytes)
-        tm_cuda_check(c, "upload", cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyHostToDevice, c->stream));
-}
-
-static void cuda_download(tm_device *d, void *dst, const void *src, int64_t bytes)
-{
-    tm_cuda *c = tm_cuda_of(d);
-    if (c->recording)
-        tm_cuda_note(c, TM_FAILED, "download", "not possible while a graph is recorded");
-    else if (bytes) {
-        tm_cuda_check(c, "download", cudaMemcpyAsync(dst, src, (size_t)bytes, cudaMemcpyDeviceToHost, c->stream));
-        tm_cuda_check(c, "download", cudaStreamSynchronize(c->stream));
-    }
-}
-
 static void cuda_copy(tm_device *d, void *dst, const void *src, int64_t bytes)
 {
     if (bytes)
@@ -71,6 +50,7 @@ static tm_status cuda_sync(tm_device *d, tm_error *err)
 {
     tm_cuda *c = tm_cuda_of(d);
     tm_cuda_check(c, "sync", cudaStreamSynchronize(c->stream));
+    tm_cuda_fetches_arrived(c);
     if (c->failure.status == TM_OK)
         return TM_OK;
     tm_error failure = c->failure;
@@ -82,6 +62,14 @@ static void cuda_lend(tm_device *d, void *address, int64_t bytes)
 {
     tm_cuda_of(d)->workspace = address;
     tm_cuda_of(d)->workspace_bytes = bytes;
+}
+
+static void cuda_memory(tm_device *d, int64_t *free_bytes, int64_t *all)
+{
+    size_t f = 0, a = 0;
+    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&f, &a));
+    *free_bytes = (int64_t)f;
+    *all = (int64_t)a;
 }
 
 /* --- Graphs --- */
@@ -151,15 +139,24 @@ static void cuda_destroy(tm_device *d)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
     cudaFree(c->sums);
+    tm_cuda_transfer_destroy(c);
+    tm_cuda_profile_destroy(c);
     if (c->stream)
         cudaStreamDestroy(c->stream);
     free(c);
 }
 
 static const tm_device_calls cuda_calls = {
-    cuda_alloc, cuda_release, cuda_upload, cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, nullptr,
+    cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_memory,
 };
+
+static const tm_device_calls without_graphs = {
+    cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
+    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+};
+
+const tm_device_calls *tm_cuda_calls_without_graphs(void) { return &without_graphs; }
 
 /* What the device keeps for itself, counted as handed out. */
 static tm_status take_own(tm_cuda *c, tm_error *err)
@@ -200,6 +197,8 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     cudaDeviceProp properties;
     TM_TRY(find(index, &properties, err));
     snprintf(c->detail, sizeof c->detail, "%.200s", properties.name);
+    c->index = index;
+    c->index = index;
     c->architecture = 10 * properties.major + properties.minor;
     c->processors = properties.multiProcessorCount;
     cudaError_t error = cudaSetDevice(index);
@@ -208,6 +207,8 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     if (error != cudaSuccess)
         return tm_fail(err, TM_UNSUPPORTED, "device: %s cannot be used: %s", c->detail, cudaGetErrorString(error));
     TM_TRY(take_own(c, err));
+    TM_TRY(tm_cuda_transfer_create(c, err));
+    tm_cuda_profile_create(c);
     /* A kernel of another architecture fails at its first launch: say so now. */
     tm_cuda_each(&c->base, "start", 1, [=] __device__(int64_t) {});
     tm_error why;

@@ -9,6 +9,7 @@
 #ifndef TM_DEVICE_CUDA_CUDA_CUH
 #define TM_DEVICE_CUDA_CUDA_CUH
 
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cmath>
@@ -17,16 +18,12 @@
 #include <cstring>
 #include <initializer_list>
 
-#define TM_ON_DEVICE __host__ __device__
 extern "C" {
 #include "base/philox.h"
 #include "device/cuda/plugin.h"
 }
 
 #define TM_LANE static __device__ inline
-
-/* Blocks of trained tensors whose partial sums there is room for: 17 billion elements. */
-enum { TM_CUDA_PARTIALS = 1 << 22, TM_CUDA_TENSORS = 1 << 16 };
 
 struct tm_cuda {
     tm_device base;
@@ -36,8 +33,10 @@ struct tm_cuda {
     uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS]: of the op that runs */
     void *workspace;      /* lent by the run: half/half.h */
     int64_t workspace_bytes;
-    int architecture, processors; /* 90 is sm_90; how many */
+    struct tm_cuda_transfer *transfer;
+    int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
     bool plain;           /* tests: no fast kernels */
+    struct tm_cuda_profile *profile; /* NULL: nobody asked */
     char detail[256];
 };
 
@@ -51,16 +50,28 @@ static inline void tm_cuda_check(tm_cuda *c, const char *what, cudaError_t error
         tm_cuda_note(c, TM_FAILED, what, cudaGetErrorString(error));
 }
 
-/* Whether all tensors that are there are f32: the one type that these kernels compute in. */
-static inline bool tm_cuda_f32(tm_device *d, const char *op, std::initializer_list<tm_tensor> tensors)
+/* Whether all tensors that are there are of a type that kernels here read and write; they compute in f32. */
+static inline bool tm_cuda_floats(tm_device *d, const char *op, std::initializer_list<tm_tensor> tensors)
 {
     for (const tm_tensor &t : tensors)
-        if (t.data && t.dtype != TM_F32) {
-            tm_cuda_note(tm_cuda_of(d), TM_UNSUPPORTED, op, "not implemented on CUDA for types other than f32 yet");
+        if (t.data && t.dtype != TM_F32 && t.dtype != TM_BF16 && t.dtype != TM_F16) {
+            tm_cuda_note(tm_cuda_of(d), TM_UNSUPPORTED, op, "on CUDA a tensor is f32, bf16 or f16");
             return false;
         }
     return true;
 }
+
+/* The device's calls with no graphs in them: profiles look at single ops. */
+const tm_device_calls *tm_cuda_calls_without_graphs(void);
+
+/* transfer.cu */
+tm_status tm_cuda_transfer_create(tm_cuda *c, tm_error *err);
+void tm_cuda_transfer_destroy(tm_cuda *c);
+void tm_cuda_upload(tm_device *d, void *dst, const void *src, int64_t bytes);
+void tm_cuda_download(tm_device *d, void *dst, const void *src, int64_t bytes);
+void tm_cuda_fetch_later(tm_device *d, void *dst, const void *src, int64_t bytes);
+/* After the stream has been waited for. */
+void tm_cuda_fetches_arrived(tm_cuda *c);
 
 /* --- Launching --- */
 
@@ -94,7 +105,40 @@ template <class F> static inline void tm_cuda_each(tm_device *d, const char *op,
 
 /* --- Elements and sums --- */
 
-TM_LANE float &at(const tm_tensor &t, int64_t row, int64_t col) { return ((float *)t.data)[row * t.ld + col]; }
+#ifdef TM_CUDA_EMULATED
+TM_LANE float from_f16(uint16_t h) { return tm_f16_to_f32(h); }
+TM_LANE uint16_t to_f16(float x) { return tm_f32_to_f16(x); }
+#else
+TM_LANE float from_f16(uint16_t h) { return __half2float(__ushort_as_half(h)); }
+TM_LANE uint16_t to_f16(float x) { return __half_as_ushort(__float2half_rn(x)); }
+#endif
+
+/* Element i of t's memory, and the element at a row and column: f32, bf16 or f16; stored to nearest even. */
+TM_LANE float element(const tm_tensor &t, int64_t i)
+{
+    if (t.dtype == TM_F32)
+        return ((const float *)t.data)[i];
+    uint16_t h = ((const uint16_t *)t.data)[i];
+    return t.dtype == TM_BF16 ? tm_bf16_to_f32(h) : from_f16(h);
+}
+
+TM_LANE void put_element(const tm_tensor &t, int64_t i, float x)
+{
+    if (t.dtype == TM_F32)
+        ((float *)t.data)[i] = x;
+    else
+        ((uint16_t *)t.data)[i] = t.dtype == TM_BF16 ? tm_f32_to_bf16(x) : to_f16(x);
+}
+
+TM_LANE float at(const tm_tensor &t, int64_t row, int64_t col) { return element(t, row * t.ld + col); }
+TM_LANE void put(const tm_tensor &t, int64_t row, int64_t col, float x) { put_element(t, row * t.ld + col, x); }
+TM_LANE float stored(const tm_tensor &t, int64_t row, int64_t col, float x) /* put, and what stands there then */
+{
+    put(t, row, col, x);
+    return at(t, row, col);
+}
+/* Of a tensor that is f32 (the device's real): gradients, factors of adapters. */
+TM_LANE float &real_at(const tm_tensor &t, int64_t row, int64_t col) { return ((float *)t.data)[row * t.ld + col]; }
 TM_LANE float larger(float a, float b) { return a > b ? a : b; } /* b when either is not a number */
 
 /* The CPU's joining of sixteen lanes. */

@@ -4,7 +4,7 @@
 /* A thread a row of one replica's w + scale B A. */
 void tm_cuda_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_tensor w, tm_tensor norm)
 {
-    if (!tm_cuda_f32(d, "dora_norm", {lr->a, lr->b, w, norm}))
+    if (!tm_cuda_floats(d, "dora_norm", {lr->a, lr->b, w, norm}))
         return;
     tm_tensor a = lr->a, b = lr->b;
     int64_t r = a.rows / replicas;
@@ -18,25 +18,25 @@ void tm_cuda_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_
             float v = fmaf(scale, delta, at(w, n, c));
             return fmaf(v, v, sum);
         });
-        at(norm, 0, row) = sqrtf(squares);
+        put(norm, 0, row, sqrtf(squares));
     });
 }
 
 void tm_cuda_dora_forward(tm_device *d, const tm_rows *rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)
 {
-    if (!tm_cuda_f32(d, "dora_forward", {u, magnitude, norm, bias, y}))
+    if (!tm_cuda_floats(d, "dora_forward", {u, magnitude, norm, bias, y}))
         return;
     tm_rows r = *rows;
     tm_cuda_each(d, "dora_forward", r.n * u.cols, [=] __device__(int64_t i) {
         int64_t t = i / u.cols, c = i % u.cols, place = replica_of(r, t) * u.cols + c;
         float v = at(magnitude, 0, place) / at(norm, 0, place) * at(u, t, c);
-        at(y, t, c) = bias.data ? v + at(bias, 0, c) : v;
+        put(y, t, c, bias.data ? v + at(bias, 0, c) : v);
     });
 }
 
 void tm_cuda_dora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor du, tm_tensor dmagnitude)
 {
-    if (!tm_cuda_f32(d, "dora_backward", {dy, u, magnitude, norm, du, dmagnitude}))
+    if (!tm_cuda_floats(d, "dora_backward", {dy, u, magnitude, norm, du, dmagnitude}))
         return;
     tm_rows r = *rows;
     if (dmagnitude.data) /* first: du may overwrite dy */
@@ -49,10 +49,10 @@ void tm_cuda_dora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
                     sum = fmaf(at(dy, t, c), at(u, t, c), sum);
                 total = total + sum / at(norm, 0, place);
             }
-            at(dmagnitude, 0, place) = total;
+            put(dmagnitude, 0, place, total);
         });
     tm_cuda_each(d, "dora_backward", r.n * dy.cols, [=] __device__(int64_t i) {
         int64_t t = i / dy.cols, c = i % dy.cols, place = replica_of(r, t) * dy.cols + c;
-        at(du, t, c) = at(magnitude, 0, place) / at(norm, 0, place) * at(dy, t, c);
+        put(du, t, c, at(magnitude, 0, place) / at(norm, 0, place) * at(dy, t, c));
     });
 }

@@ -31,20 +31,20 @@ TM_LANE tm_cuda_act activate(tm_activation act, float g)
 
 void tm_cuda_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor h)
 {
-    if (!tm_cuda_f32(d, "glu_forward", {gate_up, h}))
+    if (!tm_cuda_floats(d, "glu_forward", {gate_up, h}))
         return;
     int64_t F = h.cols;
     bool gated = gate_up.cols != F;
     tm_cuda_each(d, "glu_forward", rows->n * F, [=] __device__(int64_t item) {
         int64_t t = item / F, i = item % F;
         float a = activate(act, at(gate_up, t, i)).act;
-        at(h, t, i) = gated ? a * at(gate_up, t, F + i) : a;
+        put(h, t, i, gated ? a * at(gate_up, t, F + i) : a);
     });
 }
 
 void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
 {
-    if (!tm_cuda_f32(d, "glu_backward", {gate_up, dh, dgate_up}))
+    if (!tm_cuda_floats(d, "glu_backward", {gate_up, dh, dgate_up}))
         return;
     int64_t F = dh.cols;
     bool gated = gate_up.cols != F;
@@ -53,11 +53,11 @@ void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, 
         tm_cuda_act a = activate(act, at(gate_up, t, i));
         float g = at(dh, t, i);
         if (!gated) {
-            at(dgate_up, t, i) = g * a.slope;
+            put(dgate_up, t, i, g * a.slope);
             return;
         }
         float up = at(gate_up, t, F + i);
-        at(dgate_up, t, i) = (g * up) * a.slope;
-        at(dgate_up, t, F + i) = g * a.act;
+        put(dgate_up, t, i, (g * up) * a.slope);
+        put(dgate_up, t, F + i, g * a.act);
     });
 }

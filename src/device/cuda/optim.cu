@@ -9,7 +9,6 @@ enum { BLOCK = TM_TRAINED_BLOCK, BLOCK_THREADS = 64, ELEMENT_THREADS = 1024 };
 
 TM_LANE int64_t elements_of(const tm_trained &t) { return t.value.rows * t.value.cols; }
 TM_LANE int64_t blocks_of(const tm_trained &t) { return (elements_of(t) + BLOCK - 1) / BLOCK; }
-TM_LANE float &element(const tm_tensor &t, int64_t i) { return ((float *)t.data)[i]; }
 
 static bool fits(tm_device *d, const char *op, int64_t n)
 {
@@ -80,9 +79,9 @@ struct tm_cuda_adamw_element {
         float g = element(t.grad, i) * (float)s->clip, p = element(t.value, i) * decay, before = element(t.m, i);
         float m = fmaf(new1, g - before, before), v = fmaf(new2 * g, g, element(t.v, i) * (float)beta2);
         float root = sqrtf(v) / (float)sqrt(s->bias2) + (float)eps;
-        element(t.m, i) = m;
-        element(t.v, i) = v;
-        element(t.value, i) = p + ((float)(-lr / s->bias1) * m) / root;
+        put_element(t.m, i, m);
+        put_element(t.v, i, v);
+        put_element(t.value, i, p + ((float)(-lr / s->bias1) * m) / root);
     }
 };
 
@@ -104,9 +103,9 @@ struct tm_cuda_sgd_element {
         if (t.m.data) {
             if (!first)
                 g = element(t.m, i) * (float)momentum + g;
-            element(t.m, i) = g;
+            put_element(t.m, i, g);
         }
-        element(t.value, i) = fmaf((float)(-s->lr * (double)t.lr_ratio), g, p);
+        put_element(t.value, i, fmaf((float)(-s->lr * (double)t.lr_ratio), g, p));
     }
 };
 
@@ -129,26 +128,23 @@ struct tm_cuda_trail_block {
     {
         uint64_t sum = 0;
         for (int64_t i = begin; i < end; i++) {
-            uint32_t bits;
-            memcpy(&bits, &element(t.value, i), 4);
-            sum += mix(bits, (uint64_t)i);
+            bool whole = t.value.dtype == TM_F32;
+            sum += mix(whole ? ((const uint32_t *)t.value.data)[i] : ((const uint16_t *)t.value.data)[i], (uint64_t)i);
         }
         partial[block] = sum;
     }
 };
 
-/* out is the host's: the one op that waits. */
 void tm_cuda_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out)
 {
     if (!fits(d, "trail", n))
         return;
-    uint64_t *partial = tm_cuda_of(d)->partials, *sums = tm_cuda_of(d)->sums;
+    uint64_t *partial = tm_cuda_of(d)->partials;
     each_block(d, "trail", n, t, tm_cuda_trail_block{partial});
     tm_cuda_each(d, "trail", n, [=] __device__(int64_t i) {
         uint64_t sum = 0;
         for (int64_t b = t[i].first_block; b < t[i].first_block + blocks_of(t[i]) && b < TM_CUDA_PARTIALS; b++)
             sum += partial[b];
-        sums[i] = sum;
+        out[i] = sum;
     });
-    d->calls->download(d, out, sums, n * 8);
 }

@@ -32,7 +32,7 @@ template <class F, class G> TM_LANE float head_sum(int64_t half, int64_t D, F pa
 
 void tm_cuda_rope_forward(tm_device *d, const tm_rows *rows, tm_tensor x, int64_t heads, tm_tensor cos, tm_tensor sin, tm_tensor norm_weight, float offset, float eps, tm_tensor rstd, tm_tensor y)
 {
-    if (!tm_cuda_f32(d, "rope_forward", {x, cos, sin, norm_weight, rstd, y}))
+    if (!tm_cuda_floats(d, "rope_forward", {x, cos, sin, norm_weight, rstd, y}))
         return;
     const int32_t *position = rows->position;
     int64_t D = x.cols / heads, half = cos.cols;
@@ -45,24 +45,24 @@ void tm_cuda_rope_forward(tm_device *d, const tm_rows *rows, tm_tensor x, int64_
                 return fmaf(n.high, n.high, fmaf(n.low, n.low, a));
             }, [&](int64_t i, float a) { return fmaf(at(x, t, h * D + i), at(x, t, h * D + i), a); });
             r = 1 / sqrtf(squares / (float)D + eps);
-            at(rstd, t, h) = r;
+            put(rstd, t, h, r);
         }
         for (int64_t i = 0; i < half; i++) {
             tm_cuda_pair n = pair_at(x, t, h * D + i, half);
             if (norm_weight.data)
                 n = {(n.low * r) * (at(norm_weight, 0, i) + offset), (n.high * r) * (at(norm_weight, 0, i + half) + offset)};
             n = rotate(n, at(cos, p, i), at(sin, p, i));
-            at(y, t, h * D + i) = n.low;
-            at(y, t, h * D + half + i) = n.high;
+            put(y, t, h * D + i, n.low);
+            put(y, t, h * D + half + i, n.high);
         }
         for (int64_t i = 2 * half; i < D; i++)
-            at(y, t, h * D + i) = norm_weight.data ? (at(x, t, h * D + i) * r) * (at(norm_weight, 0, i) + offset) : at(x, t, h * D + i);
+            put(y, t, h * D + i, norm_weight.data ? (at(x, t, h * D + i) * r) * (at(norm_weight, 0, i) + offset) : at(x, t, h * D + i));
     });
 }
 
 void tm_cuda_rope_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, int64_t heads, tm_tensor cos, tm_tensor sin, tm_tensor norm_weight, float offset, tm_tensor rstd, tm_tensor x, tm_tensor dx, tm_tensor dnorm_weight)
 {
-    if (!tm_cuda_f32(d, "rope_backward", {dy, cos, sin, norm_weight, rstd, x, dx, dnorm_weight}))
+    if (!tm_cuda_floats(d, "rope_backward", {dy, cos, sin, norm_weight, rstd, x, dx, dnorm_weight}))
         return;
     tm_rows all = *rows;
     int64_t D = dy.cols / heads, half = cos.cols;
@@ -70,13 +70,13 @@ void tm_cuda_rope_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, int6
         tm_cuda_each(d, "rope_backward", D, [=] __device__(int64_t c) {
             bool rest = c >= 2 * half;
             int64_t i = rest ? 0 : c % half;
-            at(dnorm_weight, 0, c) = chunk_sum(all.chunk, 0, all.chunks, at(dnorm_weight, 0, c), [&](int64_t t, float a) {
+            put(dnorm_weight, 0, c, chunk_sum(all.chunk, 0, all.chunks, at(dnorm_weight, 0, c), [&](int64_t t, float a) {
                 for (int64_t h = 0; h < heads; h++) {
                     tm_cuda_pair g = rotate(pair_at(dy, t, h * D + i, half), at(cos, all.position[t], i), -at(sin, all.position[t], i));
                     a = fmaf(rest ? at(dy, t, h * D + c) : c < half ? g.low : g.high, at(x, t, h * D + c) * at(rstd, t, h), a);
                 }
                 return a;
-            });
+            }));
         });
     tm_cuda_each(d, "rope_backward", all.n * heads, [=] __device__(int64_t item) {
         int64_t t = item / heads, h = item % heads, p = all.position[t];
@@ -99,12 +99,12 @@ void tm_cuda_rope_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, int6
                 g.low = r * fmaf(-q, v.low, g.low * (at(norm_weight, 0, i) + offset));
                 g.high = r * fmaf(-q, v.high, g.high * (at(norm_weight, 0, i + half) + offset));
             }
-            at(dx, t, h * D + i) = g.low;
-            at(dx, t, h * D + half + i) = g.high;
+            put(dx, t, h * D + i, g.low);
+            put(dx, t, h * D + half + i, g.high);
         }
         for (int64_t i = 2 * half; i < D; i++) {
             float g = at(dy, t, h * D + i);
-            at(dx, t, h * D + i) = norm ? r * fmaf(-q, at(x, t, h * D + i), g * (at(norm_weight, 0, i) + offset)) : g;
+            put(dx, t, h * D + i, norm ? r * fmaf(-q, at(x, t, h * D + i), g * (at(norm_weight, 0, i) + offset)) : g);
         }
     });
 }

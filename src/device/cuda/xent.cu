@@ -39,24 +39,24 @@ TM_LANE float kl_term(const tm_cuda_softmax &model, const tm_cuda_softmax &teach
 
 void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
-    if (!tm_cuda_f32(d, "xent", {logits, weight, teacher, teacher_weight, loss, kl}))
+    if (!tm_cuda_floats(d, "xent", {logits, weight, teacher, teacher_weight, loss, kl}))
         return;
     tm_cuda_each(d, "xent", n, [=] __device__(int64_t row) {
         tm_tensor z = logits;
         int64_t want = target[row];
         tm_cuda_softmax model = softmax_of(z, softcap, row), other = {0, 0, 0, 0};
-        at(loss, 0, row) = model.log_sum + (model.max - capped(softcap, at(z, row, want)));
+        put(loss, 0, row, model.log_sum + (model.max - capped(softcap, at(z, row, want))));
         hit[row] = is_hit(z, row, (int32_t)want, model.top);
         if (teacher.data) {
             other = softmax_of(teacher, softcap, row);
-            at(kl, 0, row) = row_sum(z.cols, [&](int64_t i, float a) { return a + kl_term(model, other, capped(softcap, at(z, row, i)), capped(softcap, at(teacher, row, i))); });
+            put(kl, 0, row, row_sum(z.cols, [&](int64_t i, float a) { return a + kl_term(model, other, capped(softcap, at(z, row, i)), capped(softcap, at(teacher, row, i))); }));
         }
         if (!grad)
             return;
         float a = at(weight, 0, row), b = teacher.data && teacher_weight.data ? at(teacher_weight, 0, row) : 0;
         for (int64_t i = 0; i < z.cols; i++) {
             if (a == 0 && b == 0) {
-                at(z, row, i) = 0;
+                put(z, row, i, 0);
                 continue;
             }
             float zz = capped(softcap, at(z, row, i)), p = exp_of(zz - model.max) * model.inverse, g = a * (i == want ? p - 1 : p);
@@ -66,17 +66,16 @@ void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, cons
                 float th = zz / softcap;
                 g = g * fmaf(-th, th, 1);
             }
-            at(z, row, i) = g;
+            put(z, row, i, g);
         }
     });
 }
 
 void tm_cuda_softcap(tm_device *d, int64_t n, float cap, tm_tensor x)
 {
-    if (!tm_cuda_f32(d, "softcap", {x}))
+    if (!tm_cuda_floats(d, "softcap", {x}))
         return;
     tm_cuda_each(d, "softcap", n * x.cols, [=] __device__(int64_t i) {
-        float &z = at(x, i / x.cols, i % x.cols);
-        z = capped(cap, z);
+        put(x, i / x.cols, i % x.cols, capped(cap, at(x, i / x.cols, i % x.cols)));
     });
 }

@@ -147,7 +147,8 @@ TM_DEVICE int cluster_rank()
     return (int)r;
 }
 
-/* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. */
+/* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. add: to what
+ * stands there, in the type of the map. */
 TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, bool add)
 {
     if (add)

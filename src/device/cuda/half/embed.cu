@@ -1,0 +1,102 @@
+/* Rows of the embedding table, and their gradient. docs/math/embed.md.
+ *
+ * Backward puts the rows in the order of (id, row) and adds the rows of an id in that order, as the plain kernel
+ * does: the same bits. A row's place in the order is the number of rows before it, which every thread counts for itself:
+ * n^2 comparisons of numbers in shared memory, less than a sort for the rows of a micro-batch, and without atomics. */
+#include "device/cuda/half/vec.cuh"
+
+enum { ROW_THREADS = 128, RANK_THREADS = 256, RANK_TILE = 2048, RANK_SHARES = 8, SEGMENT_THREADS = 64, AHEAD = 8 };
+
+__global__ void __launch_bounds__(ROW_THREADS) embed_rows(const int32_t *ids, tm_tensor table, float scale, tm_tensor y)
+{
+    int64_t t = blockIdx.x, id = ids[t];
+    for (int64_t c = 8 * threadIdx.x; id >= 0 && c < y.cols; c += 8 * ROW_THREADS) {
+        eight e = load_eight(table, id * table.ld + c);
+        for (int i = 0; i < 8; i++)
+            e.v[i] *= scale;
+        store_eight(y, t * y.ld + c, e);
+    }
+}
+
+bool tm_half_embed_forward(tm_device *d, const tm_rows *rows, const int32_t *ids, tm_tensor table, float scale, tm_tensor y)
+{
+    if (!tm_half_fits({table, y}))
+        return false;
+    if (rows->n > 0)
+        embed_rows<<<(unsigned)rows->n, ROW_THREADS, 0, tm_cuda_of(d)->stream>>>(ids, table, scale, y);
+    tm_half_launched(d, "embed_forward");
+    return true;
+}
+
+/* order[k] = the k-th row by (id, row). RANK_SHARES neighbouring threads share out the comparisons of a row. */
+__global__ void __launch_bounds__(RANK_THREADS) rank_rows(int n, const int32_t *ids, int32_t *order)
+{
+    __shared__ int32_t other[RANK_TILE];
+    int t = (blockIdx.x * RANK_THREADS + threadIdx.x) / RANK_SHARES, share = threadIdx.x % RANK_SHARES, id = t < n ? ids[t] : 0, before = 0;
+    for (int first = 0; first < n; first += RANK_TILE) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < RANK_TILE; i += RANK_THREADS)
+            other[i] = first + i < n ? ids[first + i] : INT32_MAX;
+        __syncthreads();
+        /* rows of this tile up to `equal` count with an equal id, later ones do not */
+        int equal = t - first;
+#pragma unroll 8
+        for (int i = share; i < RANK_TILE; i += RANK_SHARES)
+            before += other[i] < id || (other[i] == id && i < equal);
+    }
+    for (int step = RANK_SHARES / 2; step; step /= 2)
+        before += __shfl_xor_sync(~0u, before, step);
+    if (t < n && share == 0)
+        order[before] = t;
+}
+
+/* Block (k, strip): when the k-th row of the order is the first with its id, the columns of the strip for all of them. */
+__global__ void __launch_bounds__(SEGMENT_THREADS) add_segments(int n, const int32_t *ids, const int32_t *order, tm_tensor dy, float scale, tm_tensor grad)
+{
+    int k = blockIdx.x, id = ids[order[k]];
+    int64_t c = 8 * (blockIdx.y * (int64_t)SEGMENT_THREADS + threadIdx.x);
+    if (id < 0 || (k > 0 && ids[order[k - 1]] == id) || c >= dy.cols)
+        return;
+    eight sum = load_eight(grad, id * grad.ld + c);
+    for (bool more = true; more; k += AHEAD) {
+        int row[AHEAD];
+        eight add[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            row[i] = k + i < n ? order[k + i] : -1;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            row[i] = row[i] >= 0 && ids[row[i]] == id ? row[i] : -1;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (row[i] >= 0)
+                add[i] = load_eight(dy, row[i] * dy.ld + c);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++)
+            if (row[i] >= 0)
+                for (int e = 0; e < 8; e++)
+                    sum.v[e] += scale * add[i].v[e];
+        more = row[AHEAD - 1] >= 0;
+    }
+    store_eight(grad, id * grad.ld + c, sum);
+}
+
+bool tm_half_embed_backward(tm_device *d, const tm_rows *rows, const int32_t *ids, tm_tensor dy, float scale, tm_tensor table_grad)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    int64_t n = rows->n;
+    if (table_grad.dtype != TM_F32 || !tm_half_fits({dy, table_grad})) /* a gradient of 16 bits is rounded after every row */
+        return false;
+    if (n > 2 * TM_CUDA_PARTIALS) {
+        tm_cuda_note(c, TM_UNSUPPORTED, "embed_backward", "more than 8,388,608 rows at once");
+        return true;
+    }
+    if (n > 0) {
+        int32_t *order = (int32_t *)c->partials;
+        rank_rows<<<(unsigned)((n * RANK_SHARES + RANK_THREADS - 1) / RANK_THREADS), RANK_THREADS, 0, c->stream>>>((int)n, ids, order);
+        dim3 grid((unsigned)n, (unsigned)((dy.cols / 8 + SEGMENT_THREADS - 1) / SEGMENT_THREADS));
+        add_segments<<<grid, SEGMENT_THREADS, 0, c->stream>>>((int)n, ids, order, dy, scale, table_grad);
+    }
+    tm_half_launched(d, "embed_backward");
+    return true;
+}

@@ -1,0 +1,360 @@
+/* Ops over all trained tensors at once, as fast as memory: the bits of the plain kernels, which are the CPU's.
+ * docs/math/optim.md, docs/formats/trail.md.
+ *
+ * Blocks of TM_TRAINED_BLOCK elements, counted through the whole list, are shared out among as many thread blocks as the
+ * GPU runs at once; each finds the tensor of its first block in the list, which only the device knows. */
+#include "device/cuda/half/vec.cuh"
+
+enum { BLOCK = TM_TRAINED_BLOCK, THREADS = 256, ORDER_THREADS = 512, TILE = 2048, CHAINS = 8 };
+
+TM_LANE int64_t elements_of(const tm_trained &t) { return t.value.rows * t.value.cols; }
+TM_LANE int64_t blocks_of(const tm_trained &t) { return (elements_of(t) + BLOCK - 1) / BLOCK; }
+TM_LANE int64_t all_blocks(const tm_trained *list, int64_t n) { return list[n - 1].first_block + blocks_of(list[n - 1]); }
+
+/* The tensor that block b is in: the last whose first block is not beyond (of empty ones before it none). A warp
+ * looks at 32 places at once. */
+TM_LANE int64_t tensor_of(const tm_trained *list, int64_t n, int64_t b)
+{
+    int64_t low = 0, count = n; /* it is among these */
+    while (count > 1) {
+        int64_t step = (count + 31) / 32, i = low + threadIdx.x % 32 * step;
+        unsigned below = __ballot_sync(~0u, i < low + count && list[i].first_block <= b);
+        int64_t next = low + (31 - __clz((int)below)) * step; /* the first always is */
+        count = low + count - next < step ? low + count - next : step;
+        low = next;
+    }
+    return low;
+}
+
+/* f(tensor, begin, end, block) by all threads of a thread block together. */
+template <class F> __global__ void __launch_bounds__(THREADS) each_block(const tm_trained *list, int64_t n, F f)
+{
+    int64_t all = all_blocks(list, n), share = (all + gridDim.x - 1) / gridDim.x, b = blockIdx.x * share, last = b + share < all ? b + share : all;
+    if (b >= last)
+        return;
+    int64_t i = tensor_of(list, n, b);
+    for (; b < last; b++) {
+        while (b >= list[i].first_block + blocks_of(list[i]))
+            i++;
+        const tm_trained &t = list[i];
+        int64_t begin = (b - t.first_block) * BLOCK, end = elements_of(t);
+        f(t, begin, begin + BLOCK < end ? begin + BLOCK : end, b);
+    }
+}
+
+template <class F> static void run(tm_device *d, const char *op, int64_t n, const tm_trained *list, int per_processor, F f)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    if (n > 0)
+        each_block<<<(unsigned)(c->processors * per_processor), THREADS, 0, c->stream>>>(list, n, f);
+    tm_half_launched(d, op);
+}
+
+/* --- Norm and clip --- */
+
+/* A thread a chain of a block of elements: eight neighbours read 32 bytes at a time. */
+__global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list, int64_t n, double *partial)
+{
+    enum { AT_ONCE = 32 / CHAINS }; /* blocks a warp */
+    int64_t all = all_blocks(list, n), warps = gridDim.x * (THREADS / 32), share = (all + warps * AT_ONCE - 1) / (warps * AT_ONCE) * AT_ONCE;
+    int64_t b = (blockIdx.x * (THREADS / 32) + threadIdx.x / 32) * share, last = b + share < all ? b + share : all;
+    if (b >= last)
+        return;
+    int64_t i = tensor_of(list, n, b);
+    for (b += threadIdx.x % 32 / CHAINS; b - (int)threadIdx.x % 32 / CHAINS < last; b += AT_ONCE) {
+        double sum = 0;
+        if (b < last) {
+            while (b >= list[i].first_block + blocks_of(list[i]))
+                i++;
+            const tm_trained &t = list[i];
+            int64_t begin = (b - t.first_block) * BLOCK, end = elements_of(t), k = begin + threadIdx.x % CHAINS;
+            if (end > begin + BLOCK)
+                end = begin + BLOCK;
+            if (t.grad.dtype == TM_F32) {
+                const float *g = (const float *)t.grad.data;
+#pragma unroll 16
+                for (; k < end; k += CHAINS)
+                    sum = fma((double)g[k], (double)g[k], sum); /* the product is exact */
+            } else
+                for (; k < end; k += CHAINS)
+                    sum = fma((double)element(t.grad, k), (double)element(t.grad, k), sum);
+        }
+        /* ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7)) */
+        sum += __shfl_down_sync(~0u, sum, 4, CHAINS);
+        sum += __shfl_down_sync(~0u, sum, 2, CHAINS);
+        sum += __shfl_down_sync(~0u, sum, 1, CHAINS);
+        if (b < last && threadIdx.x % CHAINS == 0 && b < TM_CUDA_PARTIALS)
+            partial[b] = sum;
+    }
+}
+
+/* The partial sums of a replica's tensors, in the order of the list: all threads fetch a tile, the first adds it. */
+__global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_trained *list, int64_t n, const double *partial, double max_norm, tm_step_params *step)
+{
+    __shared__ int64_t from[ORDER_THREADS];     /* first block of a tensor of ours */
+    __shared__ int64_t place[ORDER_THREADS + 1]; /* where its blocks stand among all of the tile of tensors */
+    __shared__ double tile[2][TILE];
+    int r = blockIdx.x;
+    double sum = 0;
+    for (int64_t first = 0; first < n; first += ORDER_THREADS) {
+        int64_t i = first + threadIdx.x, mine = i < n && list[i].replica == r ? blocks_of(list[i]) : 0;
+        from[threadIdx.x] = i < n ? list[i].first_block : 0;
+        place[threadIdx.x + 1] = mine;
+        if (threadIdx.x == 0)
+            place[0] = 0;
+        __syncthreads();
+        for (int reach = 1; reach < ORDER_THREADS; reach *= 2) {
+            int64_t before = (int)threadIdx.x >= reach ? place[threadIdx.x + 1 - reach] : 0;
+            __syncthreads();
+            place[threadIdx.x + 1] += before;
+            __syncthreads();
+        }
+        int64_t all = place[ORDER_THREADS];
+        for (int64_t done = -TILE; done < all; done += TILE) { /* the next tile is fetched while this one is added */
+            int64_t next = done + TILE;
+            if (threadIdx.x >= 32)
+                for (int64_t k = next + threadIdx.x - 32; k < next + TILE && k < all; k += ORDER_THREADS - 32) {
+                    int low = 0, high = ORDER_THREADS; /* the tensor with place[low] <= k < place[low + 1] */
+                    while (high - low > 1) {
+                        int middle = (low + high) / 2;
+                        if (place[middle] <= k)
+                            low = middle;
+                        else
+                            high = middle;
+                    }
+                    int64_t b = from[low] + k - place[low];
+                    tile[next / TILE % 2][k - next] = b < TM_CUDA_PARTIALS ? partial[b] : NAN; /* no room: the run stops on it */
+                }
+            if (threadIdx.x == 0 && done >= 0) {
+                const double *now = tile[done / TILE % 2];
+                int64_t count = all - done < TILE ? all - done : TILE;
+#pragma unroll 16
+                for (int64_t k = 0; k < count; k++)
+                    sum += now[k];
+            }
+            __syncthreads();
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) {
+        sum = sqrt(sum);
+        double clip = max_norm / (sum + 1e-6);
+        step[r].grad_norm = sum;
+        step[r].clip = max_norm <= 0 || clip > 1 ? 1 : clip;
+    }
+}
+
+bool tm_half_grad_norm(tm_device *d, int64_t n, const tm_trained *t, int32_t replicas, double max_norm, tm_step_params *step)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    double *partial = (double *)c->partials;
+    if (n > 0)
+        square_chains<<<(unsigned)(c->processors * 8), THREADS, 0, c->stream>>>(t, n, partial);
+    join_squares<<<(unsigned)replicas, ORDER_THREADS, 0, c->stream>>>(t, n, partial, max_norm, step);
+    tm_half_launched(d, "grad_norm");
+    return true;
+}
+
+/* --- Updates --- */
+
+/* Whether what is there of them can be read four by four. */
+TM_LANE bool in_fours(const tm_trained &t)
+{
+    return ((uintptr_t)t.value.data | (uintptr_t)t.grad.data | (uintptr_t)t.m.data | (uintptr_t)t.v.data) % 16 == 0;
+}
+
+/* Four elements of a float type, i a multiple of 4. */
+TM_LANE float4 load_four(const tm_tensor &t, int64_t i)
+{
+    if (t.dtype == TM_F32)
+        return *(const float4 *)((const float *)t.data + i);
+    uint2 p = *(const uint2 *)((const uint16_t *)t.data + i);
+    float2 a = t.dtype == TM_BF16 ? widen<bf16>(p.x) : widen<f16>(p.x), b = t.dtype == TM_BF16 ? widen<bf16>(p.y) : widen<f16>(p.y);
+    return make_float4(a.x, a.y, b.x, b.y);
+}
+
+TM_LANE void store_four(const tm_tensor &t, int64_t i, float4 v)
+{
+    if (t.dtype == TM_F32)
+        *(float4 *)((float *)t.data + i) = v;
+    else if (t.dtype == TM_BF16)
+        *(uint2 *)((uint16_t *)t.data + i) = make_uint2(narrow<bf16>(v.x, v.y), narrow<bf16>(v.z, v.w));
+    else
+        *(uint2 *)((uint16_t *)t.data + i) = make_uint2(narrow<f16>(v.x, v.y), narrow<f16>(v.z, v.w));
+}
+
+struct adamw_block {
+    const tm_step_params *step;
+    double beta1, beta2, eps;
+
+    struct factors {
+        float clip, decay, new1, new2, beta2, root2, eps, rate;
+    };
+
+    TM_LANE void update(const factors &f, float g, float &p, float &m, float &v)
+    {
+        g *= f.clip;
+        p *= f.decay;
+        m = fmaf(f.new1, g - m, m);
+        v = fmaf(f.new2 * g, g, v * f.beta2);
+        p = p + (f.rate * m) / (sqrtf(v) / f.root2 + f.eps);
+    }
+
+    __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t) const
+    {
+        const tm_step_params *s = &step[t.replica];
+        double lr = s->lr * (double)t.lr_ratio;
+        factors f = {(float)s->clip, (float)(1 - lr * (double)t.weight_decay), (float)(1 - beta1), (float)(1 - beta2), (float)beta2, (float)sqrt(s->bias2), (float)eps, (float)(-lr / s->bias1)};
+        enum { N = BLOCK / 4 / THREADS };
+        if (end - begin == BLOCK && in_fours(t)) {
+            float4 g[N], p[N], m[N], v[N];
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                int64_t i = begin + 4 * (threadIdx.x + k * THREADS);
+                g[k] = load_four(t.grad, i);
+                p[k] = load_four(t.value, i);
+                m[k] = load_four(t.m, i);
+                v[k] = load_four(t.v, i);
+            }
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                int64_t i = begin + 4 * (threadIdx.x + k * THREADS);
+                update(f, g[k].x, p[k].x, m[k].x, v[k].x);
+                update(f, g[k].y, p[k].y, m[k].y, v[k].y);
+                update(f, g[k].z, p[k].z, m[k].z, v[k].z);
+                update(f, g[k].w, p[k].w, m[k].w, v[k].w);
+                store_four(t.value, i, p[k]);
+                store_four(t.m, i, m[k]);
+                store_four(t.v, i, v[k]);
+            }
+            return;
+        }
+        for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
+            float p = element(t.value, i), m = element(t.m, i), v = element(t.v, i);
+            update(f, element(t.grad, i), p, m, v);
+            put_element(t.value, i, p);
+            put_element(t.m, i, m);
+            put_element(t.v, i, v);
+        }
+    }
+};
+
+bool tm_half_adamw(tm_device *d, int64_t n, const tm_trained *t, double beta1, double beta2, double eps, const tm_step_params *step)
+{
+    run(d, "adamw", n, t, 4, adamw_block{step, beta1, beta2, eps});
+    return true;
+}
+
+struct sgd_block {
+    const tm_step_params *step;
+    double momentum;
+    bool first;
+
+    TM_LANE float4 combine(float a, float4 x, float4 y) /* a x + y */
+    {
+        return make_float4(fmaf(a, x.x, y.x), fmaf(a, x.y, y.y), fmaf(a, x.z, y.z), fmaf(a, x.w, y.w));
+    }
+
+    __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t) const
+    {
+        const tm_step_params *s = &step[t.replica];
+        float clip = (float)s->clip, rate = (float)(-s->lr * (double)t.lr_ratio), mu = (float)momentum;
+        bool remembers = t.m.data != nullptr, whole = end - begin == BLOCK && in_fours(t);
+        for (int64_t i = begin + 4 * threadIdx.x; whole && i < end; i += 4 * THREADS) {
+            float4 g = load_four(t.grad, i), p = load_four(t.value, i), m = remembers && !first ? load_four(t.m, i) : make_float4(0, 0, 0, 0);
+            g = make_float4(g.x * clip, g.y * clip, g.z * clip, g.w * clip);
+            if (t.weight_decay != 0)
+                g = combine(t.weight_decay, p, g);
+            if (remembers && !first)
+                g = make_float4(m.x * mu + g.x, m.y * mu + g.y, m.z * mu + g.z, m.w * mu + g.w);
+            if (remembers)
+                store_four(t.m, i, g);
+            store_four(t.value, i, combine(rate, g, p));
+        }
+        for (int64_t i = begin + threadIdx.x; !whole && i < end; i += THREADS) {
+            float g = element(t.grad, i) * clip, p = element(t.value, i);
+            if (t.weight_decay != 0)
+                g = fmaf(t.weight_decay, p, g);
+            if (remembers && !first)
+                g = element(t.m, i) * mu + g;
+            if (remembers)
+                put_element(t.m, i, g);
+            put_element(t.value, i, fmaf(rate, g, p));
+        }
+    }
+};
+
+bool tm_half_sgd(tm_device *d, int64_t n, const tm_trained *t, double momentum, bool first, const tm_step_params *step)
+{
+    run(d, "sgd", n, t, 8, sgd_block{step, momentum, first});
+    return true;
+}
+
+/* --- The trail --- */
+
+TM_LANE uint64_t mix(uint64_t bits, uint64_t index)
+{
+    uint64_t x = bits + (index + 1) * 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+/* The sum of x over a thread block, in its first thread: integers, in any order. */
+TM_LANE uint64_t wrapping_sum(uint64_t x)
+{
+    __shared__ unsigned long long of_warp[32];
+    unsigned long long sum = x;
+    for (int step = 16; step; step /= 2)
+        sum += __shfl_xor_sync(~0u, sum, step);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    for (unsigned w = 0; threadIdx.x == 0 && w < blockDim.x / 32; w++)
+        sum += of_warp[w];
+    return sum;
+}
+
+struct trail_block {
+    uint64_t *partial;
+    __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t block) const
+    {
+        uint64_t sum = 0;
+        int64_t i = begin + 4 * threadIdx.x;
+        if (t.value.dtype == TM_F32 && (uintptr_t)t.value.data % 16 == 0)
+#pragma unroll 4
+            for (; i + 4 <= end; i += 4 * THREADS) {
+                uint4 v = *(const uint4 *)((const uint32_t *)t.value.data + i);
+                sum += (mix(v.x, (uint64_t)i) + mix(v.y, (uint64_t)i + 1)) + (mix(v.z, (uint64_t)i + 2) + mix(v.w, (uint64_t)i + 3));
+            }
+        for (; i < end; i += 4 * THREADS) /* the end of a tensor, and 16 bits */
+            for (int64_t k = i; k < i + 4 && k < end; k++)
+                sum += mix(t.value.dtype == TM_F32 ? ((const uint32_t *)t.value.data)[k] : ((const uint16_t *)t.value.data)[k], (uint64_t)k);
+        sum = wrapping_sum(sum);
+        if (threadIdx.x == 0 && block < TM_CUDA_PARTIALS)
+            partial[block] = sum;
+    }
+};
+
+__global__ void __launch_bounds__(THREADS) join_trail(const tm_trained *list, const uint64_t *partial, uint64_t *out)
+{
+    const tm_trained &t = list[blockIdx.x];
+    uint64_t sum = 0;
+    for (int64_t b = t.first_block + threadIdx.x; b < t.first_block + blocks_of(t) && b < TM_CUDA_PARTIALS; b += THREADS)
+        sum += partial[b];
+    sum = wrapping_sum(sum);
+    if (threadIdx.x == 0)
+        out[blockIdx.x] = sum;
+}
+
+bool tm_half_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    run(d, "trail", n, t, 8, trail_block{c->partials});
+    if (n > 0)
+        join_trail<<<(unsigned)n, THREADS, 0, c->stream>>>(t, c->partials, out);
+    tm_half_launched(d, "trail");
+    return true;
+}

@@ -1,0 +1,136 @@
+/* Time before a run: a micro-batch of it, run on a device that only adds up what each op would do (cost.h), over the rates
+ * of a device that were measured (calibrate.h). */
+#include "plan/plan.h"
+
+#include "base/buf.h"
+#include "plan/cost.h"
+
+#include <stdlib.h>
+
+/* --- A micro-batch like those of the run --- */
+
+static double mean_length(const tm_run *run)
+{
+    int64_t count = run->data ? tm_dataset_count(run->data) : 0, tokens = 0;
+    for (int64_t i = 0; i < count; i++)
+        tokens += tm_dataset_at(run->data, i)->n;
+    return count ? (double)tokens / (double)count : (double)run->recipe->seq;
+}
+
+static double tokens_of_step(const tm_run *run)
+{
+    const tm_recipe *r = run->recipe;
+    return (double)r->accumulate * (r->batch_tokens ? (double)r->batch_tokens : (double)r->batch * mean_length(run));
+}
+
+typedef struct sample {
+    tm_batch_item *items;
+    int32_t *ids;
+    int64_t *length;
+    int64_t count, tokens;
+} sample;
+
+static void drop_sample(sample *s)
+{
+    free(s->items);
+    free(s->ids);
+    free(s->length);
+}
+
+/* Examples spread over the data, or of train.seq tokens, until the micro-batch is full or has as many as a step. */
+static tm_status take_sample(const tm_trainer *t, sample *s, tm_error *err)
+{
+    const tm_run *run = t->run;
+    int64_t have = run->data ? tm_dataset_count(run->data) : 0, rows = 0;
+    double step = tokens_of_step(run);
+    int32_t prefix = t->batch.prefix;
+    TM_TRY(TM_NEW(&s->items, run->max_examples, err));
+    TM_TRY(TM_NEW(&s->length, run->max_examples, err));
+    TM_TRY(TM_NEW(&s->ids, run->max_tokens, err));
+    for (int64_t i = 0; s->count < run->max_examples; i++) {
+        const tm_example *e = have ? tm_dataset_at(run->data, (int64_t)((uint64_t)i * 2654435761u % (uint64_t)have)) : NULL;
+        int64_t n = e ? e->n : run->recipe->seq;
+        n = n + prefix > run->max_tokens ? run->max_tokens - prefix : n;
+        if (rows + n + prefix > run->max_tokens || (s->count && ((double)(s->tokens + n) > step || !run->recipe->packing)))
+            break;
+        s->length[s->count] = n + prefix;
+        s->items[s->count++] = (tm_batch_item){.ids = e ? e->ids : s->ids, .weight = e ? e->weight : NULL, .n = (int32_t)n, .scale = 1};
+        s->tokens += n;
+        rows += n + prefix;
+    }
+    return TM_OK;
+}
+
+/* What a step moves beside its micro-batches: gradients cleared, measured and used with the optimiser's state, new values hashed. */
+static double step_bytes(const tm_trainer *t)
+{
+    double bytes = 0;
+    for (int64_t i = 0; i < t->trained_count; i++) {
+        const tm_param *p = t->trained_param[i];
+        double n = (double)tm_param_count(p) * p->replicas * (double)tm_dtype_bytes(t->device->real, 1);
+        int state = (p->m.data != NULL) + (p->v.data != NULL);
+        bytes += n * (1 + 1 + 3 + 2 * state + 1);
+    }
+    return bytes;
+}
+
+tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_error *err)
+{
+    sample s = {0};
+    bool train = !t->run->evaluate;
+    tm_status st = take_sample(t, &s, err);
+    if (st == TM_OK && s.count) {
+        *work = (tm_work){0};
+        tm_model_begin_step(&t->model, train ? t->device_params : NULL);
+        plan->step = *work;
+        plan->step.bytes += train ? step_bytes(t) : 0;
+        plan->step.calls += train ? 3 + (double)t->trained_count : 0; /* every gradient is cleared by itself */
+        *work = (tm_work){0};
+        tm_costing_device_lengths(t->device, s.length, s.count);
+        tm_batch_fill(&t->batch, s.items, s.count);
+        tm_model_forward(&t->model, &t->batch);
+        tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), train);
+        if (train)
+            tm_model_backward(&t->model, &t->batch);
+        tm_costing_device_lengths(t->device, NULL, 0);
+        plan->micro = *work;
+        plan->micro_tokens = (double)s.tokens;
+        plan->step_tokens = tokens_of_step(t->run);
+    }
+    drop_sample(&s);
+    return st;
+}
+
+double tm_tokens_per_second(const tm_memory_plan *plan, const tm_calibration *rates)
+{
+    if (!(plan->micro_tokens > 0))
+        return NAN;
+    return 1 / (tm_seconds_of(rates, &plan->micro) / plan->micro_tokens + tm_seconds_of(rates, &plan->step) / plan->step_tokens);
+}
+
+/* --- Operations that are of use --- */
+
+static double group_flops(const tm_linear_group *group, bool input_gradient)
+{
+    double flops = 0;
+    for (int32_t i = 0; i < group->count; i++) {
+        const tm_linear *l = group->module[i];
+        flops += 2.0 * (double)l->in * (double)l->out * (1 + input_gradient + l->weight->trained);
+        flops += l->lora ? 6.0 * l->lora->r * (double)(l->in + l->out) : 0;
+    }
+    return flops;
+}
+
+double tm_flops_per_token(const tm_model *m, int64_t length)
+{
+    const tm_model_config *c = &m->config;
+    double flops = group_flops(&m->head_group, m->first_trained < c->layers);
+    for (int64_t i = 0; i < c->layers; i++) {
+        const tm_block *b = &m->block[i];
+        bool gradient = i >= m->first_trained;
+        double seen = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length), keys = seen * (1 - seen / (2 * (double)length));
+        flops += group_flops(&b->qkv, gradient) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
+        flops += 4.0 * (double)(c->heads * c->head_size) * keys * (gradient ? 3.5 : 1);
+    }
+    return flops;
+}

@@ -1,0 +1,101 @@
+/* Whole runs on the CUDA device, here on the processor (tests/emulated): the bits of the CPU device, with graphs and
+ * without, in one micro-batch or several. On a GPU: make test-cuda, with TEMPER_CUDA_LIBRARY naming another library. */
+#include "../support/run.h"
+
+static uint64_t seed;
+static const char *library;
+
+static const char config[] =
+    "{\"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2,"
+    " \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"vocab_size\": 96, \"max_position_embeddings\": 256, \"rms_norm_eps\": 1e-6,"
+    " \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", \"tie_word_embeddings\": true, \"bos_token_id\": 1, \"eos_token_id\": 2}";
+
+static void put_rows(const char *path, dice *d)
+{
+    FILE *f = fopen(path, "w");
+    for (int i = 0; i < 24; i++) {
+        int64_t n = dice_in(d, 2, 60);
+        fprintf(f, "{\"input_ids\": [1");
+        for (int64_t k = 1; k < n; k++)
+            fprintf(f, ", %d", (int)dice_in(d, 3, 95));
+        fprintf(f, "]}\n");
+    }
+    fclose(f);
+}
+
+/* What a run leaves: the trail of its weights and its losses. */
+static char *run_of(const char *device, const char *method, const char *extra, size_t *size)
+{
+    args a = {0};
+    char name[64], path[1100];
+    static int runs;
+    snprintf(name, sizeof name, "run%d", runs++);
+    arg(&a, "model=%s", scratch("model"));
+    arg(&a, "out=%s", scratch(name));
+    arg(&a, "data.0.path=%s", scratch("rows.jsonl"));
+    arg(&a, "data.0.format=tokens");
+    arg(&a, "device=%s", device);
+    arg(&a, "precision=f32");
+    arg(&a, "method=%s", method);
+    arg(&a, "train.steps=5");
+    arg(&a, "train.batch=6");
+    arg(&a, "train.lr=1e-2");
+    arg(&a, "%s", extra);
+    train(&a);
+    args_free(&a);
+    snprintf(path, sizeof path, "%s/trail.bin", scratch(name));
+    return slurp(path, size);
+}
+
+static void same_bits_in_every_layout(void **state)
+{
+    (void)state;
+    if (access(library, R_OK) != 0)
+        skip(); /* no C++ compiler here */
+    setenv("TEMPER_CUDA_LIBRARY", library, 1);
+    dice d = {tm_philox_key(seed, TM_PURPOSE_INIT, 0, 0), 0};
+    write_model(scratch("model"), config, TM_F32, seed);
+    put_rows(scratch("rows.jsonl"), &d);
+    static const char *const methods[] = {"lora", "full", "bitfit", "prompt"};
+    static const char *const layouts[] = {"train.graphs=auto", "train.graphs=none", "train.micro_tokens=130", "train.micro_tokens=64", "train.recompute=full"};
+    for (size_t m = 0; m < 4; m++) {
+        size_t want_size, size;
+        char *want = run_of("cpu", methods[m], "threads=1", &want_size);
+        for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+            char *got = run_of("cuda", methods[m], layouts[i], &size);
+            if (size != want_size || memcmp(got, want, size) != 0)
+                fail_msg("%s, %s: other weights than on the CPU (seed %llu)", methods[m], layouts[i], (unsigned long long)seed);
+            free(got);
+        }
+        free(want);
+    }
+}
+
+static void devices_are_named(void **state)
+{
+    (void)state;
+    tm_device *d = NULL;
+    tm_error err;
+    char why[512] = "";
+    assert_int_equal(tm_device_open("tpu", 1, &d, NULL, &err), TM_RECIPE);
+    assert_non_null(strstr(err.message, "expected auto, cpu, cuda or cuda:N"));
+    assert_int_equal(tm_device_open("cuda:x", 1, &d, NULL, &err), TM_RECIPE);
+    setenv("TEMPER_CUDA_LIBRARY", "/nowhere/libtemper-cuda.so", 1);
+    assert_int_equal(tm_device_open("cuda:0", 1, &d, NULL, &err), TM_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "libtemper-cuda.so"));
+    setenv("TEMPER_DEVICE", "cpu", 1);
+    assert_int_equal(tm_device_open("auto", 1, &d, why, &err), TM_OK);
+    assert_string_equal(d->name, "cpu");
+    assert_string_equal(why, "");
+    tm_device_destroy(d);
+    unsetenv("TEMPER_CUDA_LIBRARY");
+    unsetenv("TEMPER_DEVICE");
+}
+
+int main(void)
+{
+    seed = fresh_seed();
+    library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(same_bits_in_every_layout), cmocka_unit_test(devices_are_named)};
+    return cmocka_run_group_tests(tests, memory_begin, scratch_end);
+}

@@ -10,10 +10,12 @@ static bool aligned(const tm_tensor &t) { return (uintptr_t)t.data % 16 == 0 && 
 
 static bool served(const tm_cuda *c, const tm_attention *a, std::initializer_list<tm_tensor> tensors)
 {
+    const tm_tensor &q = *tensors.begin();
     for (const tm_tensor &t : tensors)
-        if (t.dtype != tensors.begin()->dtype || !aligned(t))
+        if (t.dtype != q.dtype || !aligned(t))
             return false;
-    return c->architecture >= 80 && tm_is_half(tensors.begin()->dtype) && a->head_size % 8 == 0 && a->head_size <= 256 && a->scale > 0;
+    bool room = sizeof(flash_list) + q.rows * (int64_t)sizeof(flash_tile) <= TM_CUDA_PARTIALS * sizeof(*c->partials); /* make_list */
+    return room && c->architecture >= 80 && tm_is_half(q.dtype) && a->head_size % 8 == 0 && a->head_size <= 256 && a->scale > 0;
 }
 
 static bool hopper(const tm_cuda *c, int head_size) { return c->architecture == 90 && (head_size == 64 || head_size == 128); }
@@ -190,7 +192,7 @@ template <class T> static void delta_of(tm_cuda *c, const flash_args &w, float *
 {
     enum { THREADS = 256 };
     int lanes = w.size <= 64 ? 8 : w.size <= 128 ? 16 : 32;
-    int64_t need = (rows * w.heads * lanes + THREADS - 1) / THREADS, most = (int64_t)c->processors * 32;
+    int64_t need = (rows + 7) / 8, most = (int64_t)c->processors * 16;
     auto kernel = lanes == 8 ? flash_delta<T, 8> : lanes == 16 ? flash_delta<T, 16> : flash_delta<T, 32>;
     kernel<<<(unsigned)(need < most ? need : most), THREADS, 0, c->stream>>>(w, delta);
     tm_cuda_check(c, "attention_backward", cudaGetLastError());

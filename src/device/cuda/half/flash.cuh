@@ -412,25 +412,34 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
 
 /* --- Backward --- */
 
-/* delta = sum over a head of dout * out. LANES lanes a row and head, eight columns each. */
+/* delta = sum over a head of dout * out: a warp a row, LANES lanes a head, eight columns each. */
 template <class T, int LANES> __global__ void __launch_bounds__(256) flash_delta(const __grid_constant__ flash_args w, float *delta)
 {
-    int64_t items = (int64_t)w.spans.query[w.spans.n] * w.heads, step = (int64_t)gridDim.x * (blockDim.x / LANES);
-    int unit = threadIdx.x % LANES * 8;
-    for (int64_t i = blockIdx.x * (int64_t)(blockDim.x / LANES) + threadIdx.x / LANES; i - threadIdx.x / LANES < items; i += step) {
-        int64_t row = i / w.heads;
-        int head = (int)(i % w.heads);
-        float sum = 0;
-        if (i < items && unit < w.size) {
-            int4 a = *(const int4 *)(w.dout + row * w.ld_dout + head * w.size + unit), b = *(const int4 *)(w.out + row * w.ld_out + head * w.size + unit);
-            const T *p = (const T *)&a, *o = (const T *)&b;
-            for (int j = 0; j < 8; j++)
-                sum = fmaf((float)p[j], (float)o[j], sum);
+    constexpr int HEADS = 32 / LANES, AHEAD = 4;
+    int rows = w.spans.query[w.spans.n], lane = threadIdx.x % 32, unit = lane % LANES * 8;
+    for (int row = blockIdx.x * 8 + threadIdx.x / 32; row < rows; row += gridDim.x * 8) {
+        const bf16 *dout = w.dout + row * w.ld_dout + unit, *out = w.out + row * w.ld_out + unit;
+        for (int base = lane / LANES; base - lane / LANES < w.heads; base += HEADS * AHEAD) {
+            int4 a[AHEAD], b[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                int head = base + i * HEADS;
+                bool in = head < w.heads && unit < w.size;
+                a[i] = in ? *(const int4 *)(dout + head * w.size) : make_int4(0, 0, 0, 0);
+                b[i] = in ? *(const int4 *)(out + head * w.size) : make_int4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                const T *p = (const T *)&a[i], *o = (const T *)&b[i];
+                float sum = 0;
+                for (int j = 0; j < 8; j++)
+                    sum = fmaf((float)p[j], (float)o[j], sum);
+                for (int d = LANES / 2; d; d /= 2)
+                    sum += __shfl_xor_sync(~0u, sum, d);
+                if (unit == 0 && base + i * HEADS < w.heads)
+                    delta[row * w.ld_delta + base + i * HEADS] = sum;
+            }
         }
-        for (int d = LANES / 2; d; d /= 2)
-            sum += __shfl_xor_sync(~0u, sum, d);
-        if (i < items && unit == 0)
-            delta[row * w.ld_delta + head] = sum;
     }
 }
 

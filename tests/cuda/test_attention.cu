@@ -234,6 +234,7 @@ static std::vector<outcome> run(const shape &s, const std::vector<example> &x, c
     };
     tm_tensor tq = view(d_q, T, qw, width), tk = view(d_k, keys_in_all, kw, kv_width), tv = view(d_v, keys_in_all, kw, kv_width), to = view(d_out, T, qw, qw);
     tm_tensor lse = tm_tensor_make(d_lse, TM_F32, T, s.heads), delta = tm_tensor_make(d_delta, TM_F32, T, s.heads);
+    CHECK(cudaDeviceSynchronize()); /* the device's stream does not wait for the copies */
     bool served = tm_half_attention_forward(device, &spans, &a, tq, tk, tv, to, training ? lse : tm_tensor_none());
     if (training)
         served = served && tm_half_attention_backward(device, &spans, &a, view(d_dout, T, qw, qw), tq, tk, tv, to, lse, delta, view(d_dqkv, T, qw, qw + 2 * kw),

@@ -183,6 +183,19 @@ TM_LANE void store_four(const tm_tensor &t, int64_t i, float4 v)
         *(uint2 *)((uint16_t *)t.data + i) = make_uint2(narrow<f16>(v.x, v.y), narrow<f16>(v.z, v.w));
 }
 
+/* Weights in bf16 are rounded at random. */
+TM_LANE void store_weights(const tm_trained &t, const tm_step_params *s, int64_t i, float4 v)
+{
+    if (t.value.dtype != TM_BF16) {
+        store_four(t.value, i, v);
+        return;
+    }
+    tm_philox r = tm_rounding_words(s, t.index, (uint64_t)i / 4);
+    uint32_t a = tm_f32_to_bf16_at_random(v.x, r.word[0]), b = tm_f32_to_bf16_at_random(v.y, r.word[1]);
+    uint32_t c = tm_f32_to_bf16_at_random(v.z, r.word[2]), d = tm_f32_to_bf16_at_random(v.w, r.word[3]);
+    *(uint2 *)((uint16_t *)t.value.data + i) = make_uint2(a | b << 16, c | d << 16);
+}
+
 struct adamw_block {
     const tm_step_params *step;
     double beta1, beta2, eps;
@@ -223,7 +236,7 @@ struct adamw_block {
                 update(f, g[k].y, p[k].y, m[k].y, v[k].y);
                 update(f, g[k].z, p[k].z, m[k].z, v[k].z);
                 update(f, g[k].w, p[k].w, m[k].w, v[k].w);
-                store_four(t.value, i, p[k]);
+                store_weights(t, s, i, p[k]);
                 store_four(t.m, i, m[k]);
                 store_four(t.v, i, v[k]);
             }
@@ -232,7 +245,10 @@ struct adamw_block {
         for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
             float p = element(t.value, i), m = element(t.m, i), v = element(t.v, i);
             update(f, element(t.grad, i), p, m, v);
-            put_element(t.value, i, p);
+            if (t.value.dtype == TM_BF16)
+                ((uint16_t *)t.value.data)[i] = tm_f32_to_bf16_at_random(p, tm_rounding_words(s, t.index, (uint64_t)i / 4).word[i % 4]);
+            else
+                put_element(t.value, i, p);
             put_element(t.m, i, m);
             put_element(t.v, i, v);
         }

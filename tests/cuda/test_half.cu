@@ -27,13 +27,25 @@ static uint64_t dice()
 static int64_t between(int64_t low, int64_t high) { return low + (int64_t)(dice() % (uint64_t)(high - low + 1)); }
 static const char *type_name(tm_dtype t) { return t == TM_BF16 ? "bf16" : t == TM_F16 ? "f16" : "f32"; }
 
+static std::string now; /* what runs */
+
 static void must()
 {
     tm_error err;
     if (device->calls->sync(device, &err) != TM_OK) {
-        printf("FAILED: %s\n", err.message);
+        printf("FAILED %s: %s\n", now.c_str(), err.message);
         exit(1);
     }
+}
+
+static std::string text(const char *format, ...)
+{
+    char line[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    return line;
 }
 
 /* --- Tensors --- */
@@ -141,9 +153,11 @@ struct trial {
     void check(const char *op, double bound, const std::function<bool(bool)> &run)
     {
         checks++;
+        now = text("plain %s %s", op, note.c_str());
         reset();
         run(false);
         must();
+        now = text("fast %s %s", op, note.c_str());
         for (operand &o : list)
             if (o.out) {
                 size_t bytes = (size_t)tm_dtype_bytes(o.t.dtype, o.t.rows * o.t.ld);
@@ -263,16 +277,6 @@ struct layout {
 };
 
 #define OP(name, ...) (fast ? tm_half_##name(device, __VA_ARGS__) : (tm_cuda_##name(device, __VA_ARGS__), true))
-
-static std::string text(const char *format, ...)
-{
-    char line[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    return line;
-}
 
 /* --- The ops: each checked at random shapes, or timed at one --- */
 

@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit
+.PHONY: test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -78,7 +78,7 @@ CUDA_ARCH ?= 90a
 CUDA_FLAGS := -std=c++17 -O3 --extended-lambda -fmad=false $(foreach a,$(CUDA_ARCH),-gencode=arch=compute_$(a),code=sm_$(a)) \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall -Iinclude -Isrc -D_GNU_SOURCE
 CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
-CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype device/compose device/device)
+CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype base/env device/compose device/device)
 
 cuda: build/cuda/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90 ...": which)
 
@@ -166,6 +166,9 @@ bench: $(BENCHES) ## rates of this machine, beside the peers'
 
 docs: $(BUILD)/tools/make_recipe_doc ## docs/recipe.md from the table of options
 	$< > docs/recipe.md
+
+what-fits: $(BUILD)/tools/what_fits ## docs/what-fits.md: models, cards, memory and hours, by the planner
+	TEMPER_CALIBRATION=none $< > docs/what-fits.md
 
 # What a release and an installation hold beside the program.
 VERSION := $(shell sed -n 's/^\#define TM_VERSION "\(.*\)"/\1/p' include/temper.h)

@@ -263,9 +263,9 @@ template <int D, int BM, int STAGES> void run90_kv(const problem &p)
 {
     launch90(flash90_backward_kv<bf16, D, BM, STAGES, false>, maps_of(p, BM, 128), (p.keys / 128 + p.w.spans.n) * p.w.kv_heads, 384, (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
 }
-template <int D, int BN, int STAGES, int QSTAGES> void run90_q(const problem &p)
+template <int D, int BN, int STAGES> void run90_q(const problem &p)
 {
-    launch90(flash90_backward_q<bf16, D, BN, STAGES, QSTAGES, false>, maps_of(p, 128, BN), (p.rows / 128 + p.w.spans.n) * p.w.heads, 384, (2 * QSTAGES * 128 + 2 * STAGES * BN) * D * 2);
+    launch90(flash90_backward_q<bf16, D, BN, STAGES, false>, maps_of(p, 128, BN), (p.rows / 128 + p.w.spans.n) * p.w.heads, 384, (4 * 128 + 2 * STAGES * BN) * D * 2);
 }
 
 struct kernel {
@@ -280,20 +280,18 @@ struct kernel {
 
 #define FORWARD90(D, G, C, BN, S, T) {"forward " #G " groups " #C " ctas x" #BN " s" #S " t" #T, D, 0, run90_forward<D, G, C, BN, S, T>}
 #define KV90(D, BM, S) {"dk,dv   " #BM "x128 wgmma s" #S, D, 1, run90_kv<D, BM, S>}
-#define DQ90(D, BN, S, Q) {"dq      128x" #BN " wgmma s" #S " q" #Q, D, 2, run90_q<D, BN, S, Q>}
+#define DQ90(D, BN, S) {"dq      128x" #BN " wgmma s" #S, D, 2, run90_q<D, BN, S>}
 
 static const kernel kernels[] = {
-    FORWARD90(64, 2, 1, 128, 3, 0), FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 2, 64, 3, 0), FORWARD90(64, 1, 3, 128, 2, 0),
+    FORWARD90(64, 2, 1, 128, 3, 0), FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 1, 64, 4, 1),
     KV90(64, 64, 2), KV90(64, 64, 4),
-    DQ90(64, 128, 2, 2), DQ90(64, 128, 3, 1), DQ90(64, 64, 4, 2),
-    FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1), FORWARD90(128, 1, 2, 64, 2, 0),
+    DQ90(64, 128, 3), DQ90(64, 64, 4),
+    FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1),
     KV90(128, 64, 2), KV90(128, 64, 4),
-    DQ90(128, 64, 3, 2), DQ90(128, 64, 4, 1),
+    DQ90(128, 64, 2), DQ90(128, 64, 3),
 #ifdef ALL
-    FORWARD(64, 128, 64, 4), KV(64, 64, 64, 4), DQ(64, 64, 64, 4),
     FORWARD(80, 128, 64, 4), KV(80, 64, 64, 4), DQ(80, 64, 64, 4),
     FORWARD(96, 128, 64, 4), KV(96, 64, 64, 4), DQ(96, 64, 64, 4),
-    FORWARD(128, 128, 64, 4), FORWARD(128, 128, 32, 4), KV(128, 64, 64, 4), KV(128, 32, 64, 4), DQ(128, 64, 64, 4), DQ(128, 64, 32, 4),
     FORWARD(256, 64, 32, 4), FORWARD(256, 64, 16, 4), DQ(256, 48, 16, 3),
 #endif
 };

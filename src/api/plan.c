@@ -18,7 +18,7 @@ typedef struct outlook {
     tm_advice advice[TM_ADVICE_MAX];
     int advices;
     int precision, recompute;
-    int64_t micro_tokens;
+    int64_t recompute_layers;
     double tokens_per_s, tokens; /* NaN: unknown */
 } outlook;
 
@@ -29,10 +29,17 @@ static double run_tokens(const tm_job *job, const tm_plan_request *r)
     return job->run.steps > 0 ? (double)job->run.steps * job->plan.step_tokens : NAN;
 }
 
+/* Blocks that are computed again. */
+static int64_t again(const tm_job *job, const tm_memory_plan *plan)
+{
+    const tm_recipe *r = job->recipe;
+    return r->recompute == TM_RECOMPUTE_FULL ? plan->layers : r->recompute == TM_RECOMPUTE_PARTIAL ? r->recompute_layers : 0;
+}
+
 static tm_status look(tm_job *job, const tm_plan_request *r, const tm_target *target, outlook *o, tm_error *err)
 {
     TM_TRY(tm_job_plan_for(job, target, err));
-    *o = (outlook){.target = *target, .plan = job->plan, .precision = job->recipe->precision, .recompute = job->recipe->recompute, .micro_tokens = job->run.max_tokens};
+    *o = (outlook){.target = *target, .plan = job->plan, .precision = job->recipe->precision, .recompute = job->recipe->recompute, .recompute_layers = again(job, &job->plan)};
     o->tokens_per_s = target->timed ? tm_tokens_per_second(&job->plan, &target->rates) : NAN;
     o->tokens = run_tokens(job, r);
     o->fits = tm_job_fits(job, o->advice, &o->advices, &o->why);
@@ -44,6 +51,15 @@ static double hours_at(const outlook *o, double tokens_per_s) { return o->tokens
 static double hours_of(const outlook *o) { return hours_at(o, o->tokens_per_s); }
 
 static const char *precision_name(int precision) { return precision == TM_PRECISION_BF16 ? "bf16" : precision == TM_PRECISION_F16 ? "f16" : "f32"; }
+
+/* "activations of 3 of 28 blocks computed again" */
+static void put_recompute(tm_buf *out, const outlook *o)
+{
+    if (o->recompute_layers)
+        tm_buf_printf(out, "activations of %lld of %lld blocks computed again", (long long)o->recompute_layers, (long long)o->plan.layers);
+    else
+        tm_buf_text(out, "no recomputation");
+}
 
 /* --- JSON --- */
 
@@ -89,8 +105,9 @@ static void put_outlook_json(tm_buf *out, const outlook *o)
     tm_buf_printf(out, ", \"reserve_bytes\": %lld, \"reserve\": \"%s\", \"available_bytes\": %lld, \"fits\": %s", (long long)o->target.reserve,
                   !o->target.cuda ? "none" : o->target.reserve_measured ? "measured" : "estimated",
                   (long long)(o->target.memory < 0 ? -1 : o->target.memory - o->target.reserve), o->fits == TM_OK ? "true" : "false");
-    tm_buf_printf(out, ", \"precision\": \"%s\", \"recompute\": \"%s\", \"micro_tokens\": %lld", precision_name(o->precision),
-                  o->recompute == TM_RECOMPUTE_FULL ? "full" : "none", (long long)o->micro_tokens);
+    tm_buf_printf(out, ", \"precision\": \"%s\", \"recompute\": \"%s\", \"recompute_layers\": %lld, \"micro_tokens\": %lld", precision_name(o->precision),
+                  o->recompute == TM_RECOMPUTE_FULL ? "full" : o->recompute == TM_RECOMPUTE_PARTIAL ? "partial" : "none", (long long)o->recompute_layers,
+                  (long long)plan->max_tokens);
     put_key(out, "tokens_per_s", o->tokens_per_s);
     put_key(out, "tokens", o->tokens);
     put_key(out, "hours", hours_of(o));
@@ -187,10 +204,11 @@ static void put_time(tm_buf *out, const outlook *o)
 static void put_text(tm_buf *out, const tm_job *job, const outlook *o, const tm_layer_plan *layer, int64_t layers)
 {
     const tm_memory_plan *plan = &o->plan;
-    tm_buf_printf(out, "%s: %lld parameters, %lld trained (%.2f %%)\n%s: %s, micro-batches of %lld tokens, %s\n\n", job->recipe->model,
+    tm_buf_printf(out, "%s: %lld parameters, %lld trained (%.2f %%)\n%s: %s, micro-batches of %lld tokens, ", job->recipe->model,
                   (long long)plan->parameters, (long long)plan->trained, 100.0 * (double)plan->trained / (double)(plan->parameters ? plan->parameters : 1),
-                  o->target.name, precision_name(o->precision), (long long)o->micro_tokens,
-                  o->recompute == TM_RECOMPUTE_FULL ? "activations recomputed" : "no recomputation");
+                  o->target.name, precision_name(o->precision), (long long)plan->max_tokens);
+    put_recompute(out, o);
+    tm_buf_text(out, "\n\n");
     if (!job->file && job->recipe->init == TM_INIT_WEIGHTS)
         tm_buf_printf(out, "The folder has no weights: they are taken to be %s, as its config.json says.\n\n", tm_dtype_name(job->run.dtype));
     tm_buf_printf(out, "  %-12s %16s %12s %8s %14s\n", "", "bytes", "MiB", "share", "bytes a layer");
@@ -225,12 +243,13 @@ static void put_gpus(tm_buf *out, const outlook *gpu, size_t gpus)
         put_hours(&hours, hours_at(o, rate));
         tm_buf_printf(&tokens, isnan(rate) ? "-" : "%.0f", rate);
         tm_buf_printf(out, "  %-14s %9.1f %9.1f %12lld %9s %10s  ", o->target.name, (double)o->target.memory / (1 << 30), (double)(plan->peak + o->target.reserve) / (1 << 30),
-                      (long long)o->micro_tokens, tm_buf_str(&tokens), tm_buf_str(&hours));
+                      (long long)plan->max_tokens, tm_buf_str(&tokens), tm_buf_str(&hours));
         tm_buf_deinit(&hours);
         tm_buf_deinit(&tokens);
-        if (o->fits == TM_OK)
-            tm_buf_text(out, o->recompute == TM_RECOMPUTE_FULL ? "fits, activations recomputed" : "fits");
-        else if (a) {
+        if (o->fits == TM_OK) {
+            tm_buf_text(out, "fits, ");
+            put_recompute(out, o);
+        } else if (a) {
             tm_buf_text(out, "would fit with ");
             tm_advice_put(a, out);
         } else

@@ -286,7 +286,7 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
     RUN(fill, tm_tensor_rows(m->dx, 0, rows->n), 0);
     norm_backward(m, rows, &m->final_norm, m->dy, m->x_final, &m->n_final, m->dx);
     for (int64_t i = layers - 1; i >= 0 && i >= m->first_trained; i--) {
-        if (m->settings.recompute) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
+        if (i < m->settings.recompute_layers) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
             block_forward(m, i, b, m->saved[i].x_in, tm_tensor_none());
         mlp_backward(m, i, b);
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */

@@ -323,19 +323,20 @@ static tm_status take_activations(tm_model *m, tm_error *err)
     tm_arena *kept = &m->memory->arena[s->train ? TM_MEM_ACTIVATIONS : TM_MEM_SCRATCH];
     TM_TRY(TM_NEW(&m->saved, c->layers, err));
     m->x0 = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
-    bool share = !s->train || s->recompute;
+    /* Blocks before `reached` have no backward, those before `alone` share what it needs. */
+    int64_t reached = s->train ? m->first_trained : c->layers, alone = reached > s->recompute_layers ? reached : s->recompute_layers;
     tm_block_saved shared = {0};
     tm_block widest;
     widest_block(m, &widest);
-    if (share)
+    if (alone > 0)
         take_saved(m, &widest, kept, &shared);
     for (int64_t i = 0; i < c->layers; i++) {
         int64_t before = tm_arena_mark(kept);
-        if (share)
+        if (i < alone)
             m->saved[i] = shared;
         else
             take_saved(m, &m->block[i], kept, &m->saved[i]);
-        m->saved[i].x_in = i == 0 ? m->x0 : s->train ? tm_arena_tensor(kept, s->act, s->max_tokens, c->width) : m->x0;
+        m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
         m->saved[i].bytes = tm_arena_mark(kept) - before;
     }
     m->x_final = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);

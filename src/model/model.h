@@ -38,7 +38,8 @@ typedef struct tm_norm_saved {
     tm_tensor mean, rstd;
 } tm_norm_saved;
 
-/* What a block keeps for its backward. With recompute, all but x_in is shared by the blocks. */
+/* What a block keeps for its backward. Blocks that are computed again share all but x_in; those that no gradient reaches, and all
+ * in evaluation, share everything. */
 typedef struct tm_block_saved {
     tm_tensor x_in, x_mid;           /* [T, C] residual stream before attention and before the MLP */
     tm_norm_saved n_in, n_mid;
@@ -57,7 +58,7 @@ typedef struct tm_model_settings {
     tm_dtype act;          /* activations: F32, BF16; F64 on the checking device */
     int64_t max_tokens;    /* rows of a micro-batch */
     bool train;            /* keep what backward needs, allocate gradients */
-    bool recompute;        /* keep only the residual stream at each block */
+    int64_t recompute_layers; /* of the first so many blocks keep only the residual stream */
     bool teacher;          /* room for a teacher's logits */
     bool logits;           /* room for all logits: tests and generation, never training */
     int64_t cache_tokens;  /* > 0: key/value cache for generation */

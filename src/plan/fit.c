@@ -12,46 +12,75 @@ static const int64_t large_model = 3000000000;
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Plans the run with these settings. */
-static tm_status try_layout(tm_run *run, tm_recipe *recipe, const tm_layout *asked, const tm_target *target, int64_t tokens, int recompute, tm_memory_plan *plan, tm_error *err)
+/* A choice under way. */
+typedef struct choosing {
+    tm_run *run;
+    tm_recipe *recipe;
+    const tm_layout *asked;
+    const tm_target *target;
+    tm_memory_plan *plan; /* of the last try */
+} choosing;
+
+static bool fits(const choosing *c) { return tm_target_fits(c->target, c->plan->peak); }
+
+/* Plans the run with micro-batches of so many tokens, and with so many blocks computed again. */
+static tm_status try_layout(choosing *c, int64_t tokens, int recompute, int64_t layers, tm_error *err)
 {
-    recipe->micro_tokens = most_of(tokens, asked->longest);
-    recipe->recompute = recompute;
-    run->max_tokens = recipe->micro_tokens;
-    run->max_examples = run->max_tokens / (asked->shortest > 1 ? asked->shortest : 2) + 1;
-    return tm_plan_memory(run, target->traits, target->own, plan, err);
+    const tm_layout *asked = c->asked;
+    c->recipe->micro_tokens = most_of(tokens, asked->longest);
+    c->recipe->recompute = recompute;
+    c->recipe->recompute_layers = layers;
+    c->run->max_tokens = c->recipe->micro_tokens;
+    c->run->max_examples = c->run->max_tokens / (asked->shortest > 1 ? asked->shortest : 2) + 1;
+    return tm_plan_memory(c->run, c->target->traits, c->target->own, c->plan, err);
 }
 
-/* The largest micro-batch that fits, halving down to `fewest` tokens; the smallest when none does. */
-static tm_status largest(tm_run *run, tm_recipe *recipe, const tm_layout *asked, const tm_target *target, int64_t tokens, int64_t fewest, int recompute, tm_memory_plan *plan, tm_error *err)
+/* The largest micro-batch that fits, from *tokens down by powers of two to `fewest`; *tokens: the one that was tried last. */
+static tm_status largest(choosing *c, int64_t *tokens, int64_t fewest, int recompute, int64_t layers, tm_error *err)
 {
     for (;;) {
-        TM_TRY(try_layout(run, recipe, asked, target, tokens, recompute, plan, err));
-        if (tm_target_fits(target, plan->peak) || tokens <= fewest || tokens <= asked->longest)
+        TM_TRY(try_layout(c, *tokens, recompute, layers, err));
+        if (fits(c) || *tokens <= fewest || *tokens <= c->asked->longest)
             return TM_OK;
-        int64_t half = 1;
-        while (2 * half < tokens)
-            half *= 2;
-        tokens = half;
+        int64_t next = 1;
+        while (2 * next < *tokens)
+            next *= 2;
+        *tokens = next;
     }
+}
+
+/* The fewest blocks that have to be computed again, where all do; one alone would save nothing. */
+static tm_status fewest_layers(choosing *c, int64_t tokens, int64_t layers, tm_error *err)
+{
+    int64_t low = 2, high = layers;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        TM_TRY(try_layout(c, tokens, TM_RECOMPUTE_PARTIAL, middle, err));
+        if (fits(c))
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return high < layers ? try_layout(c, tokens, TM_RECOMPUTE_PARTIAL, high, err) : try_layout(c, tokens, TM_RECOMPUTE_FULL, 0, err);
 }
 
 tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *asked, const tm_target *target, tm_memory_plan *plan, tm_error *err)
 {
-    bool automatic = asked->micro_tokens == TM_AUTO_INT;
-    int64_t tokens = asked->micro_tokens, fewest = tokens;
+    choosing c = {run, recipe, asked, target, plan};
+    bool choose = asked->micro_tokens == TM_AUTO_INT, shrink = choose && target->cuda, recompute = asked->recompute == TM_RECOMPUTE_AUTO;
+    int64_t tokens = choose ? least(CPU_TOKENS, asked->most) : asked->micro_tokens;
     recipe->precision = asked->precision == TM_PRECISION_AUTO ? target->precision : asked->precision;
-    int recompute = asked->recompute == TM_RECOMPUTE_AUTO ? TM_RECOMPUTE_NONE : asked->recompute;
-    if (automatic && target->cuda) {
-        TM_TRY(try_layout(run, recipe, asked, target, asked->longest, recompute, plan, err)); /* counts parameters */
+    if (shrink) {
+        TM_TRY(try_layout(&c, asked->longest, TM_RECOMPUTE_NONE, 0, err)); /* counts parameters */
         tokens = least(plan->parameters > large_model ? GPU_TOKENS_LARGE : GPU_TOKENS, asked->most);
-        fewest = recompute == TM_RECOMPUTE_NONE && asked->recompute == TM_RECOMPUTE_AUTO ? FEW_TOKENS : 1;
-    } else if (automatic)
-        fewest = tokens = least(CPU_TOKENS, asked->most);
-    TM_TRY(largest(run, recipe, asked, target, tokens, fewest, recompute, plan, err));
-    if (asked->recompute != TM_RECOMPUTE_AUTO || tm_target_fits(target, plan->peak))
+    }
+    if (!recompute)
+        return largest(&c, &tokens, shrink ? 1 : tokens, asked->recompute, asked->recompute_layers, err);
+    TM_TRY(largest(&c, &tokens, shrink ? FEW_TOKENS : tokens, TM_RECOMPUTE_NONE, 0, err));
+    if (fits(&c))
         return TM_OK;
-    return largest(run, recipe, asked, target, tokens, automatic && target->cuda ? 1 : fewest, TM_RECOMPUTE_FULL, plan, err);
+    TM_TRY(largest(&c, &tokens, shrink ? 1 : tokens, TM_RECOMPUTE_FULL, 0, err));
+    return fits(&c) ? fewest_layers(&c, tokens, plan->layers, err) : TM_OK;
 }
 
 /* --- Advice --- */
@@ -92,32 +121,39 @@ static tm_status advise(advising *s, const tm_layout *layout, const tm_advice *b
     if (s->asked->micro_tokens != TM_AUTO_INT && s->recipe->micro_tokens != s->asked->micro_tokens)
         set_number(&a, "train.micro_tokens", s->recipe->micro_tokens);
     if (s->asked->recompute != TM_RECOMPUTE_AUTO && s->recipe->recompute != s->asked->recompute)
-        set(&a, "train.recompute", "full");
+        set(&a, "train.recompute", "auto");
     s->out[(*s->count)++] = a;
     return TM_OK;
 }
 
-/* What changes no result. */
-static tm_status advise_layout(advising *s, bool *fits, tm_error *err)
+/* With smaller micro-batches than the recipe asks for, until they fit. */
+static tm_status advise_smaller(advising *s, int recompute, bool *fits, tm_error *err)
 {
     tm_layout layout = *s->asked;
-    bool smaller = false, recomputed = false;
-    if (layout.micro_tokens != TM_AUTO_INT && s->asked->micro_tokens > s->asked->longest) {
-        layout.recompute = layout.recompute == TM_RECOMPUTE_AUTO ? TM_RECOMPUTE_NONE : layout.recompute;
-        for (int64_t tokens = s->asked->micro_tokens / 2; tokens && !smaller; tokens = tokens > s->asked->longest ? tokens / 2 : 0) {
-            layout.micro_tokens = most_of(tokens, s->asked->longest);
-            TM_TRY(advise(s, &layout, &(tm_advice){0}, &smaller, err));
-        }
+    layout.recompute = recompute;
+    for (int64_t tokens = layout.micro_tokens; tokens > layout.longest && !*fits;) {
+        tokens = most_of(tokens / 2, layout.longest);
+        layout.micro_tokens = tokens;
+        TM_TRY(advise(s, &layout, &(tm_advice){0}, fits, err));
     }
-    layout = *s->asked;
-    layout.recompute = TM_RECOMPUTE_FULL;
-    if (s->asked->recompute == TM_RECOMPUTE_NONE)
-        TM_TRY(advise(s, &layout, &(tm_advice){0}, &recomputed, err));
-    for (int64_t tokens = s->asked->micro_tokens / 2; s->asked->micro_tokens != TM_AUTO_INT && !smaller && !recomputed && tokens; tokens = tokens > s->asked->longest ? tokens / 2 : 0) {
-        layout.micro_tokens = most_of(tokens, s->asked->longest);
-        TM_TRY(advise(s, &layout, &(tm_advice){0}, &recomputed, err));
-    }
-    *fits = smaller || recomputed;
+    return TM_OK;
+}
+
+/* What changes no result: smaller micro-batches, recomputation, both. What the recipe left to choose was tried already. */
+static tm_status advise_layout(advising *s, bool *fits, tm_error *err)
+{
+    const tm_layout *asked = s->asked;
+    bool tokens = asked->micro_tokens != TM_AUTO_INT, blocks = asked->recompute == TM_RECOMPUTE_NONE || asked->recompute == TM_RECOMPUTE_PARTIAL;
+    bool smaller = false, again = false;
+    tm_layout layout = *asked;
+    layout.recompute = TM_RECOMPUTE_AUTO;
+    if (tokens)
+        TM_TRY(advise_smaller(s, asked->recompute, &smaller, err));
+    if (blocks)
+        TM_TRY(advise(s, &layout, &(tm_advice){0}, &again, err));
+    if (tokens && blocks && !smaller && !again)
+        TM_TRY(advise_smaller(s, TM_RECOMPUTE_AUTO, &again, err));
+    *fits = smaller || again;
     return TM_OK;
 }
 
@@ -191,16 +227,16 @@ static tm_status advise_length(advising *s, bool *fits, tm_error *err)
 static tm_status advise_all(advising *s, tm_error *err)
 {
     tm_recipe *r = s->recipe;
-    bool fits = false, other = false;
+    bool fits = false, other = false, frozen = false;
     int method = r->method;
     TM_TRY(advise_layout(s, &fits, err));
     if (s->asked->precision == TM_PRECISION_F32 && !fits)
         TM_TRY(advise_choice(s, &r->precision, TM_PRECISION_BF16, "precision", "bf16", &fits, err));
-    if (method == TM_METHOD_FULL && !fits)
-        TM_TRY(advise_freeze(s, &other, err));
     if (method == TM_METHOD_FULL || method == TM_METHOD_FREEZE)
         TM_TRY(advise_choice(s, &r->method, TM_METHOD_LORA, "method", "lora", &other, err));
-    return fits || other ? TM_OK : advise_length(s, &fits, err);
+    if (method == TM_METHOD_FULL && !fits)
+        TM_TRY(advise_freeze(s, &frozen, err));
+    return fits || other || frozen ? TM_OK : advise_length(s, &fits, err);
 }
 
 tm_status tm_advise(tm_run *run, tm_recipe *recipe, const tm_layout *asked, const tm_target *target, tm_advice out[TM_ADVICE_MAX], int *count, tm_error *err)
@@ -208,12 +244,13 @@ tm_status tm_advise(tm_run *run, tm_recipe *recipe, const tm_layout *asked, cons
     advising s = {run, recipe, asked, target, out, count};
     tm_run run_before = *run;
     int precision = recipe->precision, recompute = recipe->recompute;
-    int64_t micro_tokens = recipe->micro_tokens;
+    int64_t micro_tokens = recipe->micro_tokens, recompute_layers = recipe->recompute_layers;
     *count = 0;
     tm_status st = advise_all(&s, err);
     *run = run_before;
     recipe->precision = precision;
     recipe->recompute = recompute;
+    recipe->recompute_layers = recompute_layers;
     recipe->micro_tokens = micro_tokens;
     return st;
 }

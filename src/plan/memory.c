@@ -53,6 +53,8 @@ tm_status tm_plan_memory(const tm_run *run, tm_device_traits traits, int64_t own
     out->peak = tm_memory_peaks(&trainer->memory, out->part) + own;
     out->part[TM_MEM_DEVICE] = own;
     count_parameters(trainer, out);
+    out->layers = trainer->model.config.layers;
+    out->max_tokens = run->max_tokens;
     tm_status st = tm_plan_work(trainer, &work, out, err);
     close_counting(device, trainer);
     return st;

@@ -11,6 +11,8 @@ typedef struct tm_memory_plan {
     int64_t host;               /* beside it: data set and tokenizer in host memory, estimated */
     int64_t trained;            /* trained parameters a replica */
     int64_t parameters;         /* of the base model */
+    int64_t layers;             /* blocks */
+    int64_t max_tokens;         /* of a micro-batch */
     tm_work micro, step;        /* what a micro-batch costs, and an optimiser step beside its micro-batches */
     double micro_tokens, step_tokens; /* that they have: of the data, else of train.seq and train.batch */
 } tm_memory_plan;

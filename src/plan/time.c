@@ -128,7 +128,7 @@ double tm_flops_per_token(const tm_model *m, int64_t length)
     for (int64_t i = 0; i < c->layers; i++) {
         const tm_block *b = &m->block[i];
         bool gradient = i >= m->first_trained;
-        double keys = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length) / 2;
+        double seen = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length), keys = seen * (1 - seen / (2 * (double)length));
         flops += group_flops(&b->qkv, gradient) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
         flops += 4.0 * (double)(c->heads * c->head_size) * keys * (gradient ? 3.5 : 1);
     }

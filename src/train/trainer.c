@@ -34,6 +34,11 @@ static tm_dtype act_dtype(const tm_recipe *recipe, tm_dtype real)
     return recipe->precision == TM_PRECISION_BF16 && real == TM_F32 ? TM_BF16 : real;
 }
 
+static int64_t recompute_layers(const tm_recipe *recipe)
+{
+    return recipe->recompute == TM_RECOMPUTE_FULL ? INT64_MAX : recipe->recompute == TM_RECOMPUTE_PARTIAL ? recipe->recompute_layers : 0;
+}
+
 static bool decays(const tm_recipe *recipe, const tm_param *p) { return recipe->decay == TM_DECAY_ALL || p->ndim == 2; }
 
 /* The trained tensors of every replica, with the optimiser's state. */
@@ -116,7 +121,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute = t->recipe->recompute == TM_RECOMPUTE_FULL, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));

@@ -164,7 +164,7 @@ struct distance {
             count++;
         }
     }
-    double relative() const { return sqrt(difference / fmax(size, 0.01 * count)); } /* a window of one key has no gradient of scores */
+    double relative(bool slight) const { return sqrt(difference / (slight ? fmax(size, 0.25 * count) : size)); }
 };
 
 /* --- The ops on a layout --- */
@@ -312,10 +312,13 @@ static void compare(const shape &s, const std::vector<example> &x, const std::ve
             CHECK(cudaFree(p));
     }
     double unit = s.f16 ? 0.125 : 1; /* f16 has three bits more */
-    bool good = out.relative() < 4e-3 * unit && (!training || (worst_lse < 1e-3 && dq.relative() < 8e-3 * unit && dk.relative() < 8e-3 * unit && dv.relative() < 6e-3 * unit));
+    /* where few keys are seen the gradients of scores cancel, what the rounding of out adds to them does not */
+    bool slight = s.window == 1 || *std::max_element(s.lengths.begin(), s.lengths.end()) < 16;
+    double o = out.relative(false), q = dq.relative(slight), k = dk.relative(slight), v = dv.relative(false);
+    bool good = o < 4e-3 * unit && (!training || (worst_lse < 1e-3 && q < 8e-3 * unit && k < 8e-3 * unit && v < 6e-3 * unit));
     if (!good) {
         failures++;
-        printf("FAILED: out %.2e lse %.1e dq %.2e dk %.2e dv %.2e\n", out.relative(), worst_lse, dq.relative(), dk.relative(), dv.relative());
+        printf("FAILED: out %.2e lse %.1e dq %.2e dk %.2e dv %.2e\n", o, worst_lse, q, k, v);
         say(s, training);
     }
 }

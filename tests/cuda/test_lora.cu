@@ -6,9 +6,11 @@
  * Exit 0: all hold. */
 #include "device/cuda/half/skinny.cuh"
 
+#include <atomic>
 #include <functional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 extern "C" __attribute__((visibility("default"))) const tm_cuda_plugin tm_cuda_plugin_table;
@@ -261,6 +263,20 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
 
 /* --- Reference --- */
 
+/* f(i) for i < n, on all processors. */
+static void parallel(int64_t n, const std::function<void(int64_t)> &f)
+{
+    std::vector<std::thread> threads;
+    std::atomic<int64_t> next{0};
+    for (unsigned k = 0; k < std::thread::hardware_concurrency(); k++)
+        threads.emplace_back([&] {
+            for (int64_t i; (i = next++) < n;)
+                f(i);
+        });
+    for (auto &t : threads)
+        t.join();
+}
+
 typedef std::vector<double> doubles;
 
 static double mask(const test_case &c, const example_of &e, int64_t position, size_t module, int64_t channel)
@@ -294,8 +310,7 @@ static reference_of reference(const test_case &c)
         f.da.push_back(doubles(c.da0[i].begin(), c.da0[i].end()));
         f.db.push_back(doubles(c.db0[i].begin(), c.db0[i].end()));
     }
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t t = 0; t < c.rows; t++) {
+    parallel(c.rows, [&](int64_t t) {
         for (int64_t n = 0; n < c.out; n++) {
             double s = c.lone ? y0[t * c.out + n] : c.bias ? c.bias_values[n] : 0;
             for (int64_t k = 0; !c.lone && k < c.in; k++)
@@ -307,7 +322,7 @@ static reference_of reference(const test_case &c)
         for (int64_t n = 0; !c.lone && n < c.out; n++)
             for (int64_t k = 0; k < c.in; k++)
                 f.dx[t * c.in + k] += dy[t * c.out + n] * c.w[n * c.in + k];
-    }
+    });
     for (size_t i = 0; i < c.modules.size(); i++) {
         auto &m = c.modules[i];
         double scale = 0.5 + i;
@@ -315,8 +330,7 @@ static reference_of reference(const test_case &c)
             const float *a = &c.a[i][e.replica * m.r * c.in], *b = &c.b[i][e.replica * m.out * m.r];
             double *da = &f.da[i][e.replica * m.r * c.in], *db = &f.db[i][e.replica * m.out * m.r];
             doubles dropped(e.length * c.in);
-#pragma omp parallel for
-            for (int64_t q = 0; q < e.length; q++) {
+            parallel(e.length, [&](int64_t q) {
                 int64_t t = e.first + q;
                 doubles factor(c.in);
                 for (int64_t k = 0; k < c.in; k++)
@@ -334,9 +348,8 @@ static reference_of reference(const test_case &c)
                     for (int64_t n = 0; n < m.out; n++)
                         f.y[t * c.out + m.first + n] += scale * xa * b[n * m.r + j];
                 }
-            }
-#pragma omp parallel for
-            for (int64_t j = 0; j < m.r; j++)
+            });
+            parallel(m.r, [&](int64_t j) {
                 for (int64_t q = 0; q < e.length; q++) {
                     int64_t t = e.first + q;
                     for (int64_t k = 0; k < c.in; k++)
@@ -344,6 +357,7 @@ static reference_of reference(const test_case &c)
                     for (int64_t n = 0; n < m.out; n++)
                         db[n * m.r + j] += scale * f.xa[i][t * m.r + j] * dy[t * c.out + m.first + n];
                 }
+            });
         }
     }
     return f;

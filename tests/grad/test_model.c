@@ -176,8 +176,9 @@ static void check(const struct family *f, const struct method *method, const cha
     machine m;
     make_recipe(&a, f, method, rows);
     open_job(&a, TM_JOB_PLAN, &job);
-    bool recompute = dice_in(d, 0, 1), cut = dice_in(d, 0, 1);
-    machine_open(&m, &job, TM_ISA_F64, cut ? job.recipe->micro_tokens / 2 + 20 : 0, (tm_model_settings){.recompute = recompute, .teacher = teacher});
+    bool cut = dice_in(d, 0, 1);
+    int recompute = (int)dice_in(d, 0, 3);
+    machine_open(&m, &job, TM_ISA_F64, cut ? job.recipe->micro_tokens / 2 + 20 : 0, (tm_model_settings){.recompute_layers = recompute, .teacher = teacher});
     if (teacher)
         machine_teach(&m);
     move_trained(&m, d);

@@ -71,7 +71,7 @@ static void must_agree(const scenario *s, const char *a, const char *b)
 static args changed_layout(const args *from)
 {
     static const char *const choice[][3] = {{"threads=1", "threads=2", "threads=3"}, {"train.packing=true", "train.packing=false", "train.packing=true"},
-                                            {"train.recompute=none", "train.recompute=full", "train.recompute=auto"},
+                                            {"train.recompute=none", "train.recompute=full", "train.recompute=auto"}, {"train.recompute_layers=0", "train.recompute_layers=1", "train.recompute_layers=2"},
                                             {"train.micro_tokens=auto", "train.micro_tokens=1", "train.micro_tokens=33"}};
     args a = args_copy(from);
     for (size_t i = 0; i < sizeof choice / sizeof *choice; i++)
@@ -160,11 +160,7 @@ static void killed_before_saving(void **state)
         char name[32];
         recipe(&a, s, "unsaved");
         open_job(&a, TM_JOB_TRAIN, &job);
-        OK(tm_job_device(job.recipe, &job.device, err));
-        int64_t limits[TM_MEM_KINDS];
-        memcpy(limits, job.plan.part, sizeof limits);
-        limits[TM_MEM_WORKSPACE] = 0;
-        OK(tm_trainer_create(&job.run, job.device, limits, &trainer, err));
+        OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
         OK(tm_monitor_add(trainer, err));
         OK(tm_trainer_start(trainer, err));
         OK(tm_trainer_run(trainer, err));

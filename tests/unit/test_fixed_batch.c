@@ -9,10 +9,10 @@ static const char config[] =
     "\"num_key_value_heads\": 2, \"head_dim\": 6, \"max_position_embeddings\": 512, \"tie_word_embeddings\": true}";
 
 /* Loss and hash of all gradients. */
-static uint64_t run(const tm_job *job, bool fixed, int64_t max_tokens, bool recompute, double *loss)
+static uint64_t run(const tm_job *job, bool fixed, int64_t max_tokens, int64_t recompute, double *loss)
 {
     machine m;
-    machine_open(&m, job, TM_ISA_AUTO, max_tokens, (tm_model_settings){.recompute = recompute});
+    machine_open(&m, job, TM_ISA_AUTO, max_tokens, (tm_model_settings){.recompute_layers = recompute});
     m.batch.fixed = fixed;
     tm_model_begin_step(&m.model, m.step);
     *loss = machine_loss(&m, true);
@@ -46,7 +46,7 @@ static void fixed_shape_changes_nothing(void **state)
         arg(&a, "%s", methods[round / 2 % 2]);
         open_job(&a, TM_JOB_PLAN, &job);
         double loss, padded_loss;
-        bool recompute = dice_in(&d, 0, 1);
+        int64_t recompute = dice_in(&d, 0, 4); /* blocks */
         uint64_t plain = run(&job, false, 0, recompute, &loss);
         for (int k = 0; k < 3; k++) {
             uint64_t padded = run(&job, true, 300 + dice_in(&d, 0, 1900), recompute, &padded_loss);

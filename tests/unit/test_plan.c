@@ -20,6 +20,7 @@ static const struct kind {
 static const char *const recipes[][6] = {
     {"lora.r=3"},
     {"lora.r=3", "train.recompute=full"},
+    {"lora.r=3", "train.recompute=partial", "train.recompute_layers=2"},
     {"lora.r=3", "precision=bf16", "threads=2"},
     {"lora.target_modules=[lm_head, v_proj]", "train.batch=40", "train.micro_tokens=2048"},
     {"lora.modules_to_save=[lm_head]", "lora.rank_pattern={q_proj: 9, up_proj: 1}"},
@@ -189,7 +190,7 @@ static void what_does_not_fit(void **state)
     int64_t lora = peak_of("method=lora", "train.recompute=none");
     assert_true(recomputed < plain && lora < plain);
     assert_int_equal(tm_status_exit_code(TM_NO_FIT), 4);
-    FAILS(TM_NO_FIT, "train.recompute: full", train_within(plain - 1, "method=full", "train.recompute=none", err));
+    FAILS(TM_NO_FIT, "train.recompute: auto", train_within(plain - 1, "method=full", "train.recompute=none", err));
     FAILS(TM_NO_FIT, "method: lora", train_within(plain - 1, "method=full", "train.recompute=none", err));
     FAILS(TM_NO_FIT, "the largest part is", train_within(1000, "method=full", "train.recompute=none", err));
     assert_false(tm_path_exists(scratch("limited/metrics.jsonl"))); /* said before training */
@@ -198,7 +199,8 @@ static void what_does_not_fit(void **state)
     assert_true(whole > plain);
     OK(tm_path_move(scratch("limited"), scratch("roomy"), err));
     OK(train_within(plain - 1, "method=full", "train.recompute=auto", err)); /* chooses what fits, the same bytes come out */
-    assert_int_equal(run_json_integer(scratch("limited"), "peak_bytes") - recomputed, whole - plain);
+    int64_t chosen = run_json_integer(scratch("limited"), "peak_bytes") - (whole - plain);
+    assert_true(chosen >= recomputed && chosen < plain);
     assert_true(runs_agree(scratch("roomy"), scratch("limited"), model_file()));
 }
 

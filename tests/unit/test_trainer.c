@@ -40,7 +40,7 @@ static const char *const layouts[][5] = {
     {"train.packing=false"},
     {"train.recompute=full", "train.packing=false", "threads=2"},
     {"train.micro_tokens=1", "train.recompute=full"}, /* becomes the longest row */
-    {"train.micro_tokens=700"},
+    {"train.micro_tokens=700", "train.recompute=partial", "train.recompute_layers=2"},
     {"train.batch=2", "train.accumulate=2"},
     {"train.batch=1", "train.accumulate=4", "train.packing=false", "threads=3"},
 };

@@ -2,7 +2,7 @@
  *
  * Memory is filled with a pattern of not-a-numbers when it is handed out: what reads it before writing
  * shows at once, on every run alike. */
-#include "device/cuda/cuda.cuh"
+#include "device/cuda/profile.h"
 
 extern "C" {
 #include "base/buf.h"
@@ -139,6 +139,7 @@ static void cuda_destroy(tm_device *d)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
     tm_cuda_transfer_destroy(c);
+    tm_cuda_profile_destroy(c);
     if (c->stream)
         cudaStreamDestroy(c->stream);
     free(c);
@@ -148,6 +149,13 @@ static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
     cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_memory,
 };
+
+static const tm_device_calls without_graphs = {
+    cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
+    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+};
+
+const tm_device_calls *tm_cuda_calls_without_graphs(void) { return &without_graphs; }
 
 /* What the device keeps for itself, counted as handed out. */
 static tm_status take_own(tm_cuda *c, tm_error *err)
@@ -199,6 +207,7 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
         return tm_fail(err, TM_UNSUPPORTED, "device: %s cannot be used: %s", c->detail, cudaGetErrorString(error));
     TM_TRY(take_own(c, err));
     TM_TRY(tm_cuda_transfer_create(c, err));
+    tm_cuda_profile_create(c);
     /* A kernel of another architecture fails at its first launch: say so now. */
     tm_cuda_each(&c->base, "start", 1, [=] __device__(int64_t) {});
     tm_error why;

@@ -36,6 +36,7 @@ struct tm_cuda {
     struct tm_cuda_transfer *transfer;
     int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
     bool plain;           /* tests: no fast kernels */
+    struct tm_cuda_profile *profile; /* NULL: nobody asked */
     char detail[256];
 };
 
@@ -59,6 +60,9 @@ static inline bool tm_cuda_floats(tm_device *d, const char *op, std::initializer
         }
     return true;
 }
+
+/* The device's calls with no graphs in them: profiles look at single ops. */
+const tm_device_calls *tm_cuda_calls_without_graphs(void);
 
 /* transfer.cu */
 tm_status tm_cuda_transfer_create(tm_cuda *c, tm_error *err);

@@ -121,11 +121,11 @@ template <class T, int D, int BM, int STAGES, bool CAP> static void backward_kv9
                (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
 }
 
-template <class T, int D, int BN, int STAGES, int QSTAGES, bool CAP> static void backward_q90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
+template <class T, int D, int BN, int STAGES, bool CAP> static void backward_q90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     if (map_of(c, &all->q, q, 128) && map_of(c, &all->dout, dout, 128) && map_of(c, &all->k, k, BN) && map_of(c, &all->v, v, BN))
-        launch(c, "attention_backward", flash90_backward_q<T, D, BN, STAGES, QSTAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.heads, 384,
-               (2 * QSTAGES * 128 + 2 * STAGES * BN) * D * 2);
+        launch(c, "attention_backward", flash90_backward_q<T, D, BN, STAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.heads, 384,
+               (4 * 128 + 2 * STAGES * BN) * D * 2);
 }
 
 /* --- The ops --- */
@@ -191,10 +191,10 @@ template <class T, bool CAP> static void backward_hopper(tm_cuda *c, const flash
     flash90_args all = {w};
     if (w.size == 64) {
         backward_kv90<T, 64, 64, 4, CAP>(c, &all, dout, q, k, v);
-        backward_q90<T, 64, 128, 3, 1, CAP>(c, &all, dout, q, k, v);
+        backward_q90<T, 64, 128, 3, CAP>(c, &all, dout, q, k, v);
     } else {
         backward_kv90<T, 128, 64, 4, CAP>(c, &all, dout, q, k, v);
-        backward_q90<T, 128, 64, 4, 1, CAP>(c, &all, dout, q, k, v);
+        backward_q90<T, 128, 64, 3, CAP>(c, &all, dout, q, k, v);
     }
 }
 

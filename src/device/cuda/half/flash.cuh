@@ -95,44 +95,61 @@ template <int SIZE> TM_DEVICE void flash_index_build(flash_index &index, const t
     __syncthreads();
 }
 
-/* Tile `tile` of all spans in order; the last tile of a span first, as it has the most keys. A warp at once. */
-template <int SIZE> TM_DEVICE flash_item flash_find(const flash_index &index, const tm_spans &spans, int tile)
+/* Tile `tile` of all spans, for a whole warp. Inside a bucket they are sorted by their level, descending: how many
+ * tiles of the span are before the tile (its queries see as many blocks), or behind it (as many see its keys). */
+template <int SIZE, bool BEHIND> TM_DEVICE flash_item flash_find(const flash_index &index, const tm_spans &spans, int tile)
 {
-    int n = (int)spans.n, width = flash_bucket_width(n), low = 0, high = (n + width - 1) / width, before = 0;
+    int n = (int)spans.n, width = flash_bucket_width(n), bucket = 0, buckets = (n + width - 1) / width, lane = threadIdx.x % 32;
     flash_item x = {-1};
-    if (high > 1) {
-        if (tile >= index.before[high])
+    if (buckets > 1) {
+        if (tile >= index.before[buckets])
             return x;
-        while (high - low > 1) {
-            int middle = (low + high) / 2;
-            (index.before[middle] <= tile ? low : high) = middle;
+        for (int high = buckets; high - bucket > 1;) {
+            int middle = (bucket + high) / 2;
+            (index.before[middle] <= tile ? bucket : high) = middle;
         }
-        before = index.before[low];
+        tile -= index.before[bucket];
     }
-    int lane = threadIdx.x % 32;
-    for (int base = low * width; base < n; base += 32) {
-        int tiles = flash_tiles<SIZE>(spans, base + lane), sum = before + warp_scan(tiles);
-        unsigned found = __ballot_sync(~0u, sum > tile);
-        if (found) {
-            int at = __ffs(found) - 1, end = __shfl_sync(~0u, sum, at);
-            x.span = base + at;
-            x.row0 = spans.query[x.span];
-            x.queries = spans.query[x.span + 1] - x.row0;
-            x.keys = spans.keys[x.span];
-            x.key0 = spans.key[x.span];
-            x.past = x.keys - x.queries;
-            x.first = (end - 1 - tile) * SIZE;
-            return x;
+    int base = bucket * width, longest = 0, level = 0, above;
+    for (int i = lane; i < width; i += 32)
+        longest = max(longest, flash_tiles<SIZE>(spans, base + i));
+    longest = __reduce_max_sync(~0u, longest);
+    auto from_level = [&](int l) { /* tiles of this level and above */
+        int sum = 0;
+        for (int i = lane; i < width; i += 32)
+            sum += max(0, flash_tiles<SIZE>(spans, base + i) - l);
+        return __reduce_add_sync(~0u, sum);
+    };
+    if (tile >= from_level(0))
+        return x;
+    for (int high = longest; high - level > 1;) {
+        int middle = (level + high) / 2;
+        (from_level(middle) > tile ? level : high) = middle;
+    }
+    above = from_level(level + 1);
+    for (tile -= above;; base += 32) {
+        int tiles = flash_tiles<SIZE>(spans, base + lane);
+        unsigned has = __ballot_sync(~0u, tiles > level);
+        if (tile >= __popc(has)) {
+            tile -= __popc(has);
+            continue;
         }
-        before = __shfl_sync(~0u, sum, 31);
+        int at = __ffs(__ballot_sync(~0u, tiles > level && __popc(has & ((1u << lane) - 1)) == tile)) - 1;
+        x.span = base + at;
+        x.row0 = spans.query[x.span];
+        x.queries = spans.query[x.span + 1] - x.row0;
+        x.keys = spans.keys[x.span];
+        x.key0 = spans.key[x.span];
+        x.past = x.keys - x.queries;
+        x.first = (BEHIND ? __shfl_sync(~0u, tiles, at) - 1 - level : level) * SIZE;
+        return x;
     }
-    return x;
 }
 
 /* Item i of the tiles of SIZE queries of all heads. */
 template <int SIZE> TM_DEVICE flash_item flash_query_item(const flash_args &w, const flash_index &index, int i)
 {
-    flash_item x = flash_find<SIZE>(index, w.spans, i / w.heads);
+    flash_item x = flash_find<SIZE, false>(index, w.spans, i / w.heads);
     x.head = i % w.heads;
     x.kv = x.head / (w.heads / w.kv_heads);
     return x;
@@ -141,13 +158,13 @@ template <int SIZE> TM_DEVICE flash_item flash_query_item(const flash_args &w, c
 /* Item i of the tiles of SIZE keys of all kv heads: training, keys are queries. */
 template <int SIZE> TM_DEVICE flash_item flash_key_item(const flash_args &w, const flash_index &index, int i)
 {
-    flash_item x = flash_find<SIZE>(index, w.spans, i / w.kv_heads);
+    flash_item x = flash_find<SIZE, true>(index, w.spans, i / w.kv_heads);
     x.kv = i % w.kv_heads;
     x.head = x.kv * (w.heads / w.kv_heads);
     return x;
 }
 
-/* The item of this block in a round: to and fro, as items are sorted by their work, so that shares are even. */
+/* The item of this block of threads in a round: to and fro, as items are sorted by their work, so that shares are even. */
 TM_DEVICE int flash_turn(int round) { return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x); }
 
 /* --- What a tile sees --- */

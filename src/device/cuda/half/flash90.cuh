@@ -85,6 +85,26 @@ template <int ROWS, int D> TM_DEVICE void zero_rows(bf16 *tile, int from)
     group_barrier(1 + threadIdx.x / 128, 128);
 }
 
+/* c times factor[row / 8 % 2], the 16 rows of a warp, to rows [row, row + 16) of a matrix of D columns at `to`, those
+ * before `rows`; by way of the same rows of a tile, which nobody else uses any more. */
+template <class T, int ROWS, int DT> TM_DEVICE void store_rows(bf16 *tile, int row, const float (&c)[DT][4], const float (&factor)[2], bf16 *to, int64_t ld, int rows)
+{
+    int lane = threadIdx.x % 32;
+    auto unit = [&](int r, int u) { return (char *)tile + u / 8 * ROWS * SWIZZLED_ROW_BYTES + r * SWIZZLED_ROW_BYTES + (u % 8 ^ r % 8) * 16; };
+#pragma unroll
+    for (int n = 0; n < DT; n += 2)
+        store_matrices(unit(row + lane % 16, n + lane / 16), pack<T>(c[n][0] * factor[0], c[n][1] * factor[0]), pack<T>(c[n][2] * factor[1], c[n][3] * factor[1]),
+                       pack<T>(c[n + 1][0] * factor[0], c[n + 1][1] * factor[0]), pack<T>(c[n + 1][2] * factor[1], c[n + 1][3] * factor[1]));
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < 16 * DT; i += 32) {
+        int r = row + i / DT, u = i % DT;
+        if (r < rows)
+            *(int4 *)(to + r * ld + u * 8) = *(const int4 *)unit(r, u);
+    }
+    fence_shared();
+}
+
 /* Pairs of full and empty barriers: one arrives at a full one (with bytes), `consumers` at an empty one. */
 TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
 {
@@ -99,18 +119,22 @@ TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
     __syncthreads();
 }
 
-/* Registers of the threads that fetch and of those that multiply: 64 Ki in all on a multiprocessor. */
-template <int GROUPS> TM_DEVICE void registers_to_fetch()
+/* Registers of the threads that fetch and of those that multiply: 64 Ki in all. MOST: as many as can be for these. */
+template <int GROUPS, bool MOST = false> TM_DEVICE void registers_to_fetch()
 {
-    if (GROUPS == 2)
+    if (MOST)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    else if (GROUPS == 2)
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     else
         asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
 }
-template <int GROUPS> TM_DEVICE void registers_to_multiply()
+template <int GROUPS, bool MOST = false> TM_DEVICE void registers_to_multiply()
 {
-    if (GROUPS == 2)
+    if (MOST)
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    else if (GROUPS == 2)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     else
         asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
 }
@@ -174,92 +198,107 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
     flash_score score = flash_score_of(w);
     float out[DT][4], s[NT][4], shrink[2];
     uint32_t p[NT / 2][4];
+    flash_softmax soft[2];
+    auto softmax = [&](const flash_item &x, int b) {
+        int position0 = x.past + x.first, last = x.past + min(x.first + BM, x.queries) - 1;
+        if (CAP)
+            for (int n = 0; n < NT; n++)
+                for (int j = 0; j < 4; j++)
+                    s[n][j] = tanh_fast(s[n][j] * score.inner);
+        if (b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window))
+            for (int n = 0; n < NT; n++)
+                for (int j = 0; j < 4; j++)
+                    if (!flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2))
+                        s[n][j] = -INFINITY;
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            shrink[half] = flash_softmax_step(soft[half], s, half, score.scale2);
+    };
+    barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
+    flash_item x = items[rq.stage()];
+    if (x.span < 0)
+        return;
+    flash_range blocks = flash_blocks<BM, BN>(w, x);
     if (TURNS && group == GROUPS - 1)
         group_arrive(1 + GROUPS, 256);
-    for (;; rq.count++) {
-        barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
-        flash_item x = items[rq.stage()];
-        if (x.span < 0)
-            return;
-        int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
-        flash_range blocks = flash_blocks<BM, BN>(w, x);
-        flash_softmax soft[2];
-        const bf16 *qt = tile_q + rq.stage() * BM * D;
-        auto softmax = [&](int b) {
-            if (CAP)
-                for (int n = 0; n < NT; n++)
-                    for (int j = 0; j < 4; j++)
-                        s[n][j] = tanh_fast(s[n][j] * score.inner);
-            if (b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window))
-                for (int n = 0; n < NT; n++)
-                    for (int j = 0; j < 4; j++)
-                        if (!flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2))
-                            s[n][j] = -INFINITY;
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-                shrink[half] = flash_softmax_step(soft[half], s, half, score.scale2);
-        };
-        auto queue_values = [&](int b) {
-            bf16 *vt = tile_v + rv.stage() * BN * D;
-            barrier_wait(&bar_v[2 * rv.stage()], rv.parity());
-            if (b * BN + BN > x.keys)
-                zero_rows<BN, D>(vt, x.keys - b * BN);
-            products_begin();
-            queue_sum<T, NT>(out, p, vt);
-        };
-        clear(out);
-        barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
-        products_begin();
-        queue_scores<T, D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
-        products_wait<0>();
-        products_keep(s);
-        if (leader)
-            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
-        rk.count++;
-        softmax(blocks.first);
-        pack_all<T>(p, s);
-        for (int b = blocks.first; b + 1 < blocks.end; b++, rk.count++, rv.count++) {
-            barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
-            if (TURNS)
-                group_barrier(1 + GROUPS + group, 256);
-            products_begin();
-            queue_scores<T, D, BM>(s, qt, group * 64, tile_k + rk.stage() * BN * D);
-            queue_values(b);
-            if (TURNS)
-                group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
-            products_wait<1>();
-            products_keep(s);
-            if (leader)
-                barrier_arrive(&bar_k[2 * rk.stage() + 1]);
-            softmax(b + 1);
-            products_wait<0>();
-            products_keep(out);
-            if (leader)
-                barrier_arrive(&bar_v[2 * rv.stage() + 1]);
-            if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1))
-                for (int n = 0; n < DT; n++)
-                    for (int j = 0; j < 4; j++)
-                        out[n][j] *= shrink[j / 2];
-            pack_all<T>(p, s);
+    clear(out);
+    barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
+    products_begin();
+    queue_scores<T, D, BM>(s, tile_q + rq.stage() * BM * D, group * 64, tile_k + rk.stage() * BN * D);
+    products_wait<0>();
+    products_keep(s);
+    if (leader)
+        barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+    rk.count++;
+    softmax(x, blocks.first);
+    pack_all<T>(p, s);
+    /* p: of block b of x. The scores that come next, of the next item after the last block, are queued before its sum. */
+    for (int b = blocks.first;; rk.count++, rv.count++) {
+        bool last = b + 1 == blocks.end;
+        int next = b + 1;
+        flash_item y = x;
+        flash_ring<QSTAGES> rnext = rq;
+        if (last) {
+            rnext.count++;
+            barrier_wait(&bar_q[2 * rnext.stage()], rnext.parity());
+            y = items[rnext.stage()];
+            blocks = flash_blocks<BM, BN>(w, y);
+            next = blocks.first;
         }
-        if (leader)
-            barrier_arrive(&bar_q[2 * rq.stage() + 1]);
-        queue_values(blocks.end - 1);
+        bool more = y.span >= 0; /* otherwise scores of what the tiles held before, for nobody */
+        if (more)
+            barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
+        if (TURNS)
+            group_barrier(1 + GROUPS + group, 256);
+        products_begin();
+        queue_scores<T, D, BM>(s, tile_q + rnext.stage() * BM * D, group * 64, tile_k + rk.stage() * BN * D);
+        bf16 *vt = tile_v + rv.stage() * BN * D;
+        barrier_wait(&bar_v[2 * rv.stage()], rv.parity());
+        if (b * BN + BN > x.keys)
+            zero_rows<BN, D>(vt, x.keys - b * BN);
+        products_begin();
+        queue_sum<T, NT>(out, p, vt);
+        if (TURNS)
+            group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
+        products_wait<1>();
+        products_keep(s);
+        if (more && leader)
+            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+        flash_softmax done[2] = {soft[0], soft[1]};
+        if (last)
+            soft[0] = soft[1] = flash_softmax();
+        softmax(y, next);
+        products_keep(s); /* computed before the wait, not after */
         products_wait<0>();
         products_keep(out);
         if (leader)
             barrier_arrive(&bar_v[2 * rv.stage() + 1]);
-        rv.count++;
-        for (int half = 0; half < 2; half++) {
-            float total = row_sum4(soft[half].sum);
-            int row = own + half * 8;
-            if (row >= rows)
-                continue;
-            int64_t at = x.row0 + x.first + row;
-            flash_store<T>(w.out + at * w.ld_out + x.head * D, out, half, 1 / total, D);
-            if (w.lse && lane % 4 == 0)
-                w.lse[at * w.ld_lse + x.head] = (soft[half].most * score.scale2 + log2f(total)) * LN2;
-        }
+        if (last) {
+            int64_t row0 = x.row0 + x.first;
+            int rows = min(BM, x.queries - x.first);
+            float inverse[2];
+            for (int half = 0; half < 2; half++) {
+                float total = row_sum4(done[half].sum);
+                int row = own + half * 8;
+                inverse[half] = 1 / total;
+                if (w.lse && lane % 4 == 0 && row < rows)
+                    w.lse[(row0 + row) * w.ld_lse + x.head] = (done[half].most * score.scale2 + log2f(total)) * LN2;
+            }
+            store_rows<T, BM>(tile_q + rq.stage() * BM * D, own - lane / 4, out, inverse, w.out + row0 * w.ld_out + x.head * D, w.ld_out, rows);
+            group_barrier(1 + group, 128);
+            if (leader)
+                barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+            if (!more)
+                return;
+            clear(out);
+            x = y;
+            rq = rnext;
+        } else if (__any_sync(~0u, shrink[0] != 1 || shrink[1] != 1))
+            for (int n = 0; n < DT; n++)
+                for (int j = 0; j < 4; j++)
+                    out[n][j] *= shrink[j / 2];
+        pack_all<T>(p, s);
+        b = next;
     }
 #endif
 }
@@ -312,7 +351,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
     flash_ring<1> rkv;
     flash_ring<STAGES> rq;
     if (group < 0) {
-        registers_to_fetch<2>();
+        registers_to_fetch<2, D == 128>();
         if (warp > 1)
             return;
         for (int round = 0;; round++) {
@@ -356,7 +395,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
                 }
         }
     }
-    registers_to_multiply<2>();
+    registers_to_multiply<2, D == 128>();
     bool leader = threadIdx.x % 128 == 0;
     int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
     flash_score score = flash_score_of(w);
@@ -421,6 +460,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             products_wait<1>();
             products_keep(dv);
             weights();
+            products_keep(s); /* computed before the wait, not after */
             products_wait<0>();
             products_keep(dk);
             if (leader)
@@ -432,27 +472,25 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
         products_wait<0>();
         products_keep(dv);
         products_keep(dk);
-        if (leader) {
+        if (leader)
             barrier_arrive(&bar_q[2 * st + 1]);
+        int64_t key0 = x.key0 + x.first;
+        float once[2] = {1, 1}, scale[2] = {w.scale, w.scale};
+        store_rows<T, BN>(tile_k, own - lane / 4, dk, scale, w.dk + key0 * w.ld_dk + x.kv * D, w.ld_dk, x.keys - x.first);
+        store_rows<T, BN>(tile_v, own - lane / 4, dv, once, w.dv + key0 * w.ld_dv + x.kv * D, w.ld_dv, x.keys - x.first);
+        group_barrier(1 + threadIdx.x / 128, 128);
+        if (leader)
             barrier_arrive(&bar_kv[1]);
-        }
-        for (int half = 0; half < 2; half++) {
-            int row = x.first + own + half * 8;
-            if (row >= x.keys)
-                continue;
-            flash_store<T>(w.dk + (int64_t)(x.key0 + row) * w.ld_dk + x.kv * D, dk, half, w.scale, D);
-            flash_store<T>(w.dv + (int64_t)(x.key0 + row) * w.ld_dv + x.kv * D, dv, half, 1, D);
-        }
     }
 #endif
 }
 
 /* dQ of tiles of 128 queries, over the blocks of BN keys they see. */
-template <class T, int D, int BN, int STAGES, int QSTAGES, bool CAP>
+template <class T, int D, int BN, int STAGES, bool CAP>
 __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
-    constexpr int BM = 128, NT = BN / 8, DT = D / 8;
+    constexpr int BM = 128, NT = BN / 8, DT = D / 8, QSTAGES = 2;
     const flash_args &w = all.w;
     extern __shared__ __align__(1024) bf16 shared[];
     bf16 *tile_q = shared, *tile_do = tile_q + QSTAGES * BM * D, *tile_k = tile_do + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
@@ -503,81 +541,101 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
     flash_score score = flash_score_of(w);
     float dq[DT][4], s[NT][4], dp[NT][4], lse2[2], delta[2];
     uint32_t ds[NT / 2][4];
-    for (;; rq.count++) {
-        barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
-        flash_item x = items[rq.stage()];
-        if (x.span < 0)
-            return;
-        int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
-        int64_t row0 = x.row0 + x.first;
+    auto fetch_rows = [&](const flash_item &x) {
         for (int half = 0; half < 2; half++) {
-            int row = own + half * 8;
-            lse2[half] = row < rows ? w.lse[(row0 + row) * w.ld_lse + x.head] * LOG2E : INFINITY;
-            delta[half] = row < rows ? w.delta[(row0 + row) * w.ld_delta + x.head] : 0;
+            int row = x.first + own + half * 8;
+            bool in = row < x.queries;
+            lse2[half] = in ? w.lse[(int64_t)(x.row0 + row) * w.ld_lse + x.head] * LOG2E : INFINITY;
+            delta[half] = in ? w.delta[(int64_t)(x.row0 + row) * w.ld_delta + x.head] : 0;
         }
-        clear(dq);
-        const bf16 *qt = tile_q + rq.stage() * BM * D, *dot = tile_do + rq.stage() * BM * D;
-        flash_range blocks = flash_blocks<BM, BN>(w, x);
-        auto queue_both = [&](int b) { /* s and dp of the ring's block */
-            bf16 *kt = tile_k + rk.stage() * BN * D, *vt = tile_v + rk.stage() * BN * D;
-            barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
-            if (b * BN + BN > x.keys) {
-                zero_rows<BN, D>(kt, x.keys - b * BN);
-                zero_rows<BN, D>(vt, x.keys - b * BN);
-            }
-            products_begin();
-            queue_scores<T, D, BM>(s, qt, group * 64, kt);
-            queue_scores<T, D, BM>(dp, dot, group * 64, vt);
-        };
-        auto weights = [&](int b) {
-            bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
-            products_keep(s);
-            flash90_weights<CAP>(
-                score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
-                [&](int, int j) { return lse2[j / 2]; }, [](int, const float (&)[4]) {});
-        };
-        auto gradients = [&] {
-            products_keep(dp);
-            for (int n = 0; n < NT; n++)
-                for (int j = 0; j < 4; j++)
-                    dp[n][j] = s[n][j] * (dp[n][j] - delta[j / 2]);
-        };
-        queue_both(blocks.first);
-        products_wait<1>();
-        weights(blocks.first);
-        products_wait<0>();
-        gradients();
-        pack_all<T>(ds, dp);
-        for (int b = blocks.first; b + 1 < blocks.end; b++) {
-            int st = rk.stage();
-            rk.count++;
-            queue_both(b + 1);
-            products_begin();
-            queue_sum<T, NT>(dq, ds, tile_k + st * BN * D);
-            products_wait<2>();
-            weights(b + 1);
-            products_wait<1>();
-            gradients();
-            products_wait<0>();
-            products_keep(dq);
-            if (leader)
-                barrier_arrive(&bar_k[2 * st + 1]);
-            pack_all<T>(ds, dp);
-        }
-        if (leader)
-            barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+    };
+    auto queue_both = [&](int q) { /* s and dp of the ring's block; q: the stage of its queries */
         products_begin();
-        queue_sum<T, NT>(dq, ds, tile_k + rk.stage() * BN * D);
+        queue_scores<T, D, BM>(s, tile_q + q * BM * D, group * 64, tile_k + rk.stage() * BN * D);
+        queue_scores<T, D, BM>(dp, tile_do + q * BM * D, group * 64, tile_v + rk.stage() * BN * D);
+    };
+    auto wait_block = [&](const flash_item &x, int b) {
+        barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
+        if (b * BN + BN > x.keys) {
+            zero_rows<BN, D>(tile_k + rk.stage() * BN * D, x.keys - b * BN);
+            zero_rows<BN, D>(tile_v + rk.stage() * BN * D, x.keys - b * BN);
+        }
+    };
+    auto weights = [&](const flash_item &x, int b) {
+        int position0 = x.past + x.first, last = x.past + min(x.first + BM, x.queries) - 1;
+        bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
+        products_keep(s);
+        flash90_weights<CAP>(
+            score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
+            [&](int, int j) { return lse2[j / 2]; }, [](int, const float (&)[4]) {});
+    };
+    auto gradients = [&] {
+        products_keep(dp);
+        for (int n = 0; n < NT; n++)
+            for (int j = 0; j < 4; j++)
+                dp[n][j] = s[n][j] * (dp[n][j] - delta[j / 2]);
+    };
+    barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
+    flash_item x = items[rq.stage()];
+    if (x.span < 0)
+        return;
+    flash_range blocks = flash_blocks<BM, BN>(w, x);
+    fetch_rows(x);
+    clear(dq);
+    wait_block(x, blocks.first);
+    queue_both(rq.stage());
+    products_wait<1>();
+    weights(x, blocks.first);
+    products_wait<0>();
+    gradients();
+    pack_all<T>(ds, dp);
+    /* ds: of block b of x. What comes next, of the next item after the last block, is queued before its sum. */
+    for (int b = blocks.first;;) {
+        bool last = b + 1 == blocks.end;
+        int next = b + 1, st = rk.stage();
+        flash_item y = x;
+        flash_ring<QSTAGES> rnext = rq;
+        if (last) {
+            rnext.count++;
+            barrier_wait(&bar_q[2 * rnext.stage()], rnext.parity());
+            y = items[rnext.stage()];
+            blocks = flash_blocks<BM, BN>(w, y);
+            next = blocks.first;
+        }
+        bool more = y.span >= 0; /* otherwise products of what the tiles held before, for nobody */
+        rk.count++;
+        if (more)
+            wait_block(y, next);
+        queue_both(rnext.stage());
+        products_begin();
+        queue_sum<T, NT>(dq, ds, tile_k + st * BN * D);
+        if (last)
+            fetch_rows(y);
+        products_wait<2>();
+        weights(y, next);
+        products_keep(s); /* computed before the wait, not after */
+        products_wait<1>();
+        gradients();
+        products_keep(dp);
         products_wait<0>();
         products_keep(dq);
         if (leader)
-            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
-        rk.count++;
-        for (int half = 0; half < 2; half++) {
-            int row = own + half * 8;
-            if (row < rows)
-                flash_store<T>(w.dq + (row0 + row) * w.ld_dq + x.head * D, dq, half, w.scale, D);
+            barrier_arrive(&bar_k[2 * st + 1]);
+        if (last) {
+            int64_t row0 = x.row0 + x.first;
+            float scale[2] = {w.scale, w.scale};
+            store_rows<T, BM>(tile_q + rq.stage() * BM * D, own - lane / 4, dq, scale, w.dq + row0 * w.ld_dq + x.head * D, w.ld_dq, x.queries - x.first);
+            group_barrier(1 + threadIdx.x / 128, 128);
+            if (leader)
+                barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+            if (!more)
+                return;
+            clear(dq);
+            x = y;
+            rq = rnext;
         }
+        pack_all<T>(ds, dp);
+        b = next;
     }
 #endif
 }

@@ -47,7 +47,7 @@ static bool described(tm_device *d, const tm_rows *rows, tm_dtype type, int64_t 
         g->step = lr.step;
     }
     g->low = (g->rank + 15) / 16 * 16;
-    return g->rank <= LOW_RANKS;
+    return g->rank <= LOW_RANKS && rows->replicas * (g->in + g->out) * g->low < INT32_MAX;
 }
 
 static tm_tensor in_type(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *address)
@@ -135,9 +135,9 @@ template <class A> static void real_rows(tm_device *d, const char *op, const low
     tm_cuda_each(d, op, g.rows.n * g.low, [=] __device__(int64_t i) {
         int64_t t = i / g.low, j = i % g.low;
         int32_t replica = replica_of(g.rows, t);
-        float v = j < g.rank ? product_sum(x.cols, nullptr, [&](int64_t k) { return real_at(x, t, k); }, [&](int64_t k) { return a(replica, j, k); }) : 0;
+        float v = j < g.rank ? product_sum(x.cols, nullptr, [&](int64_t k) { return at(x, t, k); }, [&](int64_t k) { return a(replica, j, k); }) : 0;
         if (j < g.rank)
-            real_at(xa, t, j) = v;
+            put(xa, t, j, v);
         if (type == TM_BF16)
             ((bf16 *)side)[i] = narrow<bf16>(v);
         else
@@ -161,7 +161,7 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
         return false;
     low_pack(d, op, g, type, from_real ? nullptr : s.a, to_real ? nullptr : s.b);
     if (from_real)
-        real_rows(d, op, g, x, xa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t k) { return real_at(g.part[0].a, replica * g.rank + j, k); });
+        real_rows(d, op, g, x, xa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t k) { return at(g.part[0].a, replica * g.rank + j, k); });
     else
         low_forward(d, op, g, x, s.a, s.side);
     if (!to_real)
@@ -170,7 +170,7 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
         tm_cuda_each(d, op, rows->n * g.out, [=] __device__(int64_t i) {
             int64_t t = i / g.out, n = i % g.out, row = replica_of(g.rows, t) * g.out + n;
             float *out = &real_at(y, t, n);
-            *out = product_sum(g.rank, out, [&](int64_t j) { return real_at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return real_at(g.part[0].b, row, j); });
+            *out = product_sum(g.rank, out, [&](int64_t j) { return at(xa, t, j) * g.part[0].scale; }, [&](int64_t j) { return at(g.part[0].b, row, j); });
         });
     return true;
 }
@@ -193,7 +193,7 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
         return false;
     low_pack(d, op, g, type, dx.data ? s.a : nullptr, from_real ? nullptr : s.b);
     if (from_real)
-        real_rows(d, op, g, dy, dxa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t n) { return real_at(g.part[0].b, replica * g.out + n, j) * g.part[0].scale; });
+        real_rows(d, op, g, dy, dxa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t n) { return at(g.part[0].b, replica * g.out + n, j) * g.part[0].scale; });
     else
         low_backward(d, op, g, dy, s.b, s.side, s.side_xa);
     if (dx.data)

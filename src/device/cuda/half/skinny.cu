@@ -33,40 +33,49 @@ template <class... P> static void launch(tm_device *d, const char *op, void (*ke
 
 /* --- Factors --- */
 
-template <class H> static __global__ void pack_kernel(const __grid_constant__ low_group g, H *a_side, H *b_side)
+template <class H> struct alignas(16) eight {
+    H v[8];
+};
+
+/* A thread packs eight columns; there are less than 2^31 of these. */
+template <class H> static __global__ void pack_kernel(const __grid_constant__ low_group g, eight<H> *a_side, eight<H> *b_side, uint32_t of_a, uint32_t of_b)
 {
-    int64_t replicas = g.rows.replicas, of_a = a_side ? replicas * g.low * (g.in / 8) : 0, of_b = b_side ? replicas * g.out * (g.low / 8) : 0;
-    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-    union {
-        H v[8];
-        uint4 all;
-    } u;
-    u.all = make_uint4(0, 0, 0, 0);
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, low = (uint32_t)g.low;
+    eight<H> u;
+    for (int e = 0; e < 8; e++)
+        u.v[e] = narrow<H>(0);
     if (i < of_a) {
-        int64_t row = i / (g.in / 8), k = i % (g.in / 8) * 8, replica = row / g.low;
-        int j = (int)(row % g.low), p = part_of(g, j);
-        for (int e = 0; p >= 0 && e < 8; e++)
-            u.v[e] = narrow<H>(real_at(g.part[p].a, replica * g.part[p].r + j - g.part[p].at, k + e));
-        ((uint4 *)a_side)[i] = u.all;
+        uint32_t units = (uint32_t)g.in / 8, row = i / units, k = i % units * 8, replica = row / low, j = row % low;
+        int p = part_of(g, (int)j);
+        const float *from = p < 0 ? nullptr : &real_at(g.part[p].a, replica * g.part[p].r + j - g.part[p].at, k);
+        for (int e = 0; from && e < 8; e++)
+            u.v[e] = narrow<H>(from[e]);
+        a_side[i] = u;
     } else if (i -= of_a; i < of_b) {
-        int64_t row = i / (g.low / 8), replica = row / g.out, n = row % g.out;
-        for (int e = 0; e < 8; e++) {
-            int j = (int)(i % (g.low / 8)) * 8 + e, p = part_of(g, j);
-            if (p < 0 || n < g.part[p].first || n >= g.part[p].first + g.part[p].out)
-                continue;
+        uint32_t units = low / 8, row = i / units, j0 = i % units * 8, replica = row / (uint32_t)g.out, n = row % (uint32_t)g.out;
+        for (int p = 0; p < g.parts; p++) {
             const low_part &part = g.part[p];
-            u.v[e] = narrow<H>(part.scale * real_at(part.b, replica * part.out + n - part.first, j - part.at));
+            if (n < part.first || n >= part.first + part.out)
+                continue;
+            const float *from = &real_at(part.b, replica * part.out + n - part.first, 0);
+            for (int e = 0; e < 8; e++) {
+                int j = (int)j0 + e - part.at;
+                if (j >= 0 && j < part.r)
+                    u.v[e] = narrow<H>(part.scale * from[j]);
+            }
         }
-        ((uint4 *)b_side)[i] = u.all;
+        b_side[i] = u;
     }
 }
 
 void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side)
 {
-    int64_t units = g.rows.replicas * ((a_side ? g.low * (g.in / 8) : 0) + (b_side ? g.out * (g.low / 8) : 0));
+    int64_t of_a = a_side ? g.rows.replicas * g.low * (g.in / 8) : 0, of_b = b_side ? g.rows.replicas * g.out * (g.low / 8) : 0;
+    if (!(of_a + of_b))
+        return;
     with_type(type, [&](auto h) {
-        typedef decltype(h) H;
-        launch(d, op, pack_kernel<H>, dim3((unsigned)((units + 127) / 128)), 128, 0, g, (H *)a_side, (H *)b_side);
+        typedef eight<decltype(h)> E;
+        launch(d, op, pack_kernel<decltype(h)>, dim3((unsigned)((of_a + of_b + 127) / 128)), 128, 0, g, (E *)a_side, (E *)b_side, (uint32_t)of_a, (uint32_t)of_b);
     });
 }
 
@@ -75,13 +84,10 @@ template <class H, class W> static __global__ void narrow_kernel(const W *w, int
     int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * 8, row = i / cols, col = i % cols;
     if (row >= rows)
         return;
-    union {
-        H v[8];
-        uint4 all;
-    } u;
+    eight<H> u;
     for (int e = 0; e < 8; e++)
         u.v[e] = narrow<H>(widen(w[row * ld + col + e]));
-    *(uint4 *)(out + i) = u.all;
+    *(eight<H> *)(out + i) = u;
 }
 
 void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *out)
@@ -345,12 +351,10 @@ template <int BYTES> TM_LANE void copy_mask(void *shared, const void *global)
 /* drop_four for eight elements with the mask given. */
 template <class H> TM_LANE void keep_eight(H *v, uint32_t mask, float scale)
 {
-    struct alignas(16) {
-        H v[8];
-    } u = *(decltype(u) *)v;
+    eight<H> u = *(const eight<H> *)v;
     for (int e = 0; e < 8; e++)
         u.v[e] = narrow<H>((mask >> e & 1 ? scale : 0) * widen(u.v[e]));
-    *(decltype(u) *)v = u;
+    *(eight<H> *)v = u;
 }
 
 /* The next sixteen rows of a warp's chunks. */
@@ -587,12 +591,10 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
     uint64_t key = DROP ? g.step[tile.replica].dropout_key : 0;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row8 = threadIdx.x / 8;
     int64_t c = c0 + threadIdx.x % 8 * 8;
-    struct alignas(16) eight {
-        Y v[8];
-    } old[4];
+    eight<Y> old[4];
     for (int i = 0; i < 4; i++)
         if (row8 + 16 * i < tile.count && c < columns)
-            old[i] = *(const eight *)(y + (tile.first + row8 + 16 * i) * ld + c);
+            old[i] = *(const eight<Y> *)(y + (tile.first + row8 + 16 * i) * ld + c);
     float delta[4][8] = {};
     for (int w = 0; w < jobs.n; w++) {
         const low_job &job = jobs.job[w];
@@ -654,7 +656,7 @@ static __global__ void __launch_bounds__(128) add_kernel(const __grid_constant__
             continue;
         for (int e = 0; e < 8; e++)
             old[i].v[e] = narrow<Y>(widen(old[i].v[e]) + delta[i][e]);
-        *(eight *)(y + (tile.first + row8 + 16 * i) * ld + c) = old[i];
+        *(eight<Y> *)(y + (tile.first + row8 + 16 * i) * ld + c) = old[i];
     }
 }
 

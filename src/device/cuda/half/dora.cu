@@ -4,7 +4,7 @@
 enum { THREADS = 256, NORM_ROWS = 8, SCALE_THREADS = 128, SCALE_ROWS = 4 };
 
 /* Length of rows of one replica's w + scale B A: a block NORM_ROWS rows, a thread every THREADS-th eight columns of them. */
-__global__ void __launch_bounds__(THREADS) row_lengths(tm_tensor a, tm_tensor b, int r, float scale, tm_tensor w, tm_tensor norm)
+static __global__ void __launch_bounds__(THREADS) row_lengths(tm_tensor a, tm_tensor b, int r, float scale, tm_tensor w, tm_tensor norm)
 {
     extern __shared__ __align__(16) float factor[]; /* [r][NORM_ROWS] of b */
     int64_t replica = blockIdx.y, n0 = blockIdx.x * (int64_t)NORM_ROWS;
@@ -53,7 +53,7 @@ bool tm_half_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_
 }
 
 /* y = magnitude / norm * u + bias|0, eight columns of SCALE_ROWS rows a thread. */
-template <class T> __global__ void __launch_bounds__(SCALE_THREADS) scale_columns(tm_rows rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)
+template <class T> static __global__ void __launch_bounds__(SCALE_THREADS) scale_columns(tm_rows rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)
 {
     int64_t c = 8 * (blockIdx.y * (int64_t)SCALE_THREADS + threadIdx.x), t = blockIdx.x * (int64_t)SCALE_ROWS;
     int32_t before = -1;

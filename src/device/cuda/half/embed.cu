@@ -7,7 +7,7 @@
 
 enum { ROW_THREADS = 128, RANK_THREADS = 256, RANK_TILE = 2048, RANK_SHARES = 8, SEGMENT_THREADS = 64, AHEAD = 8 };
 
-__global__ void __launch_bounds__(ROW_THREADS) embed_rows(const int32_t *ids, tm_tensor table, float scale, tm_tensor y)
+static __global__ void __launch_bounds__(ROW_THREADS) embed_rows(const int32_t *ids, tm_tensor table, float scale, tm_tensor y)
 {
     int64_t t = blockIdx.x, id = ids[t];
     for (int64_t c = 8 * threadIdx.x; id >= 0 && c < y.cols; c += 8 * ROW_THREADS) {
@@ -29,7 +29,7 @@ bool tm_half_embed_forward(tm_device *d, const tm_rows *rows, const int32_t *ids
 }
 
 /* order[k] = the k-th row by (id, row). RANK_SHARES neighbouring threads share out the comparisons of a row. */
-__global__ void __launch_bounds__(RANK_THREADS) rank_rows(int n, const int32_t *ids, int32_t *order)
+static __global__ void __launch_bounds__(RANK_THREADS) rank_rows(int n, const int32_t *ids, int32_t *order)
 {
     __shared__ int32_t other[RANK_TILE];
     int t = (blockIdx.x * RANK_THREADS + threadIdx.x) / RANK_SHARES, share = threadIdx.x % RANK_SHARES, id = t < n ? ids[t] : 0, before = 0;
@@ -74,7 +74,7 @@ TM_LANE void segment_rows(int n, const int32_t *ids, const int32_t *order, int i
 }
 
 /* Block (k, strip): when the k-th row of the order is the first with its id, the columns of the strip for all of them. */
-template <class T> __global__ void __launch_bounds__(SEGMENT_THREADS) add_segments(int n, const int32_t *ids, const int32_t *order, tm_tensor dy, float scale, tm_tensor grad)
+template <class T> static __global__ void __launch_bounds__(SEGMENT_THREADS) add_segments(int n, const int32_t *ids, const int32_t *order, tm_tensor dy, float scale, tm_tensor grad)
 {
     int k = blockIdx.x, id = ids[order[k]];
     int64_t c = 8 * (blockIdx.y * (int64_t)SEGMENT_THREADS + threadIdx.x);

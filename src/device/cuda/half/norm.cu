@@ -10,7 +10,7 @@ struct tm_half_norm {
 };
 
 /* LAYER: layer norm; N: vectors of eight a thread. */
-template <class T, int THREADS, int N, bool LAYER> __global__ void __launch_bounds__(THREADS) norm_forward(tm_half_norm w)
+template <class T, int THREADS, int N, bool LAYER> static __global__ void __launch_bounds__(THREADS) norm_forward(tm_half_norm w)
 {
     int64_t t = blockIdx.x, vectors = w.x.cols / 8;
     uint4 s[N];
@@ -82,7 +82,7 @@ template <class T, int THREADS, int N, bool LAYER> __global__ void __launch_boun
     }
 }
 
-template <class T, int THREADS, int N, bool LAYER> __global__ void __launch_bounds__(THREADS) norm_backward(tm_half_norm w)
+template <class T, int THREADS, int N, bool LAYER> static __global__ void __launch_bounds__(THREADS) norm_backward(tm_half_norm w)
 {
     int64_t t = blockIdx.x, vectors = w.y.cols / 8;
     uint4 dy[N], s[N], dx[N];

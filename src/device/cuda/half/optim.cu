@@ -27,7 +27,7 @@ TM_LANE int64_t tensor_of(const tm_trained *list, int64_t n, int64_t b)
 }
 
 /* f(tensor, begin, end, block) by all threads of a thread block together. */
-template <class F> __global__ void __launch_bounds__(THREADS) each_block(const tm_trained *list, int64_t n, F f)
+template <class F> static __global__ void __launch_bounds__(THREADS) each_block(const tm_trained *list, int64_t n, F f)
 {
     int64_t all = all_blocks(list, n), share = (all + gridDim.x - 1) / gridDim.x, b = blockIdx.x * share, last = b + share < all ? b + share : all;
     if (b >= last)
@@ -53,7 +53,7 @@ template <class F> static void run(tm_device *d, const char *op, int64_t n, cons
 /* --- Norm and clip --- */
 
 /* A thread a chain of a block of elements: eight neighbours read 32 bytes at a time. */
-__global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list, int64_t n, double *partial)
+static __global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list, int64_t n, double *partial)
 {
     enum { AT_ONCE = 32 / CHAINS }; /* blocks a warp */
     int64_t all = all_blocks(list, n), warps = gridDim.x * (THREADS / 32), share = (all + warps * AT_ONCE - 1) / (warps * AT_ONCE) * AT_ONCE;
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list,
 }
 
 /* The partial sums of a replica's tensors, in the order of the list: all threads fetch a tile, the first adds it. */
-__global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_trained *list, int64_t n, const double *partial, double max_norm, tm_step_params *step)
+static __global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_trained *list, int64_t n, const double *partial, double max_norm, tm_step_params *step)
 {
     __shared__ int64_t from[ORDER_THREADS];     /* first block of a tensor of ours */
     __shared__ int64_t place[ORDER_THREADS + 1]; /* where its blocks stand among all of the tile of tensors */
@@ -354,7 +354,7 @@ struct trail_block {
     }
 };
 
-__global__ void __launch_bounds__(THREADS) join_trail(const tm_trained *list, const uint64_t *partial, uint64_t *out)
+static __global__ void __launch_bounds__(THREADS) join_trail(const tm_trained *list, const uint64_t *partial, uint64_t *out)
 {
     const tm_trained &t = list[blockIdx.x];
     uint64_t sum = 0;

@@ -113,7 +113,7 @@ tm_device_traits tm_cpu_traits(void);
 tm_device_traits tm_cuda_traits(void);
 
 /* Bytes that a CUDA device takes for itself at creation: partial sums of the ops that go over all trained tensors. */
-enum { TM_CUDA_PARTIALS = 1 << 22 /* blocks of TM_TRAINED_BLOCK elements: 17 billion */, TM_CUDA_TENSORS = 1 << 16 };
+enum { TM_CUDA_PARTIALS = 1 << 22 /* blocks of TM_TRAINED_BLOCK elements: 17 billion */ };
 int64_t tm_cuda_own_bytes(void);
 
 /* Allocates nothing, computes nothing, counts every byte. traits: of the device it stands for. */

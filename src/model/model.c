@@ -355,7 +355,7 @@ static tm_status take_activations(tm_model *m, tm_error *err)
     if (m->stash_end == reached)
         return TM_OK;
     if (!m->device->traits.apart)
-        return tm_fail(err, TM_RECIPE, "train.offload: activations: device %s has no memory beside the host's to offload from; expected none, or a GPU", m->device->name);
+        return tm_fail(err, TM_RECIPE, "train.offload: activations is for GPUs: the CPU computes in the memory that it would offload to; expected none");
     return m->device->calls->stash_reserve(m->device, m->stash_end, tm_dtype_bytes(s->act, s->max_tokens * c->width), err);
 }
 

@@ -74,7 +74,7 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
             t->trained[r * count + k++] = (tm_trained){
                 .value = tm_param_part(p, p->value, r), .grad = train ? tm_param_part(p, p->grad, r) : tm_tensor_none(),
                 .m = m ? tm_param_part(p, p->m, r) : tm_tensor_none(), .v = v ? tm_param_part(p, p->v, r) : tm_tensor_none(),
-                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r, .first_block = blocks};
+                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r, .first_block = blocks, .index = (uint32_t)i};
             blocks += (tm_param_count(p) + TM_TRAINED_BLOCK - 1) / TM_TRAINED_BLOCK;
         }
     }

@@ -138,7 +138,6 @@ static void cuda_destroy(tm_device *d)
     if (c->stream)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
-    cudaFree(c->sums);
     tm_cuda_stash_destroy(c);
     tm_cuda_transfer_destroy(c);
     tm_cuda_profile_destroy(c);
@@ -167,7 +166,7 @@ static tm_status take_own(tm_cuda *c, tm_error *err)
     struct {
         void **address;
         int64_t bytes;
-    } own[] = {{(void **)&c->partials, (int64_t)TM_CUDA_PARTIALS * 8}, {(void **)&c->sums, TM_CUDA_TENSORS * 8}};
+    } own[] = {{(void **)&c->partials, (int64_t)TM_CUDA_PARTIALS * 8}};
     for (auto &block : own) {
         TM_TRY(cuda_alloc(&c->base, block.bytes, block.address, err));
         c->base.used_bytes += block.bytes;

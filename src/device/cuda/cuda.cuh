@@ -30,7 +30,7 @@ struct tm_cuda {
     cudaStream_t stream;
     tm_error failure;     /* the first since the last sync; status TM_OK: none */
     bool recording;       /* between graph_begin and graph_end */
-    uint64_t *partials, *sums; /* [TM_CUDA_PARTIALS], [TM_CUDA_TENSORS]: of the op that runs */
+    uint64_t *partials;   /* [TM_CUDA_PARTIALS], of the op that runs */
     void *workspace;      /* lent by the run: half/half.h */
     int64_t workspace_bytes;
     struct tm_cuda_transfer *transfer;

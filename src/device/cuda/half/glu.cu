@@ -33,7 +33,7 @@ template <int ACT> TM_LANE float2 activate(float g)
     return make_float2(g * cdf, fmaf((g * cdf) * (1 - cdf), slope, cdf));
 }
 
-template <class T, int ACT, int ROWS> __global__ void __launch_bounds__(THREADS) glu_forward(tm_half_glu w)
+template <class T, int ACT, int ROWS> static __global__ void __launch_bounds__(THREADS) glu_forward(tm_half_glu w)
 {
     int64_t i = 8 * (blockIdx.x * (int64_t)THREADS + threadIdx.x), first = blockIdx.y * (int64_t)ROWS;
     if (i >= w.F)
@@ -61,7 +61,7 @@ template <class T, int ACT, int ROWS> __global__ void __launch_bounds__(THREADS)
         }
 }
 
-template <class T, int ACT, int ROWS> __global__ void __launch_bounds__(THREADS) glu_backward(tm_half_glu w)
+template <class T, int ACT, int ROWS> static __global__ void __launch_bounds__(THREADS) glu_backward(tm_half_glu w)
 {
     int64_t i = 8 * (blockIdx.x * (int64_t)THREADS + threadIdx.x), first = blockIdx.y * (int64_t)ROWS;
     if (i >= w.F)

@@ -310,7 +310,7 @@ static void run_delta(bench *b, const void *context)
     else if (p->backward)
         TM_RUN(b->d, lora_backward, &b->rows, p->y, p->x, p->w, false, 1, &p->part, p->dx);
     else
-        TM_RUN(b->d, lora_forward, &b->rows, p->x, p->w, tm_tensor_none(), 1, &p->part, p->y);
+        TM_RUN(b->d, lora_forward, &b->rows, p->x, p->w, tm_tensor_none(), 1, &p->part, p->y, TM_ACT_NONE, tm_tensor_none());
 }
 
 static void measure_lowrank(bench *b, int64_t rows, int64_t side, tm_work *rate)

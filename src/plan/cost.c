@@ -114,19 +114,6 @@ static void cost_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lo
 {
     add_lowrank(d, true, rows->n, rank_of(rows, lr), lr->a.cols, lr->b.rows / rows->replicas, 4);
 }
-static void cost_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y)
-{
-    cost_linear_forward(d, rows, x, w, bias, y);
-    for (int32_t i = 0; i < parts; i++)
-        cost_lowrank_forward(d, rows, &part[i].lr, x, part[i].xa, y);
-}
-static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)
-{
-    if (dx.data)
-        cost_linear_backward_input(d, rows, dy, w, accumulate, dx);
-    for (int32_t i = 0; i < parts; i++)
-        cost_lowrank_backward(d, rows, &part[i].lr, dy, x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
-}
 
 static void cost_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_tensor w, tm_tensor norm)
 {
@@ -163,6 +150,21 @@ static void cost_attention_backward(tm_device *d, const tm_spans *spans, const t
 static void cost_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor h)
 {
     add_bytes(d, rows_of(gate_up, rows->n, 1) + rows_of(h, rows->n, 1));
+}
+static void cost_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)
+{
+    cost_linear_forward(d, rows, x, w, bias, y);
+    for (int32_t i = 0; i < parts; i++)
+        cost_lowrank_forward(d, rows, &part[i].lr, x, part[i].xa, y);
+    if (h.data)
+        cost_glu_forward(d, rows, act, y, h);
+}
+static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)
+{
+    if (dx.data)
+        cost_linear_backward_input(d, rows, dy, w, accumulate, dx);
+    for (int32_t i = 0; i < parts; i++)
+        cost_lowrank_backward(d, rows, &part[i].lr, dy, x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
 }
 static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
 {

@@ -35,14 +35,18 @@ static inline void *tm_half_scratch(tm_cuda *c, int64_t *used, int64_t bytes)
  * b_turned), of a's type; low is a multiple of 16; not with a_turned. With replicas > 1 low_b holds one matrix a replica,
  * one below the other, and row t of low_a meets that of the replica whose rows it is among (group, on the device:
  * tm_rows.group; group[0] is 0, group[replicas] is m).
+ * h |0: glu_forward of out with `activation` follows, h [m, n / 2] or [m, n]; where the product makes it itself (Hopper, SiLU,
+ * n / 2 a multiple of 8), with the same bits.
  * Any sizes and leading dimensions; fast where n, k (m, n when a is turned) and leading dimensions are multiples of 8 and
- * addresses of 16 bytes. m or n 0: nothing happens. Uses tm_cuda.sums. false: these types, or an architecture before sm_80. */
+ * addresses of 16 bytes. m or n 0: nothing happens. Uses tm_cuda.partials. false: these types, or an architecture before sm_80. */
 typedef struct tm_half_product {
     int64_t m, n, k;
     tm_tensor a, b, out, bias, low_a, low_b;
     bool a_turned, b_turned, add;
     int32_t replicas;
     const int32_t *group;
+    tm_tensor h;
+    tm_activation activation;
 } tm_half_product;
 bool tm_half_multiply(tm_device *d, const char *op, const tm_half_product *p);
 

@@ -84,11 +84,9 @@ bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_ten
     p.low_b = tm_tensor_make(s.b, x.dtype, rows->replicas * g.out, g.low);
     p.replicas = rows->replicas;
     p.group = rows->group;
-    if (!tm_half_multiply(d, op, &p))
-        return false;
-    if (h.data)
-        TM_RUN(d, glu_forward, rows, act, y, h);
-    return true;
+    p.h = h;
+    p.activation = act;
+    return tm_half_multiply(d, op, &p);
 }
 
 bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)

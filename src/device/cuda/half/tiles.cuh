@@ -16,6 +16,8 @@ struct tiles_args {
     int m, n, k, low, replicas; /* low 0: none; replicas 1: group is not read */
     int bias_type;              /* 0 f32, 1 bf16, 2 f16 */
     bool add, wide;             /* wide: out is f32 */
+    void *h;                    /* with gate and up side by side in out, |0: what they activate, [m, n / 2] */
+    int64_t h_ld;
 };
 
 /* A tile's first row and column, its replica and the row at which that ends. */

@@ -135,12 +135,12 @@ TM_DEVICE void fetch_box(void *to, const CUtensorMap *map, int column, int row, 
 
 /* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. add: to what
  * stands there, in the type of the map. */
-TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, bool add)
+TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, int matrix, bool add)
 {
     if (add)
-        asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
+        asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row), "r"(matrix) : "memory");
     else
-        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
+        asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row), "r"(matrix) : "memory");
 }
 TM_DEVICE void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 /* Until what was stored has been read out of shared memory. */

@@ -53,6 +53,17 @@ TM_ON_DEVICE static inline uint16_t tm_f32_to_bf16(float f)
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+/* One of the two neighbours, the farther from zero with the share of their distance by which f is beyond the
+ * nearer: unbiased. random: its lower 16 bits count. Infinities and NaN as above. */
+TM_ON_DEVICE static inline uint16_t tm_f32_to_bf16_at_random(float f, uint32_t random)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    if ((bits & 0x7f800000u) == 0x7f800000u)
+        return tm_f32_to_bf16(f);
+    return (uint16_t)((bits + (random & 0xffff)) >> 16);
+}
+
 float tm_f16_to_f32(uint16_t h);
 uint16_t tm_f32_to_f16(float f);   /* round to nearest even */
 

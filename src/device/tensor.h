@@ -7,6 +7,7 @@
 #define TM_DEVICE_TENSOR_H
 
 #include "base/dtype.h"
+#include "base/philox.h"
 
 #include <stdbool.h>
 
@@ -117,6 +118,14 @@ typedef struct tm_trained {
     float lr_ratio;        /* on the rate: LoRA+ has > 1 for B */
     int32_t replica;
     int64_t first_block;   /* blocks of all tensors before it in the list */
+    uint32_t index;        /* among the model's parameters: key of random roundings */
 } tm_trained;
+
+/* What decides how elements 4 i .. 4 i + 3 of a trained tensor in bf16 are rounded after a step. Dropout has the same key and
+ * never this module. */
+TM_ON_DEVICE static inline tm_philox tm_rounding_words(const tm_step_params *step, uint32_t index, uint64_t i)
+{
+    return tm_philox_at(step->dropout_key, (uint32_t)i, (uint32_t)(i >> 32), index, UINT32_MAX);
+}
 
 #endif

@@ -44,15 +44,19 @@ static void post_forward(const tm_model *m, const tm_rows *rows, const tm_norm *
         norm_forward(m, rows, post, kept, tm_tensor_none(), kept, s, m->delta);
 }
 
-/* m->dx is the gradient of the stream; m->delta becomes that of what attention or MLP gave (DoRA overwrites it). */
-static void post_backward(const tm_model *m, const tm_rows *rows, const tm_norm *post, tm_tensor kept, const tm_norm_saved *s)
+/* The gradient of what attention or MLP gave, from that of the stream in m->dx: m->dx itself, or m->delta where it will be
+ * overwritten (DoRA, an adapter) or goes through a norm. */
+static tm_tensor post_backward(const tm_model *m, const tm_rows *rows, const tm_norm *post, tm_tensor kept, const tm_norm_saved *s, bool overwritten)
 {
     tm_tensor to = tm_tensor_rows(m->delta, 0, rows->n);
     if (post->weight) {
         RUN(fill, to, 0);
         norm_backward(m, rows, post, m->dx, kept, s, m->delta);
-    } else
+    } else if (overwritten)
         RUN(cast, tm_tensor_rows(m->dx, 0, rows->n), to);
+    else
+        return m->dx;
+    return m->delta;
 }
 
 /* --- Positions --- */
@@ -184,8 +188,7 @@ static void block_forward(tm_model *m, int64_t layer, const tm_batch *b, tm_tens
     norm_forward(m, rows, &block->norm[TM_NORM_ATTN], x, delta, s->x_in, &s->n_in, m->y);
     attention_forward(m, layer, b);
     norm_forward(m, rows, &block->norm[TM_NORM_FFN], s->x_in, m->delta, s->x_mid, &s->n_mid, m->y);
-    tm_linear_forward(&m->linear, &block->gate_up, rows, m->y, &s->s_gate_up, s->gate_up);
-    RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
+    tm_linear_glu_forward(&m->linear, &block->gate_up, rows, m->y, &s->s_gate_up, s->gate_up, c->activation, m->h);
     tm_tensor out = out_of(m, post, s->ffn_out);
     tm_linear_forward(&m->linear, &block->down, rows, m->h, &s->s_down, out);
     if (block->ffn_adapter && !m->linear.base_only)
@@ -205,6 +208,12 @@ void tm_model_begin_step(tm_model *m, const tm_step_params *step)
     tm_linear_group_prepare(&m->linear, &m->head_group);
 }
 
+/* Whether block i's residual stream is in host memory between forward and backward. The last two of the blocks that are
+ * computed again keep theirs: backward begins with them. */
+static bool stashed(const tm_model *m, int64_t i) { return m->settings.train && i >= m->stash_first && i < m->stash_end; }
+
+static int64_t stream_bytes(const tm_model *m, const tm_batch *b) { return tm_dtype_bytes(m->settings.act, b->rows.n * m->config.width); }
+
 void tm_model_forward(tm_model *m, const tm_batch *b)
 {
     if (m->config.ropes && by_row(m, b, 0))
@@ -218,7 +227,11 @@ void tm_model_forward(tm_model *m, const tm_batch *b)
         delta = m->delta;
     }
     for (int64_t i = 0; i < m->config.layers; i++) {
+        if (stashed(m, i - 2)) /* whose place this block's stream takes */
+            m->device->calls->stash_wait(m->device, i - 2);
         block_forward(m, i, b, x, delta);
+        if (stashed(m, i))
+            m->device->calls->stash(m->device, i, m->saved[i].x_in.data, stream_bytes(m, b));
         x = m->saved[i].x_mid;
         delta = m->delta;
     }
@@ -234,10 +247,10 @@ static void mlp_backward(tm_model *m, int64_t layer, const tm_batch *b)
     const tm_rows *rows = &b->rows;
     if (tm_linear_group_trained(&block->down))
         RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
-    post_backward(m, rows, &block->norm[TM_NORM_POST_FFN], s->ffn_out, &s->n_ffn_out);
+    tm_tensor out = post_backward(m, rows, &block->norm[TM_NORM_POST_FFN], s->ffn_out, &s->n_ffn_out, block->ffn_adapter || tm_linear_overwrites(&block->down));
     if (block->ffn_adapter)
-        tm_bottleneck_backward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, m->delta);
-    tm_linear_backward(&m->linear, &block->down, rows, m->delta, m->h, &s->s_down, false, m->dh);
+        tm_bottleneck_backward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, out);
+    tm_linear_backward(&m->linear, &block->down, rows, out, m->h, &s->s_down, false, m->dh);
     RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up);
     if (tm_linear_group_trained(&block->gate_up))
         norm_forward(m, rows, &block->norm[TM_NORM_FFN], s->x_mid, tm_tensor_none(), s->x_mid, &s->n_mid, m->y);
@@ -252,10 +265,10 @@ static void attention_backward(tm_model *m, int64_t layer, const tm_batch *b, bo
     tm_block_saved *s = &m->saved[layer];
     const tm_rows *rows = &b->rows;
     tm_attention a = attention_of(m, layer);
-    post_backward(m, rows, &block->norm[TM_NORM_POST_ATTN], s->attn_out, &s->n_attn_out);
+    tm_tensor out = post_backward(m, rows, &block->norm[TM_NORM_POST_ATTN], s->attn_out, &s->n_attn_out, block->attn_adapter || tm_linear_overwrites(&block->o));
     if (block->attn_adapter)
-        tm_bottleneck_backward(&m->bottleneck, block->attn_adapter, b, &s->s_attn_adapter, m->delta);
-    tm_linear_backward(&m->linear, &block->o, rows, m->delta, s->attn, &s->s_o, false, m->dattn);
+        tm_bottleneck_backward(&m->bottleneck, block->attn_adapter, b, &s->s_attn_adapter, out);
+    tm_linear_backward(&m->linear, &block->o, rows, out, s->attn, &s->s_o, false, m->dattn);
     qkv_views x = split_qkv(c, s->qkv), d = split_qkv(c, m->dqkv), raw = x;
     RUN(attention_backward, &b->spans, &a, m->dattn, x.q, x.k, x.v, s->attn, s->lse, m->attn_delta, d.q, d.k, d.v);
     const tm_param *q_norm = block->norm[TM_NORM_Q].weight, *k_norm = block->norm[TM_NORM_K].weight;
@@ -286,11 +299,15 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
     RUN(fill, tm_tensor_rows(m->dx, 0, rows->n), 0);
     norm_backward(m, rows, &m->final_norm, m->dy, m->x_final, &m->n_final, m->dx);
     for (int64_t i = layers - 1; i >= 0 && i >= m->first_trained; i--) {
+        if (stashed(m, i))
+            m->device->calls->stash_wait(m->device, i);
         if (i < m->settings.recompute_layers) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
             block_forward(m, i, b, m->saved[i].x_in, tm_tensor_none());
         mlp_backward(m, i, b);
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */
         attention_backward(m, i, b, i > m->first_trained || tm_norm_trained(&m->block[i].norm[TM_NORM_ATTN]));
+        if (stashed(m, i - 2)) /* comes back while the block between is at work */
+            m->device->calls->unstash(m->device, i - 2, m->saved[i - 2].x_in.data, stream_bytes(m, b));
     }
     if (m->first_trained < 0)
         tm_embed_backward(m, b);

@@ -189,12 +189,32 @@ static void dora_forward(const tm_linear_context *c, const tm_linear *module, co
     TM_RUN(d, axpy, -1, wide, yy);
 }
 
+bool tm_linear_overwrites(const tm_linear_group *group)
+{
+    bool dora = false;
+    for (int32_t i = 0; i < group->count; i++)
+        dora |= is_dora(group->module[i]);
+    return dora;
+}
+
+void tm_linear_glu_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y, tm_activation act, tm_tensor h)
+{
+    tm_device *d = c->device;
+    if (!c->base_only && plain_lora(group)) {
+        tm_lora_part part[TM_GROUP_MAX];
+        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, part), part, y, act, h);
+        return;
+    }
+    tm_linear_forward(c, group, rows, x, saved, y);
+    TM_RUN(d, glu_forward, rows, act, y, h);
+}
+
 void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y)
 {
     tm_device *d = c->device;
     tm_lora_part part[TM_GROUP_MAX];
     if (!c->base_only && plain_lora(group)) {
-        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, part), part, y);
+        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, part), part, y, TM_ACT_NONE, tm_tensor_none());
         return;
     }
     bool dora = false;

@@ -64,6 +64,10 @@ void tm_linear_saved_allocate(const tm_linear_group *group, tm_arena *arena, tm_
 
 /* y[T, out] = group(x[T, in]). */
 void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y);
+/* The same, and h[T, out / 2, or out] = the activation of y (ops.def, glu_forward): one pass where the device has one. */
+void tm_linear_glu_forward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor x, tm_linear_saved *saved, tm_tensor y, tm_activation act, tm_tensor h);
+/* Whether backward overwrites dy. */
+bool tm_linear_overwrites(const tm_linear_group *group);
 /* dx|0 [T, in] = or += ; gradients of what is trained +=. With DoRA dy is overwritten. */
 void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx);
 /* Whether anything in the group is trained, so that backward needs x. */

@@ -326,9 +326,15 @@ static tm_status take_activations(tm_model *m, tm_error *err)
     TM_TRY(TM_NEW(&m->saved, c->layers, err));
     m->x0 = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     /* Blocks before `reached` have no backward, those before `alone` share what it needs. */
-    int64_t reached = s->train ? m->first_trained : c->layers, alone = reached > s->recompute_layers ? reached : s->recompute_layers;
+    int64_t reached = !s->train ? c->layers : m->first_trained > 0 ? m->first_trained : 0, alone = reached > s->recompute_layers ? reached : s->recompute_layers;
     tm_block_saved shared = {0};
     tm_block widest;
+    tm_tensor turn[2] = {m->x0, m->x0}; /* of the blocks whose stream is stashed, the two in use */
+    int64_t stashed = s->offload ? s->recompute_layers < c->layers ? s->recompute_layers : c->layers : 0;
+    m->stash_first = reached;
+    m->stash_end = stashed - 2 > reached ? stashed - 2 : reached;
+    if (m->stash_end > reached)
+        turn[1] = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     widest_block(m, &widest);
     if (alone > 0)
         take_saved(m, &widest, kept, &shared);
@@ -338,13 +344,21 @@ static tm_status take_activations(tm_model *m, tm_error *err)
             m->saved[i] = shared;
         else
             take_saved(m, &m->block[i], kept, &m->saved[i]);
-        m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
+        if (m->stash_end > reached && i >= reached && i < stashed)
+            m->saved[i].x_in = turn[(i - reached) % 2];
+        else
+            m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
         m->saved[i].bytes = tm_arena_mark(kept) - before;
     }
     m->x_final = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     take_norm_saved(m, kept, &m->n_final);
     m->hidden = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
-    return TM_OK;
+    m->stash_bytes = (m->stash_end - reached) * tm_dtype_bytes(s->act, s->max_tokens * c->width);
+    if (m->stash_end == reached)
+        return TM_OK;
+    if (!m->device->traits.apart)
+        return tm_fail(err, TM_RECIPE, "train.offload: activations is for GPUs: the CPU computes in the memory that it would offload to; expected none");
+    return m->device->calls->stash_reserve(m->device, m->stash_end, tm_dtype_bytes(s->act, s->max_tokens * c->width), err);
 }
 
 /* Largest rank of any adapter, and the widest module that needs DoRA's scratch. */

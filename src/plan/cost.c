@@ -26,15 +26,20 @@ static void add_bytes(tm_device *d, double bytes)
 /* n rows of t, so many times; an absent tensor has none. */
 static double rows_of(tm_tensor t, int64_t n, double times) { return t.data ? times * (double)tm_dtype_bytes(t.dtype, n * t.cols) : 0; }
 
-static void add_product(tm_device *d, tm_product kind, int64_t rows, tm_tensor x, tm_tensor w)
+/* w: the weight, or its gradient; act: the type of what it meets. */
+static void add_product(tm_device *d, tm_product kind, int64_t rows, tm_tensor w, tm_dtype act)
 {
     tm_work *work = of(d)->work;
-    int64_t side = w.rows < w.cols ? w.rows : w.cols;
-    work->product[kind][tm_row_class(rows)][tm_side_class(side)] += 2.0 * (double)rows * (double)w.rows * (double)w.cols;
+    if (kind == TM_PRODUCT_FORWARD)
+        tm_work_add_product(work, kind, rows, w.rows, w.cols);
+    else if (kind == TM_PRODUCT_INPUT)
+        tm_work_add_product(work, kind, rows, w.cols, w.rows);
+    else
+        tm_work_add_product(work, kind, w.rows, w.cols, rows);
     work->calls++;
     /* A trained weight is kept in f32; a device that borrows scratch makes a 16-bit copy of it there. */
-    if (d->traits.borrows && w.dtype != x.dtype && kind != TM_PRODUCT_WEIGHT)
-        work->bytes += (double)tm_dtype_bytes(w.dtype, w.rows * w.cols) + (double)tm_dtype_bytes(x.dtype, w.rows * w.cols);
+    if (d->traits.borrows && w.dtype != act && kind != TM_PRODUCT_WEIGHT)
+        work->bytes += (double)tm_dtype_bytes(w.dtype, w.rows * w.cols) + (double)tm_dtype_bytes(act, w.rows * w.cols);
 }
 
 static void add_lowrank(tm_device *d, bool backward, int64_t rows, int64_t r, int64_t in, int64_t out, int products)
@@ -85,16 +90,16 @@ static void cost_layernorm_backward(tm_device *d, const tm_rows *rows, tm_tensor
 
 static void cost_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y)
 {
-    add_product(d, TM_PRODUCT_FORWARD, rows->n, x, w);
+    add_product(d, TM_PRODUCT_FORWARD, rows->n, w, x.dtype);
 }
 static void cost_linear_backward_input(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor w, bool accumulate, tm_tensor dx)
 {
-    add_product(d, TM_PRODUCT_INPUT, rows->n, dy, w);
+    add_product(d, TM_PRODUCT_INPUT, rows->n, w, dy.dtype);
 }
 static void cost_linear_backward_weight(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor dw, tm_tensor dbias)
 {
     if (dw.data)
-        add_product(d, TM_PRODUCT_WEIGHT, rows->n, x, dw);
+        add_product(d, TM_PRODUCT_WEIGHT, rows->n, dw, x.dtype);
     if (dbias.data)
         add_bytes(d, rows_of(dy, rows->n, 1));
 }
@@ -108,19 +113,6 @@ static void cost_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_low
 static void cost_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowrank *lr, tm_tensor dy, tm_tensor x, tm_tensor xa, tm_tensor dxa, tm_tensor da, tm_tensor db, tm_tensor dx)
 {
     add_lowrank(d, true, rows->n, rank_of(rows, lr), lr->a.cols, lr->b.rows / rows->replicas, 4);
-}
-static void cost_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y)
-{
-    cost_linear_forward(d, rows, x, w, bias, y);
-    for (int32_t i = 0; i < parts; i++)
-        cost_lowrank_forward(d, rows, &part[i].lr, x, part[i].xa, y);
-}
-static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)
-{
-    if (dx.data)
-        cost_linear_backward_input(d, rows, dy, w, accumulate, dx);
-    for (int32_t i = 0; i < parts; i++)
-        cost_lowrank_backward(d, rows, &part[i].lr, dy, x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
 }
 
 static void cost_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_tensor w, tm_tensor norm)
@@ -158,6 +150,21 @@ static void cost_attention_backward(tm_device *d, const tm_spans *spans, const t
 static void cost_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor h)
 {
     add_bytes(d, rows_of(gate_up, rows->n, 1) + rows_of(h, rows->n, 1));
+}
+static void cost_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)
+{
+    cost_linear_forward(d, rows, x, w, bias, y);
+    for (int32_t i = 0; i < parts; i++)
+        cost_lowrank_forward(d, rows, &part[i].lr, x, part[i].xa, y);
+    if (h.data)
+        cost_glu_forward(d, rows, act, y, h);
+}
+static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)
+{
+    if (dx.data)
+        cost_linear_backward_input(d, rows, dy, w, accumulate, dx);
+    for (int32_t i = 0; i < parts; i++)
+        cost_lowrank_backward(d, rows, &part[i].lr, dy, x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
 }
 static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
 {

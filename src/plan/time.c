@@ -129,7 +129,8 @@ double tm_flops_per_token(const tm_model *m, int64_t length)
         const tm_block *b = &m->block[i];
         bool gradient = i >= m->first_trained;
         double seen = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length), keys = seen * (1 - seen / (2 * (double)length));
-        flops += group_flops(&b->qkv, gradient) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
+        /* Below the lowest trained tensor nobody wants a gradient. */
+        flops += group_flops(&b->qkv, i > m->first_trained || (gradient && tm_norm_trained(&b->norm[TM_NORM_ATTN]))) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
         flops += 4.0 * (double)(c->heads * c->head_size) * keys * (gradient ? 3.5 : 1);
     }
     return flops;

@@ -74,7 +74,7 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
             t->trained[r * count + k++] = (tm_trained){
                 .value = tm_param_part(p, p->value, r), .grad = train ? tm_param_part(p, p->grad, r) : tm_tensor_none(),
                 .m = m ? tm_param_part(p, p->m, r) : tm_tensor_none(), .v = v ? tm_param_part(p, p->v, r) : tm_tensor_none(),
-                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r, .first_block = blocks};
+                .weight_decay = decays(recipe, p) ? (float)recipe->weight_decay : 0, .lr_ratio = p->lr_ratio, .replica = r, .first_block = blocks, .index = (uint32_t)i};
             blocks += (tm_param_count(p) + TM_TRAINED_BLOCK - 1) / TM_TRAINED_BLOCK;
         }
     }
@@ -121,7 +121,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute_layers = recompute_layers(t->recipe), .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));

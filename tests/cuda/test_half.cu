@@ -1,8 +1,8 @@
 /* The fast kernels of 16 bits against the plain ones, on a GPU: values, the same bits in every run, rows beyond the data
  * and columns beyond the last untouched; then times and rates. Prints what failed and counts it.
  *
- *   test_half            checks of all ops, then all rates
- *   test_half check xent  one of them, an op by (a part of) its name */
+ *   test_half [check [xent]]  checks of all ops, or of those whose name has the text
+ *   test_half rate [xent]     times and rates; 24 GB of memory for all */
 #include "device/cuda/half/vec.cuh"
 
 #include <cstdarg>
@@ -27,13 +27,25 @@ static uint64_t dice()
 static int64_t between(int64_t low, int64_t high) { return low + (int64_t)(dice() % (uint64_t)(high - low + 1)); }
 static const char *type_name(tm_dtype t) { return t == TM_BF16 ? "bf16" : t == TM_F16 ? "f16" : "f32"; }
 
+static std::string now; /* what runs */
+
 static void must()
 {
     tm_error err;
     if (device->calls->sync(device, &err) != TM_OK) {
-        printf("FAILED: %s\n", err.message);
+        printf("FAILED %s: %s\n", now.c_str(), err.message);
         exit(1);
     }
+}
+
+static std::string text(const char *format, ...)
+{
+    char line[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    return line;
 }
 
 /* --- Tensors --- */
@@ -47,7 +59,7 @@ __device__ static uint32_t hashed(uint64_t seed, uint64_t i)
 }
 
 /* About normal times scale, plus shift; NAN in rows from `used` on and between columns. */
-__global__ void fill_values(tm_tensor t, int64_t used, uint64_t seed, float scale, float shift)
+static __global__ void fill_values(tm_tensor t, int64_t used, uint64_t seed, float scale, float shift)
 {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t.rows * t.ld; i += gridDim.x * (int64_t)blockDim.x) {
         float x = 0;
@@ -57,7 +69,7 @@ __global__ void fill_values(tm_tensor t, int64_t used, uint64_t seed, float scal
     }
 }
 
-__global__ void compare_values(tm_tensor a, tm_tensor b, int64_t rows, double *sums)
+static __global__ void compare_values(tm_tensor a, tm_tensor b, int64_t rows, double *sums)
 {
     double difference = 0, norm = 0;
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < rows * a.cols; i += gridDim.x * (int64_t)blockDim.x) {
@@ -70,7 +82,7 @@ __global__ void compare_values(tm_tensor a, tm_tensor b, int64_t rows, double *s
 }
 
 /* A hash of rows < used, and how many values between columns were written. */
-__global__ void hash_values(tm_tensor t, int64_t rows, unsigned long long *out)
+static __global__ void hash_values(tm_tensor t, int64_t rows, unsigned long long *out)
 {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < rows * t.ld; i += gridDim.x * (int64_t)blockDim.x) {
         uint32_t bits = t.dtype == TM_F32 ? ((const uint32_t *)t.data)[i] : ((const uint16_t *)t.data)[i];
@@ -141,9 +153,11 @@ struct trial {
     void check(const char *op, double bound, const std::function<bool(bool)> &run)
     {
         checks++;
+        now = text("plain %s %s", op, note.c_str());
         reset();
         run(false);
         must();
+        now = text("fast %s %s", op, note.c_str());
         for (operand &o : list)
             if (o.out) {
                 size_t bytes = (size_t)tm_dtype_bytes(o.t.dtype, o.t.rows * o.t.ld);
@@ -263,16 +277,6 @@ struct layout {
 };
 
 #define OP(name, ...) (fast ? tm_half_##name(device, __VA_ARGS__) : (tm_cuda_##name(device, __VA_ARGS__), true))
-
-static std::string text(const char *format, ...)
-{
-    char line[256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    return line;
-}
 
 /* --- The ops: each checked at random shapes, or timed at one --- */
 
@@ -613,12 +617,12 @@ static void rates(int64_t T, int64_t C, int64_t F, int64_t heads, int64_t kv, in
 
 int main(int count, char **arg)
 {
-    const char *what = count > 1 ? arg[1] : "";
+    bool rate = count > 1 && strcmp(arg[1], "rate") == 0;
     only = count > 2 ? arg[2] : "";
     tm_error err;
     if (tm_cuda_plugin_table.create(0, &device, &err) != TM_OK)
         return printf("FAILED: %s\n", err.message), 1;
-    if (!strcmp(what, "rate") == 0) {
+    if (!rate) {
         check_all(TM_BF16, TM_BF16);
         check_all(TM_F16, TM_F32);
         for (int i = 0; i < 4; i++) {
@@ -629,7 +633,7 @@ int main(int count, char **arg)
         }
         printf("%d checks, %d failures\n", checks, failures);
     }
-    if (strcmp(what, "check")) {
+    if (rate) {
         rates(8192, 3584, 18944, 28, 4, 128);
         rates(16384, 896, 4864, 14, 2, 64);
         shape s = {TM_BF16, TM_BF16, 2048, 0, 0, 0, 0, 0, 151936, true};

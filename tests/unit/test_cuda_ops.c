@@ -136,6 +136,63 @@ static void sixteen_bits(void **state)
     tm_device_destroy(cpu);
 }
 
+/* The ops over trained tensors, with weights in f32 and in bf16. */
+static void trained_tensors(void **state)
+{
+    (void)state;
+    need_library();
+    enum { N = 3, MOST = 9000 };
+    tm_device *d[2];
+    tm_error err;
+    assert_int_equal(tm_cpu_device_create(2, TM_ISA_AUTO, &d[0], &err), TM_OK);
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d[1], &err), TM_OK);
+    rng r = {seed};
+    for (int round = 0; round < 6; round++) {
+        tm_step_params step = {.lr = 1e-3, .bias1 = 0.1, .bias2 = 0.001, .dropout_key = rng_next(&r)}, after[2];
+        int64_t size[N];
+        for (int i = 0; i < N; i++)
+            size[i] = rng_in(&r, 1, MOST);
+        uint64_t from = rng_next(&r), sums[2][N];
+        float *memory[2];
+        for (int k = 0; k < 2; k++) {
+            tm_trained t[N] = {{.replica = 0}};
+            int64_t blocks = 0;
+            rng same = {from};
+            memory[k] = calloc(N * 4 * (MOST + 4), sizeof(float));
+            for (int i = 0; i < N; i++) {
+                float *p = memory[k] + i * 4 * (MOST + 4);
+                tm_tensor *all[] = {&t[i].value, &t[i].grad, &t[i].m, &t[i].v};
+                for (int f = 0; f < 4; f++, p += MOST + 4) {
+                    *all[f] = tm_tensor_make(p, TM_F32, 1, size[i]);
+                    for (int64_t e = 0; e < size[i]; e++)
+                        p[e] = (float)fabs(rng_normal(&same)) * (f == 3 ? 1e-3f : 1);
+                }
+                if ((i + round) % 2) {
+                    t[i].value.dtype = TM_BF16;
+                    for (int64_t e = 0; e < size[i]; e++)
+                        ((uint16_t *)t[i].value.data)[e] = tm_f32_to_bf16((float)rng_normal(&same));
+                }
+                t[i].lr_ratio = 1;
+                t[i].weight_decay = 0.1f;
+                t[i].index = (uint32_t)i;
+                t[i].first_block = blocks;
+                blocks += (size[i] + TM_TRAINED_BLOCK - 1) / TM_TRAINED_BLOCK;
+            }
+            after[k] = step;
+            TM_RUN(d[k], grad_norm, N, t, 1, 1, &after[k]);
+            TM_RUN(d[k], adamw, N, t, 0.9, 0.999, 1e-8, &after[k]);
+            TM_RUN(d[k], sgd, N, t, 0.9, false, &after[k]);
+            TM_RUN(d[k], trail, N, t, sums[k]);
+        }
+        if (memcmp(memory[0], memory[1], N * 4 * (MOST + 4) * sizeof(float)) != 0 || memcmp(sums[0], sums[1], sizeof sums[0]) != 0 || memcmp(&after[0], &after[1], sizeof step) != 0)
+            fail_msg("seed %llu, round %d: bits differ from the CPU's", (unsigned long long)seed, round);
+        free(memory[0]);
+        free(memory[1]);
+    }
+    tm_device_destroy(d[1]);
+    tm_device_destroy(d[0]);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -178,6 +235,7 @@ static void graphs(void **state)
     float value[3] = {1, 2, 3}, got[3];
     void *x;
     assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d, &err), TM_OK);
+    assert_int_equal(d->used_bytes, tm_cuda_own_bytes()); /* what plans for a GPU that is not here count */
     assert_int_equal(tm_device_alloc(d, sizeof value, &x, &err), TM_OK);
     tm_tensor t = tm_tensor_make(x, TM_F32, 1, 3);
     d->calls->upload(d, x, value, sizeof value);
@@ -208,6 +266,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_as_cpu),
         cmocka_unit_test(sixteen_bits),
+        cmocka_unit_test(trained_tensors),
         cmocka_unit_test(refusals),
         cmocka_unit_test(missing_types),
         cmocka_unit_test(graphs),

@@ -29,7 +29,7 @@ static void as_pytorch(void **state)
         float value[4], grad[4], m[4] = {0}, v[4] = {0};
         memcpy(value, start, sizeof value);
         tm_trained t = {tm_tensor_make(value, TM_F32, 2, 2), tm_tensor_make(grad, TM_F32, 2, 2), tm_tensor_make(m, TM_F32, 2, 2),
-                        sgd ? tm_tensor_none() : tm_tensor_make(v, TM_F32, 2, 2), 0.1f, 1, 0, 0};
+                        sgd ? tm_tensor_none() : tm_tensor_make(v, TM_F32, 2, 2), 0.1f, 1, 0, 0, 0};
         for (int step = 1; step <= 3; step++) {
             tm_step_params s = {.lr = 0.01, .bias1 = 1 - pow(0.9, step), .bias2 = 1 - pow(0.99, step), .clip = 1};
             for (int i = 0; i < 4; i++)
@@ -97,7 +97,7 @@ static set set_make(int replica)
     for (int i = 0; i < TENSORS; i++) {
         rng r = {seed + (uint64_t)i};
         tm_trained t = {vector(sizes[i], &r, 1), vector(sizes[i], &r, 0.01), vector(sizes[i], &r, 0.01),
-                        vector(sizes[i], &r, 0.001), i % 2 ? 0.1f : 0, i == 4 ? 16 : 1, replica < 0 ? i % REPLICAS : 0, 0};
+                        vector(sizes[i], &r, 0.001), i % 2 ? 0.1f : 0, i == 4 ? 16 : 1, replica < 0 ? i % REPLICAS : 0, 0, 0};
         for (int64_t k = 0; k < sizes[i]; k++)
             ((float *)t.v.data)[k] = fabsf(((float *)t.v.data)[k]);
         if (replica < 0 || i % REPLICAS == replica) {
@@ -223,6 +223,49 @@ static void norms_at_the_edge(void **state)
     tm_device_destroy(d);
 }
 
+/* Weights in bf16 that move by a quarter of their spacing: right in the mean, one of two neighbours each, the same bits on
+ * every instruction set, others in the next step and in another tensor. */
+static void rounded_at_random(void **state)
+{
+    (void)state;
+    enum { N = 100003 };
+    uint16_t *first = malloc(N * 2), *value = malloc(N * 2);
+    float *grad = malloc(N * 4), *m = malloc(N * 4), *v = malloc(N * 4);
+    static const tm_isa isas[] = {TM_ISA_SCALAR, TM_ISA_AVX2, TM_ISA_AVX512, TM_ISA_AUTO, TM_ISA_AUTO};
+    for (int way = 0; way < 5; way++) {
+        tm_device *d = device(1 + way, isas[way]);
+        if (!d)
+            continue;
+        for (int i = 0; i < N; i++) {
+            value[i] = tm_f32_to_bf16(i % 2 ? -1 : 1);
+            grad[i] = i % 2 ? -0.5f : 0.5f;
+            m[i] = v[i] = 0;
+        }
+        tm_trained t = {.value = tm_tensor_make(value, TM_BF16, 1, N), .grad = tm_tensor_make(grad, TM_F32, 1, N), .m = tm_tensor_make(m, TM_F32, 1, N),
+                        .v = tm_tensor_make(v, TM_F32, 1, N), .lr_ratio = 1, .index = way == 3};
+        tm_step_params s = {.lr = 0x1p-10, .bias1 = 0.1, .bias2 = 0.001, .clip = 1, .dropout_key = seed + (way == 4)};
+        TM_RUN(d, adamw, 1, &t, 0.9, 0.999, 1e-8, &s);
+        double sum = 0;
+        for (int i = 0; i < N; i++) {
+            float x = tm_bf16_to_f32(value[i]) * (i % 2 ? -1 : 1);
+            assert_true(x == 1 || x == 1 - 0x1p-8f);
+            sum += (double)x;
+        }
+        double right = N * (1 - 0x1p-10), deviation = sqrt(N * 0.25 * 0.75) * 0x1p-8;
+        if (!(fabs(sum - right) < 6 * deviation))
+            fail_msg("seed %llu: the mean is off by %g deviations", (unsigned long long)seed, (sum - right) / deviation);
+        if (way == 0)
+            memcpy(first, value, N * 2);
+        assert_true((memcmp(first, value, N * 2) != 0) == (way > 2));
+        tm_device_destroy(d);
+    }
+    free(first);
+    free(value);
+    free(grad);
+    free(m);
+    free(v);
+}
+
 int main(int argc, char **argv)
 {
     seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL); /* a seed to repeat */
@@ -230,6 +273,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_pytorch), cmocka_unit_test(trail_is_the_documented_sum), cmocka_unit_test(against_double_loops),
         cmocka_unit_test(same_bits),  cmocka_unit_test(norms_at_the_edge),
+        cmocka_unit_test(rounded_at_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

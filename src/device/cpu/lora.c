@@ -4,9 +4,9 @@
 #include "device/compose.h"
 
 void TM_KERNEL(lora_forward)(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts,
-                             const tm_lora_part *part, tm_tensor y)
+                             const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)
 {
-    tm_compose_lora_forward(d, rows, x, w, bias, parts, part, y);
+    tm_compose_lora_forward(d, rows, x, w, bias, parts, part, y, act, h);
 }
 
 void TM_KERNEL(lora_backward)(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w,

@@ -109,6 +109,19 @@ void TM_KERNEL(grad_norm)(tm_device *d, int64_t n, const tm_trained *t, int32_t 
 
 /* --- Updates: a tensor is one long row --- */
 
+/* A weight of 16 bits would stand still below half its spacing: it is rounded at random, without bias. */
+static void store_at_random(const tm_trained *t, const tm_step_params *s, int64_t i, int lanes, v16 p)
+{
+    real x[V16];
+    tm_philox words = {{0}};
+    v16_put(x, p);
+    for (int k = 0; k < lanes; k++) {
+        if (k % 4 == 0)
+            words = tm_rounding_words(s, t->index, (uint64_t)(i + k) / 4);
+        ((uint16_t *)t->value.data)[i + k] = tm_f32_to_bf16_at_random((float)x[k], words.word[k % 4]);
+    }
+}
+
 static void adamw_block(const work *w, const tm_trained *t, int64_t begin, int64_t count, partial *out)
 {
     (void)out;
@@ -127,7 +140,10 @@ static void adamw_block(const work *w, const tm_trained *t, int64_t begin, int64
         p = v16_add(p, v16_div(v16_mul(rate, m), root));
         lanes_store(t->m, 0, i, lanes, m);
         lanes_store(t->v, 0, i, lanes, v);
-        lanes_store(t->value, 0, i, lanes, p);
+        if (t->value.dtype == TM_BF16)
+            store_at_random(t, s, i, lanes, p);
+        else
+            lanes_store(t->value, 0, i, lanes, p);
     }
 }
 

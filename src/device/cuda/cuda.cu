@@ -138,7 +138,7 @@ static void cuda_destroy(tm_device *d)
     if (c->stream)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
-    cudaFree(c->sums);
+    tm_cuda_stash_destroy(c);
     tm_cuda_transfer_destroy(c);
     tm_cuda_profile_destroy(c);
     if (c->stream)
@@ -148,12 +148,14 @@ static void cuda_destroy(tm_device *d)
 
 static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later,
+    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory,
 };
 
 static const tm_device_calls without_graphs = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later,
+    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory,
 };
 
 const tm_device_calls *tm_cuda_calls_without_graphs(void) { return &without_graphs; }
@@ -164,7 +166,7 @@ static tm_status take_own(tm_cuda *c, tm_error *err)
     struct {
         void **address;
         int64_t bytes;
-    } own[] = {{(void **)&c->partials, (int64_t)TM_CUDA_PARTIALS * 8}, {(void **)&c->sums, TM_CUDA_TENSORS * 8}};
+    } own[] = {{(void **)&c->partials, (int64_t)TM_CUDA_PARTIALS * 8}};
     for (auto &block : own) {
         TM_TRY(cuda_alloc(&c->base, block.bytes, block.address, err));
         c->base.used_bytes += block.bytes;

@@ -10,14 +10,6 @@ enum { BLOCK = TM_TRAINED_BLOCK, BLOCK_THREADS = 64, ELEMENT_THREADS = 1024 };
 TM_LANE int64_t elements_of(const tm_trained &t) { return t.value.rows * t.value.cols; }
 TM_LANE int64_t blocks_of(const tm_trained &t) { return (elements_of(t) + BLOCK - 1) / BLOCK; }
 
-static bool fits(tm_device *d, const char *op, int64_t n)
-{
-    if (n <= TM_CUDA_TENSORS)
-        return true;
-    tm_cuda_note(tm_cuda_of(d), TM_UNSUPPORTED, op, "more than 65,536 trained tensors");
-    return false;
-}
-
 /* f(tensor, begin, end, block) for every block. */
 template <class F> static void each_block(tm_device *d, const char *op, int64_t n, const tm_trained *list, F f)
 {
@@ -81,7 +73,11 @@ struct tm_cuda_adamw_element {
         float root = sqrtf(v) / (float)sqrt(s->bias2) + (float)eps;
         put_element(t.m, i, m);
         put_element(t.v, i, v);
-        put_element(t.value, i, p + ((float)(-lr / s->bias1) * m) / root);
+        p = p + ((float)(-lr / s->bias1) * m) / root;
+        if (t.value.dtype == TM_BF16)
+            ((uint16_t *)t.value.data)[i] = tm_f32_to_bf16_at_random(p, tm_rounding_words(s, t.index, (uint64_t)i / 4).word[i % 4]);
+        else
+            put_element(t.value, i, p);
     }
 };
 
@@ -137,8 +133,6 @@ struct tm_cuda_trail_block {
 
 void tm_cuda_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out)
 {
-    if (!fits(d, "trail", n))
-        return;
     uint64_t *partial = tm_cuda_of(d)->partials;
     each_block(d, "trail", n, t, tm_cuda_trail_block{partial});
     tm_cuda_each(d, "trail", n, [=] __device__(int64_t i) {

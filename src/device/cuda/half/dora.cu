@@ -4,20 +4,24 @@
 enum { THREADS = 256, NORM_ROWS = 8, SCALE_THREADS = 128, SCALE_ROWS = 4 };
 
 /* Length of rows of one replica's w + scale B A: a block NORM_ROWS rows, a thread every THREADS-th eight columns of them. */
-__global__ void __launch_bounds__(THREADS) row_lengths(tm_tensor a, tm_tensor b, int64_t r, float scale, tm_tensor w, tm_tensor norm)
+static __global__ void __launch_bounds__(THREADS) row_lengths(tm_tensor a, tm_tensor b, int r, float scale, tm_tensor w, tm_tensor norm)
 {
+    extern __shared__ __align__(16) float factor[]; /* [r][NORM_ROWS] of b */
     int64_t replica = blockIdx.y, n0 = blockIdx.x * (int64_t)NORM_ROWS;
     float squares[NORM_ROWS] = {};
+    for (int k = threadIdx.x; k < r * NORM_ROWS; k += THREADS) {
+        int64_t n = n0 + k % NORM_ROWS;
+        factor[k] = n < w.rows ? at(b, replica * w.rows + n, k / NORM_ROWS) : 0;
+    }
+    __syncthreads();
     for (int64_t c = 8 * threadIdx.x; c < w.cols; c += 8 * THREADS) {
         eight delta[NORM_ROWS] = {};
-        for (int64_t k = 0; k < r; k++) {
+        for (int k = 0; k < r; k++) {
             eight row = load_eight(a, (replica * r + k) * a.ld + c);
 #pragma unroll
-            for (int i = 0; i < NORM_ROWS; i++) {
-                float factor = n0 + i < w.rows ? at(b, replica * w.rows + n0 + i, k) : 0;
+            for (int i = 0; i < NORM_ROWS; i++)
                 for (int e = 0; e < 8; e++)
-                    delta[i].v[e] = fmaf(factor, row.v[e], delta[i].v[e]);
-            }
+                    delta[i].v[e] = fmaf(factor[k * NORM_ROWS + i], row.v[e], delta[i].v[e]);
         }
 #pragma unroll
         for (int i = 0; i < NORM_ROWS; i++)
@@ -38,16 +42,18 @@ __global__ void __launch_bounds__(THREADS) row_lengths(tm_tensor a, tm_tensor b,
 
 bool tm_half_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_tensor w, tm_tensor norm)
 {
-    if (!tm_is_half(w.dtype) || !tm_half_fits({lr->a, w}))
+    enum { WIDEST_RANK = 1024 };
+    int64_t r = lr->a.rows / replicas;
+    if (!tm_is_half(w.dtype) || !tm_half_fits({lr->a, w}) || r > WIDEST_RANK)
         return false;
     dim3 grid((unsigned)((w.rows + NORM_ROWS - 1) / NORM_ROWS), (unsigned)replicas);
-    row_lengths<<<grid, THREADS, 0, tm_cuda_of(d)->stream>>>(lr->a, lr->b, lr->a.rows / replicas, lr->scale, w, norm);
+    row_lengths<<<grid, THREADS, (size_t)r * NORM_ROWS * sizeof(float), tm_cuda_of(d)->stream>>>(lr->a, lr->b, (int)r, lr->scale, w, norm);
     tm_half_launched(d, "dora_norm");
     return true;
 }
 
 /* y = magnitude / norm * u + bias|0, eight columns of SCALE_ROWS rows a thread. */
-__global__ void __launch_bounds__(SCALE_THREADS) scale_columns(tm_rows rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)
+template <class T> static __global__ void __launch_bounds__(SCALE_THREADS) scale_columns(tm_rows rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)
 {
     int64_t c = 8 * (blockIdx.y * (int64_t)SCALE_THREADS + threadIdx.x), t = blockIdx.x * (int64_t)SCALE_ROWS;
     int32_t before = -1;
@@ -56,16 +62,24 @@ __global__ void __launch_bounds__(SCALE_THREADS) scale_columns(tm_rows rows, tm_
         return;
     if (bias.data)
         add = load_eight(bias, c);
-    for (int64_t end = t + SCALE_ROWS; t < end && t < rows.n; t++) {
+    uint4 in[SCALE_ROWS];
+#pragma unroll
+    for (int k = 0; k < SCALE_ROWS; k++)
+        if (t + k < rows.n)
+            in[k] = packed<T>(u, (t + k) * u.ld + c);
+#pragma unroll
+    for (int k = 0; k < SCALE_ROWS; k++, t++) {
+        if (t >= rows.n)
+            return;
         int32_t replica = replica_of(rows, t);
         if (replica != before)
             for (int e = 0; e < 8; e++)
                 factor.v[e] = at(magnitude, 0, replica * u.cols + c + e) / at(norm, 0, replica * u.cols + c + e);
         before = replica;
-        eight v = load_eight(u, t * u.ld + c);
+        eight v = widen<T>(in[k]);
         for (int e = 0; e < 8; e++)
             v.v[e] = factor.v[e] * v.v[e] + add.v[e];
-        store_eight(y, t * y.ld + c, v);
+        packed_at<T>(y, t * y.ld + c) = narrow<T>(v);
     }
 }
 
@@ -73,7 +87,9 @@ static void scale_rows(tm_device *d, const char *op, const tm_rows *rows, tm_ten
 {
     dim3 grid((unsigned)((rows->n + SCALE_ROWS - 1) / SCALE_ROWS), (unsigned)((u.cols / 8 + SCALE_THREADS - 1) / SCALE_THREADS));
     if (rows->n > 0)
-        scale_columns<<<grid, SCALE_THREADS, 0, tm_cuda_of(d)->stream>>>(*rows, u, magnitude, norm, bias, y);
+        tm_half_typed(u.dtype, [&](auto element) {
+            scale_columns<decltype(element)><<<grid, SCALE_THREADS, 0, tm_cuda_of(d)->stream>>>(*rows, u, magnitude, norm, bias, y);
+        });
     tm_half_launched(d, op);
 }
 
@@ -85,17 +101,17 @@ bool tm_half_dora_forward(tm_device *d, const tm_rows *rows, tm_tensor u, tm_ten
     return true;
 }
 
-struct tm_half_dora_term {
+template <class T> struct magnitude_term {
     tm_tensor dy, u;
     __device__ void operator()(int64_t t, int64_t c, int64_t, eight &total) const
     {
-        eight g = load_eight(dy, t * dy.ld + c), v = load_eight(u, t * u.ld + c);
+        eight g = widen<T>(packed<T>(dy, t * dy.ld + c)), v = widen<T>(packed<T>(u, t * u.ld + c));
         for (int e = 0; e < 8; e++)
             total.v[e] = fmaf(g.v[e], v.v[e], total.v[e]);
     }
 };
 
-struct tm_half_dora_finish {
+struct over_norm {
     tm_tensor norm;
     __device__ float operator()(int64_t place, float sum) const { return sum / at(norm, 0, place); }
 };
@@ -105,7 +121,9 @@ bool tm_half_dora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
     if (!tm_half_alike({dy, u, du}) || !tm_half_fits({dy, u, du}))
         return false;
     if (dmagnitude.data) /* first: du may overwrite dy */
-        sum_rows(d, "dora_backward", rows, true, dy.cols, 1, dmagnitude, tm_half_dora_term{dy, u}, tm_half_dora_finish{norm});
+        tm_half_typed(dy.dtype, [&](auto element) {
+            sum_rows(d, "dora_backward", rows, true, dy.cols, 1, dmagnitude, magnitude_term<decltype(element)>{dy, u}, over_norm{norm});
+        });
     scale_rows(d, "dora_backward", rows, dy, magnitude, norm, {}, du);
     return true;
 }

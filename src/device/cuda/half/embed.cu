@@ -7,7 +7,7 @@
 
 enum { ROW_THREADS = 128, RANK_THREADS = 256, RANK_TILE = 2048, RANK_SHARES = 8, SEGMENT_THREADS = 64, AHEAD = 8 };
 
-__global__ void __launch_bounds__(ROW_THREADS) embed_rows(const int32_t *ids, tm_tensor table, float scale, tm_tensor y)
+static __global__ void __launch_bounds__(ROW_THREADS) embed_rows(const int32_t *ids, tm_tensor table, float scale, tm_tensor y)
 {
     int64_t t = blockIdx.x, id = ids[t];
     for (int64_t c = 8 * threadIdx.x; id >= 0 && c < y.cols; c += 8 * ROW_THREADS) {
@@ -29,7 +29,7 @@ bool tm_half_embed_forward(tm_device *d, const tm_rows *rows, const int32_t *ids
 }
 
 /* order[k] = the k-th row by (id, row). RANK_SHARES neighbouring threads share out the comparisons of a row. */
-__global__ void __launch_bounds__(RANK_THREADS) rank_rows(int n, const int32_t *ids, int32_t *order)
+static __global__ void __launch_bounds__(RANK_THREADS) rank_rows(int n, const int32_t *ids, int32_t *order)
 {
     __shared__ int32_t other[RANK_TILE];
     int t = (blockIdx.x * RANK_THREADS + threadIdx.x) / RANK_SHARES, share = threadIdx.x % RANK_SHARES, id = t < n ? ids[t] : 0, before = 0;
@@ -50,33 +50,57 @@ __global__ void __launch_bounds__(RANK_THREADS) rank_rows(int n, const int32_t *
         order[before] = t;
 }
 
+/* Eight elements as they are loaded. */
+template <class T> struct row_of {
+    typedef uint4 eight;
+    TM_LANE uint4 load(const tm_tensor &t, int64_t i) { return packed<T>(t, i); }
+    TM_LANE ::eight wide(uint4 p) { return widen<T>(p); }
+};
+template <> struct row_of<float> {
+    typedef ::eight eight;
+    TM_LANE ::eight load(const tm_tensor &t, int64_t i) { return load_eight(t, i); }
+    TM_LANE ::eight wide(const ::eight &e) { return e; }
+};
+
+/* Rows k .. of the order as far as they have the id. */
+TM_LANE void segment_rows(int n, const int32_t *ids, const int32_t *order, int id, int k, int (&row)[AHEAD])
+{
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+        row[i] = k + i < n ? order[k + i] : -1;
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++)
+        row[i] = row[i] >= 0 && ids[row[i]] == id ? row[i] : -1;
+}
+
 /* Block (k, strip): when the k-th row of the order is the first with its id, the columns of the strip for all of them. */
-__global__ void __launch_bounds__(SEGMENT_THREADS) add_segments(int n, const int32_t *ids, const int32_t *order, tm_tensor dy, float scale, tm_tensor grad)
+template <class T> static __global__ void __launch_bounds__(SEGMENT_THREADS) add_segments(int n, const int32_t *ids, const int32_t *order, tm_tensor dy, float scale, tm_tensor grad)
 {
     int k = blockIdx.x, id = ids[order[k]];
     int64_t c = 8 * (blockIdx.y * (int64_t)SEGMENT_THREADS + threadIdx.x);
     if (id < 0 || (k > 0 && ids[order[k - 1]] == id) || c >= dy.cols)
         return;
     eight sum = load_eight(grad, id * grad.ld + c);
+    int row[AHEAD], next[AHEAD]; /* those behind the segment are -1 */
+    segment_rows(n, ids, order, id, k, row);
     for (bool more = true; more; k += AHEAD) {
-        int row[AHEAD];
-        eight add[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            row[i] = k + i < n ? order[k + i] : -1;
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            row[i] = row[i] >= 0 && ids[row[i]] == id ? row[i] : -1;
+        typename row_of<T>::eight add[AHEAD];
 #pragma unroll
         for (int i = 0; i < AHEAD; i++)
             if (row[i] >= 0)
-                add[i] = load_eight(dy, row[i] * dy.ld + c);
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            if (row[i] >= 0)
-                for (int e = 0; e < 8; e++)
-                    sum.v[e] += scale * add[i].v[e];
+                add[i] = row_of<T>::load(dy, row[i] * dy.ld + c);
         more = row[AHEAD - 1] >= 0;
+        if (more)
+            segment_rows(n, ids, order, id, k + AHEAD, next);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            if (row[i] >= 0) {
+                eight a = row_of<T>::wide(add[i]);
+                for (int e = 0; e < 8; e++)
+                    sum.v[e] += scale * a.v[e];
+            }
+            row[i] = next[i];
+        }
     }
     store_eight(grad, id * grad.ld + c, sum);
 }
@@ -95,7 +119,8 @@ bool tm_half_embed_backward(tm_device *d, const tm_rows *rows, const int32_t *id
         int32_t *order = (int32_t *)c->partials;
         rank_rows<<<(unsigned)((n * RANK_SHARES + RANK_THREADS - 1) / RANK_THREADS), RANK_THREADS, 0, c->stream>>>((int)n, ids, order);
         dim3 grid((unsigned)n, (unsigned)((dy.cols / 8 + SEGMENT_THREADS - 1) / SEGMENT_THREADS));
-        add_segments<<<grid, SEGMENT_THREADS, 0, c->stream>>>((int)n, ids, order, dy, scale, table_grad);
+        auto *kernel = dy.dtype == TM_F32 ? add_segments<float> : dy.dtype == TM_BF16 ? add_segments<bf16> : add_segments<f16>;
+        kernel<<<grid, SEGMENT_THREADS, 0, c->stream>>>((int)n, ids, order, dy, scale, table_grad);
     }
     tm_half_launched(d, "embed_backward");
     return true;

@@ -61,13 +61,15 @@ static tm_tensor in_type(tm_device *d, const char *op, tm_tensor w, tm_dtype typ
     return tm_tensor_make(address, type, w.rows, w.cols);
 }
 
-bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y)
+bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)
 {
     const char *op = "lora_forward";
     low_group g;
     low_scratch s;
     if (!parts) {
         TM_RUN(d, linear_forward, rows, x, w, bias, y);
+        if (h.data)
+            TM_RUN(d, glu_forward, rows, act, y, h);
         return true;
     }
     if (!described(d, rows, x.dtype, y.cols, parts, part, &g) || !usable(x, x.dtype) || !usable(y, x.dtype))
@@ -85,6 +87,8 @@ bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_ten
     p.low_b = tm_tensor_make(s.b, x.dtype, rows->replicas * g.out, g.low);
     p.replicas = rows->replicas;
     p.group = rows->group;
+    p.h = h;
+    p.activation = act;
     return tm_half_multiply(d, op, &p);
 }
 

@@ -5,7 +5,7 @@
 enum { THREADS = 128, MOST_ROWS = 65535 };
 
 /* f(row, column) for every eighth column of n rows: blocks of THREADS vectors of a row, or of several short rows. */
-template <class F> __global__ void __launch_bounds__(THREADS) each_eight(int64_t n, int64_t vectors, int64_t rows, F f)
+template <class F> static __global__ void __launch_bounds__(THREADS) each_eight(int64_t n, int64_t vectors, int64_t rows, F f)
 {
     int64_t t = blockIdx.x * rows, i = blockIdx.y * (int64_t)THREADS + threadIdx.x;
     if (rows > 1) {

@@ -10,7 +10,7 @@ struct tm_half_norm {
 };
 
 /* LAYER: layer norm; N: vectors of eight a thread. */
-template <class T, int THREADS, int N, bool LAYER> __global__ void __launch_bounds__(THREADS) norm_forward(tm_half_norm w)
+template <class T, int THREADS, int N, bool LAYER> static __global__ void __launch_bounds__(THREADS) norm_forward(tm_half_norm w)
 {
     int64_t t = blockIdx.x, vectors = w.x.cols / 8;
     uint4 s[N];
@@ -82,7 +82,7 @@ template <class T, int THREADS, int N, bool LAYER> __global__ void __launch_boun
     }
 }
 
-template <class T, int THREADS, int N, bool LAYER> __global__ void __launch_bounds__(THREADS) norm_backward(tm_half_norm w)
+template <class T, int THREADS, int N, bool LAYER> static __global__ void __launch_bounds__(THREADS) norm_backward(tm_half_norm w)
 {
     int64_t t = blockIdx.x, vectors = w.y.cols / 8;
     uint4 dy[N], s[N], dx[N];
@@ -171,23 +171,24 @@ bool tm_half_layernorm_forward(tm_device *d, const tm_rows *rows, tm_tensor x, t
     return true;
 }
 
-/* What a row adds to the gradient of the weight (mean: of a layer norm). */
-struct tm_half_weight_term {
-    tm_tensor dy, sum, mean, rstd;
+/* What a row adds to the gradient of the weight (mean: of a layer norm, or NULL). */
+template <class T> struct weight_term {
+    tm_tensor dy, sum;
+    const float *mean, *rstd;
     __device__ void operator()(int64_t t, int64_t c, int64_t, eight &total) const
     {
-        eight g = load_eight(dy, t * dy.ld + c), s = load_eight(sum, t * sum.ld + c);
-        float r = at(rstd, 0, t), middle = mean.data ? at(mean, 0, t) : 0;
+        eight g = widen<T>(packed<T>(dy, t * dy.ld + c)), s = widen<T>(packed<T>(sum, t * sum.ld + c));
+        float r = rstd[t], middle = mean ? mean[t] : 0;
         for (int e = 0; e < 8; e++)
             total.v[e] = fmaf(g.v[e], (s.v[e] - middle) * r, total.v[e]);
     }
 };
 
-struct tm_half_bias_term {
+template <class T> struct bias_term {
     tm_tensor dy;
     __device__ void operator()(int64_t t, int64_t c, int64_t, eight &total) const
     {
-        eight g = load_eight(dy, t * dy.ld + c);
+        eight g = widen<T>(packed<T>(dy, t * dy.ld + c));
         for (int e = 0; e < 8; e++)
             total.v[e] += g.v[e];
     }
@@ -195,22 +196,27 @@ struct tm_half_bias_term {
 
 bool tm_half_rmsnorm_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor sum, tm_tensor weight, float offset, tm_tensor rstd, tm_tensor dx, tm_tensor dweight)
 {
-    if (!tm_half_alike({dy, sum, dx}) || !tm_half_fits({dy, sum, weight, dx}) || dy.cols > WIDEST)
+    if (!tm_half_alike({dy, sum, dx}) || !tm_half_fits({dy, sum, weight, dx}) || dy.cols > WIDEST || rstd.dtype != TM_F32)
         return false;
     if (dweight.data)
-        sum_rows(d, "rmsnorm_backward", rows, false, dy.cols, 1, dweight, tm_half_weight_term{dy, sum, {}, rstd});
+        tm_half_typed(dy.dtype, [&](auto element) {
+            sum_rows(d, "rmsnorm_backward", rows, false, dy.cols, 1, dweight, weight_term<decltype(element)>{dy, sum, nullptr, (const float *)rstd.data});
+        });
     run<false, false>(d, "rmsnorm_backward", {rows->n, {}, {}, weight, {}, sum, {}, rstd, dy, dx, offset, 0});
     return true;
 }
 
 bool tm_half_layernorm_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor sum, tm_tensor weight, tm_tensor mean, tm_tensor rstd, tm_tensor dx, tm_tensor dweight, tm_tensor dbias)
 {
-    if (!tm_half_alike({dy, sum, dx}) || !tm_half_fits({dy, sum, weight, dx}) || dy.cols > WIDEST)
+    if (!tm_half_alike({dy, sum, dx}) || !tm_half_fits({dy, sum, weight, dx}) || dy.cols > WIDEST || rstd.dtype != TM_F32)
         return false;
-    if (dweight.data)
-        sum_rows(d, "layernorm_backward", rows, false, dy.cols, 1, dweight, tm_half_weight_term{dy, sum, mean, rstd});
-    if (dbias.data)
-        sum_rows(d, "layernorm_backward", rows, false, dy.cols, 1, dbias, tm_half_bias_term{dy});
+    tm_half_typed(dy.dtype, [&](auto element) {
+        typedef decltype(element) T;
+        if (dweight.data)
+            sum_rows(d, "layernorm_backward", rows, false, dy.cols, 1, dweight, weight_term<T>{dy, sum, (const float *)mean.data, (const float *)rstd.data});
+        if (dbias.data)
+            sum_rows(d, "layernorm_backward", rows, false, dy.cols, 1, dbias, bias_term<T>{dy});
+    });
     run<true, false>(d, "layernorm_backward", {rows->n, {}, {}, weight, {}, sum, mean, rstd, dy, dx, 0, 0});
     return true;
 }

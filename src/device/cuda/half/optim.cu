@@ -27,7 +27,7 @@ TM_LANE int64_t tensor_of(const tm_trained *list, int64_t n, int64_t b)
 }
 
 /* f(tensor, begin, end, block) by all threads of a thread block together. */
-template <class F> __global__ void __launch_bounds__(THREADS) each_block(const tm_trained *list, int64_t n, F f)
+template <class F> static __global__ void __launch_bounds__(THREADS) each_block(const tm_trained *list, int64_t n, F f)
 {
     int64_t all = all_blocks(list, n), share = (all + gridDim.x - 1) / gridDim.x, b = blockIdx.x * share, last = b + share < all ? b + share : all;
     if (b >= last)
@@ -53,7 +53,7 @@ template <class F> static void run(tm_device *d, const char *op, int64_t n, cons
 /* --- Norm and clip --- */
 
 /* A thread a chain of a block of elements: eight neighbours read 32 bytes at a time. */
-__global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list, int64_t n, double *partial)
+static __global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list, int64_t n, double *partial)
 {
     enum { AT_ONCE = 32 / CHAINS }; /* blocks a warp */
     int64_t all = all_blocks(list, n), warps = gridDim.x * (THREADS / 32), share = (all + warps * AT_ONCE - 1) / (warps * AT_ONCE) * AT_ONCE;
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(THREADS) square_chains(const tm_trained *list,
 }
 
 /* The partial sums of a replica's tensors, in the order of the list: all threads fetch a tile, the first adds it. */
-__global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_trained *list, int64_t n, const double *partial, double max_norm, tm_step_params *step)
+static __global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_trained *list, int64_t n, const double *partial, double max_norm, tm_step_params *step)
 {
     __shared__ int64_t from[ORDER_THREADS];     /* first block of a tensor of ours */
     __shared__ int64_t place[ORDER_THREADS + 1]; /* where its blocks stand among all of the tile of tensors */
@@ -183,6 +183,19 @@ TM_LANE void store_four(const tm_tensor &t, int64_t i, float4 v)
         *(uint2 *)((uint16_t *)t.data + i) = make_uint2(narrow<f16>(v.x, v.y), narrow<f16>(v.z, v.w));
 }
 
+/* Weights in bf16 are rounded at random. */
+TM_LANE void store_weights(const tm_trained &t, const tm_step_params *s, int64_t i, float4 v)
+{
+    if (t.value.dtype != TM_BF16) {
+        store_four(t.value, i, v);
+        return;
+    }
+    tm_philox r = tm_rounding_words(s, t.index, (uint64_t)i / 4);
+    uint32_t a = tm_f32_to_bf16_at_random(v.x, r.word[0]), b = tm_f32_to_bf16_at_random(v.y, r.word[1]);
+    uint32_t c = tm_f32_to_bf16_at_random(v.z, r.word[2]), d = tm_f32_to_bf16_at_random(v.w, r.word[3]);
+    *(uint2 *)((uint16_t *)t.value.data + i) = make_uint2(a | b << 16, c | d << 16);
+}
+
 struct adamw_block {
     const tm_step_params *step;
     double beta1, beta2, eps;
@@ -223,7 +236,7 @@ struct adamw_block {
                 update(f, g[k].y, p[k].y, m[k].y, v[k].y);
                 update(f, g[k].z, p[k].z, m[k].z, v[k].z);
                 update(f, g[k].w, p[k].w, m[k].w, v[k].w);
-                store_four(t.value, i, p[k]);
+                store_weights(t, s, i, p[k]);
                 store_four(t.m, i, m[k]);
                 store_four(t.v, i, v[k]);
             }
@@ -232,7 +245,10 @@ struct adamw_block {
         for (int64_t i = begin + threadIdx.x; i < end; i += THREADS) {
             float p = element(t.value, i), m = element(t.m, i), v = element(t.v, i);
             update(f, element(t.grad, i), p, m, v);
-            put_element(t.value, i, p);
+            if (t.value.dtype == TM_BF16)
+                ((uint16_t *)t.value.data)[i] = tm_f32_to_bf16_at_random(p, tm_rounding_words(s, t.index, (uint64_t)i / 4).word[i % 4]);
+            else
+                put_element(t.value, i, p);
             put_element(t.m, i, m);
             put_element(t.v, i, v);
         }
@@ -338,7 +354,7 @@ struct trail_block {
     }
 };
 
-__global__ void __launch_bounds__(THREADS) join_trail(const tm_trained *list, const uint64_t *partial, uint64_t *out)
+static __global__ void __launch_bounds__(THREADS) join_trail(const tm_trained *list, const uint64_t *partial, uint64_t *out)
 {
     const tm_trained &t = list[blockIdx.x];
     uint64_t sum = 0;

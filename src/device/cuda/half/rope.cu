@@ -39,7 +39,7 @@ TM_LANE float head_sum(float x, int threads)
     return x;
 }
 
-template <class T, bool NORM, bool BACKWARD> __global__ void __launch_bounds__(MOST_THREADS) rope_heads(tm_half_rope w)
+template <class T, bool NORM, bool BACKWARD> static __global__ void __launch_bounds__(MOST_THREADS) rope_heads(tm_half_rope w)
 {
     int a_head = w.half / 8, groups = (w.heads + HEADS - 1) / HEADS, a_row = a_head * groups;
     int64_t t = blockIdx.x * (int64_t)w.rows + threadIdx.x / a_row;
@@ -107,7 +107,7 @@ template <class T, bool NORM, bool BACKWARD> __global__ void __launch_bounds__(M
 }
 
 /* What is not rotated: columns from 2 * half on, 16 bytes a thread. */
-template <class T> __global__ void __launch_bounds__(THREADS) copy_rest(tm_half_rope w)
+template <class T> static __global__ void __launch_bounds__(THREADS) copy_rest(tm_half_rope w)
 {
     int rest = w.D / 8 - w.half / 4;
     int64_t k = blockIdx.x * (int64_t)THREADS + threadIdx.x, head = k / rest % w.heads, t = k / rest / w.heads, i = head * w.D + 2 * w.half + k % rest * 8;
@@ -156,13 +156,13 @@ bool tm_half_rope_forward(tm_device *d, const tm_rows *rows, tm_tensor x, int64_
 }
 
 /* Of the norm's weight: columns c .. c + 7 of a head (the fold). */
-struct tm_half_rope_term {
+template <class T> struct head_weight_term {
     tm_half_rope w;
     __device__ void operator()(int64_t t, int64_t c, int64_t head, eight &total) const
     {
         int64_t i = c < w.half ? c : c - w.half, p = w.position[t], from = t * w.in.ld + head * w.D + i;
-        eight_pairs g = {load_eight(w.in, from), load_eight(w.in, from + w.half)};
-        eight cosine = load_eight(w.cos, p * w.cos.ld + i), sine = load_eight(w.sin, p * w.sin.ld + i), x = load_eight(w.x, t * w.x.ld + head * w.D + c);
+        eight_pairs g = pairs_at<T>(w.in, from, w.half);
+        eight cosine = load_eight(w.cos, p * w.cos.ld + i), sine = load_eight(w.sin, p * w.sin.ld + i), x = widen<T>(packed<T>(w.x, t * w.x.ld + head * w.D + c));
         float r = at(w.rstd, t, head);
         for (int e = 0; e < 8; e++)
             sine.v[e] = -sine.v[e];
@@ -178,7 +178,7 @@ bool tm_half_rope_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, int6
     if (!tm_half_alike({dy, dx, x}) || !serves(heads, w))
         return false;
     if (dnorm_weight.data) /* first: dx may overwrite dy */
-        sum_rows(d, "rope_backward", rows, false, w.D, heads, dnorm_weight, tm_half_rope_term{w});
+        tm_half_typed(dy.dtype, [&](auto element) { sum_rows(d, "rope_backward", rows, false, w.D, heads, dnorm_weight, head_weight_term<decltype(element)>{w}); });
     run<true>(d, "rope_backward", w);
     return true;
 }

@@ -166,7 +166,7 @@ TM_LANE int64_t slot_of(const tm_rows &rows, int64_t c, int64_t s) { return rows
 static inline int64_t slots_of(const tm_rows *rows) { return rows->n / STRIP + rows->chunks + 1; }
 
 /* term(t, column, fold, sum): eight sums, each with one term more. */
-template <class F> __global__ void __launch_bounds__(STRIP_THREADS) strip_sums(tm_rows rows, tm_half_pass p, F term)
+template <class F> static __global__ void __launch_bounds__(STRIP_THREADS) strip_sums(tm_rows rows, tm_half_pass p, F term)
 {
     int64_t c = blockIdx.x, s = blockIdx.z, place = 8 * (blockIdx.y * (int64_t)STRIP_THREADS + threadIdx.x);
     int64_t from = rows.chunk[c] + s * STRIP, end = rows.chunk[c + 1];
@@ -185,7 +185,7 @@ template <class F> __global__ void __launch_bounds__(STRIP_THREADS) strip_sums(t
 }
 
 /* finish(place in out, chunk's sum) before it is added. Blocks of JOIN_COLUMNS columns (of a replica: blockIdx.y). */
-template <class F> __global__ void __launch_bounds__(JOIN_CHUNKS *JOIN_COLUMNS) join_strips(tm_rows rows, bool by_replica, tm_half_pass p, tm_tensor out, int64_t out_step, F finish)
+template <class F> static __global__ void __launch_bounds__(JOIN_CHUNKS *JOIN_COLUMNS) join_strips(tm_rows rows, bool by_replica, tm_half_pass p, tm_tensor out, int64_t out_step, F finish)
 {
     __shared__ float of_chunk[JOIN_CHUNKS][JOIN_COLUMNS];
     int64_t x = threadIdx.x % JOIN_COLUMNS, y = threadIdx.x / JOIN_COLUMNS, column = blockIdx.x * (int64_t)JOIN_COLUMNS + x;

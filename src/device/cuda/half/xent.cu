@@ -121,7 +121,7 @@ TM_LANE float kl_term(float x, float y, float p, float q, float log_sums)
     return q == 0 ? p : fabsf(apart) < 0.34f ? near : far;
 }
 
-template <class T, int V, bool CAP, bool TEACHER> __global__ void __launch_bounds__(THREADS) xent_row(xent_work w)
+template <class T, int V, bool CAP, bool TEACHER> static __global__ void __launch_bounds__(THREADS) xent_row(xent_work w)
 {
     typedef typename slice<V>::raw raw;
     extern __shared__ __align__(16) unsigned char memory[];

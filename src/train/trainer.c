@@ -31,7 +31,8 @@ tm_seeds tm_seeds_of(const tm_recipe *recipe)
 
 static tm_dtype act_dtype(const tm_recipe *recipe, tm_dtype real)
 {
-    return recipe->precision == TM_PRECISION_BF16 && real == TM_F32 ? TM_BF16 : real;
+    static const tm_dtype half[] = {[TM_PRECISION_BF16] = TM_BF16, [TM_PRECISION_F16] = TM_F16};
+    return (recipe->precision == TM_PRECISION_BF16 || recipe->precision == TM_PRECISION_F16) && real == TM_F32 ? half[recipe->precision] : real;
 }
 
 static int64_t recompute_layers(const tm_recipe *recipe)

@@ -166,6 +166,12 @@ static void planned_is_built(void **state)
                 peak += part[k];
             }
             assert_int_equal(peak, job.plan.peak);
+            tm_target f16 = target;
+            f16.precision = TM_PRECISION_F16;
+            OK(tm_job_plan_for(&job, &f16, err));
+            assert_true(job.recipe->precision == TM_PRECISION_F16); /* a type of the same size; weights are bf16 and are turned where they are used */
+            for (int k = 0; k < TM_MEM_KINDS; k++)
+                assert_true(k == TM_MEM_WORKSPACE || job.plan.part[k] == part[k]);
             if (strcmp(recipes[i][0], "method=full") == 0)
                 assert_true(layer[3].part[TM_MEM_GRADIENTS] > 0 && layer[3].part[TM_MEM_ACTIVATIONS] > 0);
             if (strcmp(recipes[i][0], "method=freeze") == 0) /* what no gradient reaches keeps nothing */

@@ -244,7 +244,7 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         served = tm_half_lowrank_forward(device, &rows, &p.lr, x, p.xa, y);
         served &= tm_half_lowrank_backward(device, &rows, &p.lr, dy, x, p.xa, p.dxa, c.real_x ? tm_tensor_none() : p.da, c.real_y ? tm_tensor_none() : p.db, c.real_x ? tm_tensor_none() : dx);
     } else {
-        served = tm_half_lora_forward(device, &rows, x, w, bias, (int)parts.size(), parts.data(), y);
+        served = tm_half_lora_forward(device, &rows, x, w, bias, (int)parts.size(), parts.data(), y, TM_ACT_NONE, tm_tensor_none());
         served &= tm_half_lora_backward(device, &rows, dy, x, w, c.accumulate, (int)parts.size(), parts.data(), dx);
     }
     need(served, "not served");
@@ -576,7 +576,7 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
            name, bx, by, 1e3 * pack, 1e3 * forward, bx / forward, 1e3 * backward, by / backward, 1e3 * db, by / db, 1e3 * once, by / once, 1e3 * da, bx / da, 1e3 * add, 2 * bx / add);
     tm_tensor w = zeros(TM_BF16, out, in);
     int n = (int)parts.size();
-    double lf = milliseconds([&] { TM_RUN(device, lora_forward, &rows, x, w, none, n, parts.data(), y); });
+    double lf = milliseconds([&] { TM_RUN(device, lora_forward, &rows, x, w, none, n, parts.data(), y, TM_ACT_NONE, tm_tensor_none()); });
     double f = milliseconds([&] { TM_RUN(device, linear_forward, &rows, x, w, none, y); });
     double lb = milliseconds([&] { TM_RUN(device, lora_backward, &rows, y, x, w, false, n, parts.data(), x); });
     double b = milliseconds([&] { TM_RUN(device, linear_backward_input, &rows, y, w, false, x); });

@@ -164,6 +164,7 @@ struct trial {
                 cudaMalloc(&o.shadow.data, bytes);
                 cudaMemcpy(o.shadow.data, o.t.data, bytes, cudaMemcpyDeviceToDevice);
             }
+        cudaDeviceSynchronize();
         reset();
         if (!run(true)) {
             printf("FAILED %s %s: not served\n", op, note.c_str());

@@ -251,7 +251,7 @@ static void mlp_backward(tm_model *m, int64_t layer, const tm_batch *b)
     if (block->ffn_adapter)
         tm_bottleneck_backward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, out);
     tm_linear_backward(&m->linear, &block->down, rows, out, m->h, &s->s_down, false, m->dh);
-    RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up);
+    RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up, tm_tensor_none());
     if (tm_linear_group_trained(&block->gate_up))
         norm_forward(m, rows, &block->norm[TM_NORM_FFN], s->x_mid, tm_tensor_none(), s->x_mid, &s->n_mid, m->y);
     tm_linear_backward(&m->linear, &block->gate_up, rows, s->gate_up, m->y, &s->s_gate_up, false, m->dy);

@@ -159,7 +159,7 @@ static void bank_backward(const tm_linear_context *c, const tm_lora *lora, const
     tm_lowrank a = bank_a(c, lora), b = bank_b(c, lora);
     tm_tensor du = tm_tensor_cols(c->dgated, 0, lora->r), none = tm_tensor_none();
     TM_RUN(d, lowrank_backward, rows, &b, dy, xa, xa, c->gated_xa, none, lora->b->grad, none);
-    TM_RUN(d, glu_backward, rows, TM_ACT_NONE, c->gated, c->gated_xa, c->dgated); /* the left half is du; the right is nobody's: gates are given */
+    TM_RUN(d, glu_backward, rows, TM_ACT_NONE, c->gated, c->gated_xa, c->dgated, tm_tensor_none()); /* the left half is du; the right is nobody's: gates are given */
     TM_RUN(d, lowrank_backward, rows, &a, du, x, xa, c->gated_xa, lora->a->grad, none, dx);
 }
 

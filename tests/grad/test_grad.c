@@ -19,6 +19,8 @@
 #define CHECK_linear_backward_weight "tests/unit/test_linear.c"
 #define CHECK_lowrank_forward "tests/unit/test_linear.c"
 #define CHECK_lowrank_backward "tests/unit/test_linear.c"
+#define CHECK_lora_forward "tests/cuda/test_lora.cu; elsewhere linear and lowrank"
+#define CHECK_lora_backward "tests/cuda/test_lora.cu; elsewhere linear and lowrank"
 #define CHECK_dora_norm "tests/unit/test_linear.c"
 #define CHECK_dora_forward "tests/unit/test_linear.c"
 #define CHECK_dora_backward "tests/unit/test_linear.c"

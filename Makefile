@@ -145,7 +145,7 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 $(BUILD)/bench/%-static: $(BUILD)/bench/%.o $(LIB)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) -s -o $@ $< $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
 
-unit: $(TESTS) $(BUILD)/temper
+unit: $(TESTS) $(BUILD)/temper $(BUILD)/tools/what_fits
 	@tests/run $(BUILD)
 
 test: layers unit ## every test that needs no GPU, no network and no Python

@@ -93,7 +93,7 @@ typedef struct tm_bench_request {
     bool calibrate;        /* also keeps them for tm_plan and tm_train (docs/formats/calibration.md) */
 } tm_bench_request;
 
-/* Rates of this machine, in about two seconds (four with calibrate), as a table or as JSON; free(). */
+/* Rates of this machine, in about two seconds (some more with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
 
 typedef struct tm_compare_request {

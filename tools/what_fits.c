@@ -142,8 +142,8 @@ static void print_time(void)
                 }
                 printf("\n");
             }
-    printf("\n\\* extrapolated: rates measured on %s, scaled by the data sheets of both cards (`src/plan/gpus.def`). They may be off by a third, "
-           "since no two generations reach the same share of their data sheet.\n", table[0][0][0].target.from[0] ? table[0][0][0].target.from : "another card");
+    printf("\n\\* extrapolated: rates measured on %s, scaled by the data sheets of both cards (`src/plan/gpus.def`). Nobody "
+           "measured these cards: no two generations reach the same share of their data sheet.\n", table[0][0][0].target.from[0] ? table[0][0][0].target.from : "another card");
 }
 
 /* Peak of a model with LoRA on a card, as the least and as the most comfortable layout. */

@@ -39,6 +39,8 @@ __device__ static double score_of(const flash_args &w, int64_t row, int head, in
     return s;
 }
 
+__device__ static bool sees(const flash_args &w, int position, int key) { return key <= position && (w.window == 0 || key > position - w.window); }
+
 __device__ static int span_of(const flash_args &w, int64_t row)
 {
     int e = 0;
@@ -55,13 +57,13 @@ __global__ void reference_forward(flash_args w, int D, double *out, double *lse)
     int position = w.spans.keys[e] - (w.spans.query[e + 1] - w.spans.query[e]) + (int)(row - w.spans.query[e]);
     double sum = 0, slope;
     for (int j = 0; j <= position; j++)
-        if (flash_sees(w, position, j))
+        if (sees(w, position, j))
             sum += exp(score_of(w, row, head, key0 + j, D, &slope));
     lse[row * w.heads + head] = log(sum);
     for (int c = threadIdx.x; c < D; c += blockDim.x) {
         double o = 0;
         for (int j = 0; j <= position; j++)
-            if (flash_sees(w, position, j))
+            if (sees(w, position, j))
                 o += exp(score_of(w, row, head, key0 + j, D, &slope)) / sum * __bfloat162float(w.v[(key0 + j) * w.ld_v + kv * D + c]);
         out[(row * w.heads + head) * D + c] = o;
     }
@@ -78,7 +80,7 @@ __global__ void reference_backward(flash_args w, int D, const double *out, const
     for (int c = 0; c < D; c++)
         delta += out[(row * w.heads + head) * D + c] * __bfloat162float(w.dout[row * w.ld_dout + head * D + c]);
     for (int j = threadIdx.x; j <= position; j += blockDim.x) {
-        if (!flash_sees(w, position, j))
+        if (!sees(w, position, j))
             continue;
         double slope, p = exp(score_of(w, row, head, key0 + j, D, &slope) - lse[row * w.heads + head]), dp = 0;
         for (int c = 0; c < D; c++)
@@ -119,8 +121,10 @@ struct problem {
     double pairs;
     float *delta;
     std::vector<void *> owned;
-    int64_t max_rows;
+    const flash_list *list48, *list64, *list128, *list192;
 };
+
+template <int SIZE> static const flash_list *list_of(const problem &p);
 
 static problem make(int D, int heads, int kv_heads, const std::vector<int> &lengths, int past, int window, float softcap, uint32_t seed)
 {
@@ -182,8 +186,28 @@ static problem make(int D, int heads, int kv_heads, const std::vector<int> &leng
         p.owned.push_back((void *)k);
         p.owned.push_back((void *)v);
     }
+    p.list48 = list_of<48>(p);
+    p.list64 = list_of<64>(p);
+    p.list128 = list_of<128>(p);
+    p.list192 = list_of<192>(p);
+    for (const void *list : {p.list48, p.list64, p.list128, p.list192})
+        p.owned.push_back((void *)list);
     CHECK(cudaDeviceSynchronize());
     return p;
+}
+
+template <int SIZE> static const flash_list *list_of(const problem &p)
+{
+    flash_list *list = (flash_list *)device<flash_tile>(p.rows / SIZE + p.w.spans.n + 1);
+    flash_list_make<SIZE><<<1, FLASH_LIST_THREADS>>>(p.w.spans, list);
+    return list;
+}
+
+static flash_args listed(const problem &p, int size)
+{
+    flash_args w = p.w;
+    w.list = size == 48 ? p.list48 : size == 64 ? p.list64 : size == 128 ? p.list128 : p.list192;
+    return w;
 }
 
 static void drop(problem &p)
@@ -205,15 +229,15 @@ template <class K> static void launch(K kernel, const flash_args &w, int64_t ite
 
 template <int D, int BM, int BN, int WARPS> void run_forward(const problem &p)
 {
-    launch(flash_forward<bf16, D, BM, BN, WARPS>, p.w, (p.rows / BM + p.w.spans.n) * p.w.heads, WARPS * 32, (BM + 4 * BN) * (D + TILE_PAD) * 2 + sizeof(flash_index));
+    launch(flash_forward<bf16, D, BM, BN, WARPS>, listed(p, BM), (p.rows / BM + p.w.spans.n) * p.w.heads, WARPS * 32, (BM + 4 * BN) * (D + TILE_PAD) * 2);
 }
 template <int D, int BM, int BN, int WARPS> void run_kv(const problem &p)
 {
-    launch(flash_backward_kv<bf16, D, BM, BN, WARPS, 3>, p.w, (p.keys / BN + p.w.spans.n) * p.w.kv_heads, WARPS * 32, (2 * BN + 4 * BM) * (D + TILE_PAD) * 2 + 4 * BM * 4 + sizeof(flash_index));
+    launch(flash_backward_kv<bf16, D, BM, BN, WARPS, 3>, listed(p, BN), (p.keys / BN + p.w.spans.n) * p.w.kv_heads, WARPS * 32, (2 * BN + 4 * BM) * (D + TILE_PAD) * 2 + 4 * BM * 4);
 }
 template <int D, int BM, int BN, int WARPS> void run_q(const problem &p)
 {
-    launch(flash_backward_q<bf16, D, BM, BN, WARPS>, p.w, (p.rows / BM + p.w.spans.n) * p.w.heads, WARPS * 32, (2 * BM + 4 * BN) * (D + TILE_PAD) * 2 + sizeof(flash_index));
+    launch(flash_backward_q<bf16, D, BM, BN, WARPS>, listed(p, BM), (p.rows / BM + p.w.spans.n) * p.w.heads, WARPS * 32, (2 * BM + 4 * BN) * (D + TILE_PAD) * 2);
 }
 
 typedef CUresult (*encode_call)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *,
@@ -235,11 +259,11 @@ static CUtensorMap map_of(const bf16 *x, int64_t height, int64_t width, int64_t 
     return map;
 }
 
-static flash90_args maps_of(const problem &p, int rows_q, int rows_k)
+static flash90_args maps_of(const problem &p, int rows_q, int rows_k, int listed_rows)
 {
     flash90_args all;
     const flash_args &w = p.w;
-    all.w = w;
+    all.w = listed(p, listed_rows);
     all.q = map_of(w.q, p.rows, w.heads * p.D, w.ld_q, rows_q);
     all.dout = map_of(w.dout, p.rows, w.heads * p.D, w.ld_dout, rows_q);
     all.k = map_of(w.k, p.keys, w.kv_heads * p.D, w.ld_k, rows_k);
@@ -257,15 +281,15 @@ template <class K> static void launch90(K kernel, const flash90_args &all, int64
 template <int D, int GROUPS, int CTAS, int BN, int STAGES, bool TURNS> void run90_forward(const problem &p)
 {
     constexpr int BM = 64 * GROUPS;
-    launch90(flash90_forward<bf16, D, GROUPS, CTAS, BN, STAGES, false, TURNS>, maps_of(p, BM, BN), (p.rows / BM + p.w.spans.n) * p.w.heads, 128 * GROUPS + (CTAS == 1 ? 128 : 32), (2 * BM + 2 * STAGES * BN) * D * 2, CTAS);
+    launch90(flash90_forward<bf16, D, GROUPS, CTAS, BN, STAGES, false, TURNS>, maps_of(p, BM, BN, BM), (p.rows / BM + p.w.spans.n) * p.w.heads, 128 * GROUPS + (CTAS == 1 ? 128 : 32), (2 * BM + 2 * STAGES * BN) * D * 2, CTAS);
 }
 template <int D, int BM, int STAGES> void run90_kv(const problem &p)
 {
-    launch90(flash90_backward_kv<bf16, D, BM, STAGES, false>, maps_of(p, BM, 128), (p.keys / 128 + p.w.spans.n) * p.w.kv_heads, 384, (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
+    launch90(flash90_backward_kv<bf16, D, BM, STAGES, false>, maps_of(p, BM, 128, 128), (p.keys / 128 + p.w.spans.n) * p.w.kv_heads, 384, (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
 }
 template <int D, int BN, int STAGES> void run90_q(const problem &p)
 {
-    launch90(flash90_backward_q<bf16, D, BN, STAGES, false>, maps_of(p, 128, BN), (p.rows / 128 + p.w.spans.n) * p.w.heads, 384, (4 * 128 + 2 * STAGES * BN) * D * 2);
+    launch90(flash90_backward_q<bf16, D, BN, STAGES, false>, maps_of(p, 128, BN, 128), (p.rows / 128 + p.w.spans.n) * p.w.heads, 384, (4 * 128 + 2 * STAGES * BN) * D * 2);
 }
 
 struct kernel {
@@ -283,12 +307,12 @@ struct kernel {
 #define DQ90(D, BN, S) {"dq      128x" #BN " wgmma s" #S, D, 2, run90_q<D, BN, S>}
 
 static const kernel kernels[] = {
-    FORWARD90(64, 2, 1, 128, 3, 0), FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 1, 64, 4, 1),
-    KV90(64, 64, 2), KV90(64, 64, 4),
+    FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 1, 64, 4, 1), FORWARD90(64, 3, 1, 128, 3, 1),
+    KV90(64, 64, 4),
     DQ90(64, 128, 3), DQ90(64, 64, 4),
     FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1),
-    KV90(128, 64, 2), KV90(128, 64, 4),
-    DQ90(128, 64, 2), DQ90(128, 64, 3),
+    KV90(128, 64, 3), KV90(128, 64, 4),
+    DQ90(128, 64, 3),
 #ifdef ALL
     FORWARD(80, 128, 64, 4), KV(80, 64, 64, 4), DQ(80, 64, 64, 4),
     FORWARD(96, 128, 64, 4), KV(96, 64, 64, 4), DQ(96, 64, 64, 4),
@@ -367,6 +391,13 @@ static void check(int D, int heads, int kv_heads, const std::vector<int> &length
     drop(p);
 }
 
+static void list_and_delta(const problem &p)
+{
+    flash_list_make<128><<<1, FLASH_LIST_THREADS>>>(p.w.spans, (flash_list *)p.list128);
+    delta_of(p);
+}
+static void list_alone(const problem &p) { flash_list_make<128><<<1, FLASH_LIST_THREADS>>>(p.w.spans, (flash_list *)p.list128); }
+
 static void rate(int D, int heads, int kv_heads, int batch, int length)
 {
     problem p = make(D, heads, kv_heads, std::vector<int>(batch, length), 0, 0, 0, 1);
@@ -393,6 +424,22 @@ static void rate(int D, int heads, int kv_heads, int batch, int length)
         printf("  %-24s %7.3f ms %6.0f TFLOP/s\n", k.name, ms[ms.size() / 2], flops / ms[ms.size() / 2] * 1e-9);
         if (k.kind == 0)
             delta_of(p);
+    }
+    for (void (*run)(const problem &) : {list_alone, list_and_delta}) {
+        float best = 1e9f;
+        for (int i = 0; i < 9; i++) {
+            cudaEvent_t from, to;
+            CHECK(cudaEventCreate(&from));
+            CHECK(cudaEventCreate(&to));
+            CHECK(cudaEventRecord(from));
+            run(p);
+            CHECK(cudaEventRecord(to));
+            CHECK(cudaEventSynchronize(to));
+            float t;
+            CHECK(cudaEventElapsedTime(&t, from, to));
+            best = std::min(best, t);
+        }
+        printf("  %-24s %7.3f ms\n", run == list_alone ? "list" : "list, delta", best);
     }
     drop(p);
 }

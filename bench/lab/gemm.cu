@@ -12,11 +12,19 @@ struct variant {
     int turned; /* 0: forward, 1: input gradient, 2: weight gradient */
     void (*run)(tm_cuda *, const char *, const tm_half_product *);
 };
-#define VARIANT(BN, STAGES, CLUSTER)                                                     \
-    {#BN " s" #STAGES " c" #CLUSTER, 0, launch90<bf16, BN, false, false, STAGES, CLUSTER>}, \
-    {#BN " s" #STAGES " c" #CLUSTER, 1, launch90<bf16, BN, false, true, STAGES, CLUSTER>},  \
-    {#BN " s" #STAGES " c" #CLUSTER, 2, launch90<bf16, BN, true, true, STAGES, CLUSTER>}
-static const variant variants[] = {VARIANT(256, 4, 1), VARIANT(256, 4, 2), VARIANT(128, 5, 1), VARIANT(128, 5, 2)};
+template <int BN, bool A_TURNED, bool B_TURNED, int SPLITS> static void launch(tm_cuda *c, const char *op, const tm_half_product *p)
+{
+    launch90<bf16, BN, A_TURNED, B_TURNED>(c, op, p, SPLITS);
+}
+#define VARIANT(BN) {#BN, 0, launch<BN, false, false, 1>}, {#BN, 1, launch<BN, false, true, 1>}
+#define WEIGHT(BN, SPLITS) {#BN " / " #SPLITS, 2, launch<BN, true, true, SPLITS>}
+static const variant variants[] = {
+    {"chosen", 0, multiply90<bf16>}, {"chosen", 1, multiply90<bf16>}, {"chosen", 2, multiply90<bf16>},
+    {"sm_80", 0, multiply80<bf16, true>}, {"sm_80", 1, multiply80<bf16, true>}, {"sm_80", 2, multiply80<bf16, true>},
+    VARIANT(256), VARIANT(128),
+    WEIGHT(256, 1), WEIGHT(256, 2), WEIGHT(256, 4), WEIGHT(256, 8), WEIGHT(192, 1), WEIGHT(192, 2), WEIGHT(192, 4), WEIGHT(192, 8),
+    WEIGHT(128, 1), WEIGHT(128, 2), WEIGHT(128, 4), WEIGHT(128, 8),
+};
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -27,8 +35,10 @@ EXPORT int lab_turned(int i) { return variants[i].turned; }
 EXPORT void lab_run(int i, int64_t m, int64_t n, int64_t k, void *a, void *b, void *out, void *stream)
 {
     static tm_cuda c;
-    if (!c.processors)
+    if (!c.processors) {
         cudaDeviceGetAttribute(&c.processors, cudaDevAttrMultiProcessorCount, 0);
+        cudaMalloc(&c.sums, TM_CUDA_TENSORS * 8);
+    }
     c.stream = (cudaStream_t)stream;
     bool at = variants[i].turned == 2, bt = variants[i].turned > 0;
     tm_half_product p = {};

@@ -1,5 +1,5 @@
 /* temper init: a first recipe. What it chooses is what differs between models and machines: the length of
- * examples (the model's), recomputation (memory), the batch (enough steps); the rest are the defaults. */
+ * examples (the model's, memory), the batch (enough steps); the rest are the defaults. */
 #include "api/job.h"
 
 #include "base/json.h"
@@ -11,12 +11,10 @@ enum { ENOUGH_STEPS = 50 };
 
 typedef struct choice {
     int64_t seq, batch;
-    bool recompute;
     int64_t peak, steps; /* of the plan; -1: unknown */
 } choice;
 
-static tm_status make_recipe(const char *model, const char *data, const choice *c, bool plan, tm_recipe **out,
-                             tm_error *err)
+static tm_status make_recipe(const char *model, const char *data, const choice *c, tm_recipe **out, tm_error *err)
 {
     tm_names list = {0};
     tm_buf line = {0};
@@ -39,9 +37,6 @@ static tm_status make_recipe(const char *model, const char *data, const choice *
     tm_buf_printf(&line, "train.batch=%lld", (long long)c->batch);
     TM_GO(tm_buf_check(&line, err));
     TM_GO(tm_names_add(&list, line.data, err));
-    /* A plan must know; a recipe that fits can leave it to the run. */
-    if (c->recompute || plan)
-        TM_GO(tm_names_add(&list, c->recompute ? "train.recompute=full" : "train.recompute=none", err));
     TM_GO(tm_names_add(&list, "out=runs/first", err));
     st = tm_recipe_load(NULL, list.item, (size_t)list.count, out, err);
 out:
@@ -55,7 +50,7 @@ static tm_status plan(const char *model, const char *data, choice *c, bool *fits
     tm_recipe *recipe;
     tm_job job;
     tm_error ignored;
-    TM_TRY(make_recipe(model, data, c, true, &recipe, err));
+    TM_TRY(make_recipe(model, data, c, &recipe, err));
     TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
     c->peak = job.plan.peak;
     c->steps = data ? job.run.steps : -1;
@@ -64,8 +59,7 @@ static tm_status plan(const char *model, const char *data, choice *c, bool *fits
     return TM_OK;
 }
 
-/* The longest examples that fit, without recomputation before with it; then a batch that gives enough
- * steps. */
+/* The longest examples that fit (recomputation and micro-batches are the planner's); then a batch that gives enough steps. */
 static tm_status choose(const char *model, const char *data, choice *c, tm_error *err)
 {
     tm_model_config config;
@@ -76,11 +70,9 @@ static tm_status choose(const char *model, const char *data, choice *c, tm_error
     bool fits = false;
     for (;;) {
         TM_TRY(plan(model, data, c, &fits, err));
-        if (fits || (c->recompute && c->seq <= 128))
+        if (fits || c->seq <= 128)
             break;
-        if (c->recompute)
-            c->seq /= 2;
-        c->recompute = true;
+        c->seq /= 2;
     }
     if (c->steps >= 0 && c->steps < ENOUGH_STEPS && c->batch > 1) {
         c->batch = c->batch * c->steps / ENOUGH_STEPS > 1 ? c->batch * c->steps / ENOUGH_STEPS : 1;
@@ -101,7 +93,7 @@ tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *er
     *yaml = NULL;
     if (model)
         TM_GO(choose(model, data, &c, err));
-    TM_GO(make_recipe(model, data, &c, false, &recipe, err));
+    TM_GO(make_recipe(model, data, &c, &recipe, err));
     tm_buf_text(&out, "# A recipe by temper " TM_VERSION
                       ". Every key is here with its value; what you delete keeps its default.\n");
     if (c.peak >= 0)

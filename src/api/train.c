@@ -52,7 +52,7 @@ static tm_status finish_hash(model_hash *h, tm_error *err)
 /* --- A folder that holds a run already --- */
 
 /* Keys that change memory and speed but no result: a resumed run may differ in them. */
-static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "recompute_layers"}, {"train", "keep_checkpoints"}};
+static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "recompute_layers"}, {"train", "offload"}, {"train", "graphs"}, {"train", "keep_checkpoints"}};
 
 /* The first key in which two recipes differ, as text; "" when they agree. */
 static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *out)

@@ -39,7 +39,8 @@ const tm_command cmd_bench = {
     .run = run,
     .help =
         "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--calibrate] [--json]\n\n"
-        "Matrix products, memory and (with a text) a tokenizer; about two seconds. Rates of single ops beside other\n"
+        "Matrix products, memory and (with a text) a tokenizer of the device that a run would take (TEMPER_DEVICE: cpu, cuda);\n"
+        "about two seconds, some more with --calibrate. Rates of single ops beside other\n"
         "libraries: make bench.\n\n"
         "  --calibrate      also keeps the rates for temper plan and train, in $TEMPER_CALIBRATION or\n"
         "                   temper/calibration.json of the cache folder\n"

@@ -58,6 +58,13 @@ typedef struct tm_device_calls {
     void (*lend)(tm_device *d, void *address, int64_t bytes);
     /* A download that does not wait: dst is there after the next sync. NULL: download does. */
     void (*fetch)(tm_device *d, void *dst, const void *src, int64_t bytes);
+    /* Host memory for what is not needed for a while; NULL where host and device share theirs. stash copies away in the
+     * background what stands at src when everything queued so far has run; unstash brings it back likewise; what is
+     * queued after stash_wait runs when the slot's last copy is done. stash_reserve makes `slots` of `bytes` once. */
+    tm_status (*stash_reserve)(tm_device *d, int64_t slots, int64_t bytes, tm_error *err);
+    void (*stash)(tm_device *d, int64_t slot, const void *src, int64_t bytes);
+    void (*unstash)(tm_device *d, int64_t slot, void *dst, int64_t bytes);
+    void (*stash_wait)(tm_device *d, int64_t slot);
     /* Bytes of its memory that nobody has taken, and all. NULL: it shares the machine's memory. */
     void (*memory)(tm_device *d, int64_t *free_bytes, int64_t *all);
 } tm_device_calls;
@@ -67,6 +74,7 @@ typedef struct tm_device_traits {
     tm_dtype real;     /* F32; F64 on the device that checks gradients */
     int32_t head_rows; /* rows of the loss head that are computed at once: a multiple of TM_CHUNK_TOKENS */
     bool borrows;      /* wants a workspace: tm_device_calls.lend */
+    bool apart;        /* has memory of its own: tm_device_calls.stash */
     bool half;         /* computes in bf16 as fast as memory allows: the precision that `auto` takes */
 } tm_device_traits;
 

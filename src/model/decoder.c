@@ -208,6 +208,12 @@ void tm_model_begin_step(tm_model *m, const tm_step_params *step)
     tm_linear_group_prepare(&m->linear, &m->head_group);
 }
 
+/* Whether block i's residual stream is in host memory between forward and backward. The last two of the blocks that are
+ * computed again keep theirs: backward begins with them. */
+static bool stashed(const tm_model *m, int64_t i) { return m->settings.train && i >= m->stash_first && i < m->stash_end; }
+
+static int64_t stream_bytes(const tm_model *m, const tm_batch *b) { return tm_dtype_bytes(m->settings.act, b->rows.n * m->config.width); }
+
 void tm_model_forward(tm_model *m, const tm_batch *b)
 {
     if (m->config.ropes && by_row(m, b, 0))
@@ -221,7 +227,11 @@ void tm_model_forward(tm_model *m, const tm_batch *b)
         delta = m->delta;
     }
     for (int64_t i = 0; i < m->config.layers; i++) {
+        if (stashed(m, i - 2)) /* whose place this block's stream takes */
+            m->device->calls->stash_wait(m->device, i - 2);
         block_forward(m, i, b, x, delta);
+        if (stashed(m, i))
+            m->device->calls->stash(m->device, i, m->saved[i].x_in.data, stream_bytes(m, b));
         x = m->saved[i].x_mid;
         delta = m->delta;
     }
@@ -289,11 +299,15 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
     RUN(fill, tm_tensor_rows(m->dx, 0, rows->n), 0);
     norm_backward(m, rows, &m->final_norm, m->dy, m->x_final, &m->n_final, m->dx);
     for (int64_t i = layers - 1; i >= 0 && i >= m->first_trained; i--) {
+        if (stashed(m, i))
+            m->device->calls->stash_wait(m->device, i);
         if (i < m->settings.recompute_layers) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
             block_forward(m, i, b, m->saved[i].x_in, tm_tensor_none());
         mlp_backward(m, i, b);
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */
         attention_backward(m, i, b, i > m->first_trained || tm_norm_trained(&m->block[i].norm[TM_NORM_ATTN]));
+        if (stashed(m, i - 2)) /* comes back while the block between is at work */
+            m->device->calls->unstash(m->device, i - 2, m->saved[i - 2].x_in.data, stream_bytes(m, b));
     }
     if (m->first_trained < 0)
         tm_embed_backward(m, b);

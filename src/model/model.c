@@ -2,6 +2,8 @@
  * computation is in decoder.c and head.c. */
 #include "model/model.h"
 
+#include "device/lent.h"
+
 #include "base/buf.h"
 #include "base/exact.h"
 #include "base/philox.h"
@@ -324,9 +326,15 @@ static tm_status take_activations(tm_model *m, tm_error *err)
     TM_TRY(TM_NEW(&m->saved, c->layers, err));
     m->x0 = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     /* Blocks before `reached` have no backward, those before `alone` share what it needs. */
-    int64_t reached = s->train ? m->first_trained : c->layers, alone = reached > s->recompute_layers ? reached : s->recompute_layers;
+    int64_t reached = !s->train ? c->layers : m->first_trained > 0 ? m->first_trained : 0, alone = reached > s->recompute_layers ? reached : s->recompute_layers;
     tm_block_saved shared = {0};
     tm_block widest;
+    tm_tensor turn[2] = {m->x0, m->x0}; /* of the blocks whose stream is stashed, the two in use */
+    int64_t stashed = s->offload ? s->recompute_layers < c->layers ? s->recompute_layers : c->layers : 0;
+    m->stash_first = reached;
+    m->stash_end = stashed - 2 > reached ? stashed - 2 : reached;
+    if (m->stash_end > reached)
+        turn[1] = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     widest_block(m, &widest);
     if (alone > 0)
         take_saved(m, &widest, kept, &shared);
@@ -336,13 +344,21 @@ static tm_status take_activations(tm_model *m, tm_error *err)
             m->saved[i] = shared;
         else
             take_saved(m, &m->block[i], kept, &m->saved[i]);
-        m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
+        if (m->stash_end > reached && i >= reached && i < stashed)
+            m->saved[i].x_in = turn[(i - reached) % 2];
+        else
+            m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
         m->saved[i].bytes = tm_arena_mark(kept) - before;
     }
     m->x_final = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     take_norm_saved(m, kept, &m->n_final);
     m->hidden = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
-    return TM_OK;
+    m->stash_bytes = (m->stash_end - reached) * tm_dtype_bytes(s->act, s->max_tokens * c->width);
+    if (m->stash_end == reached)
+        return TM_OK;
+    if (!m->device->traits.apart)
+        return tm_fail(err, TM_RECIPE, "train.offload: activations is for GPUs: the CPU computes in the memory that it would offload to; expected none");
+    return m->device->calls->stash_reserve(m->device, m->stash_end, tm_dtype_bytes(s->act, s->max_tokens * c->width), err);
 }
 
 /* Largest rank of any adapter, and the widest module that needs DoRA's scratch. */
@@ -484,30 +500,24 @@ static tm_status take_gates(tm_model *m, tm_error *err)
 
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
-/* What a device may need at once for low-rank deltas of T rows, ranks side by side up to a multiple of 16, in the
- * activations' type: their factors, xa and dxa; and a bit for every input of those that drop some. */
-static int64_t delta_workspace(const tm_model *m, int64_t rank, int64_t in, int64_t out, int64_t dropping, int64_t T)
-{
-    tm_dtype act = m->settings.act;
-    rank = (rank + 15) / 16 * 16;
-    if (!rank)
-        return 0;
-    return aligned(tm_dtype_bytes(act, m->replicas * out * rank)) + aligned(tm_dtype_bytes(act, m->replicas * in * rank)) +
-           2 * aligned(tm_dtype_bytes(act, T * rank)) + aligned(dropping * T * ((in + 63) / 64 * 8));
-}
-
-/* The same for a group: its deltas, and its weight in the activations' type where it is not stored so. */
+/* What a device may need at once for a group of T rows: what its deltas want, and its weight in the activations' type
+ * where it is not stored so. */
 static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
 {
-    int64_t rank = 0, bytes = 0, dropping = 0;
+    int64_t r[TM_GROUP_MAX], out[TM_GROUP_MAX], bytes = 0;
+    int32_t parts = 0;
+    bool drops = false;
     for (int32_t i = 0; i < group->count; i++) {
         const tm_lora *lora = group->module[i]->lora;
-        rank += lora ? lora->r : 0;
-        dropping = lora && lora->dropout > 0 ? group->count : dropping;
+        if (!lora)
+            continue;
+        r[parts] = lora->r;
+        out[parts++] = group->module[i]->out;
+        drops |= lora->dropout > 0;
     }
     if (group->weight.dtype != m->settings.act)
         bytes = aligned(tm_dtype_bytes(m->settings.act, group->in * group->out));
-    return bytes + delta_workspace(m, rank, group->in, group->out, dropping, T);
+    return bytes + tm_lent_for_deltas(parts, r, out, group->in, group->out, m->replicas, m->settings.train, drops, T);
 }
 
 static void lend_workspace(tm_model *m)
@@ -518,7 +528,7 @@ static void lend_workspace(tm_model *m)
     int64_t bytes = group_workspace(m, &m->head_group, T);
     /* On the embeddings and in bottlenecks one factor is an identity. */
     for (int k = 0; k < 2; k++, inside = m->bottleneck.size) {
-        int64_t need = delta_workspace(m, inside, inside, width, 0, T);
+        int64_t need = tm_lent_for_deltas(inside > 0, &inside, &width, width, width, m->replicas, m->settings.train, false, T);
         bytes = need > bytes ? need : bytes;
     }
     for (int64_t i = 0; i < m->config.layers; i++) {

@@ -59,6 +59,7 @@ typedef struct tm_model_settings {
     int64_t max_tokens;    /* rows of a micro-batch */
     bool train;            /* keep what backward needs, allocate gradients */
     int64_t recompute_layers; /* of the first so many blocks keep only the residual stream */
+    bool offload;          /* of those blocks the residual stream goes to host memory (devices with memory of their own) */
     bool teacher;          /* room for a teacher's logits */
     bool logits;           /* room for all logits: tests and generation, never training */
     int64_t cache_tokens;  /* > 0: key/value cache for generation */
@@ -90,6 +91,8 @@ typedef struct tm_model {
     const int32_t *row_index;                         /* device: 0, 1, 2, ... */
     void *rope_staging;                               /* host */
     tm_tensor x0;             /* embeddings: x_in of block 0 */
+    int64_t stash_first, stash_end; /* blocks whose x_in goes to host memory between forward and backward */
+    int64_t stash_bytes;      /* of host memory, for that */
     tm_tensor embed_identity, embed_column, embed_xa; /* of embed_lora: [R r, r], [T, r], [T, r] */
     tm_block_saved *saved;    /* [layers] */
     tm_tensor x_final, hidden; /* hidden: after the final norm */

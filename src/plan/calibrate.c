@@ -12,6 +12,24 @@
 /* The type of activations that the device is at its best with. */
 static tm_dtype act_of(const tm_device *d) { return d->traits.half ? TM_BF16 : d->real; }
 
+/* Numbers in [-1, 1] everywhere, whatever type they are read as: two bf16 make an f32. Not zeros: a GPU computes with
+ * those at less power, so faster than with what a run has. */
+static void fill(tm_device *d, char *memory, int64_t bytes)
+{
+    enum { PATTERN = 1 << 14 };
+    uint32_t pattern[PATTERN], random = 1;
+    for (int i = 0; i < PATTERN; i++) {
+        random = random * 1664525u + 1013904223u;
+        pattern[i] = (random & 0x80ff80ffu) | 0x3f003f00u;
+    }
+    int64_t done = bytes < (int64_t)sizeof pattern ? bytes : (int64_t)sizeof pattern;
+    d->calls->upload(d, memory, pattern, done);
+    for (int64_t n; done < bytes; done += n) {
+        n = done < bytes - done ? done : bytes - done;
+        d->calls->copy(d, memory + done, memory, n);
+    }
+}
+
 enum { SIDE_FIRST = 128, SIDE_LAST = 16384 };
 static const double budget_seconds = 0.020;
 
@@ -38,7 +56,7 @@ static double best_rate(tm_device *d, int64_t n, double deadline, double *second
     *seconds = INFINITY;
     if (tm_device_alloc(d, bytes, &memory, &ignored) != TM_OK)
         return 0;
-    d->calls->zero(d, memory, bytes);
+    fill(d, memory, bytes);
     for (int i = 0; i < 3 && (i < 2 || tm_clock_seconds() + *seconds < deadline); i++)
         *seconds = fmin(*seconds, time_product(d, n, memory));
     tm_device_release(d, memory, bytes);
@@ -59,18 +77,29 @@ double tm_device_peak_flops(tm_device *d)
 
 /* --- Classes --- */
 
-static int doublings(int64_t value, int64_t first, int factor, int classes)
-{
-    int k = 0;
-    for (int64_t next = first * factor; k + 1 < classes && next <= value; next *= factor)
-        k++;
-    return k;
-}
-
-int tm_row_class(int64_t rows) { return doublings(rows, TM_ROWS_FIRST, 4, TM_ROW_CLASSES); }
-int tm_side_class(int64_t side) { return doublings(side, TM_SIDE_FIRST, 2, TM_SIDES); }
 int tm_rank_class(int64_t rank) { return rank <= 16 ? 0 : rank <= 64 ? 1 : 2; }
 int tm_head_class(int64_t head) { return head <= 64 ? 0 : head <= 128 ? 1 : 2; }
+
+/* Where a size stands among classes that begin at 2^first and are 2^step apart: between *k and *k + 1, so far along. */
+static double place(double size, int first, int step, int classes, int *k)
+{
+    double at = fmin(fmax((log2(size) - first) / step, 0), classes - 1);
+    *k = at < classes - 1 ? (int)at : classes - 2;
+    return at - *k;
+}
+
+void tm_work_add_product(tm_work *work, tm_product kind, int64_t rows, int64_t out, int64_t inner)
+{
+    int o, i;
+    double flops = 2.0 * (double)rows * (double)out * (double)inner;
+    if (!(flops > 0))
+        return;
+    double p = place((double)rows * (double)out, TM_OUT_FIRST, TM_OUT_STEP, TM_OUTS, &o), q = place((double)inner, TM_INNER_FIRST, 1, TM_INNERS, &i);
+    work->product[kind][o][i] += flops * (1 - p) * (1 - q);
+    work->product[kind][o][i + 1] += flops * (1 - p) * q;
+    work->product[kind][o + 1][i] += flops * p * (1 - q);
+    work->product[kind][o + 1][i + 1] += flops * p * q;
+}
 
 static void terms_of(const tm_work *work, double out[TM_WORK_TERMS]) { memcpy(out, work, sizeof *work); }
 
@@ -120,7 +149,7 @@ void tm_calibration_scale(tm_calibration *c, double flops, double bandwidth)
 
 /* --- Measuring --- */
 
-enum { LENGTH = 2048, SMALL_LENGTH = 512 /* tokens of an example */, PATTERN = 1 << 18 };
+enum { LENGTH = 2048, SMALL_LENGTH = 512 }; /* tokens of an example */
 
 /* A device with memory for what is timed. The layout: `rows` rows of examples of `length` tokens. */
 typedef struct bench {
@@ -150,19 +179,6 @@ static const int32_t *put(bench *b, const int32_t *values, int64_t n)
     return at;
 }
 
-/* Numbers in [-1, 1] everywhere, whatever type they are read as: two bf16 make an f32. Not zeros: a GPU computes with
- * those at less power, so faster than with what a run has. */
-static void fill(bench *b, int32_t *pattern)
-{
-    uint32_t random = 1;
-    for (int i = 0; i < PATTERN; i++) {
-        random = random * 1664525u + 1013904223u;
-        pattern[i] = (int32_t)((random & 0x80ff80ffu) | 0x3f003f00u);
-    }
-    for (int64_t at = 0; at < b->bytes; at += PATTERN * 4)
-        b->d->calls->upload(b->d, b->memory + at, pattern, b->bytes - at < PATTERN * 4 ? b->bytes - at : PATTERN * 4);
-}
-
 /* Room for `bytes` beside a layout of `rows` rows. */
 static bool open_bench(bench *b, int64_t rows, int64_t length, int64_t bytes)
 {
@@ -174,10 +190,10 @@ static bool open_bench(bench *b, int64_t rows, int64_t length, int64_t bytes)
     b->memory = NULL;
     if (b->status != TM_OK || (b->status = tm_device_alloc(b->d, b->bytes, (void **)&b->memory, b->err)) != TM_OK)
         return false;
-    b->status = TM_NEW(&v, rows + 2 > PATTERN ? rows + 2 : PATTERN, b->err);
+    b->status = TM_NEW(&v, rows + 2, b->err);
     if (b->status != TM_OK)
         return false;
-    fill(b, v);
+    fill(b->d, b->memory, b->bytes);
     b->rows = (tm_rows){.n = rows, .replicas = 1, .chunks = examples * per};
     memset(v, 0, (size_t)rows * 4);
     b->rows.example = (const uint32_t *)put(b, v, rows);
@@ -252,30 +268,30 @@ static void run_product(bench *b, const void *context)
 /* A size takes the rate of the next smaller one when a call would last longer than this. */
 static const double longest_call = 0.05;
 
-static void measure_products(bench *b, int rows_class, tm_work *rate)
+/* Square results of `side` x `side`, a sum of `inner` each. */
+static double product_rate(bench *b, tm_product kind, int64_t side, int64_t inner)
 {
-    int64_t rows = TM_ROWS_FIRST;
-    for (int i = 0; i < rows_class; i++)
-        rows *= 4;
-    for (int s = 0; s < TM_SIDES; s++) {
-        int64_t side = (int64_t)TM_SIDE_FIRST << s;
-        double flops = 2.0 * (double)rows * (double)side * (double)side;
-        int64_t bytes = 2 * tm_dtype_bytes(b->act, rows * side) + tm_dtype_bytes(b->act, side * side) + tm_dtype_bytes(b->d->real, side * side);
-        for (int k = 0; k < TM_PRODUCTS; k++) {
-            double *out = &rate->product[k][rows_class][s];
-            double before = s ? rate->product[k][rows_class][s - 1] : rows_class ? rate->product[k][rows_class - 1][s] : INFINITY;
-            if (flops / before > longest_call) {
-                *out = before;
-                continue;
+    bool weight = kind == TM_PRODUCT_WEIGHT;
+    int64_t rows = weight ? inner : side, in = kind == TM_PRODUCT_FORWARD ? inner : side, out = kind == TM_PRODUCT_INPUT ? inner : side;
+    if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, tm_dtype_bytes(b->act, rows * (in + out)) + tm_dtype_bytes(weight ? b->d->real : b->act, in * out)))
+        return NAN;
+    product p = {.kind = kind, .x = matrix(b, b->act, rows, in), .y = matrix(b, b->act, rows, out)};
+    *(weight ? &p.dw : &p.w) = matrix(b, weight ? b->d->real : b->act, out, in);
+    double rate = 2.0 * (double)side * (double)side * (double)inner / time_calls(b, run_product, &p);
+    close_bench(b);
+    return rate;
+}
+
+static void measure_products(bench *b, tm_work *rate)
+{
+    for (int k = 0; k < TM_PRODUCTS; k++)
+        for (int o = 0; o < TM_OUTS; o++)
+            for (int i = 0; i < TM_INNERS; i++) {
+                int64_t side = (int64_t)1 << ((TM_OUT_FIRST + o * TM_OUT_STEP) / 2), inner = (int64_t)1 << (TM_INNER_FIRST + i);
+                double before = i ? rate->product[k][o][i - 1] : o ? rate->product[k][o - 1][i] : INFINITY;
+                bool lasts = 2.0 * (double)side * (double)side * (double)inner / before > longest_call;
+                rate->product[k][o][i] = lasts ? before : product_rate(b, (tm_product)k, side, inner);
             }
-            if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, bytes))
-                return;
-            product p = {.kind = (tm_product)k, .x = matrix(b, b->act, rows, side), .w = matrix(b, b->act, side, side), .y = matrix(b, b->act, rows, side),
-                         .dw = matrix(b, b->d->real, side, side)};
-            *out = flops / time_calls(b, run_product, &p);
-            close_bench(b);
-        }
-    }
 }
 
 /* --- Low-rank deltas: what they add to their module's product --- */
@@ -372,16 +388,35 @@ static void run_stream(bench *b, const void *context)
     TM_RUN(b->d, axpy, 0.5, p->x, p->y);
 }
 
+static void run_graph(bench *b, const void *context) { b->d->calls->graph_run(b->d, (tm_graph *)(uintptr_t)context); }
+
+/* Ops a second of a recorded sequence: a device goes from one to the next faster than a host queues them. */
+static double graph_rate(bench *b, const stream *p)
+{
+    enum { OPS = 200 };
+    tm_graph *graph = NULL;
+    b->status = b->d->calls->graph_begin(b->d, b->err);
+    for (int i = 0; i < OPS && b->status == TM_OK; i++)
+        run_stream(b, p);
+    if (b->status == TM_OK)
+        b->status = b->d->calls->graph_end(b->d, &graph, b->err);
+    double rate = b->status == TM_OK ? OPS / time_calls(b, run_graph, graph) : 0;
+    b->d->calls->graph_destroy(b->d, graph);
+    return rate;
+}
+
 static void measure_memory(bench *b, tm_work *rate)
 {
     enum { BYTES = 512 << 20 }; /* far beyond any cache */
-    if (!open_bench(b, TM_ROWS_FIRST, TM_ROWS_FIRST, BYTES))
+    if (!open_bench(b, SMALL_LENGTH, SMALL_LENGTH, BYTES))
         return;
     int64_t n = BYTES / 2 / tm_dtype_bytes(b->d->real, 1);
     stream p = {matrix(b, b->d->real, 1, n), matrix(b, b->d->real, 1, n)};
     rate->bytes = 1.5 * BYTES / time_calls(b, run_stream, &p);
-    p.x.cols = p.y.cols = 16; /* nothing to do: what is left is the queueing */
+    p.x.cols = p.y.cols = 16; /* nothing to do: what is left is one op's turn */
     rate->calls = 1 / time_calls(b, run_stream, &p);
+    if (b->d->calls->graph_begin && b->status == TM_OK)
+        rate->calls = fmax(rate->calls, graph_rate(b, &p));
     close_bench(b);
 }
 
@@ -393,20 +428,15 @@ tm_status tm_calibrate(tm_device *d, tm_calibration *out, tm_error *err)
     for (int i = 0; i < 5; i++)
         out->peak_flops = fmax(out->peak_flops, tm_device_peak_flops(d));
     bool fast = out->peak_flops > 1e13; /* a GPU: its rates grow with the rows, and small work shows nothing */
-    for (int i = 0; i < TM_ROW_CLASSES; i++)
-        if (i == 0 || fast)
-            measure_products(&b, i, &out->rate);
-        else
-            for (int k = 0; k < TM_PRODUCTS; k++)
-                memcpy(out->rate.product[k][i], out->rate.product[k][0], sizeof out->rate.product[k][0]);
-    measure_lowrank(&b, fast ? 8192 : 512, fast ? 2048 : 256, &out->rate);
+    measure_products(&b, &out->rate);
+    measure_lowrank(&b, fast ? 8192 : SMALL_LENGTH, fast ? 2048 : 256, &out->rate);
     measure_attention(&b, fast ? 8192 : SMALL_LENGTH, fast ? LENGTH : SMALL_LENGTH, fast ? 16 : 4, &out->rate);
     measure_memory(&b, &out->rate);
     d->peak_bytes = peak_bytes;
     if (d->calls->memory) {
         int64_t free_bytes, all;
         d->calls->memory(d, &free_bytes, &all);
-        out->reserve = all - free_bytes - d->used_bytes;
+        out->reserve = all - free_bytes > d->used_bytes ? all - free_bytes - d->used_bytes : -1;
     }
     double rate[TM_WORK_TERMS];
     terms_of(&out->rate, rate);

@@ -11,18 +11,17 @@ double tm_device_peak_flops(tm_device *d);
 
 /* --- Work: what a device has to do, in the classes that its rates are measured in --- */
 
-/* Products of matrices by what they are for, by rows at once (512, 2048, 8192) and by the smaller side of the weight
- * (32, 64, ... 8192): small ones run far from the limit. A size between two counts as the smaller. */
+/* Products of matrices by what they are for, by elements of the result (2^16, 2^18, ... 2^26: what there is to share among a device's
+ * units) and by the dimension that is summed over (64, 128, ... 8192). A size between counts in parts as both its neighbours, so
+ * that times are interpolated. */
 typedef enum tm_product { TM_PRODUCT_FORWARD, TM_PRODUCT_INPUT, TM_PRODUCT_WEIGHT, TM_PRODUCTS } tm_product;
-enum { TM_ROW_CLASSES = 3, TM_ROWS_FIRST = 512, TM_SIDES = 9, TM_SIDE_FIRST = 32, TM_RANKS = 3, TM_HEADS = 3 };
-int tm_row_class(int64_t rows);
-int tm_side_class(int64_t side);
+enum { TM_OUTS = 6, TM_OUT_FIRST = 16, TM_OUT_STEP = 2, TM_INNERS = 8, TM_INNER_FIRST = 6, TM_RANKS = 3, TM_HEADS = 3 };
 int tm_rank_class(int64_t rank); /* up to 16, up to 64, above */
 int tm_head_class(int64_t head); /* head size: up to 64, up to 128, above */
 
 /* An amount of each, or a rate of each a second. Nothing but doubles: tm_work_terms. [0] forward, [1] backward. */
 typedef struct tm_work {
-    double product[TM_PRODUCTS][TM_ROW_CLASSES][TM_SIDES]; /* operations */
+    double product[TM_PRODUCTS][TM_OUTS][TM_INNERS]; /* operations */
     double lowrank[2][TM_RANKS];                           /* operations of low-rank deltas, beside their module's product */
     double attention[2][TM_HEADS]; /* operations of causal attention: 4 a key, query and channel forward, 10 backward */
     double bytes;                  /* read and written by all that is no product */
@@ -30,6 +29,8 @@ typedef struct tm_work {
 } tm_work;
 
 enum { TM_WORK_TERMS = sizeof(tm_work) / sizeof(double) };
+/* A product: y[rows, out] of x[rows, inner], dx of dy, or dw[out, in] of dy and x, whose inner is the rows. */
+void tm_work_add_product(tm_work *work, tm_product kind, int64_t rows, int64_t out, int64_t inner);
 void tm_work_add(tm_work *sum, const tm_work *work, double times);
 double tm_work_flops(const tm_work *work); /* all operations */
 

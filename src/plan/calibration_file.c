@@ -10,23 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 2 };
+enum { FORMAT = 3 };
 
 /* Where the rates stand in an entry: lists of numbers by key. */
-#define PRODUCT(kind, rows) offsetof(tm_work, product) + sizeof(double) * TM_SIDES * (TM_ROW_CLASSES * (kind) + (rows)), TM_SIDES
 static const struct {
     const char *key;
     size_t offset;
     size_t count;
 } lists[] = {
-    {"product_forward_512", PRODUCT(TM_PRODUCT_FORWARD, 0)}, {"product_forward_2048", PRODUCT(TM_PRODUCT_FORWARD, 1)}, {"product_forward_8192", PRODUCT(TM_PRODUCT_FORWARD, 2)},
-    {"product_input_512", PRODUCT(TM_PRODUCT_INPUT, 0)}, {"product_input_2048", PRODUCT(TM_PRODUCT_INPUT, 1)}, {"product_input_8192", PRODUCT(TM_PRODUCT_INPUT, 2)},
-    {"product_weight_512", PRODUCT(TM_PRODUCT_WEIGHT, 0)}, {"product_weight_2048", PRODUCT(TM_PRODUCT_WEIGHT, 1)}, {"product_weight_8192", PRODUCT(TM_PRODUCT_WEIGHT, 2)},
+    {"product_forward", offsetof(tm_work, product[TM_PRODUCT_FORWARD]), TM_OUTS * TM_INNERS},
+    {"product_input", offsetof(tm_work, product[TM_PRODUCT_INPUT]), TM_OUTS * TM_INNERS},
+    {"product_weight", offsetof(tm_work, product[TM_PRODUCT_WEIGHT]), TM_OUTS * TM_INNERS},
     {"lowrank_forward", offsetof(tm_work, lowrank[0]), TM_RANKS}, {"lowrank_backward", offsetof(tm_work, lowrank[1]), TM_RANKS},
     {"attention_forward", offsetof(tm_work, attention[0]), TM_HEADS}, {"attention_backward", offsetof(tm_work, attention[1]), TM_HEADS},
     {"memory_bytes", offsetof(tm_work, bytes), 1}, {"calls", offsetof(tm_work, calls), 1},
 };
-#undef PRODUCT
 enum { LISTS = sizeof lists / sizeof *lists };
 
 tm_status tm_calibration_path(char **path, tm_error *err)

@@ -26,15 +26,20 @@ static void add_bytes(tm_device *d, double bytes)
 /* n rows of t, so many times; an absent tensor has none. */
 static double rows_of(tm_tensor t, int64_t n, double times) { return t.data ? times * (double)tm_dtype_bytes(t.dtype, n * t.cols) : 0; }
 
-static void add_product(tm_device *d, tm_product kind, int64_t rows, tm_tensor x, tm_tensor w)
+/* w: the weight, or its gradient; act: the type of what it meets. */
+static void add_product(tm_device *d, tm_product kind, int64_t rows, tm_tensor w, tm_dtype act)
 {
     tm_work *work = of(d)->work;
-    int64_t side = w.rows < w.cols ? w.rows : w.cols;
-    work->product[kind][tm_row_class(rows)][tm_side_class(side)] += 2.0 * (double)rows * (double)w.rows * (double)w.cols;
+    if (kind == TM_PRODUCT_FORWARD)
+        tm_work_add_product(work, kind, rows, w.rows, w.cols);
+    else if (kind == TM_PRODUCT_INPUT)
+        tm_work_add_product(work, kind, rows, w.cols, w.rows);
+    else
+        tm_work_add_product(work, kind, w.rows, w.cols, rows);
     work->calls++;
     /* A trained weight is kept in f32; a device that borrows scratch makes a 16-bit copy of it there. */
-    if (d->traits.borrows && w.dtype != x.dtype && kind != TM_PRODUCT_WEIGHT)
-        work->bytes += (double)tm_dtype_bytes(w.dtype, w.rows * w.cols) + (double)tm_dtype_bytes(x.dtype, w.rows * w.cols);
+    if (d->traits.borrows && w.dtype != act && kind != TM_PRODUCT_WEIGHT)
+        work->bytes += (double)tm_dtype_bytes(w.dtype, w.rows * w.cols) + (double)tm_dtype_bytes(act, w.rows * w.cols);
 }
 
 static void add_lowrank(tm_device *d, bool backward, int64_t rows, int64_t r, int64_t in, int64_t out, int products)
@@ -85,16 +90,16 @@ static void cost_layernorm_backward(tm_device *d, const tm_rows *rows, tm_tensor
 
 static void cost_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y)
 {
-    add_product(d, TM_PRODUCT_FORWARD, rows->n, x, w);
+    add_product(d, TM_PRODUCT_FORWARD, rows->n, w, x.dtype);
 }
 static void cost_linear_backward_input(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor w, bool accumulate, tm_tensor dx)
 {
-    add_product(d, TM_PRODUCT_INPUT, rows->n, dy, w);
+    add_product(d, TM_PRODUCT_INPUT, rows->n, w, dy.dtype);
 }
 static void cost_linear_backward_weight(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor dw, tm_tensor dbias)
 {
     if (dw.data)
-        add_product(d, TM_PRODUCT_WEIGHT, rows->n, x, dw);
+        add_product(d, TM_PRODUCT_WEIGHT, rows->n, dw, x.dtype);
     if (dbias.data)
         add_bytes(d, rows_of(dy, rows->n, 1));
 }

@@ -9,12 +9,13 @@
 
 /* --- A micro-batch like those of the run --- */
 
+/* Of some ten thousand examples at most: this is asked for every layout that is tried. */
 static double mean_length(const tm_run *run)
 {
-    int64_t count = run->data ? tm_dataset_count(run->data) : 0, tokens = 0;
-    for (int64_t i = 0; i < count; i++)
+    int64_t count = run->data ? tm_dataset_count(run->data) : 0, every = count / 10000 + 1, tokens = 0, seen = 0;
+    for (int64_t i = 0; i < count; i += every, seen++)
         tokens += tm_dataset_at(run->data, i)->n;
-    return count ? (double)tokens / (double)count : (double)run->recipe->seq;
+    return seen ? (double)tokens / (double)seen : (double)run->recipe->seq;
 }
 
 static double tokens_of_step(const tm_run *run)
@@ -129,7 +130,8 @@ double tm_flops_per_token(const tm_model *m, int64_t length)
         const tm_block *b = &m->block[i];
         bool gradient = i >= m->first_trained;
         double seen = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length), keys = seen * (1 - seen / (2 * (double)length));
-        flops += group_flops(&b->qkv, gradient) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
+        /* Below the lowest trained tensor nobody wants a gradient. */
+        flops += group_flops(&b->qkv, i > m->first_trained || (gradient && tm_norm_trained(&b->norm[TM_NORM_ATTN]))) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
         flops += 4.0 * (double)(c->heads * c->head_size) * keys * (gradient ? 3.5 : 1);
     }
     return flops;

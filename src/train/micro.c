@@ -16,7 +16,7 @@ static bool graphs_serve(const tm_trainer *t)
     const tm_model *m = &t->model;
     if (!t->device->calls->graph_begin || t->batch.max_tokens > GRAPH_TOKENS || t->recipe->graphs == TM_GRAPHS_NONE)
         return false;
-    if (m->row_index || t->gates || tm_linear_group_trained(&m->head_group) || tm_embed_trained(m))
+    if (m->row_index || t->gates || m->stash_end > m->stash_first || tm_linear_group_trained(&m->head_group) || tm_embed_trained(m))
         return false;
     for (int64_t i = 0; i < m->params.count; i++) {
         const tm_param *p = m->params.item[i];

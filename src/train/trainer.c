@@ -31,7 +31,8 @@ tm_seeds tm_seeds_of(const tm_recipe *recipe)
 
 static tm_dtype act_dtype(const tm_recipe *recipe, tm_dtype real)
 {
-    return recipe->precision == TM_PRECISION_BF16 && real == TM_F32 ? TM_BF16 : real;
+    static const tm_dtype half[] = {[TM_PRECISION_BF16] = TM_BF16, [TM_PRECISION_F16] = TM_F16};
+    return (recipe->precision == TM_PRECISION_BF16 || recipe->precision == TM_PRECISION_F16) && real == TM_F32 ? half[recipe->precision] : real;
 }
 
 static int64_t recompute_layers(const tm_recipe *recipe)
@@ -121,7 +122,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
     tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute_layers = recompute_layers(t->recipe), .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));

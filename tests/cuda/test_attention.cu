@@ -1,8 +1,9 @@
 /* The 16-bit attention on the GPU: against sums in double, and bit against bit: an example alone, among others, in a
  * batch of fixed size, with not-a-numbers in all rows that are nobody's and in all rows of its neighbours.
  *
- *   test_attention [seed]
- */
+ *   test_attention [seed] [rounds]
+ *
+ * Prints rates at last. Exit 0: all hold. */
 #include "device/cuda/half/half.h"
 
 #include <cuda_bf16.h>
@@ -12,7 +13,10 @@
 #include <random>
 #include <vector>
 
+extern "C" __attribute__((visibility("default"))) const tm_cuda_plugin tm_cuda_plugin_table;
+
 static int failures;
+static tm_device *device;
 
 #define CHECK(call)                                                                                        \
     do {                                                                                                   \
@@ -22,12 +26,6 @@ static int failures;
             exit(1);                                                                                       \
         }                                                                                                  \
     } while (0)
-
-void tm_cuda_note(tm_cuda *, tm_status, const char *what, const char *why)
-{
-    printf("FAILED: %s: %s\n", what, why);
-    failures++;
-}
 
 struct shape {
     int D, heads, kv_heads;
@@ -169,10 +167,14 @@ struct distance {
 
 /* --- The ops on a layout --- */
 
-struct machine {
-    tm_cuda cuda;
-};
-static tm_cuda device;
+static void sync()
+{
+    tm_error err;
+    if (device->calls->sync(device, &err) != TM_OK) {
+        printf("FAILED: %s\n", err.message);
+        exit(1);
+    }
+}
 
 /* Members in this order. fixed: with more room, empty spans behind. kept: the one example that is not poisoned, -1: all. */
 static std::vector<outcome> run(const shape &s, const std::vector<example> &x, const std::vector<int> &members, bool fixed, int kept, bool training)
@@ -232,12 +234,12 @@ static std::vector<outcome> run(const shape &s, const std::vector<example> &x, c
     };
     tm_tensor tq = view(d_q, T, qw, width), tk = view(d_k, keys_in_all, kw, kv_width), tv = view(d_v, keys_in_all, kw, kv_width), to = view(d_out, T, qw, qw);
     tm_tensor lse = tm_tensor_make(d_lse, TM_F32, T, s.heads), delta = tm_tensor_make(d_delta, TM_F32, T, s.heads);
-    bool served = tm_half_attention_forward(&device.base, &spans, &a, tq, tk, tv, to, training ? lse : tm_tensor_none());
+    CHECK(cudaDeviceSynchronize()); /* the device's stream does not wait for the copies */
+    bool served = tm_half_attention_forward(device, &spans, &a, tq, tk, tv, to, training ? lse : tm_tensor_none());
     if (training)
-        served = served && tm_half_attention_backward(&device.base, &spans, &a, view(d_dout, T, qw, qw), tq, tk, tv, to, lse, delta, view(d_dqkv, T, qw, qw + 2 * kw),
+        served = served && tm_half_attention_backward(device, &spans, &a, view(d_dout, T, qw, qw), tq, tk, tv, to, lse, delta, view(d_dqkv, T, qw, qw + 2 * kw),
                                                       view(d_dqkv + qw, T, kw, qw + 2 * kw), view(d_dqkv + qw + kw, T, kw, qw + 2 * kw));
-    CHECK(cudaStreamSynchronize(device.stream));
-    CHECK(cudaGetLastError());
+    sync();
     if (!served) {
         printf("FAILED: not served: head size %d\n", D);
         failures++;
@@ -384,31 +386,88 @@ static shape random_shape(int D, bool f16, std::mt19937 &random)
     return s;
 }
 
+/* --- Rates --- */
+
+/* Milliseconds of a run, the median of seven. */
+template <class F> static float time_of(F f)
+{
+    cudaStream_t stream = tm_cuda_of(device)->stream;
+    cudaEvent_t from, to;
+    CHECK(cudaEventCreate(&from));
+    CHECK(cudaEventCreate(&to));
+    std::vector<float> ms;
+    for (int i = 0; i < 9; i++) {
+        float t;
+        CHECK(cudaEventRecord(from, stream));
+        f();
+        CHECK(cudaEventRecord(to, stream));
+        CHECK(cudaEventSynchronize(to));
+        CHECK(cudaEventElapsedTime(&t, from, to));
+        if (i >= 2)
+            ms.push_back(t);
+    }
+    std::sort(ms.begin(), ms.end());
+    return ms[ms.size() / 2];
+}
+
+__global__ static void fill_random(__nv_bfloat16 *x, int64_t n, uint32_t seed)
+{
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        uint64_t z = (i + 1) * 0x9E3779B97F4A7C15ull + seed * 0xD1B54A32D192ED03ull;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+        x[i] = __float2bfloat16((float)(int32_t)(z >> 32) * 0x1p-31f * 1.7f);
+    }
+}
+
+static void rate(int D, int heads, int kv_heads, int examples, int length)
+{
+    int64_t T = (int64_t)examples * length, qw = heads * D, kw = kv_heads * D, width = qw + 2 * kw;
+    std::vector<int32_t> query, keys(examples, length);
+    for (int e = 0; e <= examples; e++)
+        query.push_back(e * length);
+    int32_t *d_query = to_device(query), *d_keys = to_device(keys);
+    __nv_bfloat16 *qkv, *dqkv, *out, *dout;
+    float *lse, *delta;
+    CHECK(cudaMalloc(&qkv, T * width * 2));
+    CHECK(cudaMalloc(&dqkv, T * width * 2));
+    CHECK(cudaMalloc(&out, T * qw * 2));
+    CHECK(cudaMalloc(&dout, T * qw * 2));
+    CHECK(cudaMalloc(&lse, T * heads * 4));
+    CHECK(cudaMalloc(&delta, T * heads * 4));
+    fill_random<<<1024, 256>>>(qkv, T * width, 1);
+    fill_random<<<1024, 256>>>(dout, T * qw, 2);
+    CHECK(cudaDeviceSynchronize());
+    tm_spans spans = {examples, d_query, d_query, d_keys};
+    tm_attention a = {heads, kv_heads, D, 1 / sqrtf((float)D), 0, 0};
+    tm_tensor all = tm_tensor_make(qkv, TM_BF16, T, width), dall = tm_tensor_make(dqkv, TM_BF16, T, width), o = tm_tensor_make(out, TM_BF16, T, qw), d = tm_tensor_make(dout, TM_BF16, T, qw);
+    tm_tensor q = tm_tensor_cols(all, 0, qw), k = tm_tensor_cols(all, qw, kw), v = tm_tensor_cols(all, qw + kw, kw), l = tm_tensor_make(lse, TM_F32, T, heads), e = tm_tensor_make(delta, TM_F32, T, heads);
+    float forward = time_of([&] { tm_half_attention_forward(device, &spans, &a, q, k, v, o, l); });
+    float backward = time_of([&] { tm_half_attention_backward(device, &spans, &a, d, q, k, v, o, l, e, tm_tensor_cols(dall, 0, qw), tm_tensor_cols(dall, qw, kw), tm_tensor_cols(dall, qw + kw, kw)); });
+    double products = 2.0 * examples * heads * D * ((double)length * (length + 1) / 2) * 1e-9;
+    printf("rate: head %3d, %d heads, %d kv, %4d x %4d: forward %.3f ms, %.0f TFLOP/s; backward %.3f ms, %.0f (of five products)\n", D, heads, kv_heads, examples, length, forward, 2 * products / forward, backward,
+           5 * products / backward);
+    for (void *p : std::initializer_list<void *>{qkv, dqkv, out, dout, lse, delta, d_query, d_keys})
+        CHECK(cudaFree(p));
+}
+
 int main(int argc, char **argv)
 {
     uint32_t seed = argc > 1 ? (uint32_t)atol(argv[1]) : std::random_device()();
-    int rounds = argc > 2 ? atoi(argv[2]) : 4, cases = 0;
-    cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, 0) != cudaSuccess) {
-        printf("no GPU: skipped\n");
-        return 77;
+    int rounds = argc > 2 ? atoi(argv[2]) : 3, cases = 0;
+    tm_error err;
+    if (tm_cuda_plugin_table.create(0, &device, &err) != TM_OK) {
+        printf("FAILED: %s\n", err.message);
+        return 1;
     }
-    device.architecture = properties.major * 10 + properties.minor;
-    device.processors = properties.multiProcessorCount;
-    CHECK(cudaStreamCreate(&device.stream));
-    printf("seed %u\n", seed);
     std::mt19937 random(seed);
     for (int round = 0; round < rounds; round++)
         for (int D : {64, 128, 80, 96, 256, 8, 40, 112, 192})
             for (bool f16 : {false, true}) {
-#ifdef ONLY_BF16
-                if (f16)
-                    continue;
-#endif
                 try_shape(random_shape(D, f16, random), random);
                 cases++;
             }
-    for (int D : {64, 128}) { /* many spans, and long ones */
+    for (int D : {64, 128, 96}) { /* many spans, and long ones */
         shape many = {D, 2, 1, std::vector<int>(300, 0), std::vector<int>(300, 0), 0, 0, false}, lengthy = {D, 2, 1, {1500, 700}, {0, 0}, 0, 0, false};
         for (int &n : many.lengths)
             n = 1 + (int)(random() % 20);
@@ -416,6 +475,16 @@ int main(int argc, char **argv)
         try_shape(lengthy, random);
         cases += 2;
     }
+    rate(64, 14, 2, 8, 2048);
+    rate(64, 14, 2, 64, 256);
+    rate(64, 14, 2, 4, 256);
+    rate(64, 14, 2, 512, 32);
+    rate(64, 14, 2, 4096, 4);
+    rate(128, 28, 4, 4, 2048);
+    rate(128, 28, 4, 1, 8192);
+    rate(128, 28, 4, 64, 256);
+    rate(96, 32, 32, 4, 2048);
+    rate(256, 8, 4, 4, 2048);
     printf("%d cases, %d failures, seed %u\n", cases, failures, seed);
     return failures != 0;
 }

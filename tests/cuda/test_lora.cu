@@ -148,9 +148,22 @@ static results nothing(const test_case &c)
     return r;
 }
 
+/* Room for the shares of dxa, without which it is summed in another order. */
+static int64_t shares_bytes(const test_case &c, int64_t n)
+{
+    int64_t at = 0, widest = 0, shares = 0;
+    for (auto &m : c.modules) {
+        int64_t width = (at % 16 + m.r + 15) / 16;
+        at += m.r;
+        shares += (m.out + 255) / 256;
+        widest = width > widest ? width : widest;
+    }
+    return shares * n * 16 * widest * 4;
+}
+
 /* Runs the examples, which belong to replicas [first, first + replicas) of the case, with `spare` rows of nobody behind
  * them. What r has in da and db is added to. */
-static void run(const test_case &c, const std::vector<example_of> &examples, int32_t first, int32_t replicas, int64_t spare, results *r)
+static void run(const test_case &c, const std::vector<example_of> &examples, int32_t first, int32_t replicas, int64_t spare, results *r, int64_t room = 1 << 22)
 {
     memory m;
     std::vector<int32_t> position, chunk, group(1, 0), group_chunk(1, 0);
@@ -223,7 +236,7 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         ranks += mod.r;
     }
     ranks = (ranks + 15) / 16 * 16;
-    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks) + (int64_t)parts.size() * n * low_mask_pitch(c.in);
+    int64_t bytes = 8 * 256 + 2 * (c.in * c.out + replicas * (c.in + c.out) * ranks + 2 * n * ranks) + (int64_t)parts.size() * n * low_mask_pitch(c.in) + shares_bytes(c, n) + room;
     device->calls->lend(device, m.take(bytes), bytes);
     bool served;
     if (c.lone) {
@@ -231,7 +244,7 @@ static void run(const test_case &c, const std::vector<example_of> &examples, int
         served = tm_half_lowrank_forward(device, &rows, &p.lr, x, p.xa, y);
         served &= tm_half_lowrank_backward(device, &rows, &p.lr, dy, x, p.xa, p.dxa, c.real_x ? tm_tensor_none() : p.da, c.real_y ? tm_tensor_none() : p.db, c.real_x ? tm_tensor_none() : dx);
     } else {
-        served = tm_half_lora_forward(device, &rows, x, w, bias, (int)parts.size(), parts.data(), y);
+        served = tm_half_lora_forward(device, &rows, x, w, bias, (int)parts.size(), parts.data(), y, TM_ACT_NONE, tm_tensor_none());
         served &= tm_half_lora_backward(device, &rows, dy, x, w, c.accumulate, (int)parts.size(), parts.data(), dx);
     }
     need(served, "not served");
@@ -410,7 +423,7 @@ static void same(const std::string &name, const char *what, const results &a, co
 static void check(const std::string &name, const test_case &c)
 {
     reference_of f = reference(c);
-    results r = nothing(c), again = nothing(c), alone = nothing(c), micro = nothing(c), fixed = nothing(c);
+    results r = nothing(c), again = nothing(c), alone = nothing(c), micro = nothing(c), fixed = nothing(c), tight = nothing(c), rounds = nothing(c);
     run(c, c.examples, 0, c.replicas, 0, &r);
     double one = c.type == TM_BF16 ? 1 : 0.125;
     auto half = [&](const halves &v) { return [&](int64_t i) { return (double)from_half(c.type, v[i]); }; };
@@ -440,6 +453,10 @@ static void check(const std::string &name, const test_case &c)
     same(name, "micro-batches", r, micro);
     run(c, c.examples, 0, c.replicas, 77, &fixed);
     same(name, "fixed batch", r, fixed);
+    run(c, c.examples, 0, c.replicas, 0, &tight, 0);
+    same(name, "no room", r, tight);
+    run(c, c.examples, 0, c.replicas, 0, &rounds, 3 << 19);
+    same(name, "some room", r, rounds);
 }
 
 static void check_all(uint64_t seed)
@@ -531,37 +548,39 @@ static void times(const char *name, int64_t T, int64_t in, std::vector<int64_t> 
         parts.push_back({{zeros(TM_F32, r, in), zeros(TM_F32, n, r), 2, dropout, 7, step}, first, zeros(TM_F32, T, r), zeros(TM_F32, T, r), zeros(TM_F32, r, in), zeros(TM_F32, n, r)});
         first += n;
     }
-    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks) + (int64_t)parts.size() * T * low_mask_pitch(in);
+    int64_t bytes = 8 * 256 + 2 * ((in + out) * ranks + 2 * T * ranks) + (int64_t)parts.size() * T * low_mask_pitch(in) + (400 << 20);
     device->calls->lend(device, m.take(bytes), bytes);
     void *side = m.take(T * ranks * 2), *side_xa = m.take(T * ranks * 2), *pa = m.take(in * ranks * 2), *pb = m.take(out * ranks * 2), *bits = dropout > 0 ? m.take((int64_t)outs.size() * T * low_mask_pitch(in)) : nullptr;
+    int64_t room_bytes = 400 << 20;
+    void *room = m.take(room_bytes);
     device->calls->zero(device, side, T * ranks * 2);
     device->calls->zero(device, side_xa, T * ranks * 2);
     low_group g = {rows, step, in, out, (int)parts.size(), (int)ranks, (int)ranks, dropout > 0};
     first = 0;
     for (size_t i = 0; i < parts.size(); i++, first += r)
         g.part[i] = {parts[i].lr.a, parts[i].lr.b, parts[i].xa, parts[i].dxa, parts[i].da, parts[i].db, parts[i].first, outs[i], (int)r, (int)first, 2, tm_cuda_drop_of(7, dropout)};
-    double pack = milliseconds([&] { low_pack(device, "time", g, TM_BF16, pa, pb); });
+    double pack = milliseconds([&] { low_pack(device, "time", g, TM_BF16, pa, pb, side_xa); });
     double forward = milliseconds([&] { low_forward(device, "time", g, x, pa, side); });
-    double backward = milliseconds([&] { low_backward(device, "time", g, y, pb, side, side_xa); });
+    double backward = milliseconds([&] { low_backward(device, "time", g, y, pb, side); });
     low_group ga = g, gb = g;
     for (auto &p : ga.part)
         p.db = none;
     for (auto &p : gb.part)
         p.da = none;
-    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa, bits); });
-    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa, bits); });
-    double both = milliseconds([&] { low_gradients(device, "time", g, x, y, side, side_xa, bits); });
+    double da = milliseconds([&] { low_gradients(device, "time", ga, x, y, side, side_xa, bits, room, room_bytes); });
+    double db = milliseconds([&] { low_gradients(device, "time", gb, x, y, side, side_xa, bits, room, room_bytes); });
+    double once = milliseconds([&] { low_backward_once(device, "time", g, y, pb, side, side_xa, room, room_bytes); });
     double add = milliseconds([&] { low_add_backward(device, "time", g, side, pa, x, bits); });
     double bx = 2e-6 * T * in, by = 2e-6 * T * out;
-    printf("%-14s x %4.0f MB dy %4.0f MB | pack %5.1f us | xa %6.1f us %4.0f GB/s | dxa %6.1f us %4.0f | da %6.1f us %4.0f | db %6.1f us %4.0f | da, db %6.1f us %4.0f | dx + %6.1f us %4.0f",
-           name, bx, by, 1e3 * pack, 1e3 * forward, bx / forward, 1e3 * backward, by / backward, 1e3 * da, bx / da, 1e3 * db, by / db, 1e3 * both, (bx + by) / both, 1e3 * add, 2 * bx / add);
+    printf("%-13s x %3.0f dy %3.0f MB|pack %3.1f us|xa %5.1f us %4.0f GB/s|dxa %5.1f %4.0f|db %5.1f %4.0f|both at once %5.1f %4.0f|da %5.1f %4.0f|dx + %5.1f %4.0f",
+           name, bx, by, 1e3 * pack, 1e3 * forward, bx / forward, 1e3 * backward, by / backward, 1e3 * db, by / db, 1e3 * once, by / once, 1e3 * da, bx / da, 1e3 * add, 2 * bx / add);
     tm_tensor w = zeros(TM_BF16, out, in);
     int n = (int)parts.size();
-    double lf = milliseconds([&] { TM_RUN(device, lora_forward, &rows, x, w, none, n, parts.data(), y); });
+    double lf = milliseconds([&] { TM_RUN(device, lora_forward, &rows, x, w, none, n, parts.data(), y, TM_ACT_NONE, tm_tensor_none()); });
     double f = milliseconds([&] { TM_RUN(device, linear_forward, &rows, x, w, none, y); });
     double lb = milliseconds([&] { TM_RUN(device, lora_backward, &rows, y, x, w, false, n, parts.data(), x); });
     double b = milliseconds([&] { TM_RUN(device, linear_backward_input, &rows, y, w, false, x); });
-    printf(" | forward %.3f ms, without %.3f (%.2fx); backward %.3f, without %.3f (%.2fx)", lf, f, lf / f, lb, b, lb / b);
+    printf("|forward %.3f ms, without %.3f; backward %.3f, without %.3f", lf, f, lb, b);
     printf("\n");
     sync();
     device->calls->lend(device, nullptr, 0);

@@ -6,7 +6,7 @@ static uint64_t seed;
 static const char *library;
 
 static const char config[] =
-    "{\"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2,"
+    "{\"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 5,"
     " \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"vocab_size\": 96, \"max_position_embeddings\": 256, \"rms_norm_eps\": 1e-6,"
     " \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", \"tie_word_embeddings\": true, \"bos_token_id\": 1, \"eos_token_id\": 2}";
 
@@ -40,7 +40,10 @@ static char *run_of(const char *device, const char *method, const char *extra, s
     arg(&a, "train.steps=5");
     arg(&a, "train.batch=6");
     arg(&a, "train.lr=1e-2");
-    arg(&a, "%s", extra);
+    for (const char *end; *extra; extra = *end ? end + 1 : end) {
+        end = strchr(extra, ' ') ? strchr(extra, ' ') : extra + strlen(extra);
+        arg(&a, "%.*s", (int)(end - extra), extra);
+    }
     train(&a);
     args_free(&a);
     snprintf(path, sizeof path, "%s/trail.bin", scratch(name));
@@ -57,7 +60,7 @@ static void same_bits_in_every_layout(void **state)
     write_model(scratch("model"), config, TM_F32, seed);
     put_rows(scratch("rows.jsonl"), &d);
     static const char *const methods[] = {"lora", "full", "bitfit", "prompt"};
-    static const char *const layouts[] = {"train.graphs=auto", "train.graphs=none", "train.micro_tokens=130", "train.micro_tokens=64", "train.recompute=full"};
+    static const char *const layouts[] = {"train.graphs=auto", "train.graphs=none", "train.micro_tokens=130", "train.micro_tokens=64", "train.recompute=full", "train.recompute=full train.offload=activations"};
     for (size_t m = 0; m < 4; m++) {
         size_t want_size, size;
         char *want = run_of("cpu", methods[m], "threads=1", &want_size);

@@ -138,6 +138,7 @@ static void cuda_destroy(tm_device *d)
     if (c->stream)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
+    tm_cuda_stash_destroy(c);
     tm_cuda_transfer_destroy(c);
     tm_cuda_profile_destroy(c);
     if (c->stream)
@@ -147,12 +148,14 @@ static void cuda_destroy(tm_device *d)
 
 static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+    cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later,
+    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory,
 };
 
 static const tm_device_calls without_graphs = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
-    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later, cuda_memory,
+    nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later,
+    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory,
 };
 
 const tm_device_calls *tm_cuda_calls_without_graphs(void) { return &without_graphs; }

@@ -34,6 +34,7 @@ struct tm_cuda {
     void *workspace;      /* lent by the run: half/half.h */
     int64_t workspace_bytes;
     struct tm_cuda_transfer *transfer;
+    struct tm_cuda_stash *stash; /* NULL: nothing is offloaded */
     int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
     bool plain;           /* tests: no fast kernels */
     struct tm_cuda_profile *profile; /* NULL: nobody asked */
@@ -70,6 +71,11 @@ void tm_cuda_transfer_destroy(tm_cuda *c);
 void tm_cuda_upload(tm_device *d, void *dst, const void *src, int64_t bytes);
 void tm_cuda_download(tm_device *d, void *dst, const void *src, int64_t bytes);
 void tm_cuda_fetch_later(tm_device *d, void *dst, const void *src, int64_t bytes);
+tm_status tm_cuda_stash_reserve(tm_device *d, int64_t slots, int64_t bytes, tm_error *err);
+void tm_cuda_stash_destroy(tm_cuda *c);
+void tm_cuda_stash_away(tm_device *d, int64_t slot, const void *src, int64_t bytes);
+void tm_cuda_stash_back(tm_device *d, int64_t slot, void *dst, int64_t bytes);
+void tm_cuda_stash_wait(tm_device *d, int64_t slot);
 /* After the stream has been waited for. */
 void tm_cuda_fetches_arrived(tm_cuda *c);
 

@@ -152,6 +152,84 @@ void tm_cuda_fetch_later(tm_device *d, void *dst, const void *src, int64_t bytes
     t->fetched_bytes += room;
 }
 
+/* --- Stash: host memory beside the GPU's, through a stream of its own --- */
+
+struct tm_cuda_stash {
+    char *host;
+    int64_t slots, bytes;
+    cudaStream_t stream;
+    cudaEvent_t queued; /* what the next copy has to wait for */
+    cudaEvent_t *done;  /* [slots] the last copy of each */
+};
+
+void tm_cuda_stash_destroy(tm_cuda *c)
+{
+    tm_cuda_stash *s = c->stash;
+    if (!s)
+        return;
+    if (s->stream)
+        cudaStreamSynchronize(s->stream);
+    for (int64_t i = 0; s->done && i < s->slots; i++)
+        if (s->done[i])
+            cudaEventDestroy(s->done[i]);
+    if (s->queued)
+        cudaEventDestroy(s->queued);
+    if (s->stream)
+        cudaStreamDestroy(s->stream);
+    if (s->host)
+        cudaFreeHost(s->host);
+    free(s->done);
+    free(s);
+    c->stash = nullptr;
+}
+
+tm_status tm_cuda_stash_reserve(tm_device *d, int64_t slots, int64_t bytes, tm_error *err)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    tm_cuda_stash_destroy(c);
+    tm_cuda_stash *s = (tm_cuda_stash *)calloc(1, sizeof *s);
+    c->stash = s;
+    if (!s || !(s->done = (cudaEvent_t *)calloc((size_t)slots, sizeof *s->done)))
+        return tm_fail(err, TM_NO_MEMORY, "out of memory");
+    s->slots = slots;
+    s->bytes = bytes;
+    cudaError_t error = cudaMallocHost((void **)&s->host, (size_t)(slots * bytes));
+    if (error == cudaSuccess)
+        error = cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = cudaEventCreateWithFlags(&s->queued, cudaEventDisableTiming);
+    for (int64_t i = 0; i < slots && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&s->done[i], cudaEventDisableTiming);
+    if (error != cudaSuccess)
+        return tm_fail(err, TM_NO_MEMORY, "%s: %lld bytes of pinned host memory for offloaded activations: %s", c->detail, (long long)(slots * bytes), cudaGetErrorString(error));
+    return TM_OK;
+}
+
+static void stash_copy(tm_cuda *c, int64_t slot, void *dst, const void *src, int64_t bytes, cudaMemcpyKind kind)
+{
+    tm_cuda_stash *s = c->stash;
+    tm_cuda_check(c, "offload", cudaEventRecord(s->queued, c->stream));
+    tm_cuda_check(c, "offload", cudaStreamWaitEvent(s->stream, s->queued, 0));
+    tm_cuda_check(c, "offload", cudaMemcpyAsync(dst, src, (size_t)bytes, kind, s->stream));
+    tm_cuda_check(c, "offload", cudaEventRecord(s->done[slot], s->stream));
+}
+
+void tm_cuda_stash_away(tm_device *d, int64_t slot, const void *src, int64_t bytes)
+{
+    stash_copy(tm_cuda_of(d), slot, tm_cuda_of(d)->stash->host + slot * tm_cuda_of(d)->stash->bytes, src, bytes, cudaMemcpyDeviceToHost);
+}
+
+void tm_cuda_stash_back(tm_device *d, int64_t slot, void *dst, int64_t bytes)
+{
+    stash_copy(tm_cuda_of(d), slot, dst, tm_cuda_of(d)->stash->host + slot * tm_cuda_of(d)->stash->bytes, bytes, cudaMemcpyHostToDevice);
+}
+
+void tm_cuda_stash_wait(tm_device *d, int64_t slot)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    tm_cuda_check(c, "offload", cudaStreamWaitEvent(c->stream, c->stash->done[slot], 0));
+}
+
 void tm_cuda_fetches_arrived(tm_cuda *c)
 {
     tm_cuda_transfer *t = c->transfer;

@@ -10,10 +10,12 @@ static bool aligned(const tm_tensor &t) { return (uintptr_t)t.data % 16 == 0 && 
 
 static bool served(const tm_cuda *c, const tm_attention *a, std::initializer_list<tm_tensor> tensors)
 {
+    const tm_tensor &q = *tensors.begin();
     for (const tm_tensor &t : tensors)
-        if (t.dtype != tensors.begin()->dtype || !aligned(t))
+        if (t.dtype != q.dtype || !aligned(t))
             return false;
-    return c->architecture >= 80 && tm_is_half(tensors.begin()->dtype) && a->head_size % 8 == 0 && a->head_size <= 256 && a->scale > 0;
+    bool room = sizeof(flash_list) + q.rows * (int64_t)sizeof(flash_tile) <= TM_CUDA_PARTIALS * sizeof(*c->partials); /* make_list */
+    return room && c->architecture >= 80 && tm_is_half(q.dtype) && a->head_size % 8 == 0 && a->head_size <= 256 && a->scale > 0;
 }
 
 static bool hopper(const tm_cuda *c, int head_size) { return c->architecture == 90 && (head_size == 64 || head_size == 128); }
@@ -80,51 +82,61 @@ template <class Args> static void launch(tm_cuda *c, const char *op, void (*kern
     tm_cuda_check(c, op, error);
 }
 
-/* Tiles of SIZE rows that spans over so many rows can have. */
-template <int SIZE> static int64_t tiles_bound(const tm_spans *spans, int64_t rows)
+/* Tiles of `size` rows that spans over so many rows can have. */
+static int64_t tiles_bound(const tm_spans *spans, int64_t rows, int size)
 {
-    int64_t bound = rows / SIZE + spans->n;
+    int64_t bound = rows / size + spans->n;
     return bound < rows ? bound : rows;
 }
 
-enum { INDEX = sizeof(flash_index) };
-
-template <class T, int D, int BM, int BN, int WARPS> static void forward(tm_cuda *c, const flash_args &w, int64_t rows)
+/* The list of tiles stands where ops keep partial sums. */
+static void make_list(tm_cuda *c, const char *op, flash_args *w, int size)
 {
-    launch(c, "attention_forward", flash_forward<T, D, BM, BN, WARPS>, w, tiles_bound<BM>(&w.spans, rows) * w.heads, WARPS * 32, (BM + 4 * BN) * (D + TILE_PAD) * 2 + INDEX);
+    flash_list *list = (flash_list *)c->partials;
+    auto kernel = size == 48 ? flash_list_make<48> : size == 64 ? flash_list_make<64> : flash_list_make<128>;
+    kernel<<<1, FLASH_LIST_THREADS, 0, c->stream>>>(w->spans, list);
+    tm_cuda_check(c, op, cudaGetLastError());
+    w->list = list;
+}
+
+template <class T, int D, int BM, int BN, int WARPS> static void forward(tm_cuda *c, flash_args w, int64_t rows)
+{
+    make_list(c, "attention_forward", &w, BM);
+    launch(c, "attention_forward", flash_forward<T, D, BM, BN, WARPS>, w, tiles_bound(&w.spans, rows, BM) * w.heads, WARPS * 32, (BM + 4 * BN) * (D + TILE_PAD) * 2);
 }
 
 template <class T, int D, int BM, int BN, int WARPS, int PARTS = 3> static void backward_kv(tm_cuda *c, const flash_args &w, int64_t rows)
 {
-    launch(c, "attention_backward", flash_backward_kv<T, D, BM, BN, WARPS, PARTS>, w, tiles_bound<BN>(&w.spans, rows) * w.kv_heads, WARPS * 32,
-           (2 * BN + 4 * BM) * (D + TILE_PAD) * 2 + 4 * BM * 4 + INDEX);
+    launch(c, "attention_backward", flash_backward_kv<T, D, BM, BN, WARPS, PARTS>, w, tiles_bound(&w.spans, rows, BN) * w.kv_heads, WARPS * 32,
+           (2 * BN + 4 * BM) * (D + TILE_PAD) * 2 + 4 * BM * 4);
 }
 
 template <class T, int D, int BM, int BN, int WARPS> static void backward_q(tm_cuda *c, const flash_args &w, int64_t rows)
 {
-    launch(c, "attention_backward", flash_backward_q<T, D, BM, BN, WARPS>, w, tiles_bound<BM>(&w.spans, rows) * w.heads, WARPS * 32,
-           (2 * BM + 4 * BN) * (D + TILE_PAD) * 2 + INDEX);
+    launch(c, "attention_backward", flash_backward_q<T, D, BM, BN, WARPS>, w, tiles_bound(&w.spans, rows, BM) * w.heads, WARPS * 32,
+           (2 * BM + 4 * BN) * (D + TILE_PAD) * 2);
 }
 
 template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP> static void forward90(tm_cuda *c, flash90_args *all, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     constexpr int BM = 64 * GROUPS;
+    make_list(c, "attention_forward", &all->w, BM);
     if (map_of(c, &all->q, q, BM) && map_of(c, &all->k, k, BN) && map_of(c, &all->v, v, BN))
-        launch(c, "attention_forward", flash90_forward<T, D, GROUPS, 1, BN, STAGES, CAP, true>, *all, tiles_bound<BM>(&all->w.spans, q.rows) * all->w.heads, 128 * GROUPS + 128,
+        launch(c, "attention_forward", flash90_forward<T, D, GROUPS, 1, BN, STAGES, CAP, true>, *all, tiles_bound(&all->w.spans, q.rows, BM) * all->w.heads, 128 * GROUPS + 128,
                (2 * BM + 2 * STAGES * BN) * D * 2);
 }
 
 template <class T, int D, int BM, int STAGES, bool CAP> static void backward_kv90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     if (map_of(c, &all->q, q, BM) && map_of(c, &all->dout, dout, BM) && map_of(c, &all->k, k, 128) && map_of(c, &all->v, v, 128))
-        launch(c, "attention_backward", flash90_backward_kv<T, D, BM, STAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.kv_heads, 384,
+        launch(c, "attention_backward", flash90_backward_kv<T, D, BM, STAGES, CAP>, *all, tiles_bound(&all->w.spans, q.rows, 128) * all->w.kv_heads, 384,
                (2 * 128 + 2 * STAGES * BM) * D * 2 + 2 * STAGES * BM * 4);
 }
 
 template <class T, int D, int BN, int STAGES, bool CAP> static void backward_q90(tm_cuda *c, flash90_args *all, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     if (map_of(c, &all->q, q, 128) && map_of(c, &all->dout, dout, 128) && map_of(c, &all->k, k, BN) && map_of(c, &all->v, v, BN))
-        launch(c, "attention_backward", flash90_backward_q<T, D, BN, STAGES, CAP>, *all, tiles_bound<128>(&all->w.spans, q.rows) * all->w.heads, 384,
+        launch(c, "attention_backward", flash90_backward_q<T, D, BN, STAGES, CAP>, *all, tiles_bound(&all->w.spans, q.rows, 128) * all->w.heads, 384,
                (4 * 128 + 2 * STAGES * BN) * D * 2);
 }
 
@@ -150,7 +162,7 @@ template <class T> static void forward_any(tm_cuda *c, const flash_args &w, int6
     else if (w.size <= 128)
         forward<T, 128, 128, 32, 4>(c, w, rows);
     else
-        forward<T, 256, 64, 16, 4>(c, w, rows);
+        forward<T, 256, 64, 32, 4>(c, w, rows);
 }
 
 template <class T> static void forward_typed(tm_cuda *c, const flash_args &w, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
@@ -180,7 +192,7 @@ template <class T> static void delta_of(tm_cuda *c, const flash_args &w, float *
 {
     enum { THREADS = 256 };
     int lanes = w.size <= 64 ? 8 : w.size <= 128 ? 16 : 32;
-    int64_t need = (rows * w.heads * lanes + THREADS - 1) / THREADS, most = (int64_t)c->processors * 32;
+    int64_t need = (rows + 7) / 8, most = (int64_t)c->processors * 16;
     auto kernel = lanes == 8 ? flash_delta<T, 8> : lanes == 16 ? flash_delta<T, 16> : flash_delta<T, 32>;
     kernel<<<(unsigned)(need < most ? need : most), THREADS, 0, c->stream>>>(w, delta);
     tm_cuda_check(c, "attention_backward", cudaGetLastError());
@@ -189,6 +201,7 @@ template <class T> static void delta_of(tm_cuda *c, const flash_args &w, float *
 template <class T, bool CAP> static void backward_hopper(tm_cuda *c, const flash_args &w, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)
 {
     flash90_args all = {w};
+    make_list(c, "attention_backward", &all.w, 128);
     if (w.size == 64) {
         backward_kv90<T, 64, 64, 4, CAP>(c, &all, dout, q, k, v);
         backward_q90<T, 64, 128, 3, CAP>(c, &all, dout, q, k, v);
@@ -198,8 +211,9 @@ template <class T, bool CAP> static void backward_hopper(tm_cuda *c, const flash
     }
 }
 
-template <class T> static void backward_any(tm_cuda *c, const flash_args &w, int64_t rows)
+template <class T> static void backward_any(tm_cuda *c, flash_args w, int64_t rows)
 {
+    make_list(c, "attention_backward", &w, w.size <= 128 ? 64 : 48);
     if (w.size <= 64) {
         backward_kv<T, 64, 64, 64, 4>(c, w, rows);
         backward_q<T, 64, 64, 64, 4>(c, w, rows);

@@ -6,8 +6,8 @@
  * multiples of BM in the span. So a result depends on the span alone, never on its place among others.
  * Rows that belong to no query or key of the span never reach a product with what does: they are zeros in tiles.
  *
- * A block of threads is persistent: it takes items (a head and a tile of a span) in turn. How many there are
- * only the layout on the device knows.
+ * A block of threads is persistent: it takes items (a head and a tile of a span) in turn, from a list that a kernel
+ * of its own makes of the layout, which only the device knows: longest first.
  *
  * Sources: FlashAttention-2 (2307.08691) for the tiling and the online softmax; docs/math/attention.md. */
 #ifndef TM_DEVICE_CUDA_HALF_FLASH_CUH
@@ -16,6 +16,7 @@
 #include "device/cuda/half/mma.cuh"
 #include "device/tensor.h"
 
+#include <climits>
 #include <cmath>
 
 /* Addresses of 16-bit elements, bf16 or f16. */
@@ -27,7 +28,8 @@ struct flash_args {
     const float *delta;              /* [T, H] row sums of dout * out */
     bf16 *dq, *dk, *dv;
     int64_t ld_q, ld_k, ld_v, ld_out, ld_dout, ld_dq, ld_dk, ld_dv, ld_lse, ld_delta;
-    tm_spans spans;
+    const struct flash_list *list;
+    tm_spans spans;                  /* for the row sums */
     int heads, kv_heads, size;       /* size: columns of a head, a multiple of 8 up to the D of a kernel */
     float scale, softcap;
     int window;
@@ -37,130 +39,99 @@ struct flash_args {
 
 /* A tile of a span and a head of it. In backward head is the first of the kv head's group. */
 struct flash_item {
-    int span, first;                     /* first row inside the span; span < 0: none */
+    int first;                           /* row inside the span; < 0: there are no more items */
     int head, kv, queries, keys, past;   /* past: keys before the first query */
     int row0, key0;                      /* rows of the span's first query and key */
 };
 
-/* Where the tiles of many spans are found: tiles before every bucket of `width` spans. */
-enum { FLASH_BUCKETS = 256 };
-struct flash_index {
-    int before[FLASH_BUCKETS + 1];
+/* The tiles of all spans, those with most work first. level: how many tiles of the span are before one (its queries
+ * see so many blocks of keys), or behind it (so many see its keys). */
+struct alignas(16) flash_tile {
+    int level, queries, keys, row0, key0, unused[3];
+};
+struct alignas(16) flash_list {
+    int count, unused[7];
+    flash_tile tile[];
 };
 
-TM_DEVICE int flash_bucket_width(int n) { return n <= 32 * FLASH_BUCKETS ? 32 : (n + 32 * FLASH_BUCKETS - 1) / (32 * FLASH_BUCKETS) * 32; }
+enum { FLASH_LIST_THREADS = 1024 };
 
-/* Sum of the lanes up to and with this one. */
-TM_DEVICE int warp_scan(int x)
+/* Sum of x over this thread and those after it. sums: shared memory for 32. */
+TM_DEVICE int sum_from_here(int x, int *sums)
 {
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int step = 1; step < 32; step *= 2) {
-        int other = __shfl_up_sync(~0u, x, step);
-        x += threadIdx.x % 32 >= step ? other : 0;
+        int other = __shfl_down_sync(~0u, x, step);
+        x += lane + step < 32 ? other : 0;
     }
+    if (lane == 0)
+        sums[warp] = x;
+    __syncthreads();
+    for (int i = warp + 1; i < FLASH_LIST_THREADS / 32; i++)
+        x += sums[i];
+    __syncthreads();
     return x;
 }
 
-/* Tiles of SIZE queries of a span. */
-template <int SIZE> TM_DEVICE int flash_tiles(const tm_spans &spans, int span)
+/* One block. Sorted by counting: a thread a level, the last stands for all above too. In which order the tiles of
+ * a level come is up to chance; no result depends on it. */
+template <int SIZE> __global__ void __launch_bounds__(FLASH_LIST_THREADS) flash_list_make(tm_spans spans, flash_list *list)
 {
-    return span < spans.n ? (spans.query[span + 1] - spans.query[span] + SIZE - 1) / SIZE : 0;
-}
-
-/* All threads of the block; index: shared memory. */
-template <int SIZE> TM_DEVICE void flash_index_build(flash_index &index, const tm_spans &spans)
-{
-    int n = (int)spans.n, width = flash_bucket_width(n), buckets = (n + width - 1) / width, lane = threadIdx.x % 32;
-    if (buckets <= 1)
-        return;
-    for (int b = threadIdx.x / 32; b < buckets; b += blockDim.x / 32) {
-        int tiles = 0;
-        for (int i = lane; i < width; i += 32)
-            tiles += flash_tiles<SIZE>(spans, b * width + i);
-        tiles = __reduce_add_sync(~0u, tiles);
-        if (lane == 0)
-            index.before[b + 1] = tiles;
+    constexpr int LEVELS = FLASH_LIST_THREADS;
+    __shared__ int spans_of[LEVELS], next[LEVELS], sums[32], above;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, n = (int)spans.n;
+    spans_of[threadIdx.x] = 0;
+    if (threadIdx.x == 0)
+        above = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += LEVELS) {
+        int tiles = (spans.query[i + 1] - spans.query[i] + SIZE - 1) / SIZE;
+        if (tiles)
+            atomicAdd(&spans_of[min(tiles, LEVELS) - 1], 1);
+        if (tiles > LEVELS)
+            atomicAdd(&above, tiles - LEVELS);
     }
     __syncthreads();
-    if (threadIdx.x < 32) {
-        int total = 0;
-        for (int b = lane; b < (buckets + 31) / 32 * 32; b += 32) {
-            int sum = total + warp_scan(b < buckets ? index.before[b + 1] : 0);
-            if (b < buckets)
-                index.before[b + 1] = sum;
-            total = __shfl_sync(~0u, sum, 31);
-        }
-        if (lane == 0)
-            index.before[0] = 0;
-    }
+    int count = sum_from_here(spans_of[threadIdx.x], sums) + (threadIdx.x == LEVELS - 1 ? above : 0), all = sum_from_here(count, sums);
+    next[threadIdx.x] = all - count;
+    if (threadIdx.x == 0)
+        list->count = all;
     __syncthreads();
+    for (int base = warp * 32; base < n; base += LEVELS) {
+        int span = base + lane, row0 = span < n ? spans.query[span] : 0, queries = span < n ? spans.query[span + 1] - row0 : 0;
+        int keys = span < n ? spans.keys[span] : 0, key0 = span < n ? spans.key[span] : 0;
+        for (int i = 0; i < 32; i++) {
+            flash_tile tile = {0, __shfl_sync(~0u, queries, i), __shfl_sync(~0u, keys, i), __shfl_sync(~0u, row0, i), __shfl_sync(~0u, key0, i)};
+            for (tile.level = lane; tile.level < (tile.queries + SIZE - 1) / SIZE; tile.level += 32)
+                list->tile[atomicAdd(&next[min(tile.level, LEVELS - 1)], 1)] = tile;
+        }
+    }
 }
 
-/* Tile `tile` of all spans, for a whole warp. Inside a bucket they are sorted by their level, descending: how many
- * tiles of the span are before the tile (its queries see as many blocks), or behind it (as many see its keys). */
-template <int SIZE, bool BEHIND> TM_DEVICE flash_item flash_find(const flash_index &index, const tm_spans &spans, int tile)
+TM_DEVICE flash_item flash_item_of(const flash_list *list, int tile, int head, int kv)
 {
-    int n = (int)spans.n, width = flash_bucket_width(n), bucket = 0, buckets = (n + width - 1) / width, lane = threadIdx.x % 32;
-    flash_item x = {-1};
-    if (buckets > 1) {
-        if (tile >= index.before[buckets])
-            return x;
-        for (int high = buckets; high - bucket > 1;) {
-            int middle = (bucket + high) / 2;
-            (index.before[middle] <= tile ? bucket : high) = middle;
-        }
-        tile -= index.before[bucket];
-    }
-    int base = bucket * width, longest = 0, level = 0, above;
-    for (int i = lane; i < width; i += 32)
-        longest = max(longest, flash_tiles<SIZE>(spans, base + i));
-    longest = __reduce_max_sync(~0u, longest);
-    auto from_level = [&](int l) { /* tiles of this level and above */
-        int sum = 0;
-        for (int i = lane; i < width; i += 32)
-            sum += max(0, flash_tiles<SIZE>(spans, base + i) - l);
-        return __reduce_add_sync(~0u, sum);
-    };
-    if (tile >= from_level(0))
-        return x;
-    for (int high = longest; high - level > 1;) {
-        int middle = (level + high) / 2;
-        (from_level(middle) > tile ? level : high) = middle;
-    }
-    above = from_level(level + 1);
-    for (tile -= above;; base += 32) {
-        int tiles = flash_tiles<SIZE>(spans, base + lane);
-        unsigned has = __ballot_sync(~0u, tiles > level);
-        if (tile >= __popc(has)) {
-            tile -= __popc(has);
-            continue;
-        }
-        int at = __ffs(__ballot_sync(~0u, tiles > level && __popc(has & ((1u << lane) - 1)) == tile)) - 1;
-        x.span = base + at;
-        x.row0 = spans.query[x.span];
-        x.queries = spans.query[x.span + 1] - x.row0;
-        x.keys = spans.keys[x.span];
-        x.key0 = spans.key[x.span];
-        x.past = x.keys - x.queries;
-        x.first = (BEHIND ? __shfl_sync(~0u, tiles, at) - 1 - level : level) * SIZE;
-        return x;
-    }
+    if (tile >= list->count)
+        return {-1};
+    flash_tile t = list->tile[tile];
+    return {t.level, head, kv, t.queries, t.keys, t.keys - t.queries, t.row0, t.key0};
 }
 
 /* Item i of the tiles of SIZE queries of all heads. */
-template <int SIZE> TM_DEVICE flash_item flash_query_item(const flash_args &w, const flash_index &index, int i)
+template <int SIZE> TM_DEVICE flash_item flash_query_item(const flash_args &w, int i)
 {
-    flash_item x = flash_find<SIZE, false>(index, w.spans, i / w.heads);
-    x.head = i % w.heads;
-    x.kv = x.head / (w.heads / w.kv_heads);
+    int head = i % w.heads;
+    flash_item x = flash_item_of(w.list, i / w.heads, head, head / (w.heads / w.kv_heads));
+    x.first *= x.first < 0 ? 1 : SIZE;
     return x;
 }
 
 /* Item i of the tiles of SIZE keys of all kv heads: training, keys are queries. */
-template <int SIZE> TM_DEVICE flash_item flash_key_item(const flash_args &w, const flash_index &index, int i)
+template <int SIZE> TM_DEVICE flash_item flash_key_item(const flash_args &w, int i)
 {
-    flash_item x = flash_find<SIZE, true>(index, w.spans, i / w.kv_heads);
-    x.kv = i % w.kv_heads;
-    x.head = x.kv * (w.heads / w.kv_heads);
+    int kv = i % w.kv_heads;
+    flash_item x = flash_item_of(w.list, i / w.kv_heads, kv * (w.heads / w.kv_heads), kv);
+    if (x.first >= 0)
+        x.first = ((x.queries + SIZE - 1) / SIZE - 1 - x.first) * SIZE;
     return x;
 }
 
@@ -169,9 +140,24 @@ TM_DEVICE int flash_turn(int round) { return round * gridDim.x + (round % 2 ? gr
 
 /* --- What a tile sees --- */
 
-TM_DEVICE bool flash_sees(const flash_args &w, int position, int key)
+/* The columns that a row of a tile of scores has: a query's keys, or a key's queries. */
+struct flash_band {
+    int from, to;
+    __device__ __forceinline__ bool has(int column) const { return column >= from && column < to; }
+};
+
+/* Keys are columns, the first is key `first`. */
+TM_DEVICE flash_band flash_keys_of(const flash_args &w, int position, int first)
 {
-    return key <= position && (w.window == 0 || key > position - w.window);
+    int to = position + 1 - first;
+    return {w.window ? to - w.window : INT_MIN, to};
+}
+
+/* Queries are columns, the first stands at position `first`. */
+TM_DEVICE flash_band flash_queries_of(const flash_args &w, int key, int first)
+{
+    int from = key - first;
+    return {from, w.window ? from + w.window : INT_MAX};
 }
 
 /* From first to end - 1: blocks of keys that a tile of queries sees, or tiles of queries that see a tile of keys. */
@@ -357,13 +343,11 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
     constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
     extern __shared__ __align__(1024) bf16 shared[];
     bf16 *tile_q = shared, *tile_k = tile_q + BM * LD, *tile_v = tile_k + 2 * BN * LD;
-    flash_index &index = *(flash_index *)(tile_v + 2 * BN * LD);
-    flash_index_build<BM>(index, w.spans);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     flash_score score = flash_score_of(w);
     for (int round = 0;; round++) {
-        flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
-        if (x.span < 0)
+        flash_item x = flash_query_item<BM>(w, flash_turn(round));
+        if (x.first < 0)
             return;
         int64_t row0 = x.row0 + x.first;
         int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
@@ -394,12 +378,13 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
                     for (int n = 0; n < NT; n++)
                         for (int i = 0; i < 4; i++)
                             s[m][n][i] = tanh_fast(s[m][n][i] * score.inner);
-                int position = position0 + (warp * MT + m) * 16 + lane / 4;
                 if (masked)
-                    for (int n = 0; n < NT; n++)
-                        for (int i = 0; i < 4; i++)
-                            if (!flash_sees(w, position + i / 2 * 8, block * BN + n * 8 + lane % 4 * 2 + i % 2))
-                                s[m][n][i] = -INFINITY;
+                    for (int half = 0; half < 2; half++) {
+                        flash_band band = flash_keys_of(w, position0 + (warp * MT + m) * 16 + lane / 4 + half * 8, block * BN + lane % 4 * 2);
+                        for (int n = 0; n < NT; n++)
+                            for (int i = 0; i < 2; i++)
+                                s[m][n][2 * half + i] = band.has(n * 8 + i) ? s[m][n][2 * half + i] : -INFINITY;
+                    }
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     float shrink = flash_softmax_step(soft[m][half], s[m], half, score.scale2);
@@ -427,25 +412,34 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
 
 /* --- Backward --- */
 
-/* delta = sum over a head of dout * out. LANES lanes a row and head, eight columns each. */
+/* delta = sum over a head of dout * out: a warp a row, LANES lanes a head, eight columns each. */
 template <class T, int LANES> __global__ void __launch_bounds__(256) flash_delta(const __grid_constant__ flash_args w, float *delta)
 {
-    int64_t items = (int64_t)w.spans.query[w.spans.n] * w.heads, step = (int64_t)gridDim.x * (blockDim.x / LANES);
-    int unit = threadIdx.x % LANES * 8;
-    for (int64_t i = blockIdx.x * (int64_t)(blockDim.x / LANES) + threadIdx.x / LANES; i - threadIdx.x / LANES < items; i += step) {
-        int64_t row = i / w.heads;
-        int head = (int)(i % w.heads);
-        float sum = 0;
-        if (i < items && unit < w.size) {
-            int4 a = *(const int4 *)(w.dout + row * w.ld_dout + head * w.size + unit), b = *(const int4 *)(w.out + row * w.ld_out + head * w.size + unit);
-            const T *p = (const T *)&a, *o = (const T *)&b;
-            for (int j = 0; j < 8; j++)
-                sum = fmaf((float)p[j], (float)o[j], sum);
+    constexpr int HEADS = 32 / LANES, AHEAD = 4;
+    int rows = w.spans.query[w.spans.n], lane = threadIdx.x % 32, unit = lane % LANES * 8;
+    for (int row = blockIdx.x * 8 + threadIdx.x / 32; row < rows; row += gridDim.x * 8) {
+        const bf16 *dout = w.dout + row * w.ld_dout + unit, *out = w.out + row * w.ld_out + unit;
+        for (int base = lane / LANES; base - lane / LANES < w.heads; base += HEADS * AHEAD) {
+            int4 a[AHEAD], b[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                int head = base + i * HEADS;
+                bool in = head < w.heads && unit < w.size;
+                a[i] = in ? *(const int4 *)(dout + head * w.size) : make_int4(0, 0, 0, 0);
+                b[i] = in ? *(const int4 *)(out + head * w.size) : make_int4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                const T *p = (const T *)&a[i], *o = (const T *)&b[i];
+                float sum = 0;
+                for (int j = 0; j < 8; j++)
+                    sum = fmaf((float)p[j], (float)o[j], sum);
+                for (int d = LANES / 2; d; d /= 2)
+                    sum += __shfl_xor_sync(~0u, sum, d);
+                if (unit == 0 && base + i * HEADS < w.heads)
+                    delta[row * w.ld_delta + base + i * HEADS] = sum;
+            }
         }
-        for (int d = LANES / 2; d; d /= 2)
-            sum += __shfl_xor_sync(~0u, sum, d);
-        if (i < items && unit == 0)
-            delta[row * w.ld_delta + head] = sum;
     }
 }
 
@@ -458,13 +452,11 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_con
     extern __shared__ __align__(1024) bf16 shared[];
     bf16 *tile_k = shared, *tile_v = tile_k + BN * LD, *tile_q = tile_v + BN * LD, *tile_do = tile_q + 2 * BM * LD;
     float *row_lse = (float *)(tile_do + 2 * BM * LD), *row_delta = row_lse + 2 * BM;
-    flash_index &index = *(flash_index *)(row_delta + 2 * BM);
-    flash_index_build<BN>(index, w.spans);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     flash_score score = flash_score_of(w);
     for (int round = 0;; round++) {
-        flash_item x = flash_key_item<BN>(w, index, flash_turn(round));
-        if (x.span < 0)
+        flash_item x = flash_key_item<BN>(w, flash_turn(round));
+        if (x.first < 0)
             return;
         int64_t key0 = x.key0 + x.first;
         int count = min(BN, x.keys - x.first);
@@ -512,7 +504,7 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_con
                 for (int m = 0; m < MT; m++)
                     for (int i = 0; i < 4; i++) {
                         int key = x.first + (warp * MT + m) * 16 + lane / 4 + i / 2 * 8;
-                        bool seen = !masked || flash_sees(w, position0 + column + i % 2, key);
+                        bool seen = !masked || flash_queries_of(w, key, position0 + lane % 4 * 2).has(n * 8 + i % 2);
                         flash_gradient(score, s[m][n][i], dp[m][n][i], i % 2 ? l.y : l.x, i % 2 ? e.y : e.x, seen);
                     }
             }
@@ -542,13 +534,11 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_q(const __grid_cons
     constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
     extern __shared__ __align__(1024) bf16 shared[];
     bf16 *tile_q = shared, *tile_do = tile_q + BM * LD, *tile_k = tile_do + BM * LD, *tile_v = tile_k + 2 * BN * LD;
-    flash_index &index = *(flash_index *)(tile_v + 2 * BN * LD);
-    flash_index_build<BM>(index, w.spans);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     flash_score score = flash_score_of(w);
     for (int round = 0;; round++) {
-        flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
-        if (x.span < 0)
+        flash_item x = flash_query_item<BM>(w, flash_turn(round));
+        if (x.first < 0)
             return;
         int64_t row0 = x.row0 + x.first;
         int rows = min(BM, x.queries - x.first), position0 = x.past + x.first, last = position0 + rows - 1;
@@ -587,7 +577,7 @@ __global__ void __launch_bounds__(WARPS * 32) flash_backward_q(const __grid_cons
                 for (int n = 0; n < NT; n++)
                     for (int i = 0; i < 4; i++) {
                         int position = position0 + (warp * MT + m) * 16 + lane / 4 + i / 2 * 8;
-                        bool seen = !masked || flash_sees(w, position, block * BN + n * 8 + lane % 4 * 2 + i % 2);
+                        bool seen = !masked || flash_keys_of(w, position, block * BN + lane % 4 * 2).has(n * 8 + i % 2);
                         flash_gradient(score, s[m][n][i], dp[m][n][i], lse2[m][i / 2], delta[m][i / 2], seen);
                     }
             tile_sum<T>(dq, dp, kt);

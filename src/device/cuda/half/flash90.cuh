@@ -63,11 +63,27 @@ template <int N> TM_DEVICE void clear(float (&c)[N][4])
             c[n][j] = 0;
 }
 
+/* Scores of a row that its band has not become minus infinity. */
+template <int N> TM_DEVICE void mask(float (&s)[N][4], int half, flash_band band)
+{
+#pragma unroll
+    for (int n = 0; n < N; n++)
+        for (int j = 0; j < 2; j++)
+            s[n][2 * half + j] = band.has(n * 8 + j) ? s[n][2 * half + j] : -INFINITY;
+}
+
 template <int D> TM_DEVICE void fetch_tile(bf16 *to, int rows, const CUtensorMap *map, int column, int row, uint64_t *bar)
 {
 #pragma unroll
     for (int j = 0; j < D / 64; j++)
         fetch_box(to + j * rows * 64, map, column + j * 64, row, bar);
+}
+
+/* The assembler moves waits for products before arithmetic that is meant to run meanwhile, but not across a branch:
+ * this one is never taken. */
+TM_DEVICE void schedule_wall(int not_negative)
+{
+    asm volatile("{.reg .pred p; setp.ge.s32 p, %0, 0; @p bra.uni on; again: nanosleep.u32 64; bra.uni again; on: }" ::"r"(not_negative) : "memory");
 }
 
 /* Barriers of a warpgroup alone, and of two that take turns: numbers 1 .. GROUPS, and those after. */
@@ -95,6 +111,7 @@ template <class T, int ROWS, int DT> TM_DEVICE void store_rows(bf16 *tile, int r
     for (int n = 0; n < DT; n += 2)
         store_matrices(unit(row + lane % 16, n + lane / 16), pack<T>(c[n][0] * factor[0], c[n][1] * factor[0]), pack<T>(c[n][2] * factor[1], c[n][3] * factor[1]),
                        pack<T>(c[n + 1][0] * factor[0], c[n + 1][1] * factor[0]), pack<T>(c[n + 1][2] * factor[1], c[n + 1][3] * factor[1]));
+    fence_shared(); /* before the copies to global memory, which it would wait for */
     __syncwarp();
 #pragma unroll
     for (int i = lane; i < 16 * DT; i += 32) {
@@ -102,7 +119,6 @@ template <class T, int ROWS, int DT> TM_DEVICE void store_rows(bf16 *tile, int r
         if (r < rows)
             *(int4 *)(to + r * ld + u * 8) = *(const int4 *)unit(r, u);
     }
-    fence_shared();
 }
 
 /* Pairs of full and empty barriers: one arrives at a full one (with bytes), `consumers` at an empty one. */
@@ -152,10 +168,8 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
     bf16 *tile_q = shared, *tile_k = tile_q + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
     __shared__ uint64_t bar[2 * (QSTAGES + 2 * STAGES)]; /* of q with its item, of k, of v */
     __shared__ flash_item items[QSTAGES];
-    __shared__ flash_index index;
     uint64_t *bar_q = bar, *bar_k = bar + 2 * QSTAGES, *bar_v = bar_k + 2 * STAGES;
     flash90_start(bar, QSTAGES + 2 * STAGES, GROUPS);
-    flash_index_build<BM>(index, w.spans);
     int lane = threadIdx.x % 32, group = threadIdx.x / 128;
     flash_ring<QSTAGES> rq;
     flash_ring<STAGES> rk, rv;
@@ -165,11 +179,11 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
         if (threadIdx.x % 128 >= 32)
             return;
         for (int round = 0;; round++) {
-            flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
+            flash_item x = flash_query_item<BM>(w, flash_turn(round));
             if (lane == 0) {
                 barrier_wait(&bar_q[2 * rq.stage() + 1], rq.parity() ^ 1);
                 items[rq.stage()] = x;
-                if (x.span < 0) {
+                if (x.first < 0) {
                     barrier_arrive(&bar_q[2 * rq.stage()]);
                     return;
                 }
@@ -186,7 +200,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
                     fetch_tile<D>(tile_v + rv.stage() * BN * D, BN, &all.v, x.kv * D, x.key0 + b * BN, &bar_v[2 * rv.stage()]);
                 }
             }
-            if (x.span < 0)
+            if (x.first < 0)
                 return;
             __syncwarp();
         }
@@ -206,17 +220,15 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
                 for (int j = 0; j < 4; j++)
                     s[n][j] = tanh_fast(s[n][j] * score.inner);
         if (b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window))
-            for (int n = 0; n < NT; n++)
-                for (int j = 0; j < 4; j++)
-                    if (!flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2))
-                        s[n][j] = -INFINITY;
+            for (int half = 0; half < 2; half++)
+                mask(s, half, flash_keys_of(w, position0 + own + half * 8, b * BN + lane % 4 * 2));
 #pragma unroll
         for (int half = 0; half < 2; half++)
             shrink[half] = flash_softmax_step(soft[half], s, half, score.scale2);
     };
     barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
     flash_item x = items[rq.stage()];
-    if (x.span < 0)
+    if (x.first < 0)
         return;
     flash_range blocks = flash_blocks<BM, BN>(w, x);
     if (TURNS && group == GROUPS - 1)
@@ -245,7 +257,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
             blocks = flash_blocks<BM, BN>(w, y);
             next = blocks.first;
         }
-        bool more = y.span >= 0; /* otherwise scores of what the tiles held before, for nobody */
+        bool more = y.first >= 0; /* otherwise scores of what the tiles held before, for nobody */
         if (more)
             barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
         if (TURNS)
@@ -267,8 +279,10 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
         flash_softmax done[2] = {soft[0], soft[1]};
         if (last)
             soft[0] = soft[1] = flash_softmax();
-        softmax(y, next);
-        products_keep(s); /* computed before the wait, not after */
+        if (group * 64 < y.queries - y.first) /* otherwise the rows of the group are nobody's */
+            softmax(y, next);
+        products_keep(s);
+        schedule_wall(w.window);
         products_wait<0>();
         products_keep(out);
         if (leader)
@@ -305,19 +319,18 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
 
 /* --- Backward --- */
 
-/* What a thread holds of q k becomes exp(score - lse), zero where not seen(n, j), and keep(n, four of them) sees it;
+/* What a thread holds of q k becomes exp(score - lse), zero where the bands of its two rows have it not, and keep(n, four of them) sees it;
  * s on return: that times d(score)/d(q k) / scale. lse2(n, j): lse in powers of two. */
-template <bool CAP, int NT, class Seen, class Lse, class Keep>
-TM_DEVICE void flash90_weights(const flash_score &f, float (&s)[NT][4], bool masked, Seen seen, Lse lse2, Keep keep)
+template <bool CAP, int NT, class Band, class Lse, class Keep>
+TM_DEVICE void flash90_weights(const flash_score &f, float (&s)[NT][4], bool masked, Band band, Lse lse2, Keep keep)
 {
     if (CAP)
         for (int n = 0; n < NT; n++)
             for (int j = 0; j < 4; j++)
                 s[n][j] = tanh_fast(s[n][j] * f.inner);
     if (masked)
-        for (int n = 0; n < NT; n++)
-            for (int j = 0; j < 4; j++)
-                s[n][j] = seen(n, j) ? s[n][j] : -INFINITY;
+        for (int half = 0; half < 2; half++)
+            mask(s, half, band(half));
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         float e[4];
@@ -341,12 +354,10 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
     float *row_lse = (float *)(tile_do + STAGES * BM * D), *row_delta = row_lse + STAGES * BM;
     __shared__ uint64_t bar[2 * (1 + STAGES)], ready[STAGES]; /* of k and v with their item, of q with dout; lse and delta */
     __shared__ flash_item item;
-    __shared__ flash_index index;
     uint64_t *bar_kv = bar, *bar_q = bar + 2;
     if (threadIdx.x < STAGES)
         barrier_init(&ready[threadIdx.x], 32);
     flash90_start(bar, 1 + STAGES, 2);
-    flash_index_build<BN>(index, w.spans);
     int heads = w.heads / w.kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = threadIdx.x / 128 - 1;
     flash_ring<1> rkv;
     flash_ring<STAGES> rq;
@@ -355,11 +366,11 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
         if (warp > 1)
             return;
         for (int round = 0;; round++) {
-            flash_item x = flash_key_item<BN>(w, index, flash_turn(round));
+            flash_item x = flash_key_item<BN>(w, flash_turn(round));
             if (warp == 0 && lane == 0) {
                 barrier_wait(&bar_kv[1], rkv.parity() ^ 1);
                 item = x;
-                if (x.span < 0)
+                if (x.first < 0)
                     barrier_arrive(&bar_kv[0]);
                 else {
                     barrier_expect(&bar_kv[0], 2 * BN * D * 2);
@@ -367,7 +378,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
                     fetch_tile<D>(tile_v, BN, &all.v, x.kv * D, x.key0 + x.first, &bar_kv[0]);
                 }
             }
-            if (x.span < 0)
+            if (x.first < 0)
                 return;
             rkv.count++;
             flash_range seers = flash_seers<BM, BN>(w, x);
@@ -404,7 +415,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
     for (;; rkv.count++) {
         barrier_wait(&bar_kv[0], rkv.parity());
         flash_item x = item;
-        if (x.span < 0)
+        if (x.first < 0)
             return;
         flash_range seers = flash_seers<BM, BN>(w, x);
         clear(dk);
@@ -427,7 +438,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             barrier_wait(&ready[st], rq.parity());
             products_keep(s);
             flash90_weights<CAP>(
-                score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + n * 8 + lane % 4 * 2 + j % 2, x.first + own + j / 2 * 8); },
+                score, s, masked, [&](int half) { return flash_queries_of(w, x.first + own + half * 8, position0 + lane % 4 * 2); },
                 [&](int n, int j) { return lse2[n * 8 + j % 2]; },
                 [&](int n, const float (&e)[4]) {
                     p[n / 2][n % 2 * 2] = pack<T>(e[0], e[1]);
@@ -460,7 +471,8 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
             products_wait<1>();
             products_keep(dv);
             weights();
-            products_keep(s); /* computed before the wait, not after */
+            products_keep(s);
+        schedule_wall(w.window);
             products_wait<0>();
             products_keep(dk);
             if (leader)
@@ -496,10 +508,8 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
     bf16 *tile_q = shared, *tile_do = tile_q + QSTAGES * BM * D, *tile_k = tile_do + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
     __shared__ uint64_t bar[2 * (QSTAGES + STAGES)]; /* of q and dout with their item, of k with v */
     __shared__ flash_item items[QSTAGES];
-    __shared__ flash_index index;
     uint64_t *bar_q = bar, *bar_k = bar + 2 * QSTAGES;
     flash90_start(bar, QSTAGES + STAGES, 2);
-    flash_index_build<BM>(index, w.spans);
     int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
     flash_ring<QSTAGES> rq;
     flash_ring<STAGES> rk;
@@ -508,12 +518,12 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         if (threadIdx.x >= 32)
             return;
         for (int round = 0;; round++) {
-            flash_item x = flash_query_item<BM>(w, index, flash_turn(round));
+            flash_item x = flash_query_item<BM>(w, flash_turn(round));
             if (lane == 0) {
                 int st = rq.stage();
                 barrier_wait(&bar_q[2 * st + 1], rq.parity() ^ 1);
                 items[st] = x;
-                if (x.span < 0) {
+                if (x.first < 0) {
                     barrier_arrive(&bar_q[2 * st]);
                     return;
                 }
@@ -530,7 +540,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
                     fetch_tile<D>(tile_v + st * BN * D, BN, &all.v, x.kv * D, x.key0 + b * BN, &bar_k[2 * st]);
                 }
             }
-            if (x.span < 0)
+            if (x.first < 0)
                 return;
             __syncwarp();
         }
@@ -544,7 +554,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
     auto fetch_rows = [&](const flash_item &x) {
         for (int half = 0; half < 2; half++) {
             int row = x.first + own + half * 8;
-            bool in = row < x.queries;
+            bool in = x.first >= 0 && row < x.queries;
             lse2[half] = in ? w.lse[(int64_t)(x.row0 + row) * w.ld_lse + x.head] * LOG2E : INFINITY;
             delta[half] = in ? w.delta[(int64_t)(x.row0 + row) * w.ld_delta + x.head] : 0;
         }
@@ -566,7 +576,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         bool masked = b * BN + BN - 1 > position0 + group * 64 || (w.window && b * BN <= last - w.window);
         products_keep(s);
         flash90_weights<CAP>(
-            score, s, masked, [&](int n, int j) { return flash_sees(w, position0 + own + j / 2 * 8, b * BN + n * 8 + lane % 4 * 2 + j % 2); },
+            score, s, masked, [&](int half) { return flash_keys_of(w, position0 + own + half * 8, b * BN + lane % 4 * 2); },
             [&](int, int j) { return lse2[j / 2]; }, [](int, const float (&)[4]) {});
     };
     auto gradients = [&] {
@@ -577,7 +587,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
     };
     barrier_wait(&bar_q[2 * rq.stage()], rq.parity());
     flash_item x = items[rq.stage()];
-    if (x.span < 0)
+    if (x.first < 0)
         return;
     flash_range blocks = flash_blocks<BM, BN>(w, x);
     fetch_rows(x);
@@ -602,7 +612,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
             blocks = flash_blocks<BM, BN>(w, y);
             next = blocks.first;
         }
-        bool more = y.span >= 0; /* otherwise products of what the tiles held before, for nobody */
+        bool more = y.first >= 0; /* otherwise products of what the tiles held before, for nobody */
         rk.count++;
         if (more)
             wait_block(y, next);
@@ -611,12 +621,17 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         queue_sum<T, NT>(dq, ds, tile_k + st * BN * D);
         if (last)
             fetch_rows(y);
+        bool busy = group * 64 < y.queries - y.first; /* otherwise the rows of the group are nobody's */
         products_wait<2>();
-        weights(y, next);
-        products_keep(s); /* computed before the wait, not after */
+        if (busy)
+            weights(y, next);
+        products_keep(s);
+        schedule_wall(next);
         products_wait<1>();
-        gradients();
+        if (busy)
+            gradients();
         products_keep(dp);
+        schedule_wall(rk.count);
         products_wait<0>();
         products_keep(dq);
         if (leader)

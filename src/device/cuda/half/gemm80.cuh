@@ -127,7 +127,9 @@ template <class T, bool A_TURNED, bool B_TURNED, bool ALIGNED> __global__ void _
     int tiles_m = tile_rows<GEMM80_SIDE>(w), tiles_n = (w.n + GEMM80_SIDE - 1) / GEMM80_SIDE;
     if ((int)blockIdx.x >= tiles_m * tiles_n)
         return;
-    tile_place at = tile_find<GEMM80_SIDE, GEMM80_SIDE, GEMM80_GROUP>(w, blockIdx.x, tiles_m, tiles_n);
+    tile_walk<GEMM80_SIDE, GEMM80_SIDE, GEMM80_GROUP> walk = {(int)blockIdx.x, 0, tiles_m, tiles_n, 0, (int)blockIdx.x};
+    walk.settle();
+    tile_place at = walk.place(w);
     gemm80_loop<T, A_TURNED, B_TURNED, ALIGNED> loop = {(T *)gemm80_shared};
     loop.run(w, at);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

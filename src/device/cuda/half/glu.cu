@@ -1,7 +1,6 @@
 /* The feed-forward's activation in 16 bits: a thread eight columns of ROWS rows. docs/math/glu.md. */
-#include "device/cuda/half/fast.cuh"
+#include "device/cuda/half/activate.cuh"
 #include "device/cuda/half/vec.cuh"
-#include "device/cuda/math.cuh"
 
 enum { THREADS = 256 };
 
@@ -10,28 +9,6 @@ struct tm_half_glu {
     bool gated;
     tm_tensor gate_up, h, dgate_up, again; /* backward: h is dh, again is h */
 };
-
-/* act(g) and its derivative. */
-template <int ACT> TM_LANE float2 activate(float g)
-{
-    if (ACT == TM_ACT_SILU) {
-        float s = sigmoid_fast(g), a = g * s;
-        return make_float2(a, fmaf(a, 1 - s, s));
-    }
-    if (ACT == TM_ACT_RELU)
-        return make_float2(g <= 0 ? 0 : g, g <= 0 ? 0.0f : 1.0f);
-    if (ACT == TM_ACT_NONE)
-        return make_float2(g, 1);
-    if (ACT == TM_ACT_GELU) {
-        float cdf = 0.5f * (1 + erf_of(g * 0.70710678118654752440f));
-        float density = exp_fast((g * g) * -0.5f) * 0.39894228040143267794f;
-        return make_float2(g * cdf, fmaf(g, density, cdf));
-    }
-    float root = 0.79788456080286535588f, square = g * g; /* (1 + tanh z) / 2 is sigmoid(2 z) */
-    float cdf = sigmoid_fast((2 * root) * fmaf(0.044715f * square, g, g));
-    float slope = (2 * root) * fmaf((float)(3 * 0.044715), square, 1);
-    return make_float2(g * cdf, fmaf((g * cdf) * (1 - cdf), slope, cdf));
-}
 
 template <class T, int ACT, int ROWS> static __global__ void __launch_bounds__(THREADS) glu_forward(tm_half_glu w)
 {

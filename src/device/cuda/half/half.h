@@ -27,20 +27,26 @@ static inline void *tm_half_scratch(tm_cuda *c, int64_t *used, int64_t bytes)
     return at;
 }
 
-/* c[m, n] = or += a b + bias, sums in f32, in the order of k, one order for every m:
+/* c[m, n] = or += a b + bias, sums in f32, in the order of k, one order for every m (docs/math/linear.md):
  *   a [m, k], or [k, m] when a_turned; b [n, k], or [k, n] when b_turned (an input gradient: the weight as it lies);
  *   both turned: a weight's gradient, dy^T x.
- * a, b: one 16-bit type. out: that type, or f32. bias |0: f32 [1, n].
+ * a, b: one 16-bit type. out: that type, or f32. bias |0: [1, n], f32, bf16 or f16.
  * The low-rank part |0: + low_a low_b, added to the same sum after k: low_a [m, low] and low_b [n, low] ([low, n] when
- * b_turned), of a's type; low is a multiple of 16. With replicas > 1 low_b holds one matrix a replica, one below the
- * other, and row t of low_a meets that of the replica whose rows it is among (group, on the device: tm_rows.group).
- * Leading dimensions and addresses of a, b, low_a, low_b, out are multiples of 16 bytes, otherwise false. */
+ * b_turned), of a's type; low is a multiple of 16; not with a_turned. With replicas > 1 low_b holds one matrix a replica,
+ * one below the other, and row t of low_a meets that of the replica whose rows it is among (group, on the device:
+ * tm_rows.group; group[0] is 0, group[replicas] is m).
+ * h |0: glu_forward of out with `activation` follows, h [m, n / 2] or [m, n]; where the product makes it itself (Hopper, SiLU,
+ * n / 2 a multiple of 8), with the same bits.
+ * Any sizes and leading dimensions; fast where n, k (m, n when a is turned) and leading dimensions are multiples of 8 and
+ * addresses of 16 bytes. m or n 0: nothing happens. Uses tm_cuda.partials. false: these types, or an architecture before sm_80. */
 typedef struct tm_half_product {
     int64_t m, n, k;
     tm_tensor a, b, out, bias, low_a, low_b;
     bool a_turned, b_turned, add;
     int32_t replicas;
     const int32_t *group;
+    tm_tensor h;
+    tm_activation activation;
 } tm_half_product;
 bool tm_half_multiply(tm_device *d, const char *op, const tm_half_product *p);
 

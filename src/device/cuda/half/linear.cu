@@ -7,9 +7,33 @@
 
 /* --- Weights --- */
 
-TM_LANE float float_at(const tm_tensor &x, int64_t i)
+TM_LANE float float_at(float x) { return x; }
+TM_LANE float float_at(bf16 x) { return float_of(x); }
+TM_LANE float float_at(f16 x) { return float_of(x); }
+
+/* y = w, rounded to T; the columns up to y.ld are zeros. */
+template <class T, class W> static void round_to(tm_device *d, const char *op, const tm_tensor &w, const tm_tensor &y)
 {
-    return x.dtype == TM_BF16 ? float_of(((const bf16 *)x.data)[i]) : x.dtype == TM_F16 ? float_of(((const f16 *)x.data)[i]) : ((const float *)x.data)[i];
+    struct alignas(16) eight {
+        W x[8];
+    };
+    int64_t units = y.ld / 8, ld = w.ld, columns = w.cols;
+    bool aligned = (uintptr_t)w.data % 16 == 0 && ld * sizeof(W) % 16 == 0;
+    const W *from = (const W *)w.data;
+    uint4 *to = (uint4 *)y.data;
+    tm_cuda_each(d, op, w.rows * units, [=] __device__(int64_t i) {
+        int64_t row = i / units, column = (i - row * units) * 8;
+        const W *at = from + row * ld + column;
+        float x[8];
+        if (aligned && column + 8 <= columns) {
+            eight e = *(const eight *)at;
+            for (int j = 0; j < 8; j++)
+                x[j] = float_at(e.x[j]);
+        } else
+            for (int j = 0; j < 8; j++)
+                x[j] = column + j < columns ? float_at(at[j]) : 0;
+        to[i] = make_uint4(pack<T>(x[0], x[1]), pack<T>(x[2], x[3]), pack<T>(x[4], x[5]), pack<T>(x[6], x[7]));
+    });
 }
 
 /* w as a matrix of `type`: w itself, or a copy in the workspace. data NULL: not enough was lent. */
@@ -21,11 +45,10 @@ static tm_tensor weight_in(tm_device *d, const char *op, tm_tensor w, tm_dtype t
     tm_tensor y = {tm_half_scratch(tm_cuda_of(d), &used, w.rows * ld * 2), type, w.rows, w.cols, ld};
     if (!y.data)
         return y;
-    tm_cuda_each(d, op, w.rows * (ld / 2), [=] __device__(int64_t i) {
-        int64_t row = i / (y.ld / 2), column = i % (y.ld / 2) * 2, from = row * w.ld + column;
-        float a = column < w.cols ? float_at(w, from) : 0, b = column + 1 < w.cols ? float_at(w, from + 1) : 0;
-        ((uint32_t *)y.data)[i] = y.dtype == TM_BF16 ? pack<bf16>(a, b) : pack<f16>(a, b);
-    });
+    if (type == TM_BF16)
+        w.dtype == TM_F32 ? round_to<bf16, float>(d, op, w, y) : round_to<bf16, f16>(d, op, w, y);
+    else
+        w.dtype == TM_F32 ? round_to<f16, float>(d, op, w, y) : round_to<f16, bf16>(d, op, w, y);
     return y;
 }
 
@@ -36,6 +59,8 @@ bool tm_half_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_t
 {
     if (!tm_is_half(x.dtype) || !is_weight(w) || !is_weight(bias) || (y.dtype != x.dtype && y.dtype != TM_F32))
         return false;
+    if (rows->n == 0)
+        return true;
     tm_half_product p = {};
     p.m = rows->n, p.n = w.rows, p.k = w.cols;
     p.a = x, p.out = y, p.bias = bias;
@@ -47,6 +72,8 @@ bool tm_half_linear_backward_input(tm_device *d, const tm_rows *rows, tm_tensor 
 {
     if (!tm_is_half(dy.dtype) || !is_weight(w) || (dx.dtype != dy.dtype && dx.dtype != TM_F32))
         return false;
+    if (rows->n == 0)
+        return true;
     tm_half_product p = {};
     p.m = rows->n, p.n = w.cols, p.k = w.rows;
     p.a = dy, p.out = dx, p.add = accumulate, p.b_turned = true;
@@ -56,37 +83,38 @@ bool tm_half_linear_backward_input(tm_device *d, const tm_rows *rows, tm_tensor 
 
 /* --- The bias's gradient --- */
 
-/* Sums over rows of column n of one chunk, a chain from zero. */
-TM_LANE float column_sum(const tm_tensor &x, const int32_t *chunk, int64_t i, int64_t n)
+/* The sum of column n over the rows of chunk i, a chain from zero. */
+template <class T> TM_LANE float column_sum(const tm_tensor &x, const int32_t *chunk, int64_t i, int64_t n)
 {
     float sum = 0;
-    for (int64_t t = chunk[i]; t < chunk[i + 1]; t++)
-        sum += float_at(x, t * x.ld + n);
+    int64_t last = chunk[i + 1];
+    const T *at = (const T *)x.data + n;
+#pragma unroll 8
+    for (int64_t t = chunk[i]; t < last; t++)
+        sum += float_of(at[t * x.ld]);
     return sum;
 }
 
-/* dbias += the sums of chunks, each joined in order. Without room for them a thread does a column's whole chain. */
-static void sum_chunks(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor dbias)
+/* dbias += the sums of chunks, one after the other. Where they have no room, a thread does a column's whole chain. */
+template <class T> static void sum_chunks(tm_device *d, const char *op, const tm_rows *rows, tm_tensor dy, tm_tensor dbias)
 {
-    int64_t used = 0, lent = tm_cuda_of(d)->workspace_bytes / (dy.cols * 4 + 256), band = lent < rows->chunks ? lent : rows->chunks;
-    const int32_t *chunk = rows->chunk;
-    float *out = (float *)dbias.data;
+    int64_t used = 0, room = tm_cuda_of(d)->workspace_bytes / (dy.cols * 4 + 256), band = room < rows->chunks ? room : rows->chunks;
     int64_t columns = dy.cols, chunks = rows->chunks;
-    if (band < 1) {
-        tm_cuda_each(d, "linear_backward_weight", columns, [=] __device__(int64_t n) {
-            float sum = out[n];
+    const int32_t *chunk = rows->chunk;
+    float *out = (float *)dbias.data, *sums = band ? (float *)tm_half_scratch(tm_cuda_of(d), &used, band * columns * 4) : nullptr;
+    if (!sums) {
+        tm_cuda_each(d, op, columns, [=] __device__(int64_t n) {
             for (int64_t i = 0; i < chunks; i++)
-                sum += column_sum(dy, chunk, i, n);
-            out[n] = sum;
+                out[n] += column_sum<T>(dy, chunk, i, n);
         });
         return;
     }
-    float *sums = (float *)tm_half_scratch(tm_cuda_of(d), &used, band * columns * 4);
     for (int64_t from = 0; from < chunks; from += band) {
         int64_t count = band < chunks - from ? band : chunks - from;
-        tm_cuda_each(d, "linear_backward_weight", count * columns, [=] __device__(int64_t i) { sums[i] = column_sum(dy, chunk, from + i / columns, i % columns); });
-        tm_cuda_each(d, "linear_backward_weight", columns, [=] __device__(int64_t n) {
+        tm_cuda_each(d, op, count * columns, [=] __device__(int64_t i) { sums[i] = column_sum<T>(dy, chunk, from + i / columns, i % columns); });
+        tm_cuda_each(d, op, columns, [=] __device__(int64_t n) {
             float sum = out[n];
+#pragma unroll 8
             for (int64_t i = 0; i < count; i++)
                 sum += sums[i * columns + n];
             out[n] = sum;
@@ -99,7 +127,7 @@ bool tm_half_linear_backward_weight(tm_device *d, const tm_rows *rows, tm_tensor
     if (!tm_is_half(dy.dtype) || (dw.data && (x.dtype != dy.dtype || dw.dtype != TM_F32)) || (dbias.data && dbias.dtype != TM_F32))
         return false;
     if (rows->n == 0)
-        return true;
+        return true; /* nothing is added */
     if (dw.data) {
         tm_half_product p = {};
         p.m = dy.cols, p.n = x.cols, p.k = rows->n;
@@ -108,7 +136,9 @@ bool tm_half_linear_backward_weight(tm_device *d, const tm_rows *rows, tm_tensor
         if (!tm_half_multiply(d, "linear_backward_weight", &p))
             return false;
     }
-    if (dbias.data && rows->chunks)
-        sum_chunks(d, rows, dy, dbias);
+    if (dbias.data && dy.dtype == TM_BF16)
+        sum_chunks<bf16>(d, "linear_backward_weight", rows, dy, dbias);
+    else if (dbias.data)
+        sum_chunks<f16>(d, "linear_backward_weight", rows, dy, dbias);
     return true;
 }

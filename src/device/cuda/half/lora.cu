@@ -7,7 +7,8 @@
 
 /* What the kernels write to or read beside x, in scratch. */
 struct low_scratch {
-    void *side, *side_xa, *a, *b, *weight, *bits;
+    void *side, *side_xa, *a, *b, *weight, *bits, *room;
+    int64_t room_bytes; /* what is left */
 };
 
 static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward, tm_tensor w, low_scratch *s)
@@ -20,6 +21,8 @@ static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward,
     s->side_xa = backward ? tm_half_scratch(c, &used, 2 * rows * g.low) : s->side;
     s->weight = w.data && w.dtype != type ? tm_half_scratch(c, &used, 2 * g.in * g.out) : w.data;
     s->bits = backward && g.drops ? tm_half_scratch(c, &used, g.parts * rows * low_mask_pitch(g.in)) : s->side;
+    s->room = (char *)c->workspace + used;
+    s->room_bytes = c->workspace_bytes - used;
     return s->bits && s->side && s->a && s->b && s->side_xa && (s->weight || !w.data);
 }
 
@@ -75,7 +78,7 @@ bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_ten
         return true;
     if (!take(d, g, x.dtype, false, w, &s))
         return false;
-    low_pack(d, op, g, x.dtype, s.a, s.b);
+    low_pack(d, op, g, x.dtype, s.a, s.b, nullptr);
     low_forward(d, op, g, x, s.a, s.side);
     tm_half_product p = {};
     p.m = rows->n, p.n = g.out, p.k = g.in;
@@ -84,11 +87,20 @@ bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_ten
     p.low_b = tm_tensor_make(s.b, x.dtype, rows->replicas * g.out, g.low);
     p.replicas = rows->replicas;
     p.group = rows->group;
-    if (!tm_half_multiply(d, op, &p))
-        return false;
-    if (h.data)
-        TM_RUN(d, glu_forward, rows, act, y, h);
-    return true;
+    p.h = h;
+    p.activation = act;
+    return tm_half_multiply(d, op, &p);
+}
+
+/* dxa, and db where dy need not be read again for it: it is absent in g then. */
+static void backward(tm_device *d, const char *op, low_group *g, tm_tensor dy, const low_scratch &s)
+{
+    if (!low_backward_once(d, op, *g, dy, s.b, s.side, s.side_xa, s.room, s.room_bytes)) {
+        low_backward(d, op, *g, dy, s.b, s.side);
+        return;
+    }
+    for (int p = 0; p < g->parts; p++)
+        g->part[p].db = tm_tensor_none();
 }
 
 bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)
@@ -107,8 +119,8 @@ bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
         return true;
     if (!take(d, g, x.dtype, true, dx.data ? w : tm_tensor_none(), &s))
         return false;
-    low_pack(d, op, g, x.dtype, dx.data ? s.a : nullptr, s.b);
-    low_backward(d, op, g, dy, s.b, s.side, s.side_xa);
+    low_pack(d, op, g, x.dtype, dx.data ? s.a : nullptr, s.b, s.side_xa);
+    backward(d, op, &g, dy, s);
     if (dx.data) {
         tm_half_product p = {};
         p.m = rows->n, p.n = g.in, p.k = g.out;
@@ -121,12 +133,14 @@ bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
             p.low_a = tm_tensor_make(s.side, x.dtype, rows->n, g.low);
             p.low_b = tm_tensor_make(s.a, x.dtype, rows->replicas * g.low, g.in);
         }
-        if (!tm_half_multiply(d, op, &p))
-            return false;
+        if (!tm_half_multiply(d, op, &p)) {
+            tm_cuda_note(tm_cuda_of(d), TM_FAILED, op, "no product for what low-rank deltas are served for");
+            return true;
+        }
         if (g.drops)
             low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
     }
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr, s.room, s.room_bytes);
     return true;
 }
 
@@ -165,7 +179,7 @@ bool tm_half_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank
         return true;
     if (!take(d, g, type, false, tm_tensor_none(), &s))
         return false;
-    low_pack(d, op, g, type, from_real ? nullptr : s.a, to_real ? nullptr : s.b);
+    low_pack(d, op, g, type, from_real ? nullptr : s.a, to_real ? nullptr : s.b, nullptr);
     if (from_real)
         real_rows(d, op, g, x, xa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t k) { return at(g.part[0].a, replica * g.rank + j, k); });
     else
@@ -197,13 +211,13 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
         return true;
     if (!take(d, g, type, true, tm_tensor_none(), &s))
         return false;
-    low_pack(d, op, g, type, dx.data ? s.a : nullptr, from_real ? nullptr : s.b);
+    low_pack(d, op, g, type, dx.data ? s.a : nullptr, from_real ? nullptr : s.b, db.data ? s.side_xa : nullptr);
     if (from_real)
         real_rows(d, op, g, dy, dxa, type, s.side, [=] __device__(int32_t replica, int64_t j, int64_t n) { return at(g.part[0].b, replica * g.out + n, j) * g.part[0].scale; });
     else
-        low_backward(d, op, g, dy, s.b, s.side, s.side_xa);
+        backward(d, op, &g, dy, s);
     if (dx.data)
         low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr, s.room, s.room_bytes);
     return true;
 }

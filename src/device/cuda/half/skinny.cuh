@@ -6,15 +6,21 @@
  *   b_side [N, low]: scale B of the parts, each at its rows (its columns of y) and its low columns, zeros elsewhere.
  *
  * Order of sums, from the sizes of the model and the chunks alone: rows_kernel over columns k in blocks of 16, block i
- * in chain i mod 8, the chains joined in order; columns_kernel a chain from zero through each chunk, sixteen rows
+ * in chain i mod 4, the chains joined in order; strips_kernel a chain from zero through each chunk, sixteen rows
  * from the chunk's first row on at a time, the chunks' sums added to what was there in order; add_kernel over the low
- * columns in blocks of 16, part by part. Tiles never hold rows of two replicas, and rows beyond the last are
+ * columns in blocks of 16, part by part. once_kernel gives the sums of strips_kernel, and dxa in shares of 256 columns of dy:
+ * in each a chain through either half, blocks of 16 columns in order, the halves, then the shares added in order. Tiles never hold rows of two replicas, and rows beyond the last are
  * read as zeros: nothing of them reaches a sum. */
 #ifndef TM_DEVICE_CUDA_HALF_SKINNY_CUH
 #define TM_DEVICE_CUDA_HALF_SKINNY_CUH
 
 #include "device/cuda/half/half.h"
 #include "device/cuda/half/mma.cuh"
+extern "C" {
+#include "device/lent.h"
+}
+
+#include <type_traits>
 
 enum { LOW_PARTS = 3, LOW_RANKS = 256, LOW_JOBS = 8 };
 
@@ -27,6 +33,11 @@ template <> __device__ inline f16 narrow<f16>(float v) { return __float2half_rn(
 TM_LANE float widen(float v) { return v; }
 TM_LANE float widen(bf16 v) { return __bfloat162float(v); }
 TM_LANE float widen(f16 v) { return __half2float(v); }
+
+/* What a thread moves at once. */
+template <class H> struct alignas(16) eight {
+    H v[8];
+};
 
 /* As load_a, of either type, from a tile [k][m]. */
 template <int LD, class H> TM_LANE void load_a_transposed(uint32_t (&r)[4], const H *tile, int k, int m)
@@ -55,7 +66,7 @@ struct low_group {
 };
 
 /* Bytes of a row of masks, a bit a column. */
-static inline TM_ON_DEVICE int64_t low_mask_pitch(int64_t columns) { return (columns + 63) / 64 * 8; }
+static inline TM_ON_DEVICE int64_t low_mask_pitch(int64_t columns) { return (columns + 127) / 128 * 16; }
 
 /* The part that low column j belongs to, or -1. */
 TM_LANE int part_of(const low_group &g, int j)
@@ -111,7 +122,7 @@ TM_LANE uint32_t mask_of_eight(const tm_cuda_drop &d, uint64_t key, int32_t posi
 }
 
 /* What a block computes: low columns [from, to), which lie in a window of at most 64 of them that begins at a multiple
- * of 16. The sums run over (rows_kernel), or the outputs are (columns_kernel), columns [first, first + columns) of the
+ * of 16. The sums run over (rows_kernel), or the outputs are (strips_kernel), columns [first, first + columns) of the
  * long side. */
 struct low_job {
     int32_t window, from, to;
@@ -134,16 +145,50 @@ static inline void add_jobs(low_jobs *jobs, int32_t from, int32_t to, int32_t pa
     }
 }
 
-/* --- What is launched: skinny.cu. Everything of the activations' type is of `type`, and lies in scratch but for x. --- */
+/* --- Launching --- */
 
-/* a_side, b_side |0. */
-void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side);
+/* f(H()) for the type. */
+template <class F> static void with_type(tm_dtype type, F f)
+{
+    if (type == TM_F16)
+        f(f16());
+    else
+        f(bf16());
+}
+
+/* f(std::integral_constant<int, width>()) for a window of `width` times 16 columns. */
+template <class F> static void with_width(int width, F f)
+{
+    switch (width) {
+    case 1: f(std::integral_constant<int, 1>()); break;
+    case 2: f(std::integral_constant<int, 2>()); break;
+    case 3: f(std::integral_constant<int, 3>()); break;
+    default: f(std::integral_constant<int, 4>()); break;
+    }
+}
+
+template <class... P> static void launch(tm_device *d, const char *op, void (*kernel)(P...), dim3 grid, int threads, int shared, const P &...p)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    kernel<<<grid, threads, shared, c->stream>>>(p...);
+    tm_cuda_check(c, op, cudaGetLastError());
+}
+
+/* --- What is launched: skinny.cu, skinny_sums.cu. Everything of the activations' type is of `type`, and lies in scratch but for x. --- */
+
+/* a_side, b_side |0; side_xa [T, low] |0: the parts' xa side by side. */
+void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, void *a_side, void *b_side, void *side_xa);
 /* xa of every part, and side [T, low]: the same side by side. */
 void low_forward(tm_device *d, const char *op, const low_group &g, tm_tensor x, const void *a_side, void *side);
-/* dxa of every part, side: the same side by side; side_xa: the parts' xa side by side. */
-void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, void *side_xa);
-/* da and db of every part, from what low_backward left. bits |0: the masks that low_add_backward left. */
-void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa, const void *bits);
+/* dxa of every part, side: the same side by side. */
+void low_backward(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side);
+/* low_backward and db at once: dy is read once. room, of `bytes`, as below. false, and nothing done: ranks are too
+ * large, a part has no db, or there is not enough room. */
+bool low_backward_once(tm_device *d, const char *op, const low_group &g, tm_tensor dy, const void *b_side, void *side, const void *side_xa, void *room, int64_t bytes);
+/* da and db |0 of every part, from side and side_xa. bits |0: the masks that low_add_backward left. room: for
+ * sums of chunks; little of it costs time where the group is narrow, and never changes a bit. */
+void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x, tm_tensor dy, const void *side, const void *side_xa, const void *bits, void *room, int64_t bytes);
 /* y += side b_side^T ; dx += masks of (side a_side), parts apart where they are dropped apart. bits |0: gets the masks
  * then, [parts * T rows] of low_mask_pitch bytes. */
 void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y);

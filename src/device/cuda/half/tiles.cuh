@@ -16,6 +16,8 @@ struct tiles_args {
     int m, n, k, low, replicas; /* low 0: none; replicas 1: group is not read */
     int bias_type;              /* 0 f32, 1 bf16, 2 f16 */
     bool add, wide;             /* wide: out is f32 */
+    void *h;                    /* with gate and up side by side in out, |0: what they activate, [m, n / 2] */
+    int64_t h_ld;
 };
 
 /* A tile's first row and column, its replica and the row at which that ends. */
@@ -34,23 +36,49 @@ template <int HEIGHT> TM_DEVICE int tile_rows(const tiles_args &w)
     return count;
 }
 
-/* Tile number i. Tiles go in bands GROUP high, along a band column by column, so that those in flight share rows of a
- * and columns of b in the cache. */
-template <int HEIGHT, int WIDTH, int GROUP> TM_DEVICE tile_place tile_find(const tiles_args &w, int i, int tiles_m, int tiles_n)
-{
-    int band = i / (GROUP * tiles_n), first = band * GROUP, height = min(GROUP, tiles_m - first), rest = i - band * GROUP * tiles_n;
-    int tile = first + rest % height, column = rest / height * WIDTH;
-    if (w.replicas <= 1)
-        return {tile * HEIGHT, column, 0, w.m};
-    int r = 0;
-    for (; r + 1 < w.replicas; r++) {
-        int count = (w.group[r + 1] - w.group[r] + HEIGHT - 1) / HEIGHT;
-        if (tile < count)
-            break;
-        tile -= count;
+/* A walk over tiles. They go in bands GROUP high, along a band column by column, so that those in flight share rows of a
+ * and columns of b in the cache. After the last comes the first again, of the next split. */
+template <int HEIGHT, int WIDTH, int GROUP> struct tile_walk {
+    int tile, split;      /* the tile's number */
+    int tiles_m, tiles_n;
+    int first, rest;      /* of its band: the first row tile; the tile's number in it */
+
+    __device__ __forceinline__ int height() const { return min(GROUP, tiles_m - first); }
+    __device__ __forceinline__ void settle()
+    {
+        while (tile >= tiles_m * tiles_n) {
+            tile -= tiles_m * tiles_n;
+            split++;
+            first = 0;
+            rest = tile;
+        }
+        for (; rest >= height() * tiles_n; first += GROUP)
+            rest -= height() * tiles_n;
     }
-    return {w.group[r] + tile * HEIGHT, column, r, w.group[r + 1]};
-}
+    __device__ __forceinline__ void advance(int by)
+    {
+        tile += by;
+        rest += by;
+        settle();
+    }
+    __device__ __forceinline__ tile_place place(const tiles_args &w) const
+    {
+        int high = height(), column = high == GROUP ? rest / GROUP : rest / high, row = first + rest - column * high;
+        if (w.replicas <= 1)
+            return {row * HEIGHT, column * WIDTH, 0, w.m};
+        int r = 0;
+        for (; r + 1 < w.replicas; r++) {
+            int count = (w.group[r + 1] - w.group[r] + HEIGHT - 1) / HEIGHT;
+            if (row < count)
+                break;
+            row -= count;
+        }
+        return {w.group[r] + row * HEIGHT, column * WIDTH, r, w.group[r + 1]};
+    }
+};
+
+/* The first of `all` blocks that belongs to a split. */
+TM_DEVICE int tile_share(int all, int split, int splits) { return splits == 1 ? all * split : all * split / splits; }
 
 TM_DEVICE float bias_at(const tiles_args &w, int column)
 {

@@ -67,6 +67,9 @@ template <int N> TM_DEVICE void products_keep(float (&c)[N][4])
 #define WG_D64 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
                "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
 
+#define WG_D96 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
+               "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63," \
+               "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95}"
 #define WG_D128 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
                 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63," \
                 "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
@@ -87,6 +90,7 @@ template <int N> TM_DEVICE void products_keep(float (&c)[N][4])
     }
 WG_PRODUCT(8, "64", WG_D32, "%32, %33", "%34", "%35, %36", WG_F32(c, 0))
 WG_PRODUCT(16, "128", WG_D64, "%64, %65", "%66", "%67, %68", WG_F32(c, 0), WG_F32(c, 8))
+WG_PRODUCT(24, "192", WG_D96, "%96, %97", "%98", "%99, %100", WG_F32(c, 0), WG_F32(c, 8), WG_F32(c, 16))
 WG_PRODUCT(32, "256", WG_D128, "%128, %129", "%130", "%131, %132", WG_F32(c, 0), WG_F32(c, 8), WG_F32(c, 16), WG_F32(c, 24))
 
 /* The same with A in registers. */
@@ -122,43 +126,25 @@ TM_DEVICE void fetch_box(void *to, const CUtensorMap *map, int column, int row, 
                  ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(shared_address(bar)) : "memory");
 }
 
-/* A box of a matrix of matrices, to the same place of every block of the cluster that has its bit in `blocks`. */
-TM_DEVICE void fetch_box_shared(void *to, const CUtensorMap *map, int column, int row, int matrix, uint64_t *bar, int blocks)
-{
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;"
-                 ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(bar)), "h"((uint16_t)blocks) : "memory");
-}
+/* A box of a row of matrices. */
 TM_DEVICE void fetch_box(void *to, const CUtensorMap *map, int column, int row, int matrix, uint64_t *bar)
 {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
                  ::"r"(shared_address(to)), "l"(map), "r"(column), "r"(row), "r"(matrix), "r"(shared_address(bar)) : "memory");
 }
 
-/* The barrier at the same place in another block of the cluster. */
-TM_DEVICE void barrier_arrive_at(uint64_t *bar, int block)
-{
-    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there];}" ::"r"(shared_address(bar)), "r"(block) : "memory");
-}
-TM_DEVICE void cluster_sync() { asm volatile("barrier.cluster.arrive; barrier.cluster.wait;" ::: "memory"); }
-TM_DEVICE int cluster_rank()
-{
-    uint32_t r;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return (int)r;
-}
-
 /* A box of shared memory to global memory, in the background; rows and columns beyond the matrix are left out. add: to what
  * stands there, in the type of the map. */
-TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, bool add)
+TM_DEVICE void store_box(const CUtensorMap *map, const void *from, int column, int row, int matrix, bool add)
 {
     if (add)
-        asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
+        asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row), "r"(matrix) : "memory");
     else
-        asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row) : "memory");
+        asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(column), "r"(row), "r"(matrix) : "memory");
 }
 TM_DEVICE void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 /* Until what was stored has been read out of shared memory. */
-TM_DEVICE void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+template <int PENDING = 0> TM_DEVICE void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory"); }
 
 TM_DEVICE void store_matrices(void *to, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
 {

@@ -1,0 +1,36 @@
+#!/bin/sh
+# temper plan: for this machine, for GPUs that are not here, and what would fit.
+. tests/cli/lib.sh
+export TEMPER_CALIBRATION="$dir/none.json"
+big=tests/data/configs/qwen2.5-7b
+
+expect "a folder with config.json alone is enough" 0 'taken to be BF16' plan --model "$big" method=lora train.seq=512 train.batch=1 --gpu h200
+expect "the plan by kind and by layer" 0 'weights +[0-9]+ .* [0-9]+$' plan --model "$big" train.seq=512 --gpu "RTX PRO 6000"
+expect "a row for every card" 0 'RTX 5090 .* fits' plan --model $model train.seq=128
+expect "names of cards: short" 0 '^RTX 4090: bf16' plan --model $model train.seq=128 --gpu 4090
+expect "names of cards: any case" 0 '^RTX 4090: bf16' plan --model $model train.seq=128 --gpu "RTX 4090"
+expect "a card without bf16" 0 '^T4: f16' plan --model $model train.seq=128 --gpu t4
+expect "an unknown card lists the known" 2 "found 'z80', expected one of: .*H200" plan --model $model train.seq=128 --gpu z80
+expect "--gpu without a name" 2 'a value is missing' plan --model $model --gpu
+expect "--tokens must be a number" 2 'tokens' plan --model $model --tokens many
+expect "no rates, no time" 0 'not estimated' plan --model $model train.seq=128
+
+# What does not fit names what would; that fits then.
+expect "all weights of 7B on a 24 GB card" 4 'would fit: method: lora' plan --model "$big" method=full train.seq=2048 --gpu 3090
+expect "... with LoRA it does" 0 'peak' plan --model "$big" method=lora train.seq=2048 --gpu 3090
+expect "14B does not fit there at all" 4 'largest part is weights' plan --model tests/data/configs/qwen2.5-14b method=lora --gpu 3090
+expect "micro-batches that are too large" 4 'would fit: train.micro_tokens: [0-9]+ \(.*train.recompute: auto' plan --model "$big" method=lora train.seq=1024 train.batch=64 train.micro_tokens=16384 train.recompute=none --gpu 3090
+micro=$(sed -n 's/.*would fit: train.micro_tokens: \([0-9]*\).*/\1/p' "$dir/err")
+expect "... fit as advised" 0 "micro-batches of $micro tokens, no recomputation" plan --model "$big" method=lora train.seq=1024 train.batch=64 train.micro_tokens="$micro" train.recompute=none --gpu 3090
+expect "... or with blocks computed again" 0 'of 28 blocks computed again' plan --model "$big" method=lora train.seq=1024 train.batch=64 train.micro_tokens=16384 --gpu 3090
+TEMPER_MEMORY_LIMIT=1000000 expect "this machine without memory" 4 'bytes|KiB|MiB' plan --model $model train.seq=128
+expect "JSON" 0 '"reserve": "estimated", .*"tokens": 1000000.*"layers": \[\{' plan --model "$big" train.seq=512 --gpu l40s --tokens 1000000 --json
+expect "JSON of what would fit" 4 '"instead": \[\{"set": \{"method": "lora"\}, "peak_bytes": [0-9]+' plan --model "$big" method=full --gpu 4090 --json
+
+# The page of the docs is what the planner says today.
+if [ -x "$(dirname "$temper")/tools/what_fits" ]; then
+    TEMPER_CALIBRATION="$dir/none.json" "$(dirname "$temper")/tools/what_fits" >"$dir/out" 2>"$dir/err"
+    cmp "$dir/out" docs/what-fits.md >>"$dir/err" 2>&1
+    result $? "docs/what-fits.md is current"
+fi
+exit $code

@@ -88,7 +88,7 @@ tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *aske
     recipe->offload = TM_OFFLOAD_ACTIVATIONS;
     TM_TRY(try_layout(&c, tokens, TM_RECOMPUTE_FULL, 0, err));
     if (!fits(&c))
-        recipe->offload = TM_OFFLOAD_NONE;
+        recipe->offload = asked->offload;
     return TM_OK;
 }
 
@@ -252,13 +252,14 @@ tm_status tm_advise(tm_run *run, tm_recipe *recipe, const tm_layout *asked, cons
 {
     advising s = {run, recipe, asked, target, out, count};
     tm_run run_before = *run;
-    int precision = recipe->precision, recompute = recipe->recompute;
+    int precision = recipe->precision, recompute = recipe->recompute, offload = recipe->offload;
     int64_t micro_tokens = recipe->micro_tokens, recompute_layers = recipe->recompute_layers;
     *count = 0;
     tm_status st = advise_all(&s, err);
     *run = run_before;
     recipe->precision = precision;
     recipe->recompute = recompute;
+    recipe->offload = offload;
     recipe->recompute_layers = recompute_layers;
     recipe->micro_tokens = micro_tokens;
     return st;

@@ -184,7 +184,11 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--override", nargs="*", default=[])
     parser.add_argument("--peer", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--no-temper", action="store_true", help="the peers alone")
     a = parser.parse_args()
+    if a.write:
+        return write_model(*a.write)
     if a.peer:
         case, folder, rows_file, steps, kind = a.peer
         return peer(case, folder, rows_file, int(steps), kind)
@@ -193,12 +197,14 @@ def main():
         shape, method, rows, length = CASES[case]
         folder = f"{a.work}/{shape}"
         start = time.time()
-        write_model(folder, shape)
+        subprocess.run([sys.executable, __file__, "--write", folder, shape], check=True)  # its own process: it holds GPU memory
         rows_file = f"{a.work}/{case}.jsonl"
         write_rows(rows_file, rows, length, a.steps)
         print(f"{case}: model and rows in {time.time() - start:.1f} s", flush=True)
-        results[case] = {"temper": ours(case, folder, rows_file, a.steps, a.temper, a.override)}
-        show(case, "temper", results[case]["temper"], a.warmup)
+        results[case] = {}
+        if not a.no_temper:
+            results[case]["temper"] = ours(case, folder, rows_file, a.steps, a.temper, a.override)
+            show(case, "temper", results[case]["temper"], a.warmup)
         for kind in filter(None, a.peers.split(",")):
             try:
                 done = subprocess.run([sys.executable, __file__, "--peer", case, folder, rows_file, str(a.steps), kind], capture_output=True, text=True, timeout=a.limit)

@@ -1,9 +1,9 @@
-/* Rates of a device, measured through its own ops: see calibrate.h. Every rate is the best that was seen: other work on
- * the machine only ever takes away. */
+/* Rates of a device, measured through its own ops: see calibrate.h. */
 #include "plan/calibrate.h"
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "plan/cost.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -228,23 +228,60 @@ static void close_bench(bench *b)
     tm_device_release(b->d, b->memory, b->bytes);
 }
 
-/* Seconds a call, the best of three rounds; a round lasts some milliseconds, so that starting and waiting do not count. */
-static double time_calls(bench *b, void (*call)(bench *, const void *), const void *context)
+typedef void (*timed_call)(bench *b, const void *context);
+
+enum { RECORDED = 100 }; /* calls of a graph at most */
+
+/* `calls` of them, recorded where the device can: a host queues small work more slowly than a device does it. NULL: cannot. */
+static tm_graph *record(bench *b, timed_call call, const void *context, int calls)
 {
-    static const double round_seconds = 0.004;
-    double best = INFINITY, once = 0;
-    int calls = 1;
-    for (int i = 0; i < 4 && b->status == TM_OK; i++) {
-        double start = tm_clock_seconds();
-        for (int k = 0; k < calls; k++)
-            call(b, context);
+    const tm_device_calls *does = b->d->calls;
+    tm_graph *graph = NULL;
+    if (!does->graph_begin || b->status != TM_OK || (b->status = does->graph_begin(b->d, b->err)) != TM_OK)
+        return NULL;
+    for (int i = 0; i < calls; i++)
+        call(b, context);
+    b->status = does->graph_end(b->d, &graph, b->err);
+    return graph;
+}
+
+/* Seconds of a round of `times` times `calls` calls. */
+static double time_round(bench *b, timed_call call, const void *context, tm_graph *graph, int calls, int times)
+{
+    double start = tm_clock_seconds();
+    for (int k = 0; k < times; k++)
+        if (graph)
+            b->d->calls->graph_run(b->d, graph);
+        else
+            for (int i = 0; i < calls; i++)
+                call(b, context);
+    if (b->status == TM_OK)
         b->status = b->d->calls->sync(b->d, b->err);
-        once = (tm_clock_seconds() - start) / calls;
-        if (i) /* the first one warms up */
-            best = fmin(best, once);
-        calls = once > 0 && once < round_seconds ? (int)fmin(1000, round_seconds / once) + 1 : 1;
+    return tm_clock_seconds() - start;
+}
+
+static int fitting(double seconds, double each, int most) { return each > 0 && seconds / each < most ? (int)(seconds / each) + 1 : most; }
+
+/* Seconds a call. On a CPU the best of some rounds, since other work on the machine only ever takes away; of a device with graphs, which
+ * has the machine to itself but slows down as it gets hot, the last one. */
+static double time_calls(bench *b, timed_call call, const void *context)
+{
+    enum { ROUNDS = 4 };
+    bool hot = b->d->calls->graph_begin != NULL;
+    double round_seconds = hot ? 0.012 : 0.004, seconds = INFINITY;
+    (void)time_round(b, call, context, NULL, 1, 1);
+    double once = time_round(b, call, context, NULL, 2, 1) / 2;
+    int calls = fitting(round_seconds, once, RECORDED);
+    tm_graph *graph = record(b, call, context, calls);
+    once = time_round(b, call, context, graph, calls, 1) / calls;
+    int times = fitting(round_seconds, once * calls, 1000);
+    for (int i = 0; i < ROUNDS && b->status == TM_OK; i++) {
+        double now = time_round(b, call, context, graph, calls, times) / ((double)calls * times);
+        seconds = hot ? now : fmin(seconds, now);
     }
-    return best;
+    if (graph)
+        b->d->calls->graph_destroy(b->d, graph);
+    return seconds;
 }
 
 /* --- Products --- */
@@ -282,23 +319,34 @@ static double product_rate(bench *b, tm_product kind, int64_t side, int64_t inne
     return rate;
 }
 
-static void measure_products(bench *b, tm_work *rate)
+/* Large products for a while: a GPU reaches the rate that its power allows. */
+static void heat(bench *b)
+{
+    double end = tm_clock_seconds() + 0.15;
+    while (tm_clock_seconds() < end && b->status == TM_OK)
+        (void)product_rate(b, TM_PRODUCT_FORWARD, 8192, 4096);
+}
+
+static void measure_products(bench *b, bool fast, tm_work *rate)
 {
     for (int k = 0; k < TM_PRODUCTS; k++)
-        for (int o = 0; o < TM_OUTS; o++)
+        for (int o = 0; o < TM_OUTS; o++) {
+            if (fast)
+                heat(b);
             for (int i = 0; i < TM_INNERS; i++) {
                 int64_t side = (int64_t)1 << ((TM_OUT_FIRST + o * TM_OUT_STEP) / 2), inner = (int64_t)1 << (TM_INNER_FIRST + i);
                 double before = i ? rate->product[k][o][i - 1] : o ? rate->product[k][o - 1][i] : INFINITY;
                 bool lasts = 2.0 * (double)side * (double)side * (double)inner / before > longest_call;
                 rate->product[k][o][i] = lasts ? before : product_rate(b, (tm_product)k, side, inner);
             }
+        }
 }
 
-/* --- Low-rank deltas: what they add to their module's product --- */
+/* --- Low-rank deltas: what two of them add to the product of their group --- */
 
 typedef struct delta {
     tm_tensor x, w, y, dx;
-    tm_lora_part part;
+    tm_lora_part part[2];
     bool backward, alone;
 } delta;
 
@@ -306,30 +354,31 @@ static void run_delta(bench *b, const void *context)
 {
     const delta *p = context;
     if (p->alone)
-        run_product(b, &(product){.kind = p->backward ? TM_PRODUCT_INPUT : TM_PRODUCT_FORWARD, .x = p->x, .w = p->w, .y = p->y});
+        run_product(b, &(product){.kind = p->backward ? TM_PRODUCT_INPUT : TM_PRODUCT_FORWARD, .x = p->backward ? p->dx : p->x, .w = p->w, .y = p->y});
     else if (p->backward)
-        TM_RUN(b->d, lora_backward, &b->rows, p->y, p->x, p->w, false, 1, &p->part, p->dx);
+        TM_RUN(b->d, lora_backward, &b->rows, p->y, p->x, p->w, false, 2, p->part, p->dx);
     else
-        TM_RUN(b->d, lora_forward, &b->rows, p->x, p->w, tm_tensor_none(), 1, &p->part, p->y, TM_ACT_NONE, tm_tensor_none());
+        TM_RUN(b->d, lora_forward, &b->rows, p->x, p->w, tm_tensor_none(), 2, p->part, p->y, TM_ACT_NONE, tm_tensor_none());
 }
 
 static void measure_lowrank(bench *b, int64_t rows, int64_t side, tm_work *rate)
 {
     static const int32_t rank[TM_RANKS] = {16, 64, 256};
+    tm_dtype act = b->act, real = b->d->real;
     for (int i = 0; i < TM_RANKS; i++) {
         int64_t r = rank[i];
-        if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, 4 * tm_dtype_bytes(b->act, rows * side) + tm_dtype_bytes(b->act, side * side) + 4 * tm_dtype_bytes(b->d->real, (rows + 2 * side) * r)))
+        if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, tm_dtype_bytes(act, 4 * rows * side + 2 * side * side) + 8 * tm_dtype_bytes(real, (rows + 2 * side) * r)))
             return;
-        tm_dtype real = b->d->real;
-        delta p = {.x = matrix(b, b->act, rows, side), .w = matrix(b, b->act, side, side), .y = matrix(b, b->act, rows, side), .dx = matrix(b, b->act, rows, side)};
-        p.part = (tm_lora_part){.lr = {.a = matrix(b, real, r, side), .b = matrix(b, real, side, r), .scale = 1, .dropout = 0.05f, .step = b->step},
-                                .xa = matrix(b, real, rows, r), .dxa = matrix(b, real, rows, r), .da = matrix(b, real, r, side), .db = matrix(b, real, side, r)};
+        delta p = {.x = matrix(b, act, rows, side), .w = matrix(b, act, 2 * side, side), .y = matrix(b, act, rows, 2 * side), .dx = matrix(b, act, rows, side)};
+        for (int k = 0; k < 2; k++)
+            p.part[k] = (tm_lora_part){.lr = {.a = matrix(b, real, r, side), .b = matrix(b, real, side, r), .scale = 1, .dropout = 0.05f, .module = (uint32_t)k, .step = b->step}, .first = k * side,
+                                       .xa = matrix(b, real, rows, r), .dxa = matrix(b, real, rows, r), .da = matrix(b, real, r, side), .db = matrix(b, real, side, r)};
         for (int backward = 0; backward < 2; backward++) {
             p.backward = backward;
             p.alone = true;
             double alone = time_calls(b, run_delta, &p);
             p.alone = false;
-            double both = time_calls(b, run_delta, &p), flops = (backward ? 4.0 : 2.0) * (double)rows * (double)r * 2.0 * (double)side;
+            double both = time_calls(b, run_delta, &p), flops = (backward ? 2.0 : 1.0) * 2 * 2.0 * (double)rows * (double)r * 2.0 * (double)side;
             rate->lowrank[backward][i] = flops / fmax(both - alone, 0.01 * both); /* what cannot be told apart counts as a hundredth */
         }
         close_bench(b);
@@ -375,49 +424,47 @@ static void measure_attention(bench *b, int64_t rows, int64_t length, int32_t co
     }
 }
 
-/* --- Memory and queueing --- */
+/* --- Memory, by ops that do little else --- */
 
 typedef struct stream {
-    tm_tensor x, y;
+    tm_tensor x, sum, y, weight, rstd, gate_up, dgate_up, h;
 } stream;
 
-/* y += a x: two streams read, one written. */
+/* What a block does beside its products, or most of it. */
 static void run_stream(bench *b, const void *context)
 {
     const stream *p = context;
-    TM_RUN(b->d, axpy, 0.5, p->x, p->y);
+    TM_RUN(b->d, rmsnorm_forward, &b->rows, p->x, p->y, p->weight, 0, 1e-6f, p->sum, p->rstd, p->y);
+    TM_RUN(b->d, glu_forward, &b->rows, TM_ACT_SILU, p->gate_up, p->h);
+    TM_RUN(b->d, glu_backward, &b->rows, TM_ACT_SILU, p->gate_up, p->h, p->dgate_up, tm_tensor_none());
+    TM_RUN(b->d, rmsnorm_backward, &b->rows, p->y, p->sum, p->weight, 0, p->rstd, p->x, tm_tensor_none());
 }
 
-static void run_graph(bench *b, const void *context) { b->d->calls->graph_run(b->d, (tm_graph *)(uintptr_t)context); }
-
-/* Ops a second of a recorded sequence: a device goes from one to the next faster than a host queues them. */
-static double graph_rate(bench *b, const stream *p)
+static void run_nothing(bench *b, const void *context)
 {
-    enum { OPS = 200 };
-    tm_graph *graph = NULL;
-    b->status = b->d->calls->graph_begin(b->d, b->err);
-    for (int i = 0; i < OPS && b->status == TM_OK; i++)
-        run_stream(b, p);
-    if (b->status == TM_OK)
-        b->status = b->d->calls->graph_end(b->d, &graph, b->err);
-    double rate = b->status == TM_OK ? OPS / time_calls(b, run_graph, graph) : 0;
-    b->d->calls->graph_destroy(b->d, graph);
-    return rate;
+    const stream *p = context;
+    TM_RUN(b->d, fill, tm_tensor_make(p->rstd.data, b->d->real, 1, 16), 1);
 }
 
-static void measure_memory(bench *b, tm_work *rate)
+static void measure_memory(bench *b, int64_t rows, int64_t width, tm_work *rate)
 {
-    enum { BYTES = 512 << 20 }; /* far beyond any cache */
-    if (!open_bench(b, SMALL_LENGTH, SMALL_LENGTH, BYTES))
+    int64_t ffn = 3 * width;
+    tm_dtype act = b->act, real = b->d->real;
+    tm_work work = {0};
+    tm_device *costing, *device = b->d;
+    if (b->status != TM_OK || (b->status = tm_costing_device_create(device->traits, &work, &costing, b->err)) != TM_OK)
         return;
-    int64_t n = BYTES / 2 / tm_dtype_bytes(b->d->real, 1);
-    stream p = {matrix(b, b->d->real, 1, n), matrix(b, b->d->real, 1, n)};
-    rate->bytes = 1.5 * BYTES / time_calls(b, run_stream, &p);
-    p.x.cols = p.y.cols = 16; /* nothing to do: what is left is one op's turn */
-    rate->calls = 1 / time_calls(b, run_stream, &p);
-    if (b->d->calls->graph_begin && b->status == TM_OK)
-        rate->calls = fmax(rate->calls, graph_rate(b, &p));
-    close_bench(b);
+    if (open_bench(b, rows, rows < LENGTH ? rows : LENGTH, tm_dtype_bytes(act, rows * (3 * width + 5 * ffn)) + tm_dtype_bytes(real, rows + width))) {
+        stream p = {.x = matrix(b, act, rows, width), .sum = matrix(b, act, rows, width), .y = matrix(b, act, rows, width), .weight = matrix(b, real, 1, width),
+                    .rstd = matrix(b, real, 1, rows), .gate_up = matrix(b, act, rows, 2 * ffn), .dgate_up = matrix(b, act, rows, 2 * ffn), .h = matrix(b, act, rows, ffn)};
+        b->d = costing; /* says how many bytes that is */
+        run_stream(b, &p);
+        b->d = device;
+        rate->bytes = work.bytes / time_calls(b, run_stream, &p);
+        rate->calls = 1 / time_calls(b, run_nothing, &p);
+        close_bench(b);
+    }
+    tm_device_destroy(costing);
 }
 
 tm_status tm_calibrate(tm_device *d, tm_calibration *out, tm_error *err)
@@ -428,10 +475,12 @@ tm_status tm_calibrate(tm_device *d, tm_calibration *out, tm_error *err)
     for (int i = 0; i < 5; i++)
         out->peak_flops = fmax(out->peak_flops, tm_device_peak_flops(d));
     bool fast = out->peak_flops > 1e13; /* a GPU: its rates grow with the rows, and small work shows nothing */
-    measure_products(&b, &out->rate);
+    measure_products(&b, fast, &out->rate);
+    if (fast)
+        heat(&b);
     measure_lowrank(&b, fast ? 8192 : SMALL_LENGTH, fast ? 2048 : 256, &out->rate);
     measure_attention(&b, fast ? 8192 : SMALL_LENGTH, fast ? LENGTH : SMALL_LENGTH, fast ? 16 : 4, &out->rate);
-    measure_memory(&b, &out->rate);
+    measure_memory(&b, fast ? 8192 : SMALL_LENGTH, fast ? 4096 : 1024, &out->rate);
     d->peak_bytes = peak_bytes;
     if (d->calls->memory) {
         int64_t free_bytes, all;

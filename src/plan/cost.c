@@ -1,5 +1,5 @@
 /* Work of ops: see cost.h. Operations are those of the mathematics (2 a multiply-add); bytes are those of the tensors, once a pass
- * over them. */
+ * over them. A product's rate has the op's turn on the device in it; of others that is a call. */
 #include "plan/cost.h"
 
 #include <stdlib.h>
@@ -36,7 +36,6 @@ static void add_product(tm_device *d, tm_product kind, int64_t rows, tm_tensor w
         tm_work_add_product(work, kind, rows, w.cols, w.rows);
     else
         tm_work_add_product(work, kind, w.rows, w.cols, rows);
-    work->calls++;
     /* A trained weight is kept in f32; a device that borrows scratch makes a 16-bit copy of it there. */
     if (d->traits.borrows && w.dtype != act && kind != TM_PRODUCT_WEIGHT)
         work->bytes += (double)tm_dtype_bytes(w.dtype, w.rows * w.cols) + (double)tm_dtype_bytes(act, w.rows * w.cols);
@@ -56,7 +55,7 @@ static void add_attention(tm_device *d, bool backward, const tm_attention *a)
         pairs += w * (w + 1) / 2 + (n - w) * w;
     }
     c->work->attention[backward][tm_head_class(a->head_size)] += (backward ? 10 : 4) * pairs * a->heads * a->head_size;
-    c->work->calls++;
+    c->work->calls += backward ? 2 : 1;
 }
 
 /* --- Ops, in the order of ops.def --- */
@@ -156,7 +155,9 @@ static void cost_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm
     cost_linear_forward(d, rows, x, w, bias, y);
     for (int32_t i = 0; i < parts; i++)
         cost_lowrank_forward(d, rows, &part[i].lr, x, part[i].xa, y);
-    if (h.data)
+    if (h.data && d->traits.borrows) /* in the product's own pass */
+        add_bytes(d, rows_of(h, rows->n, 1));
+    else if (h.data)
         cost_glu_forward(d, rows, act, y, h);
 }
 static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_tensor w, bool accumulate, int32_t parts, const tm_lora_part *part, tm_tensor dx)

@@ -298,8 +298,9 @@ static inline void glu_case(opcase *c, int variant)
     case_field(c, "dgate_up", ACT, OUT, T, W);
     for (int64_t i = 0; i < T * W; i++)
         c->f[GLU_IN].value[i] *= 2;
-    case_field(c, "h again", ACT, OUT, T, F);
     c->n = variant % 2;
+    if (c->n)
+        case_field(c, "h again", ACT, OUT, T, F);
     if (variant == 5)
         c->f[GLU_AGAIN].alias = GLU_DH;
     if (variant % 6 >= 3)

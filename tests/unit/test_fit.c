@@ -173,7 +173,8 @@ static void planned_is_built(void **state)
             for (int k = 0; k < TM_MEM_KINDS; k++)
                 assert_true(k == TM_MEM_WORKSPACE || job.plan.part[k] == part[k]);
             if (strcmp(recipes[i][0], "method=full") == 0)
-                assert_true(layer[3].part[TM_MEM_GRADIENTS] > 0 && layer[3].part[TM_MEM_ACTIVATIONS] > 0);
+                assert_true(layer[3].part[TM_MEM_GRADIENTS] > 0 && layer[3].part[TM_MEM_ACTIVATIONS] > 0 &&
+                            layer[3].part[TM_MEM_OPTIMIZER] == 2 * layer[3].part[TM_MEM_GRADIENTS] && layer[3].part[TM_MEM_WEIGHTS] == layer[3].part[TM_MEM_GRADIENTS]);
             if (strcmp(recipes[i][0], "method=freeze") == 0) /* what no gradient reaches keeps nothing */
                 assert_true(layer[3].part[TM_MEM_GRADIENTS] == 0 && layer[3].part[TM_MEM_ACTIVATIONS] == 0 && layer[5].part[TM_MEM_ACTIVATIONS] > 0);
             if (strcmp(recipes[i][0], "method=lora") == 0)
@@ -240,6 +241,31 @@ static void advice_is_true(void **state)
     }
     print_message("%d pieces of advice, %d of several keys (%d smaller micro-batches with recomputation), %d times none\n", advised, combined, both, nothing);
     assert_true(advised > 5);
+}
+
+/* Where nothing else helps, shorter examples do, and take what was said. */
+static void shorter_examples(void **state)
+{
+    (void)state;
+    static const char *const half[] = {"method=lora", "train.seq=256", "train.recompute=full"}, *const whole[] = {"method=lora", "train.seq=512"};
+    tm_job job;
+    tm_advice advice[TM_ADVICE_MAX];
+    int count;
+    tm_error problem;
+    tm_target target = gpu_of(1);
+    open_plan("tied", half, 3, &job);
+    OK(tm_job_plan_for(&job, &target, err)); /* the least */
+    assert_int_equal(job.run.max_tokens, 256);
+    target.memory = job.plan.peak + target.reserve;
+    tm_job_close(&job);
+    open_plan("tied", whole, 2, &job);
+    OK(tm_job_plan_for(&job, &target, err));
+    assert_int_equal(tm_job_fits(&job, advice, &count, &problem), TM_NO_FIT);
+    assert_int_equal(count, 1);
+    assert_string_equal(advice[0].set[0].key, "train.seq");
+    assert_string_equal(advice[0].set[0].value, "256");
+    assert_int_equal(advice[0].plan.peak + target.reserve, target.memory);
+    tm_job_close(&job);
 }
 
 /* --- Work --- */
@@ -403,6 +429,6 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gpus_by_name), cmocka_unit_test(layout_by_the_rule), cmocka_unit_test(cpu_keeps_its_micro_batches),
-                                       cmocka_unit_test(planned_is_built), cmocka_unit_test(advice_is_true), cmocka_unit_test(work_is_the_formula), cmocka_unit_test(json_says_it_all)};
+                                       cmocka_unit_test(planned_is_built), cmocka_unit_test(advice_is_true), cmocka_unit_test(shorter_examples), cmocka_unit_test(work_is_the_formula), cmocka_unit_test(json_says_it_all)};
     return cmocka_run_group_tests_name("fit", tests, begin, scratch_end);
 }

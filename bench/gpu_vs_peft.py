@@ -108,14 +108,19 @@ def ours(case, folder, rows_file, steps, temper, overrides):
     memory = Memory()
     memory.start()
     start = time.time()
-    done = subprocess.run(command, capture_output=True, text=True)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = None
+    while child.poll() is None:
+        time.sleep(0.02)
+        if first is None and os.path.exists(out + "/run/timing.jsonl") and os.path.getsize(out + "/run/timing.jsonl"):
+            first = time.time() - start
     memory.on = False
-    if done.returncode:
-        return dict(error=(done.stderr or done.stdout)[-2000:])
+    if child.returncode:
+        return dict(error=child.stderr.read()[-2000:])
     timing = [json.loads(line) for line in open(out + "/run/timing.jsonl")]
     losses = [json.loads(line) for line in open(out + "/run/metrics.jsonl")]
     run = json.load(open(out + "/run/run.json"))
-    return dict(seconds=[t["seconds"] for t in timing], tokens=[m["tokens"] for m in losses if "tokens" in m], whole=time.time() - start,
+    return dict(seconds=[t["seconds"] for t in timing], tokens=[m["tokens"] for m in losses if "tokens" in m], whole=time.time() - start, first=first,
                 losses=[m["loss"] for m in losses if "loss" in m][:3], driver=memory.peak, own=run.get("peak_bytes"), planned=run.get("planned_bytes"))
 
 
@@ -169,7 +174,7 @@ def show(case, who, r, warmup):
     q = rate(r, warmup)
     memory = "".join(f" {k} {r[k] / 2**30:.3f} GiB" for k in ("driver", "own", "planned", "torch") if r.get(k))
     print(f"{case:12} {who:10} {q[1]:10.0f} tokens/s ({q[0]:.0f} to {q[2]:.0f}) {statistics.median(r['seconds'][warmup:]) * 1e3:8.1f} ms a step"
-          f"{memory} losses {['%.5f' % x for x in r['losses']]} first step {r['seconds'][0]:.2f} s whole {r.get('whole', 0):.1f} s", flush=True)
+          f"{memory} losses {['%.5f' % x for x in r['losses']]} first step {r['seconds'][0]:.2f} s, done {r.get('first') or 0:.1f} s after start", flush=True)
 
 
 def main():
@@ -184,7 +189,11 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--override", nargs="*", default=[])
     parser.add_argument("--peer", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--no-temper", action="store_true", help="the peers alone")
     a = parser.parse_args()
+    if a.write:
+        return write_model(*a.write)
     if a.peer:
         case, folder, rows_file, steps, kind = a.peer
         return peer(case, folder, rows_file, int(steps), kind)
@@ -193,12 +202,14 @@ def main():
         shape, method, rows, length = CASES[case]
         folder = f"{a.work}/{shape}"
         start = time.time()
-        write_model(folder, shape)
+        subprocess.run([sys.executable, __file__, "--write", folder, shape], check=True)  # its own process: it holds GPU memory
         rows_file = f"{a.work}/{case}.jsonl"
         write_rows(rows_file, rows, length, a.steps)
         print(f"{case}: model and rows in {time.time() - start:.1f} s", flush=True)
-        results[case] = {"temper": ours(case, folder, rows_file, a.steps, a.temper, a.override)}
-        show(case, "temper", results[case]["temper"], a.warmup)
+        results[case] = {}
+        if not a.no_temper:
+            results[case]["temper"] = ours(case, folder, rows_file, a.steps, a.temper, a.override)
+            show(case, "temper", results[case]["temper"], a.warmup)
         for kind in filter(None, a.peers.split(",")):
             try:
                 done = subprocess.run([sys.executable, __file__, "--peer", case, folder, rows_file, str(a.steps), kind], capture_output=True, text=True, timeout=a.limit)

@@ -357,7 +357,7 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     tm_recipe *r = job->recipe;
     const tm_method *method;
     const char *where = r->path ? r->path : "arguments";
-    job->asked = (tm_layout){.precision = r->precision, .recompute = r->recompute, .recompute_layers = r->recompute_layers, .micro_tokens = r->micro_tokens};
+    job->asked = (tm_layout){.precision = r->precision, .recompute = r->recompute, .offload = r->offload, .recompute_layers = r->recompute_layers, .micro_tokens = r->micro_tokens};
     if (!r->model)
         return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
     TM_TRY(tm_device_open(r->device, r->threads, &job->device, job->no_gpu, err));

@@ -110,7 +110,7 @@ typedef struct tm_lora_part {
 
 /* One trained tensor of one replica, for the multi-tensor ops. Contiguous, n elements. The list of a run
  * is resident on the device, like all that ops read: it is written once and never changes. */
-enum { TM_TRAINED_BLOCK = 4096 }; /* elements that the ops sum apart, then in order */
+enum { TM_TRAINED_BLOCK = 4096, TM_TRAINED_GROUP = 64 }; /* elements, and blocks of a tensor, that the norm sums apart, then in order */
 typedef struct tm_trained {
     tm_tensor value, grad; /* [rows, cols], ld = cols */
     tm_tensor m, v;        /* optimiser state; v absent for SGD, both absent for plain SGD */

@@ -59,7 +59,7 @@ void tm_bottleneck_backward(const tm_bottleneck_context *c, const tm_bottleneck 
     TM_RUN(d, glu_forward, rows, c->act, saved->wide, c->z);
     TM_RUN(d, embed_backward, rows, batch->replica_row, dy, 1, b->up_bias->grad);
     TM_RUN(d, lowrank_backward, rows, &up, dy, c->z, c->z, c->xa, none, b->up->grad, none);
-    TM_RUN(d, glu_backward, rows, c->act, saved->wide, c->xa, saved->wide);
+    TM_RUN(d, glu_backward, rows, c->act, saved->wide, c->xa, saved->wide, tm_tensor_none());
     TM_RUN(d, embed_backward, rows, batch->replica_row, dpre, 1, b->down_bias->grad);
     TM_RUN(d, lowrank_backward, rows, &down, dpre, saved->h, c->z, c->xa, b->down->grad, none, dy);
 }

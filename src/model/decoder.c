@@ -245,13 +245,20 @@ static void mlp_backward(tm_model *m, int64_t layer, const tm_batch *b)
     tm_block *block = &m->block[layer];
     tm_block_saved *s = &m->saved[layer];
     const tm_rows *rows = &b->rows;
-    if (tm_linear_group_trained(&block->down))
+    /* What is trained on `down` needs h again: made along with the gradient of gate and up where its own can wait. */
+    bool trained = tm_linear_group_trained(&block->down), wait = trained && tm_linear_separable(&m->linear, &block->down);
+    if (trained && !wait)
         RUN(glu_forward, rows, c->activation, s->gate_up, m->h);
     tm_tensor out = post_backward(m, rows, &block->norm[TM_NORM_POST_FFN], s->ffn_out, &s->n_ffn_out, block->ffn_adapter || tm_linear_overwrites(&block->down));
     if (block->ffn_adapter)
         tm_bottleneck_backward(&m->bottleneck, block->ffn_adapter, b, &s->s_ffn_adapter, out);
-    tm_linear_backward(&m->linear, &block->down, rows, out, m->h, &s->s_down, false, m->dh);
-    RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up);
+    if (wait)
+        tm_linear_backward_input(&m->linear, &block->down, rows, out, m->h, &s->s_down, false, m->dh);
+    else
+        tm_linear_backward(&m->linear, &block->down, rows, out, m->h, &s->s_down, false, m->dh);
+    RUN(glu_backward, rows, c->activation, s->gate_up, m->dh, s->gate_up, wait ? m->h : tm_tensor_none());
+    if (wait)
+        tm_linear_backward_weights(&m->linear, &block->down, rows, out, m->h, &s->s_down);
     if (tm_linear_group_trained(&block->gate_up))
         norm_forward(m, rows, &block->norm[TM_NORM_FFN], s->x_mid, tm_tensor_none(), s->x_mid, &s->n_mid, m->y);
     tm_linear_backward(&m->linear, &block->gate_up, rows, s->gate_up, m->y, &s->s_gate_up, false, m->dy);

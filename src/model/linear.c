@@ -122,14 +122,15 @@ static tm_tensor dxa_of(const tm_linear_context *c, int32_t module, int64_t rows
 }
 
 /* The deltas of a group, in the order of its modules. */
-static int32_t lora_parts(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, const tm_linear_saved *saved, tm_lora_part part[TM_GROUP_MAX])
+static int32_t lora_parts(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, const tm_linear_saved *saved, bool gradients, tm_lora_part part[TM_GROUP_MAX])
 {
+    tm_tensor none = tm_tensor_none();
     int32_t n = 0;
     int64_t first = 0;
     for (int32_t i = 0; i < group->count; first += group->module[i++]->out) {
         const tm_lora *lora = group->module[i]->lora;
         if (lora)
-            part[n++] = (tm_lora_part){lowrank_of(c, lora), first, saved->xa[i], c->dxa.data ? dxa_of(c, i, rows->n, lora->r) : c->dxa, lora->a->grad, lora->b->grad};
+            part[n++] = (tm_lora_part){lowrank_of(c, lora), first, saved->xa[i], c->dxa.data ? dxa_of(c, i, rows->n, lora->r) : c->dxa, gradients ? lora->a->grad : none, gradients ? lora->b->grad : none};
     }
     return n;
 }
@@ -159,7 +160,7 @@ static void bank_backward(const tm_linear_context *c, const tm_lora *lora, const
     tm_lowrank a = bank_a(c, lora), b = bank_b(c, lora);
     tm_tensor du = tm_tensor_cols(c->dgated, 0, lora->r), none = tm_tensor_none();
     TM_RUN(d, lowrank_backward, rows, &b, dy, xa, xa, c->gated_xa, none, lora->b->grad, none);
-    TM_RUN(d, glu_backward, rows, TM_ACT_NONE, c->gated, c->gated_xa, c->dgated); /* the left half is du; the right is nobody's: gates are given */
+    TM_RUN(d, glu_backward, rows, TM_ACT_NONE, c->gated, c->gated_xa, c->dgated, tm_tensor_none()); /* the left half is du; the right is nobody's: gates are given */
     TM_RUN(d, lowrank_backward, rows, &a, du, x, xa, c->gated_xa, lora->a->grad, none, dx);
 }
 
@@ -202,7 +203,7 @@ void tm_linear_glu_forward(const tm_linear_context *c, const tm_linear_group *gr
     tm_device *d = c->device;
     if (!c->base_only && plain_lora(group)) {
         tm_lora_part part[TM_GROUP_MAX];
-        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, part), part, y, act, h);
+        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, true, part), part, y, act, h);
         return;
     }
     tm_linear_forward(c, group, rows, x, saved, y);
@@ -214,7 +215,7 @@ void tm_linear_forward(const tm_linear_context *c, const tm_linear_group *group,
     tm_device *d = c->device;
     tm_lora_part part[TM_GROUP_MAX];
     if (!c->base_only && plain_lora(group)) {
-        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, part), part, y, TM_ACT_NONE, tm_tensor_none());
+        TM_RUN(d, lora_forward, rows, x, group->weight, group->bias, lora_parts(c, group, rows, saved, true, part), part, y, TM_ACT_NONE, tm_tensor_none());
         return;
     }
     bool dora = false;
@@ -278,27 +279,60 @@ static void dora_dropout_backward(const tm_linear_context *c, const tm_linear *m
     TM_RUN(d, dropout, rows, c->step, lora->module, p, true, dropped, dx);
 }
 
+/* Gradients of the group's weights and biases (not DoRA's). */
+static void weight_gradients(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x)
+{
+    int64_t at = 0;
+    for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
+        const tm_linear *module = group->module[i];
+        tm_tensor dw = module->weight->trained ? module->weight->grad : tm_tensor_none();
+        tm_tensor db = module->bias && module->bias->trained ? module->bias->grad : tm_tensor_none();
+        if (db.data || (dw.data && !is_dora(module)))
+            TM_RUN(c->device, linear_backward_weight, rows, tm_tensor_cols(dy, at, module->out), x, dw, db);
+    }
+}
+
+bool tm_linear_separable(const tm_linear_context *c, const tm_linear_group *group)
+{
+    for (int32_t i = 0; i < group->count; i++)
+        if (group->module[i]->lora && c->step && group->module[i]->lora->dropout > 0)
+            return false;
+    return plain_lora(group);
+}
+
+void tm_linear_backward_input(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx)
+{
+    tm_lora_part part[TM_GROUP_MAX];
+    TM_RUN(c->device, lora_backward, rows, dy, x, group->weight, accumulate, lora_parts(c, group, rows, saved, false, part), part, dx);
+}
+
+void tm_linear_backward_weights(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved)
+{
+    tm_lora_part part[TM_GROUP_MAX];
+    int32_t parts = lora_parts(c, group, rows, saved, true, part);
+    weight_gradients(c, group, rows, dy, x);
+    if (parts)
+        TM_RUN(c->device, lora_backward, rows, dy, x, group->weight, false, parts, part, tm_tensor_none());
+}
+
 void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx)
 {
     tm_device *d = c->device;
+    weight_gradients(c, group, rows, dy, x);
+    if (plain_lora(group)) {
+        tm_lora_part part[TM_GROUP_MAX];
+        TM_RUN(d, lora_backward, rows, dy, x, group->weight, accumulate, lora_parts(c, group, rows, saved, true, part), part, dx);
+        return;
+    }
     bool split = false; /* DoRA with dropout: the module's own W^T dy is done below */
     int64_t at = 0;
     for (int32_t i = 0; i < group->count; at += group->module[i++]->out) {
         const tm_linear *module = group->module[i];
         tm_tensor part = tm_tensor_cols(dy, at, module->out);
-        tm_tensor dw = module->weight->trained ? module->weight->grad : tm_tensor_none();
-        tm_tensor db = module->bias && module->bias->trained ? module->bias->grad : tm_tensor_none();
-        bool dora = is_dora(module);
-        if (db.data || (dw.data && !dora))
-            TM_RUN(d, linear_backward_weight, rows, part, x, dw, db);
-        split |= dora && c->step && module->lora->dropout > 0;
-        if (dora && !(c->step && module->lora->dropout > 0))
+        if (is_dora(module) && c->step && module->lora->dropout > 0)
+            split = true;
+        else if (is_dora(module))
             TM_RUN(d, dora_backward, rows, part, saved->u[i], flat(module->lora->magnitude->value), module->lora->norm, part, flat(module->lora->magnitude->grad));
-    }
-    if (plain_lora(group)) {
-        tm_lora_part parts[TM_GROUP_MAX];
-        TM_RUN(d, lora_backward, rows, dy, x, group->weight, accumulate, lora_parts(c, group, rows, saved, parts), parts, dx);
-        return;
     }
     if (dx.data && !split)
         TM_RUN(d, linear_backward_input, rows, dy, group->weight, accumulate, dx);

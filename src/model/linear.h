@@ -70,6 +70,11 @@ void tm_linear_glu_forward(const tm_linear_context *c, const tm_linear_group *gr
 bool tm_linear_overwrites(const tm_linear_group *group);
 /* dx|0 [T, in] = or += ; gradients of what is trained +=. With DoRA dy is overwritten. */
 void tm_linear_backward(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx);
+/* The same in two calls: the input's gradient first, then those of what is trained; where separable says so (no DoRA,
+ * no registers, no dropout, whose masks are drawn once for both). Of x the first needs only the shape. */
+bool tm_linear_separable(const tm_linear_context *c, const tm_linear_group *group);
+void tm_linear_backward_input(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved, bool accumulate, tm_tensor dx);
+void tm_linear_backward_weights(const tm_linear_context *c, const tm_linear_group *group, const tm_rows *rows, tm_tensor dy, tm_tensor x, tm_linear_saved *saved);
 /* Whether anything in the group is trained, so that backward needs x. */
 bool tm_linear_group_trained(const tm_linear_group *group);
 

@@ -436,7 +436,7 @@ static void run_stream(bench *b, const void *context)
     const stream *p = context;
     TM_RUN(b->d, rmsnorm_forward, &b->rows, p->x, p->y, p->weight, 0, 1e-6f, p->sum, p->rstd, p->y);
     TM_RUN(b->d, glu_forward, &b->rows, TM_ACT_SILU, p->gate_up, p->h);
-    TM_RUN(b->d, glu_backward, &b->rows, TM_ACT_SILU, p->gate_up, p->h, p->dgate_up);
+    TM_RUN(b->d, glu_backward, &b->rows, TM_ACT_SILU, p->gate_up, p->h, p->dgate_up, tm_tensor_none());
     TM_RUN(b->d, rmsnorm_backward, &b->rows, p->y, p->sum, p->weight, 0, p->rstd, p->x, tm_tensor_none());
 }
 

@@ -167,9 +167,9 @@ static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, 
     for (int32_t i = 0; i < parts; i++)
         cost_lowrank_backward(d, rows, &part[i].lr, dy, x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
 }
-static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
+static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up, tm_tensor h)
 {
-    add_bytes(d, rows_of(gate_up, rows->n, 1) + rows_of(dh, rows->n, 1) + rows_of(dgate_up, rows->n, 1));
+    add_bytes(d, rows_of(gate_up, rows->n, 1) + rows_of(dh, rows->n, 1) + rows_of(dgate_up, rows->n, 1) + rows_of(h, rows->n, 1));
 }
 
 /* The logits are read for the largest, for the sum and for the gradient, and written. */

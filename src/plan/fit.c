@@ -70,6 +70,7 @@ tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *aske
     bool choose = asked->micro_tokens == TM_AUTO_INT, shrink = choose && target->cuda, recompute = asked->recompute == TM_RECOMPUTE_AUTO;
     int64_t tokens = choose ? least(CPU_TOKENS, asked->most) : asked->micro_tokens;
     recipe->precision = asked->precision == TM_PRECISION_AUTO ? target->precision : asked->precision;
+    recipe->offload = asked->offload;
     if (shrink) {
         TM_TRY(try_layout(&c, asked->longest, TM_RECOMPUTE_NONE, 0, err)); /* counts parameters */
         tokens = least(plan->parameters > large_model ? GPU_TOKENS_LARGE : GPU_TOKENS, asked->most);
@@ -80,7 +81,15 @@ tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *aske
     if (fits(&c))
         return TM_OK;
     TM_TRY(largest(&c, &tokens, shrink ? 1 : tokens, TM_RECOMPUTE_FULL, 0, err));
-    return fits(&c) ? fewest_layers(&c, tokens, plan->layers, err) : TM_OK;
+    if (fits(&c))
+        return fewest_layers(&c, tokens, plan->layers, err);
+    if (asked->offload != TM_OFFLOAD_AUTO || !target->cuda)
+        return TM_OK;
+    recipe->offload = TM_OFFLOAD_ACTIVATIONS;
+    TM_TRY(try_layout(&c, tokens, TM_RECOMPUTE_FULL, 0, err));
+    if (!fits(&c))
+        recipe->offload = asked->offload;
+    return TM_OK;
 }
 
 /* --- Advice --- */
@@ -245,13 +254,14 @@ tm_status tm_advise(tm_run *run, tm_recipe *recipe, const tm_layout *asked, cons
 {
     advising s = {run, recipe, asked, target, out, count};
     tm_run run_before = *run;
-    int precision = recipe->precision, recompute = recipe->recompute;
+    int precision = recipe->precision, recompute = recipe->recompute, offload = recipe->offload;
     int64_t micro_tokens = recipe->micro_tokens, recompute_layers = recipe->recompute_layers;
     *count = 0;
     tm_status st = advise_all(&s, err);
     *run = run_before;
     recipe->precision = precision;
     recipe->recompute = recompute;
+    recipe->offload = offload;
     recipe->recompute_layers = recompute_layers;
     recipe->micro_tokens = micro_tokens;
     return st;

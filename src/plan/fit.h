@@ -7,7 +7,7 @@
 
 /* What the recipe asks of the layout (TM_AUTO_INT, ..._AUTO: it leaves the choice), and the examples it is for. */
 typedef struct tm_layout {
-    int precision, recompute;
+    int precision, recompute, offload;
     int64_t recompute_layers, micro_tokens;
     int64_t longest, shortest; /* tokens of an example; longest: with a trained prompt's rows */
     int64_t most;              /* tokens that a step or an evaluation has: larger micro-batches are never filled */
@@ -17,7 +17,8 @@ typedef struct tm_layout {
  * max_examples; plans the run with them. What is auto is settled so:
  *   micro-batches: on a CPU 2,048 tokens; on a GPU the largest power of two up to 16,384 (8,192 for models above 3 billion parameters) that
  *     fits without recomputation, but not below 2,048 for its sake;
- *   recomputation: of as few blocks as it takes for that micro-batch to fit; on a GPU, where all do not do, smaller micro-batches.
+ *   recomputation: of as few blocks as it takes for that micro-batch to fit; on a GPU, where all do not do, smaller micro-batches;
+ *   train.offload: where the least of that does not fit either.
  * Never more tokens than a step has, nor fewer than the longest example. Where nothing fits, the least is planned. By sizes
  * alone, not by measured rates: the same recipe gets the same layout on every card of a kind. run->recipe is `recipe`. */
 tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *asked, const tm_target *target, tm_memory_plan *plan, tm_error *err) TM_MUST_CHECK;

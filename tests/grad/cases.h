@@ -267,7 +267,9 @@ static inline void attention_case(opcase *c, int variant)
 
 /* --- glu --- */
 
-enum { GLU_IN, GLU_H, GLU_DH, GLU_DIN };
+enum { GLU_IN, GLU_H, GLU_DH, GLU_DIN, GLU_AGAIN };
+
+/* n: backward gives h again; in place of dh where that field is an alias */
 
 static inline void glu_forward(const opcase *c, const run_view *v)
 {
@@ -276,7 +278,7 @@ static inline void glu_forward(const opcase *c, const run_view *v)
 
 static inline void glu_backward(const opcase *c, const run_view *v)
 {
-    RUN(glu_backward, &v->rows, c->act, v->t[GLU_IN], v->t[GLU_DH], v->t[GLU_DIN]);
+    RUN(glu_backward, &v->rows, c->act, v->t[GLU_IN], v->t[GLU_DH], v->t[GLU_DIN], c->n ? v->t[GLU_AGAIN] : tm_tensor_none());
 }
 
 static inline void glu_reference(const opcase *c, double *const *x)
@@ -296,6 +298,11 @@ static inline void glu_case(opcase *c, int variant)
     case_field(c, "dgate_up", ACT, OUT, T, W);
     for (int64_t i = 0; i < T * W; i++)
         c->f[GLU_IN].value[i] *= 2;
+    c->n = variant % 2;
+    if (c->n)
+        case_field(c, "h again", ACT, OUT, T, F);
+    if (variant == 5)
+        c->f[GLU_AGAIN].alias = GLU_DH;
     if (variant % 6 >= 3)
         c->f[GLU_DIN].alias = GLU_IN;
     case_out(c, GLU_H, GLU_DH);

@@ -257,11 +257,57 @@ static void dora_norms(void **state)
     }
 }
 
+/* lora is linear, then lowrank on the columns of each part, then the activation: the same bits as these one by one. */
+static void lora_is_its_parts(void **state)
+{
+    (void)state;
+    enum { T = 37, K = 29, N = 22, R = 3, PARTS = 2, FIRST = 6, WIDE = 10, ALL = 8000 };
+    tm_device *d = device(2, TM_ISA_AUTO);
+    rng r = {77};
+    float memory[2][ALL], start[ALL];
+    int32_t position[T], chunk[2] = {0, T}, group[2] = {0, T}, group_chunk[2] = {0, 1};
+    uint32_t example[T] = {0};
+    tm_rows rows = {.n = T, .replicas = 1, .chunks = 1, .position = position, .example = example, .chunk = chunk, .group = group, .group_chunk = group_chunk};
+    tm_step_params step = {.dropout_key = 5};
+    for (int i = 0; i < T; i++)
+        position[i] = i;
+    for (int i = 0; i < ALL; i++)
+        start[i] = (float)rng_normal(&r);
+    for (int whole = 0; whole < 2; whole++) {
+        memcpy(memory[whole], start, sizeof start);
+        float *at = memory[whole];
+        tm_tensor x, w, bias, y, h, dx;
+        tm_lora_part part[PARTS];
+#define TAKE(rows_, cols_) (at += (rows_) * (cols_), tm_tensor_make(at - (rows_) * (cols_), TM_F32, rows_, cols_))
+        x = TAKE(T, K), w = TAKE(N, K), bias = TAKE(1, N), y = TAKE(T, N), h = TAKE(T, N / 2), dx = TAKE(T, K);
+        for (int i = 0; i < PARTS; i++) {
+            part[i] = (tm_lora_part){.lr = {.a = TAKE(R, K), .b = TAKE(WIDE, R), .scale = 0.5f, .dropout = i ? 0.3f : 0, .module = (uint32_t)i, .step = &step}, .first = i * FIRST};
+            part[i].xa = TAKE(T, R), part[i].dxa = TAKE(T, R), part[i].da = TAKE(R, K), part[i].db = TAKE(WIDE, R);
+        }
+        assert_true(at <= memory[whole] + ALL);
+        if (whole) {
+            TM_RUN(d, lora_forward, &rows, x, w, bias, PARTS, part, y, TM_ACT_SILU, h);
+            TM_RUN(d, lora_backward, &rows, y, x, w, true, PARTS, part, dx);
+            continue;
+        }
+        TM_RUN(d, linear_forward, &rows, x, w, bias, y);
+        for (int i = 0; i < PARTS; i++)
+            TM_RUN(d, lowrank_forward, &rows, &part[i].lr, x, part[i].xa, tm_tensor_cols(y, part[i].first, WIDE));
+        TM_RUN(d, glu_forward, &rows, TM_ACT_SILU, y, h);
+        TM_RUN(d, linear_backward_input, &rows, y, w, true, dx);
+        for (int i = 0; i < PARTS; i++)
+            TM_RUN(d, lowrank_backward, &rows, &part[i].lr, tm_tensor_cols(y, part[i].first, WIDE), x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
+    }
+    assert_memory_equal(memory[0], memory[1], sizeof start);
+    assert_memory_not_equal(memory[0], start, sizeof start);
+    tm_device_destroy(d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_is_right), cmocka_unit_test(backward_is_right), cmocka_unit_test(same_bits_everywhere),
-        cmocka_unit_test(replicas_are_alone), cmocka_unit_test(dora_norms),
+        cmocka_unit_test(replicas_are_alone), cmocka_unit_test(dora_norms), cmocka_unit_test(lora_is_its_parts),
     };
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);
 }

@@ -136,7 +136,7 @@ static void bits_of_functions(void **state)
     (void)state;
     enum { ROWS = 64, COLS = 1024, N = ROWS * COLS };
     static const tm_isa isas[] = {TM_ISA_SCALAR, TM_ISA_AVX2, TM_ISA_AVX512};
-    static float gate_up[ROWS][2 * COLS], h[3][N], dgate_up[3][2 * N], dh[N];
+    static float gate_up[ROWS][2 * COLS], h[3][N], dgate_up[3][2 * N], dh[N], again[N];
     int32_t chunk[2] = {0, ROWS};
     tm_rows rows = {.n = ROWS, .replicas = 1, .chunks = 1, .chunk = chunk, .group = chunk};
     rng r = {seed};
@@ -154,7 +154,8 @@ static void bits_of_functions(void **state)
                 continue;
             tm_tensor in = tm_tensor_make(gate_up, TM_F32, ROWS, 2 * COLS), g = tm_tensor_make(dh, TM_F32, ROWS, COLS);
             TM_RUN(d, glu_forward, &rows, (tm_activation)act, in, tm_tensor_make(h[k], TM_F32, ROWS, COLS));
-            TM_RUN(d, glu_backward, &rows, (tm_activation)act, in, g, tm_tensor_make(dgate_up[k], TM_F32, ROWS, 2 * COLS));
+            TM_RUN(d, glu_backward, &rows, (tm_activation)act, in, g, tm_tensor_make(dgate_up[k], TM_F32, ROWS, 2 * COLS), tm_tensor_make(again, TM_F32, ROWS, COLS));
+            assert_memory_equal(again, h[k], sizeof again);
             for (int i = 0; i < N; i++)
                 if (memcmp(&h[k][i], &h[0][i], 4) != 0 && !(isnan(h[k][i]) && isnan(h[0][i])))
                     fail_msg("activation %d of %a: %a, scalar %a", act, (double)gate_up[i / COLS][i % COLS], (double)h[k][i],

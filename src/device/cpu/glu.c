@@ -7,7 +7,7 @@ typedef struct work {
     int64_t n, F;
     bool gated;
     tm_activation act;
-    tm_tensor gate_up, h, dgate_up; /* backward: h is dh */
+    tm_tensor gate_up, h, dgate_up, again; /* backward: h is dh, again is h */
 } work;
 
 /* act(g) and its derivative. */
@@ -74,18 +74,22 @@ static void backward_rows(void *context, int64_t task, int thread)
             v16 dh = lanes_load(w->h, t, i, lanes);
             if (!w->gated) {
                 lanes_store(w->dgate_up, t, i, lanes, v16_mul(dh, a.slope));
+                if (w->again.data)
+                    lanes_store(w->again, t, i, lanes, a.act);
                 continue;
             }
             v16 up = lanes_load(w->gate_up, t, w->F + i, lanes);
             lanes_store(w->dgate_up, t, i, lanes, v16_mul(v16_mul(dh, up), a.slope));
             lanes_store(w->dgate_up, t, w->F + i, lanes, v16_mul(dh, a.act));
+            if (w->again.data)
+                lanes_store(w->again, t, i, lanes, v16_mul(a.act, up));
         }
 }
 
 void TM_KERNEL(glu_backward)(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh,
-                             tm_tensor dgate_up)
+                             tm_tensor dgate_up, tm_tensor h)
 {
     work w = {.n = rows->n, .F = dh.cols, .gated = gate_up.cols != dh.cols, .act = act, .gate_up = gate_up, .h = dh,
-              .dgate_up = dgate_up};
+              .dgate_up = dgate_up, .again = h};
     tm_pool_run(tm_cpu_of(d)->pool, backward_rows, &w, task_count(w.n, task_rows(w.F)));
 }

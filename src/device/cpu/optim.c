@@ -96,8 +96,13 @@ void TM_KERNEL(grad_norm)(tm_device *d, int64_t n, const tm_trained *t, int32_t 
         work w = {.block = square_block};
         int64_t batch = run_batch(d, &w, t + done, n - done);
         for (int64_t i = 0; i < batch; i++)
-            for (int64_t b = w.first[i]; b < w.first[i + 1]; b++)
-                step[t[done + i].replica].grad_norm += w.partials[b].norm;
+            for (int64_t b = w.first[i]; b < w.first[i + 1];) {
+                int64_t end = b + TM_TRAINED_GROUP < w.first[i + 1] ? b + TM_TRAINED_GROUP : w.first[i + 1];
+                double sum = 0;
+                for (; b < end; b++)
+                    sum += w.partials[b].norm;
+                step[t[done + i].replica].grad_norm += sum;
+            }
         done += batch;
     }
     for (int32_t r = 0; r < replicas; r++) {

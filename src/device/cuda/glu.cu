@@ -42,9 +42,9 @@ void tm_cuda_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, t
     });
 }
 
-void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
+void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up, tm_tensor h)
 {
-    if (!tm_cuda_floats(d, "glu_backward", {gate_up, dh, dgate_up}))
+    if (!tm_cuda_floats(d, "glu_backward", {gate_up, dh, dgate_up, h}))
         return;
     int64_t F = dh.cols;
     bool gated = gate_up.cols != F;
@@ -54,10 +54,14 @@ void tm_cuda_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, 
         float g = at(dh, t, i);
         if (!gated) {
             put(dgate_up, t, i, g * a.slope);
+            if (h.data)
+                put(h, t, i, a.act);
             return;
         }
         float up = at(gate_up, t, F + i);
         put(dgate_up, t, i, (g * up) * a.slope);
         put(dgate_up, t, F + i, g * a.act);
+        if (h.data)
+            put(h, t, i, a.act * up);
     });
 }

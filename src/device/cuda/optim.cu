@@ -51,8 +51,12 @@ void tm_cuda_grad_norm(tm_device *d, int64_t n, const tm_trained *t, int32_t rep
         double sum = 0;
         for (int64_t i = 0; i < n; i++)
             if (t[i].replica == r)
-                for (int64_t b = t[i].first_block; b < t[i].first_block + blocks_of(t[i]); b++)
-                    sum += b < TM_CUDA_PARTIALS ? partial[b] : NAN; /* no room: the run stops on it */
+                for (int64_t b = 0; b < blocks_of(t[i]);) {
+                    double group = 0;
+                    for (int64_t end = b + TM_TRAINED_GROUP; b < end && b < blocks_of(t[i]); b++)
+                        group += t[i].first_block + b < TM_CUDA_PARTIALS ? partial[t[i].first_block + b] : NAN; /* no room: the run stops on it */
+                    sum += group;
+                }
         sum = sqrt(sum);
         double clip = max_norm / (sum + 1e-6);
         step[r].grad_norm = sum;

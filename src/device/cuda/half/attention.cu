@@ -162,7 +162,7 @@ template <class T> static void forward_any(tm_cuda *c, const flash_args &w, int6
     else if (w.size <= 128)
         forward<T, 128, 128, 32, 4>(c, w, rows);
     else
-        forward<T, 256, 64, 16, 4>(c, w, rows);
+        forward<T, 256, 64, 32, 4>(c, w, rows);
 }
 
 template <class T> static void forward_typed(tm_cuda *c, const flash_args &w, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)

@@ -88,7 +88,8 @@ static void scale_rows(tm_device *d, const char *op, const tm_rows *rows, tm_ten
     dim3 grid((unsigned)((rows->n + SCALE_ROWS - 1) / SCALE_ROWS), (unsigned)((u.cols / 8 + SCALE_THREADS - 1) / SCALE_THREADS));
     if (rows->n > 0)
         tm_half_typed(u.dtype, [&](auto element) {
-            scale_columns<decltype(element)><<<grid, SCALE_THREADS, 0, tm_cuda_of(d)->stream>>>(*rows, u, magnitude, norm, bias, y);
+            typedef decltype(element) T;
+            scale_columns<T><<<grid, SCALE_THREADS, 0, tm_cuda_of(d)->stream>>>(*rows, u, magnitude, norm, bias, y);
         });
     tm_half_launched(d, op);
 }

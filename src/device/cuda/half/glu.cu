@@ -7,7 +7,7 @@ enum { THREADS = 256 };
 struct tm_half_glu {
     int64_t n, F;
     bool gated;
-    tm_tensor gate_up, h, dgate_up; /* backward: h is dh */
+    tm_tensor gate_up, h, dgate_up, again; /* backward: h is dh, again is h */
 };
 
 template <class T, int ACT, int ROWS> static __global__ void __launch_bounds__(THREADS) glu_forward(tm_half_glu w)
@@ -62,10 +62,13 @@ template <class T, int ACT, int ROWS> static __global__ void __launch_bounds__(T
                 float2 a = activate<ACT>(g.v[e]);
                 g.v[e] = w.gated ? (in.v[e] * u.v[e]) * a.y : in.v[e] * a.y;
                 dup.v[e] = in.v[e] * a.x;
+                u.v[e] = w.gated ? a.x * u.v[e] : a.x;
             }
             packed_at<T>(w.dgate_up, (first + k) * w.dgate_up.ld + i) = narrow<T>(g);
             if (w.gated)
                 packed_at<T>(w.dgate_up, (first + k) * w.dgate_up.ld + w.F + i) = narrow<T>(dup);
+            if (w.again.data)
+                packed_at<T>(w.again, (first + k) * w.again.ld + i) = narrow<T>(u);
         }
 }
 
@@ -80,7 +83,7 @@ template <class T, int ACT> static void launch(tm_cuda *c, bool forward, tm_half
             glu_forward<T, ACT, FORWARD_ROWS><<<grid, THREADS, 0, c->stream>>>(w);
         else
             glu_backward<T, ACT, BACKWARD_ROWS><<<grid, THREADS, 0, c->stream>>>(w);
-        for (tm_tensor *t : {&w.gate_up, &w.h, &w.dgate_up})
+        for (tm_tensor *t : {&w.gate_up, &w.h, &w.dgate_up, &w.again})
             *t = tm_tensor_rows(*t, MOST * rows, t->rows);
     }
 }
@@ -88,7 +91,7 @@ template <class T, int ACT> static void launch(tm_cuda *c, bool forward, tm_half
 static bool run(tm_device *d, const char *op, bool forward, tm_activation act, const tm_half_glu &w)
 {
     tm_cuda *c = tm_cuda_of(d);
-    if (!tm_half_alike({w.gate_up, w.h, w.dgate_up}) || !tm_half_fits({w.gate_up, w.h, w.dgate_up}))
+    if (!tm_half_alike({w.gate_up, w.h, w.dgate_up, w.again}) || !tm_half_fits({w.gate_up, w.h, w.dgate_up, w.again}))
         return false;
     tm_half_typed(w.h.dtype, [&](auto element) {
         typedef decltype(element) T;
@@ -106,10 +109,10 @@ static bool run(tm_device *d, const char *op, bool forward, tm_activation act, c
 
 bool tm_half_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor h)
 {
-    return run(d, "glu_forward", true, act, {rows->n, h.cols, gate_up.cols != h.cols, gate_up, h, {}});
+    return run(d, "glu_forward", true, act, {rows->n, h.cols, gate_up.cols != h.cols, gate_up, h, {}, {}});
 }
 
-bool tm_half_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up)
+bool tm_half_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up, tm_tensor h)
 {
-    return run(d, "glu_backward", false, act, {rows->n, dh.cols, gate_up.cols != dh.cols, gate_up, dh, dgate_up});
+    return run(d, "glu_backward", false, act, {rows->n, dh.cols, gate_up.cols != dh.cols, gate_up, dh, dgate_up, h});
 }

@@ -88,18 +88,31 @@ static __global__ void __launch_bounds__(THREADS) square_chains(const tm_trained
     }
 }
 
-/* The partial sums of a replica's tensors, in the order of the list: all threads fetch a tile, the first adds it. */
+/* The sum of group g of a tensor's blocks. */
+TM_LANE double group_sum(const tm_trained &t, int64_t g, const double *partial)
+{
+    int64_t b = t.first_block + g * TM_TRAINED_GROUP, end = t.first_block + blocks_of(t);
+    double sum = 0;
+    if (end > b + TM_TRAINED_GROUP)
+        end = b + TM_TRAINED_GROUP;
+    if (end > TM_CUDA_PARTIALS)
+        return NAN; /* no room: the run stops on it */
+#pragma unroll 16
+    for (; b < end; b++)
+        sum += partial[b];
+    return sum;
+}
+
+/* The groups of a replica's tensors, in the order of the list: every thread adds up some, the first joins them. */
 static __global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_trained *list, int64_t n, const double *partial, double max_norm, tm_step_params *step)
 {
-    __shared__ int64_t from[ORDER_THREADS];     /* first block of a tensor of ours */
-    __shared__ int64_t place[ORDER_THREADS + 1]; /* where its blocks stand among all of the tile of tensors */
-    __shared__ double tile[2][TILE];
+    __shared__ int64_t place[ORDER_THREADS + 1]; /* where a tensor's groups stand among those of this tile of tensors */
+    __shared__ double tile[TILE];
     int r = blockIdx.x;
     double sum = 0;
     for (int64_t first = 0; first < n; first += ORDER_THREADS) {
-        int64_t i = first + threadIdx.x, mine = i < n && list[i].replica == r ? blocks_of(list[i]) : 0;
-        from[threadIdx.x] = i < n ? list[i].first_block : 0;
-        place[threadIdx.x + 1] = mine;
+        int64_t i = first + threadIdx.x;
+        place[threadIdx.x + 1] = i < n && list[i].replica == r ? (blocks_of(list[i]) + TM_TRAINED_GROUP - 1) / TM_TRAINED_GROUP : 0;
         if (threadIdx.x == 0)
             place[0] = 0;
         __syncthreads();
@@ -110,31 +123,26 @@ static __global__ void __launch_bounds__(ORDER_THREADS) join_squares(const tm_tr
             __syncthreads();
         }
         int64_t all = place[ORDER_THREADS];
-        for (int64_t done = -TILE; done < all; done += TILE) { /* the next tile is fetched while this one is added */
-            int64_t next = done + TILE;
-            if (threadIdx.x >= 32)
-                for (int64_t k = next + threadIdx.x - 32; k < next + TILE && k < all; k += ORDER_THREADS - 32) {
-                    int low = 0, high = ORDER_THREADS; /* the tensor with place[low] <= k < place[low + 1] */
-                    while (high - low > 1) {
-                        int middle = (low + high) / 2;
-                        if (place[middle] <= k)
-                            low = middle;
-                        else
-                            high = middle;
-                    }
-                    int64_t b = from[low] + k - place[low];
-                    tile[next / TILE % 2][k - next] = b < TM_CUDA_PARTIALS ? partial[b] : NAN; /* no room: the run stops on it */
+        for (int64_t done = 0; done < all; done += TILE) {
+            int64_t count = all - done < TILE ? all - done : TILE;
+            for (int64_t k = threadIdx.x; k < count; k += ORDER_THREADS) {
+                int low = 0, high = ORDER_THREADS; /* the tensor with place[low] <= done + k < place[low + 1] */
+                while (high - low > 1) {
+                    int middle = (low + high) / 2;
+                    if (place[middle] <= done + k)
+                        low = middle;
+                    else
+                        high = middle;
                 }
-            if (threadIdx.x == 0 && done >= 0) {
-                const double *now = tile[done / TILE % 2];
-                int64_t count = all - done < TILE ? all - done : TILE;
-#pragma unroll 16
-                for (int64_t k = 0; k < count; k++)
-                    sum += now[k];
+                tile[k] = group_sum(list[first + low], done + k - place[low], partial);
             }
             __syncthreads();
+            if (threadIdx.x == 0)
+#pragma unroll 16
+                for (int64_t k = 0; k < count; k++)
+                    sum += tile[k];
+            __syncthreads();
         }
-        __syncthreads();
     }
     if (threadIdx.x == 0) {
         sum = sqrt(sum);
@@ -308,69 +316,73 @@ bool tm_half_sgd(tm_device *d, int64_t n, const tm_trained *t, double momentum, 
 
 /* --- The trail --- */
 
-TM_LANE uint64_t mix(uint64_t bits, uint64_t index)
+/* mix of docs/formats/trail.md; *place is (index + 1) times the constant that it begins with. */
+static constexpr uint64_t STRIDE = 0x9E3779B97F4A7C15u;
+
+TM_LANE uint64_t mix(uint32_t bits, uint64_t place)
 {
-    uint64_t x = bits + (index + 1) * 0x9E3779B97F4A7C15u;
+    uint64_t x = bits + place;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
     return x ^ (x >> 31);
 }
 
-/* The sum of x over a thread block, in its first thread: integers, in any order. */
-TM_LANE uint64_t wrapping_sum(uint64_t x)
+TM_LANE uint64_t mix_block(const tm_trained &t, int64_t begin, int64_t end)
 {
-    __shared__ unsigned long long of_warp[32];
-    unsigned long long sum = x;
-    for (int step = 16; step; step /= 2)
-        sum += __shfl_xor_sync(~0u, sum, step);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0)
-        of_warp[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0;
-    for (unsigned w = 0; threadIdx.x == 0 && w < blockDim.x / 32; w++)
-        sum += of_warp[w];
+    uint64_t sum = 0, place = (uint64_t)(begin + 4 * threadIdx.x + 1) * STRIDE;
+    if (t.value.dtype == TM_F32 && end - begin == BLOCK && (uintptr_t)t.value.data % 16 == 0) {
+        enum { N = BLOCK / 4 / THREADS };
+        const uint4 *p = (const uint4 *)((const uint32_t *)t.value.data + begin) + threadIdx.x;
+        uint4 v[N];
+#pragma unroll
+        for (int k = 0; k < N; k++)
+            v[k] = p[k * THREADS];
+#pragma unroll
+        for (int k = 0; k < N; k++, place += 4 * THREADS * STRIDE)
+            sum += (mix(v[k].x, place) + mix(v[k].y, place + STRIDE)) + (mix(v[k].z, place + 2 * STRIDE) + mix(v[k].w, place + 3 * STRIDE));
+        return sum;
+    }
+    for (int64_t i = begin + threadIdx.x; i < end; i += THREADS)
+        sum += mix(t.value.dtype == TM_F32 ? ((const uint32_t *)t.value.data)[i] : ((const uint16_t *)t.value.data)[i], (uint64_t)(i + 1) * STRIDE);
     return sum;
 }
 
-struct trail_block {
-    uint64_t *partial;
-    __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t block) const
-    {
-        uint64_t sum = 0;
-        int64_t i = begin + 4 * threadIdx.x;
-        if (t.value.dtype == TM_F32 && (uintptr_t)t.value.data % 16 == 0)
-#pragma unroll 4
-            for (; i + 4 <= end; i += 4 * THREADS) {
-                uint4 v = *(const uint4 *)((const uint32_t *)t.value.data + i);
-                sum += (mix(v.x, (uint64_t)i) + mix(v.y, (uint64_t)i + 1)) + (mix(v.z, (uint64_t)i + 2) + mix(v.w, (uint64_t)i + 3));
-            }
-        for (; i < end; i += 4 * THREADS) /* the end of a tensor, and 16 bits */
-            for (int64_t k = i; k < i + 4 && k < end; k++)
-                sum += mix(t.value.dtype == TM_F32 ? ((const uint32_t *)t.value.data)[k] : ((const uint16_t *)t.value.data)[k], (uint64_t)k);
-        sum = wrapping_sum(sum);
-        if (threadIdx.x == 0 && block < TM_CUDA_PARTIALS)
-            partial[block] = sum;
-    }
-};
-
-static __global__ void __launch_bounds__(THREADS) join_trail(const tm_trained *list, const uint64_t *partial, uint64_t *out)
+/* Adds the sum of a warp: integers wrap, so any order gives the same bits. */
+TM_LANE void add_up(uint64_t sum, uint64_t *out)
 {
-    const tm_trained &t = list[blockIdx.x];
+    for (int step = 16; step; step /= 2)
+        sum += __shfl_xor_sync(~0u, (unsigned long long)sum, step);
+    if (threadIdx.x % 32 == 0 && sum)
+        atomicAdd((unsigned long long *)out, (unsigned long long)sum);
+}
+
+/* As each_block; a tensor's sum leaves the registers when the next tensor begins. */
+static __global__ void __launch_bounds__(THREADS) trail_sums(const tm_trained *list, int64_t n, uint64_t *out)
+{
+    int64_t all = all_blocks(list, n), share = (all + gridDim.x - 1) / gridDim.x, b = blockIdx.x * share, last = b + share < all ? b + share : all;
+    if (b >= last)
+        return;
+    int64_t i = tensor_of(list, n, b);
     uint64_t sum = 0;
-    for (int64_t b = t.first_block + threadIdx.x; b < t.first_block + blocks_of(t) && b < TM_CUDA_PARTIALS; b += THREADS)
-        sum += partial[b];
-    sum = wrapping_sum(sum);
-    if (threadIdx.x == 0)
-        out[blockIdx.x] = sum;
+    for (; b < last; b++) {
+        if (b >= list[i].first_block + blocks_of(list[i])) {
+            add_up(sum, out + i);
+            sum = 0;
+            while (b >= list[i].first_block + blocks_of(list[i]))
+                i++;
+        }
+        int64_t begin = (b - list[i].first_block) * BLOCK, end = elements_of(list[i]);
+        sum += mix_block(list[i], begin, begin + BLOCK < end ? begin + BLOCK : end);
+    }
+    add_up(sum, out + i);
 }
 
 bool tm_half_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out)
 {
     tm_cuda *c = tm_cuda_of(d);
-    run(d, "trail", n, t, 8, trail_block{c->partials});
+    d->calls->zero(d, out, n * 8);
     if (n > 0)
-        join_trail<<<(unsigned)n, THREADS, 0, c->stream>>>(t, c->partials, out);
+        trail_sums<<<(unsigned)(c->processors * 8), THREADS, 0, c->stream>>>(t, n, out);
     tm_half_launched(d, "trail");
     return true;
 }

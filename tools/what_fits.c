@@ -94,7 +94,7 @@ static void print_hours(double hours)
 
 static void print_memory(void)
 {
-    printf("\n## Memory\n\nGiB at the peak, the driver's share included. *k of n*: backward computes the activations of k of the n blocks again, as many as it "
+    printf("\n## Memory\n\nGiB at the peak, the driver's share included. *k of n*: the activations of k of the n blocks are not kept and computed again in backward, as many as it "
            "takes to fit. Micro-batches are of as many tokens as the planner chose for the card (2,048 to 16,384). \"No\" is followed by the cheapest change with "
            "which it fits, where there is one.\n\n| model | method |");
     for (int c = 0; c < CARDS; c++)

@@ -29,7 +29,7 @@ static double run_tokens(const tm_job *job, const tm_plan_request *r)
     return job->run.steps > 0 ? (double)job->run.steps * job->plan.step_tokens : NAN;
 }
 
-/* Blocks that are computed again. */
+/* Blocks whose activations are computed again. */
 static int64_t again(const tm_job *job, const tm_memory_plan *plan)
 {
     const tm_recipe *r = job->recipe;
@@ -52,11 +52,11 @@ static double hours_of(const outlook *o) { return hours_at(o, o->tokens_per_s); 
 
 static const char *precision_name(int precision) { return precision == TM_PRECISION_BF16 ? "bf16" : precision == TM_PRECISION_F16 ? "f16" : "f32"; }
 
-/* "activations of 3 of 28 blocks computed again" */
+/* "activations of 3 of 28 blocks not kept" */
 static void put_recompute(tm_buf *out, const outlook *o)
 {
     if (o->recompute_layers)
-        tm_buf_printf(out, "activations of %lld of %lld blocks computed again", (long long)o->recompute_layers, (long long)o->plan.layers);
+        tm_buf_printf(out, "activations of %lld of %lld blocks not kept", (long long)o->recompute_layers, (long long)o->plan.layers);
     else
         tm_buf_text(out, "no recomputation");
 }
@@ -102,9 +102,9 @@ static void put_outlook_json(tm_buf *out, const outlook *o)
     tm_json_put_string(out, o->target.name);
     tm_buf_printf(out, ", \"peak_bytes\": %lld, \"parts\": ", (long long)plan->peak);
     put_parts(out, plan->part);
-    tm_buf_printf(out, ", \"reserve_bytes\": %lld, \"reserve\": \"%s\", \"available_bytes\": %lld, \"fits\": %s", (long long)o->target.reserve,
+    tm_buf_printf(out, ", \"reserve_bytes\": %lld, \"reserve\": \"%s\", \"available_bytes\": %lld, \"host_bytes\": %lld, \"fits\": %s", (long long)o->target.reserve,
                   !o->target.cuda ? "none" : o->target.reserve_measured ? "measured" : "estimated",
-                  (long long)(o->target.memory < 0 ? -1 : o->target.memory - o->target.reserve), o->fits == TM_OK ? "true" : "false");
+                  (long long)(o->target.memory < 0 ? -1 : o->target.memory - o->target.reserve), (long long)plan->host, o->fits == TM_OK ? "true" : "false");
     tm_buf_printf(out, ", \"precision\": \"%s\", \"recompute\": \"%s\", \"recompute_layers\": %lld, \"micro_tokens\": %lld", precision_name(o->precision),
                   o->recompute == TM_RECOMPUTE_FULL ? "full" : o->recompute == TM_RECOMPUTE_PARTIAL ? "partial" : "none", (long long)o->recompute_layers,
                   (long long)plan->max_tokens);
@@ -219,6 +219,10 @@ static void put_text(tm_buf *out, const tm_job *job, const outlook *o, const tm_
         }
     put_bytes(out, "peak", plan->peak, plan->peak);
     tm_buf_text(out, "\n");
+    if (plan->host) {
+        put_bytes(out, "host memory", plan->host, 0);
+        tm_buf_text(out, " (train.offload)\n");
+    }
     if (o->target.reserve) {
         put_bytes(out, "driver", o->target.reserve, 0);
         tm_buf_text(out, o->target.reserve_measured ? "\n" : " (estimated)\n");
@@ -326,7 +330,11 @@ tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err)
     tm_status fits = TM_OK;
     *text = NULL;
     TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
+    int offload = recipe->offload;
+    if (request->gpu) /* opening plans for this machine, which may have no GPU to offload from */
+        recipe->offload = TM_OFFLOAD_NONE;
     TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
+    recipe->offload = offload;
     tm_status st = plan_job(&job, request, &out, &fits, err);
     tm_job_close(&job);
     if (st != TM_OK) {

@@ -308,7 +308,8 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
     for (int64_t i = layers - 1; i >= 0 && i >= m->first_trained; i--) {
         if (stashed(m, i))
             m->device->calls->stash_wait(m->device, i);
-        if (i < m->settings.recompute_layers) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
+        /* Blocks that share one set: the last of them finds what it left there. */
+        if (i + 1 < m->settings.recompute_layers && i + 1 < layers) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
             block_forward(m, i, b, m->saved[i].x_in, tm_tensor_none());
         mlp_backward(m, i, b);
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */

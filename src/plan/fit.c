@@ -239,6 +239,8 @@ static tm_status advise_all(advising *s, tm_error *err)
     bool fits = false, other = false, frozen = false;
     int method = r->method;
     TM_TRY(advise_layout(s, &fits, err));
+    if (s->target->traits.apart && r->offload == TM_OFFLOAD_NONE && !fits)
+        TM_TRY(advise_choice(s, &r->offload, TM_OFFLOAD_ACTIVATIONS, "train.offload", "activations", &fits, err));
     if (s->asked->precision == TM_PRECISION_F32 && !fits)
         TM_TRY(advise_choice(s, &r->precision, TM_PRECISION_BF16, "precision", "bf16", &fits, err));
     if (method == TM_METHOD_FULL || method == TM_METHOD_FREEZE)

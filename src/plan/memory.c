@@ -55,6 +55,7 @@ tm_status tm_plan_memory(const tm_run *run, tm_device_traits traits, int64_t own
     count_parameters(trainer, out);
     out->layers = trainer->model.config.layers;
     out->max_tokens = run->max_tokens;
+    out->host = trainer->model.stash_bytes;
     tm_status st = tm_plan_work(trainer, &work, out, err);
     close_counting(device, trainer);
     return st;

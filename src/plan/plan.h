@@ -8,7 +8,7 @@
 typedef struct tm_memory_plan {
     int64_t part[TM_MEM_KINDS]; /* bytes a kind */
     int64_t peak;               /* sum: temper's own allocations on the device, to the byte */
-    int64_t host;               /* beside it: data set and tokenizer in host memory, estimated */
+    int64_t host;               /* beside it, of host memory: what train.offload puts there */
     int64_t trained;            /* trained parameters a replica */
     int64_t parameters;         /* of the base model */
     int64_t layers;             /* blocks */

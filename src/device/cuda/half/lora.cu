@@ -7,8 +7,10 @@
 
 /* What the kernels write to or read beside x, in scratch. */
 struct low_scratch {
-    void *side, *side_xa, *a, *b, *weight, *bits, *room;
-    int64_t room_bytes; /* what is left */
+    void *side, *side_xa, *a, *b, *weight;
+    void *bits; /* NULL: nothing is dropped */
+    void *room; /* what is left */
+    int64_t room_bytes;
 };
 
 static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward, tm_tensor w, low_scratch *s)
@@ -20,14 +22,18 @@ static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward,
     s->b = tm_half_scratch(c, &used, 2 * replicas * g.low * g.out);
     s->side_xa = backward ? tm_half_scratch(c, &used, 2 * rows * g.low) : s->side;
     s->weight = w.data && w.dtype != type ? tm_half_scratch(c, &used, 2 * g.in * g.out) : w.data;
-    s->bits = backward && g.drops ? tm_half_scratch(c, &used, g.parts * rows * low_mask_pitch(g.in)) : s->side;
+    bool masks = backward && g.drops;
+    s->bits = masks ? tm_half_scratch(c, &used, g.parts * rows * low_mask_pitch(g.in)) : nullptr;
     s->room = (char *)c->workspace + used;
     s->room_bytes = c->workspace_bytes - used;
-    return s->bits && s->side && s->a && s->b && s->side_xa && (s->weight || !w.data);
+    return s->side && s->a && s->b && s->side_xa && (s->weight || !w.data) && (s->bits || !masks);
 }
 
 /* Absent, or of the activations' type and laid out for sixteen bytes at a time. */
 static bool usable(tm_tensor t, tm_dtype type) { return !t.data || (t.dtype == type && (uintptr_t)t.data % 16 == 0 && t.ld % 8 == 0 && t.cols % 8 == 0); }
+
+/* What low_narrow reads. */
+static bool is_weight(tm_tensor t) { return t.dtype == TM_F32 || tm_is_half(t.dtype); }
 
 /* What the parts are; out: columns of y, of activations of `type`. false: not served. */
 static bool described(tm_device *d, const tm_rows *rows, tm_dtype type, int64_t out, int32_t parts, const tm_lora_part *part, low_group *g)
@@ -72,7 +78,7 @@ bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_ten
             TM_RUN(d, glu_forward, rows, act, y, h);
         return true;
     }
-    if (!described(d, rows, x.dtype, y.cols, parts, part, &g) || !usable(x, x.dtype) || !usable(y, x.dtype))
+    if (!described(d, rows, x.dtype, y.cols, parts, part, &g) || !usable(x, x.dtype) || !usable(y, x.dtype) || !is_weight(w))
         return false;
     if (!rows->n)
         return true;
@@ -113,7 +119,7 @@ bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
             TM_RUN(d, linear_backward_input, rows, dy, w, accumulate, dx);
         return true;
     }
-    if (!described(d, rows, x.dtype, dy.cols, parts, part, &g) || !usable(x, x.dtype) || !usable(dy, x.dtype) || !usable(dx, x.dtype))
+    if (!described(d, rows, x.dtype, dy.cols, parts, part, &g) || !usable(x, x.dtype) || !usable(dy, x.dtype) || !usable(dx, x.dtype) || !is_weight(w))
         return false;
     if (!rows->n)
         return true;
@@ -138,9 +144,9 @@ bool tm_half_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_t
             return true;
         }
         if (g.drops)
-            low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
+            low_add_backward(d, op, g, s.side, s.a, dx, s.bits);
     }
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr, s.room, s.room_bytes);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data ? s.bits : nullptr, s.room, s.room_bytes);
     return true;
 }
 
@@ -217,7 +223,7 @@ bool tm_half_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowran
     else
         backward(d, op, &g, dy, s);
     if (dx.data)
-        low_add_backward(d, op, g, s.side, s.a, dx, g.drops ? s.bits : nullptr);
-    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data && g.drops ? s.bits : nullptr, s.room, s.room_bytes);
+        low_add_backward(d, op, g, s.side, s.a, dx, s.bits);
+    low_gradients(d, op, g, x, dy, s.side, s.side_xa, dx.data ? s.bits : nullptr, s.room, s.room_bytes);
     return true;
 }

@@ -179,28 +179,28 @@ void tm_model_destroy(tm_model *m)
 
 /* --- Allocating --- */
 
+/* What a trained parameter is kept in. */
+static tm_dtype trained_dtype(const tm_model *m, const tm_param *p)
+{
+    return m->settings.half_master && p->ndim == 2 && !p->added ? m->settings.act : m->device->real;
+}
+
 static void take_param(tm_model *m, tm_param *p)
 {
     if (!p || p->value.data)
         return;
     if (p->trained)
-        p->dtype = m->device->real;
+        p->dtype = trained_dtype(m, p);
     p->value = tm_arena_tensor(&m->memory->arena[TM_MEM_WEIGHTS], p->dtype, p->rows * p->replicas, p->cols);
     if (p->trained && m->settings.train)
         p->grad = tm_arena_tensor(&m->memory->arena[TM_MEM_GRADIENTS], m->device->real, p->rows * p->replicas, p->cols);
 }
 
-/* Trained weights are in the device's own type; so the group agrees with tm_linear_group_allocate. */
-static void trained_dtype(tm_linear_group *group, tm_dtype real)
+static void take_group(tm_model *m, tm_linear_group *group)
 {
     for (int32_t i = 0; i < group->count; i++)
         if (group->module[i]->weight->trained)
-            group->module[i]->weight->dtype = real;
-}
-
-static void take_group(tm_model *m, tm_linear_group *group)
-{
-    trained_dtype(group, m->device->real);
+            group->module[i]->weight->dtype = trained_dtype(m, group->module[i]->weight);
     tm_linear_group_allocate(group, m->memory, m->device->real, m->settings.train);
 }
 

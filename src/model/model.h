@@ -56,6 +56,7 @@ typedef struct tm_block_saved {
 
 typedef struct tm_model_settings {
     tm_dtype act;          /* activations: F32, BF16; F64 on the checking device */
+    bool half_master;      /* trained matrices of the base in act's type (bf16), not in the device's own */
     int64_t max_tokens;    /* rows of a micro-batch */
     bool train;            /* keep what backward needs, allocate gradients */
     int64_t recompute_layers; /* of the first so many blocks keep only the residual stream */

@@ -69,7 +69,8 @@ tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *aske
     choosing c = {run, recipe, asked, target, plan};
     bool choose = asked->micro_tokens == TM_AUTO_INT, shrink = choose && target->cuda, recompute = asked->recompute == TM_RECOMPUTE_AUTO;
     int64_t tokens = choose ? least(CPU_TOKENS, asked->most) : asked->micro_tokens;
-    recipe->precision = asked->precision == TM_PRECISION_AUTO ? target->precision : asked->precision;
+    int precision = recipe->master == TM_MASTER_BF16 ? TM_PRECISION_BF16 : target->precision;
+    recipe->precision = asked->precision == TM_PRECISION_AUTO ? precision : asked->precision;
     recipe->offload = asked->offload;
     if (shrink) {
         TM_TRY(try_layout(&c, asked->longest, TM_RECOMPUTE_NONE, 0, err)); /* counts parameters */

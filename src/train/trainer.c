@@ -121,7 +121,11 @@ static tm_status build(tm_trainer *t, tm_error *err)
         return tm_fail(err, TM_RECIPE, "method %s works for one replica at a time", t->tuning.method->name);
     if (run->replicas > 1 && t->recipe->early_stop_metric)
         return tm_fail(err, TM_RECIPE, "train.early_stop works for one replica at a time");
-    tm_model_settings settings = {.act = act_dtype(t->recipe, t->device->real), .max_tokens = run->max_tokens, .train = !run->evaluate,
+    tm_dtype act = act_dtype(t->recipe, t->device->real);
+    bool half_master = t->recipe->master == TM_MASTER_BF16 && !run->evaluate;
+    if (half_master && (act != TM_BF16 || t->recipe->optimizer != TM_OPTIM_ADAMW))
+        return tm_fail(err, TM_RECIPE, "train.master: bf16 needs precision: bf16 and train.optimizer: adamw");
+    tm_model_settings settings = {.act = act, .half_master = half_master, .max_tokens = run->max_tokens, .train = !run->evaluate,
                                   .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));

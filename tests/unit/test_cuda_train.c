@@ -111,6 +111,18 @@ static void bits_of_a_layout(void **state)
     }
 }
 
+/* Weights in bf16, rounded at random by key: the same bits again, recomputed or not. */
+static void half_masters(void **state)
+{
+    (void)state;
+    begin();
+    size_t size;
+    char *want = run_of("cuda", "bf16", "full", "train.batch=6 train.master=bf16", &size);
+    compare(want, size, "bf16", "full", "train.batch=6 train.master=bf16");
+    compare(want, size, "bf16", "full", "train.batch=6 train.master=bf16 train.recompute=full");
+    free(want);
+}
+
 static void devices_are_named(void **state)
 {
     (void)state;
@@ -136,6 +148,6 @@ int main(void)
 {
     seed = fresh_seed();
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(devices_are_named)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(devices_are_named)};
     return cmocka_run_group_tests(tests, memory_begin, scratch_end);
 }

@@ -244,7 +244,10 @@ static tm_status advise_all(advising *s, tm_error *err)
         TM_TRY(advise_choice(s, &r->offload, TM_OFFLOAD_ACTIVATIONS, "train.offload", "activations", &fits, err));
     if (s->asked->precision == TM_PRECISION_F32 && !fits)
         TM_TRY(advise_choice(s, &r->precision, TM_PRECISION_BF16, "precision", "bf16", &fits, err));
-    if (method == TM_METHOD_FULL || method == TM_METHOD_FREEZE)
+    bool all = method == TM_METHOD_FULL || method == TM_METHOD_FREEZE;
+    if (all && r->master == TM_MASTER_F32 && r->optimizer == TM_OPTIM_ADAMW && s->target->precision == TM_PRECISION_BF16 && s->asked->precision != TM_PRECISION_F32)
+        TM_TRY(advise_choice(s, &r->master, TM_MASTER_BF16, "train.master", "bf16", &other, err));
+    if (all)
         TM_TRY(advise_choice(s, &r->method, TM_METHOD_LORA, "method", "lora", &other, err));
     if (method == TM_METHOD_FULL && !fits)
         TM_TRY(advise_freeze(s, &frozen, err));

@@ -334,7 +334,7 @@ tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err)
     if (request->gpu) /* opening plans for this machine, which may have no GPU to offload from */
         recipe->offload = TM_OFFLOAD_NONE;
     TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
-    recipe->offload = offload;
+    job.asked.offload = offload;
     tm_status st = plan_job(&job, request, &out, &fits, err);
     tm_job_close(&job);
     if (st != TM_OK) {

@@ -88,9 +88,7 @@ tm_status tm_layout_choose(tm_run *run, tm_recipe *recipe, const tm_layout *aske
         return TM_OK;
     recipe->offload = TM_OFFLOAD_ACTIVATIONS;
     TM_TRY(try_layout(&c, tokens, TM_RECOMPUTE_FULL, 0, err));
-    if (!fits(&c))
-        recipe->offload = asked->offload;
-    return TM_OK;
+    return fits(&c) ? fewest_layers(&c, tokens, plan->layers, err) : TM_OK;
 }
 
 /* --- Advice --- */
@@ -177,6 +175,8 @@ static tm_status advise_choice(advising *s, int *choice, int value, const char *
     layout.recompute = TM_RECOMPUTE_AUTO;
     if (choice == &s->recipe->precision)
         layout.precision = value;
+    if (choice == &s->recipe->offload)
+        layout.offload = value;
     set(&a, key, text);
     *choice = value;
     tm_status st = advise(s, &layout, &a, fits, err);
@@ -240,11 +240,14 @@ static tm_status advise_all(advising *s, tm_error *err)
     bool fits = false, other = false, frozen = false;
     int method = r->method;
     TM_TRY(advise_layout(s, &fits, err));
-    if (s->target->traits.apart && r->offload == TM_OFFLOAD_NONE && !fits)
+    if (s->target->traits.apart && s->asked->offload == TM_OFFLOAD_NONE && !fits)
         TM_TRY(advise_choice(s, &r->offload, TM_OFFLOAD_ACTIVATIONS, "train.offload", "activations", &fits, err));
     if (s->asked->precision == TM_PRECISION_F32 && !fits)
         TM_TRY(advise_choice(s, &r->precision, TM_PRECISION_BF16, "precision", "bf16", &fits, err));
-    if (method == TM_METHOD_FULL || method == TM_METHOD_FREEZE)
+    bool all = method == TM_METHOD_FULL || method == TM_METHOD_FREEZE;
+    if (all && r->master == TM_MASTER_F32 && r->optimizer == TM_OPTIM_ADAMW && s->target->precision == TM_PRECISION_BF16 && s->asked->precision != TM_PRECISION_F32)
+        TM_TRY(advise_choice(s, &r->master, TM_MASTER_BF16, "train.master", "bf16", &other, err));
+    if (all)
         TM_TRY(advise_choice(s, &r->method, TM_METHOD_LORA, "method", "lora", &other, err));
     if (method == TM_METHOD_FULL && !fits)
         TM_TRY(advise_freeze(s, &frozen, err));

@@ -36,7 +36,7 @@ typedef struct tm_advice {
 } tm_advice;
 
 /* What would fit, cheapest first: each was planned. First what changes no result (smaller micro-batches, recomputation, both, activations in host memory), then
- * bf16, LoRA instead of all weights, fewer trained layers, shorter examples. run and recipe are left as they were. *count 0: nothing helps. */
+ * bf16, also of what is trained, LoRA instead of all weights, fewer trained layers, shorter examples. run and recipe are left as they were. *count 0: nothing helps. */
 tm_status tm_advise(tm_run *run, tm_recipe *recipe, const tm_layout *asked, const tm_target *target, tm_advice out[TM_ADVICE_MAX], int *count, tm_error *err) TM_MUST_CHECK;
 /* "train.micro_tokens: 2048, train.recompute: full" */
 void tm_advice_put(const tm_advice *advice, tm_buf *out);

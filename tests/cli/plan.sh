@@ -23,8 +23,10 @@ expect "micro-batches that are too large" 4 'would fit: train.micro_tokens: [0-9
 micro=$(sed -n 's/.*would fit: train.micro_tokens: \([0-9]*\).*/\1/p' "$dir/err")
 expect "... fit as advised" 0 "micro-batches of $micro tokens, no recomputation" plan --model "$big" method=lora train.seq=1024 train.batch=64 train.micro_tokens="$micro" train.recompute=none --gpu 3090
 expect "... or with blocks computed again" 0 'of 28 blocks not kept' plan --model "$big" method=lora train.seq=1024 train.batch=64 train.micro_tokens=16384 --gpu 3090
-expect "14B with long examples: activations to host memory" 4 'would fit: train.offload: activations' plan --model tests/data/configs/qwen2.5-14b train.seq=4096 --gpu 5090
-expect "... fit, and say what the host needs" 0 'host memory +[0-9]{6}' plan --model tests/data/configs/qwen2.5-14b train.seq=4096 train.offload=activations --gpu 5090
+long="--model tests/data/configs/qwen2.5-14b train.seq=4096 --gpu 5090"
+expect "long examples: activations in host memory, and how much" 0 'host memory +[0-9]{6}' plan $long
+expect "... unless that is ruled out" 4 'would fit: train.offload: activations' plan $long train.offload=none
+expect "... or asked for" 0 'host memory +[0-9]{6}' plan $long train.offload=activations
 TEMPER_MEMORY_LIMIT=1000000 expect "this machine without memory" 4 'bytes|KiB|MiB' plan --model $model train.seq=128
 expect "JSON" 0 '"reserve": "estimated", .*"tokens": 1000000.*"layers": \[\{' plan --model "$big" train.seq=512 --gpu l40s --tokens 1000000 --json
 expect "JSON of what would fit" 4 '"instead": \[\{"set": \{"method": "lora"\}, "peak_bytes": [0-9]+' plan --model "$big" method=full --gpu 4090 --json

@@ -70,11 +70,11 @@ static void open_plan(const char *model, const char *const *extra, size_t extras
 static int64_t peak_with(const char *model, const char *method, int64_t tokens, int64_t again, const tm_target *target)
 {
     char micro[64], blocks[64];
-    const char *extra[] = {method, micro, again ? "train.recompute=partial" : "train.recompute=none", blocks};
+    const char *extra[] = {method, micro, again ? "train.recompute=partial" : "train.recompute=none", blocks, "train.offload=none"};
     tm_job job;
     snprintf(micro, sizeof micro, "train.micro_tokens=%lld", (long long)tokens);
     snprintf(blocks, sizeof blocks, "train.recompute_layers=%lld", (long long)again);
-    open_plan(model, extra, 4, &job);
+    open_plan(model, extra, 5, &job);
     OK(tm_job_plan_for(&job, target, err));
     int64_t peak = job.plan.peak;
     tm_job_close(&job);
@@ -103,7 +103,7 @@ static void layout_by_the_rule(void **state)
                     again = n;
                 }
         tm_job job;
-        open_plan(model, &method, 1, &job);
+        open_plan(model, (const char *[]){method, "train.offload=none"}, 2, &job);
         OK(tm_job_plan_for(&job, &target, err));
         int64_t got = job.recipe->recompute == TM_RECOMPUTE_FULL ? layers : job.recipe->recompute_layers;
         bool fits = tm_target_fits(&target, job.plan.peak);
@@ -118,6 +118,21 @@ static void layout_by_the_rule(void **state)
     }
     if (!getenv("TEST_SEED"))
         assert_true(partial + whole + small > 0);
+}
+
+/* Activations go to host memory where nothing else does, and a byte more is enough to keep them. */
+static void host_memory_comes_last(void **state)
+{
+    (void)state;
+    tm_target any = gpu_of(-1), tight = gpu_of(peak_with("tied", "method=lora", 512, 6, &any) + any.reserve), tighter = tight;
+    tm_job job;
+    tighter.memory--;
+    open_plan("tied", (const char *[]){"method=lora"}, 1, &job);
+    OK(tm_job_plan_for(&job, &tight, err));
+    assert_true(job.recipe->offload != TM_OFFLOAD_ACTIVATIONS && tm_target_fits(&tight, job.plan.peak) && job.plan.host == 0);
+    OK(tm_job_plan_for(&job, &tighter, err));
+    assert_true(job.recipe->offload == TM_OFFLOAD_ACTIVATIONS && tm_target_fits(&tighter, job.plan.peak) && job.plan.host > 0);
+    tm_job_close(&job);
 }
 
 static void cpu_keeps_its_micro_batches(void **state)
@@ -428,7 +443,7 @@ static int begin(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(gpus_by_name), cmocka_unit_test(layout_by_the_rule), cmocka_unit_test(cpu_keeps_its_micro_batches),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gpus_by_name), cmocka_unit_test(layout_by_the_rule), cmocka_unit_test(host_memory_comes_last), cmocka_unit_test(cpu_keeps_its_micro_batches),
                                        cmocka_unit_test(planned_is_built), cmocka_unit_test(advice_is_true), cmocka_unit_test(shorter_examples), cmocka_unit_test(work_is_the_formula), cmocka_unit_test(json_says_it_all)};
     return cmocka_run_group_tests_name("fit", tests, begin, scratch_end);
 }

@@ -271,17 +271,17 @@ static flash90_args maps_of(const problem &p, int rows_q, int rows_k, int listed
     return all;
 }
 
-template <class K> static void launch90(K kernel, const flash90_args &all, int64_t items, int threads, size_t shared, int ctas = 1)
+template <class K> static void launch90(K kernel, const flash90_args &all, int64_t items, int threads, size_t shared)
 {
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
-    kernel<<<(unsigned)std::min<int64_t>(items, 132 * ctas), threads, shared>>>(all);
+    kernel<<<(unsigned)std::min<int64_t>(items, 132), threads, shared>>>(all);
     CHECK(cudaGetLastError());
 }
 
-template <int D, int GROUPS, int CTAS, int BN, int STAGES, bool TURNS> void run90_forward(const problem &p)
+template <int D, int GROUPS, int BN, int STAGES> void run90_forward(const problem &p)
 {
     constexpr int BM = 64 * GROUPS;
-    launch90(flash90_forward<bf16, D, GROUPS, CTAS, BN, STAGES, false, TURNS>, maps_of(p, BM, BN, BM), (p.rows / BM + p.w.spans.n) * p.w.heads, 128 * GROUPS + (CTAS == 1 ? 128 : 32), (2 * BM + 2 * STAGES * BN) * D * 2, CTAS);
+    launch90(flash90_forward<bf16, D, GROUPS, BN, STAGES, false>, maps_of(p, BM, BN, BM), (p.rows / BM + p.w.spans.n) * p.w.heads, 128 * GROUPS + 128, (2 * BM + 2 * STAGES * BN) * D * 2);
 }
 template <int D, int BM, int STAGES> void run90_kv(const problem &p)
 {
@@ -302,15 +302,15 @@ struct kernel {
 #define KV(D, BM, BN, W) {"dk,dv   " #BM "x" #BN " w" #W, D, 1, run_kv<D, BM, BN, W>}
 #define DQ(D, BM, BN, W) {"dq      " #BM "x" #BN " w" #W, D, 2, run_q<D, BM, BN, W>}
 
-#define FORWARD90(D, G, C, BN, S, T) {"forward " #G " groups " #C " ctas x" #BN " s" #S " t" #T, D, 0, run90_forward<D, G, C, BN, S, T>}
+#define FORWARD90(D, G, BN, S) {"forward " #G " groups x" #BN " s" #S, D, 0, run90_forward<D, G, BN, S>}
 #define KV90(D, BM, S) {"dk,dv   " #BM "x128 wgmma s" #S, D, 1, run90_kv<D, BM, S>}
 #define DQ90(D, BN, S) {"dq      128x" #BN " wgmma s" #S, D, 2, run90_q<D, BN, S>}
 
 static const kernel kernels[] = {
-    FORWARD90(64, 2, 1, 128, 3, 1), FORWARD90(64, 3, 1, 64, 4, 1), FORWARD90(64, 2, 1, 64, 4, 1), FORWARD90(64, 3, 1, 128, 3, 1),
+    FORWARD90(64, 2, 128, 3), FORWARD90(64, 3, 64, 4), FORWARD90(64, 2, 64, 4), FORWARD90(64, 3, 128, 3),
     KV90(64, 64, 4),
     DQ90(64, 128, 3), DQ90(64, 64, 4),
-    FORWARD90(128, 2, 1, 128, 2, 0), FORWARD90(128, 2, 1, 128, 2, 1),
+    FORWARD90(128, 2, 128, 2),
     KV90(128, 64, 3), KV90(128, 64, 4),
     DQ90(128, 64, 3),
 #ifdef ALL

@@ -122,7 +122,7 @@ template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP> static void 
     constexpr int BM = 64 * GROUPS;
     make_list(c, "attention_forward", &all->w, BM);
     if (map_of(c, &all->q, q, BM) && map_of(c, &all->k, k, BN) && map_of(c, &all->v, v, BN))
-        launch(c, "attention_forward", flash90_forward<T, D, GROUPS, 1, BN, STAGES, CAP, true>, *all, tiles_bound(&all->w.spans, q.rows, BM) * all->w.heads, 128 * GROUPS + 128,
+        launch(c, "attention_forward", flash90_forward<T, D, GROUPS, BN, STAGES, CAP>, *all, tiles_bound(&all->w.spans, q.rows, BM) * all->w.heads, 128 * GROUPS + 128,
                (2 * BM + 2 * STAGES * BN) * D * 2);
 }
 

@@ -157,9 +157,9 @@ template <int GROUPS, bool MOST = false> TM_DEVICE void registers_to_multiply()
 
 /* --- Forward --- */
 
-/* TURNS: groups queue their products in turn, so that the softmax of one runs beside the products of another. */
-template <class T, int D, int GROUPS, int CTAS, int BN, int STAGES, bool CAP, bool TURNS>
-__global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) flash90_forward(const __grid_constant__ flash90_args all)
+/* Groups queue their products in turn, so that the softmax of one runs beside the products of another. */
+template <class T, int D, int GROUPS, int BN, int STAGES, bool CAP>
+__global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const __grid_constant__ flash90_args all)
 {
 #if !FLASH90_ELSEWHERE
     constexpr int BM = 64 * GROUPS, NT = BN / 8, DT = D / 8, QSTAGES = 2;
@@ -174,8 +174,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
     flash_ring<QSTAGES> rq;
     flash_ring<STAGES> rk, rv;
     if (group == GROUPS) {
-        if (CTAS == 1)
-            registers_to_fetch<GROUPS>();
+        registers_to_fetch<GROUPS>();
         if (threadIdx.x % 128 >= 32)
             return;
         for (int round = 0;; round++) {
@@ -205,8 +204,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
             __syncwarp();
         }
     }
-    if (CTAS == 1)
-        registers_to_multiply<GROUPS>();
+    registers_to_multiply<GROUPS>();
     bool leader = threadIdx.x % 128 == 0;
     int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4; /* row of the tile; and own + 8 */
     flash_score score = flash_score_of(w);
@@ -231,7 +229,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
     if (x.first < 0)
         return;
     flash_range blocks = flash_blocks<BM, BN>(w, x);
-    if (TURNS && group == GROUPS - 1)
+    if (group == GROUPS - 1)
         group_arrive(1 + GROUPS, 256);
     clear(out);
     barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
@@ -260,8 +258,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
         bool more = y.first >= 0; /* otherwise scores of what the tiles held before, for nobody */
         if (more)
             barrier_wait(&bar_k[2 * rk.stage()], rk.parity());
-        if (TURNS)
-            group_barrier(1 + GROUPS + group, 256);
+        group_barrier(1 + GROUPS + group, 256);
         products_begin();
         queue_scores<T, D, BM>(s, tile_q + rnext.stage() * BM * D, group * 64, tile_k + rk.stage() * BN * D);
         bf16 *vt = tile_v + rv.stage() * BN * D;
@@ -270,8 +267,7 @@ __global__ void __launch_bounds__(128 * GROUPS + (CTAS == 1 ? 128 : 32), CTAS) f
             zero_rows<BN, D>(vt, x.keys - b * BN);
         products_begin();
         queue_sum<T, NT>(out, p, vt);
-        if (TURNS)
-            group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
+        group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
         products_wait<1>();
         products_keep(s);
         if (more && leader)

@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
+.PHONY: dist-cuda test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -77,24 +77,26 @@ NVCC      ?= nvcc
 CUDA_ARCH ?= 90a
 CUDA_FLAGS := -std=c++17 -O3 --extended-lambda -fmad=false $(foreach a,$(CUDA_ARCH),-gencode=arch=compute_$(a),code=sm_$(a)) \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall -Iinclude -Isrc -D_GNU_SOURCE
-CUDA_OBJECTS := $(patsubst %.cu,build/cuda/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
+# One folder a set of architectures.
+CUDA_BUILD ?= build/cuda
+CUDA_OBJECTS := $(patsubst %.cu,$(CUDA_BUILD)/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
 CUDA_SHARED  := $(patsubst %,build/cpu/src/%.o,base/status base/buf base/dtype base/env device/compose device/device)
 
-cuda: build/cuda/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90 ...": which)
+cuda: $(CUDA_BUILD)/libtemper-cuda.so ## libtemper-cuda.so for GPUs (CUDA_ARCH="90a ...": which)
 
-build/cuda/libtemper-cuda.so: $(CUDA_OBJECTS) $(CUDA_SHARED)
+$(CUDA_BUILD)/libtemper-cuda.so: $(CUDA_OBJECTS) $(CUDA_SHARED)
 	@echo "  nvcc $@"; $(NVCC) $(CUDA_FLAGS) -shared -cudart static -Xlinker -Bsymbolic,--exclude-libs=ALL -o $@ $^
 
-build/cuda/%.o: %.cu
+$(CUDA_BUILD)/%.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -c -o $@ $<
 
 # Tests that need a GPU: every program of tests/cuda, then the golden cases and whole runs on it.
-CUDA_TESTS := $(patsubst %.cu,build/cuda/%,$(wildcard tests/cuda/test_*.cu))
+CUDA_TESTS := $(patsubst %.cu,$(CUDA_BUILD)/%,$(wildcard tests/cuda/test_*.cu))
 test-cuda: cuda $(CUDA_TESTS) build/cpu/tests/golden/test_golden build/cpu/tests/unit/test_cuda_train ## tests on a GPU
 	@tests/cuda/run $(CUDA_TESTS)
 
-build/cuda/tests/%: build/cuda/tests/%.o $(CUDA_OBJECTS) $(CUDA_SHARED)
+$(CUDA_BUILD)/tests/%: $(CUDA_BUILD)/tests/%.o $(CUDA_OBJECTS) $(CUDA_SHARED)
 	@echo "  nvcc $@"; $(NVCC) $(CUDA_FLAGS) -o $@ $^
 
 # The laboratory of GPU kernels: variants, their checks and rates; for a Hopper GPU.
@@ -191,10 +193,16 @@ $(BUILD)/temper-static: $(CLI) $(LIB)
 	$(CC) $(LDFLAGS) -s -o $@ $(CLI) $(LIB) -Wl,-Bstatic $(PKG_LIBS) -Wl,-Bdynamic -lm -ldl -pthread
 	@! ldd $@ | grep -Ev 'linux-vdso|ld-linux|libc\.so|libm\.so|libdl\.so|libpthread\.so'
 
-dist: $(BUILD)/temper-static ## build/dist/temper-VERSION.tar.gz: one program that needs only libc, with model and data
+# With nvcc here the GPU's library goes along, for every architecture that is compiled for.
+DIST_CUDA := $(if $(shell command -v $(NVCC)),dist-cuda)
+dist-cuda:
+	$(MAKE) cuda CUDA_BUILD=build/cuda-dist CUDA_ARCH="80 86 89 90a 120"
+
+dist: $(BUILD)/temper-static $(DIST_CUDA) ## build/dist/temper-VERSION.tar.gz: one program that needs only libc, with model and data
 	rm -rf $(DIST)
 	mkdir -p $(DIST)/licenses
 	cp $(BUILD)/temper-static $(DIST)/temper
+	$(if $(DIST_CUDA),cp build/cuda-dist/libtemper-cuda.so $(DIST)/)
 	cp -r $(SHARED) README.md README.ru.md LICENSE docs $(DIST)/
 	for p in libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev zlib1g-dev libzstd-dev; do \
 	  cp /usr/share/doc/$$p/copyright $(DIST)/licenses/$$p.txt || exit 1; done
@@ -207,4 +215,4 @@ clean: ## removes build/
 
 include tests/fuzz/fuzz.mk
 
--include $(shell find $(BUILD) build/cuda -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) $(CUDA_BUILD) -name '*.d' 2>/dev/null)

@@ -177,7 +177,7 @@ static void print_folklore(void)
     } times[] = {{"10M tokens in less than 30 minutes", 1e7, 0, 0.5}, {"100M tokens in 1 to 2 hours", 1e8, 1, 2}, {"1B tokens in 12 to 24 hours", 1e9, 12, 24}, {"10B tokens in 3 to 7 days", 1e10, 72, 168}};
     for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
         double a = times[i].tokens / small->rate / 3600, b = times[i].tokens / whole->rate / 3600;
-        printf("| 1.3B on a 96 GB card: %s | LoRA ", times[i].said);
+        printf("| 1.3B on a 96 GB card: %s | %sLoRA ", times[i].said, small->target.from[0] ? "* " : "");
         print_hours(a);
         printf(", full ");
         print_hours(b);

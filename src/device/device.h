@@ -105,8 +105,6 @@ typedef enum tm_isa { TM_ISA_AUTO, TM_ISA_SCALAR, TM_ISA_AVX2, TM_ISA_AVX512, TM
 
 /* threads 0 = all. TM_ISA_F64 computes everything in double: the reference of gradient checks. */
 tm_status tm_cpu_device_create(int threads, tm_isa isa, tm_device **out, tm_error *err) TM_MUST_CHECK;
-/* Bytes such a device takes for itself at creation: packing buffers. */
-int64_t tm_cpu_workspace_bytes(int threads);
 
 /* Of the CPU device (but for TM_ISA_F64), and of any CUDA device. */
 tm_device_traits tm_cpu_traits(void);

@@ -127,5 +127,3 @@ out:
     cpu_destroy(&cpu->base);
     return st;
 }
-
-int64_t tm_cpu_workspace_bytes(int threads) { return (int64_t)threads * TM_CPU_SCRATCH_BYTES + TM_CPU_SHARED_BYTES; }

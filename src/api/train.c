@@ -76,13 +76,31 @@ static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *o
     }
 }
 
-static void drop_layout(json_t *recipe)
+/* Where a base matrix is trained on a GPU, its gradient is one sum over a micro-batch: then this is no layout. */
+static bool micro_batches_count(const tm_job *job)
+{
+    return job->device->traits.apart && (job->recipe->method == TM_METHOD_FULL || job->recipe->method == TM_METHOD_FREEZE);
+}
+
+static void drop_layout(const tm_job *job, json_t *recipe)
 {
     for (size_t i = 0; i < sizeof layout_keys / sizeof layout_keys[0]; i++) {
+        if (micro_batches_count(job) && (strcmp(layout_keys[i][1], "micro_tokens") == 0 || strcmp(layout_keys[i][1], "packing") == 0))
+            continue;
         json_t *group = layout_keys[i][0] ? json_object_get(recipe, layout_keys[i][0]) : recipe;
         if (group)
             json_object_del(group, layout_keys[i][1]);
     }
+}
+
+/* A run goes on where it was begun: a processor, or a GPU of the same model. */
+static void other_device(const tm_job *job, json_t *run, tm_buf *out)
+{
+    json_t *device = json_object_get(run, "device");
+    const char *name = json_string_value(json_object_get(device, "name")), *detail = json_string_value(json_object_get(device, "detail"));
+    bool gpu = job->device->traits.apart;
+    if (!out->size && name && *name && (strcmp(name, job->device->name) != 0 || (gpu && detail && strcmp(detail, job->device->detail) != 0)))
+        tm_buf_printf(out, "it was begun on %s (%s), this is %s (%s)", name, detail ? detail : "", job->device->name, job->device->detail);
 }
 
 /* Compares with the run.json of the folder: another recipe is refused; *finished: nothing to do. */
@@ -101,9 +119,10 @@ static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
     TM_GO(tm_recipe_to_json(job->recipe, &text, err));
     TM_GO(tm_json_parse(text.data, text.size, "recipe", &mine, err));
     json_t *theirs = json_object_get(old, "recipe");
-    drop_layout(mine);
-    drop_layout(theirs);
+    drop_layout(job, mine);
+    drop_layout(job, theirs);
     first_difference(mine, theirs, "", &difference);
+    other_device(job, old, &difference);
     TM_GO(tm_buf_check(&difference, err));
     if (difference.size)
         TM_GO(tm_fail(err, TM_LOCKED, "%s holds another run: %s; choose another out, or remove the folder", job->folder.dir, difference.data));

@@ -32,13 +32,9 @@ static void put_rows(const char *path, dice *d)
     fclose(f);
 }
 
-/* What a run leaves: the trail of its weights and its losses. */
-static char *run_of(const char *device, const char *precision, const char *method, const char *extra, size_t *size)
+static void recipe_of(args *out, const char *name, const char *device, const char *precision, const char *method, const char *extra)
 {
     args a = {0};
-    char name[64], path[1100];
-    static int runs;
-    snprintf(name, sizeof name, "run%d", runs++);
     arg(&a, "model=%s", scratch("model"));
     arg(&a, "out=%s", scratch(name));
     arg(&a, "data.0.path=%s", scratch("rows.jsonl"));
@@ -52,6 +48,17 @@ static char *run_of(const char *device, const char *precision, const char *metho
         end = strchr(extra, ' ') ? strchr(extra, ' ') : extra + strlen(extra);
         arg(&a, "%.*s", (int)(end - extra), extra);
     }
+    *out = a;
+}
+
+/* What a run leaves: the trail of its weights. */
+static char *run_of(const char *device, const char *precision, const char *method, const char *extra, size_t *size)
+{
+    args a;
+    char name[64], path[1100];
+    static int runs;
+    snprintf(name, sizeof name, "run%d", runs++);
+    recipe_of(&a, name, device, precision, method, extra);
     train(&a);
     args_free(&a);
     snprintf(path, sizeof path, "%s/trail.bin", scratch(name));
@@ -123,6 +130,30 @@ static void half_masters(void **state)
     free(want);
 }
 
+/* A run is not continued on another kind of device, nor full fine-tuning on a GPU in other micro-batches. */
+static void runs_stay_where_they_are(void **state)
+{
+    (void)state;
+    begin();
+    static const char *const begun[][3] = {{"cpu", "lora", "train.batch=6 train.micro_tokens=64"}, {"cuda", "full", "train.batch=6 train.micro_tokens=64"}};
+    static const char *const then[][2] = {{"cuda", "train.batch=6 train.micro_tokens=64"}, {"cuda", "train.batch=6 train.micro_tokens=130"}};
+    static const char *const says[] = {"device is \"cuda\", the run there has \"cpu\"", "train.micro_tokens is 130"};
+    for (int i = 0; i < 2; i++) {
+        args a, b;
+        tm_error problem;
+        char name[16];
+        snprintf(name, sizeof name, "stays%d", i);
+        recipe_of(&a, name, begun[i][0], "f32", begun[i][1], begun[i][2]);
+        recipe_of(&b, name, then[i][0], "f32", begun[i][1], then[i][1]);
+        train(&a);
+        assert_int_equal(try_train(&b, &problem), TM_LOCKED);
+        if (!strstr(problem.message, says[i]))
+            fail_msg("%s", problem.message);
+        args_free(&a);
+        args_free(&b);
+    }
+}
+
 static void devices_are_named(void **state)
 {
     (void)state;
@@ -148,6 +179,6 @@ int main(void)
 {
     seed = fresh_seed();
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(devices_are_named)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
     return cmocka_run_group_tests(tests, memory_begin, scratch_end);
 }

@@ -2,17 +2,10 @@
 #ifndef TM_BASE_DTYPE_H
 #define TM_BASE_DTYPE_H
 
+#include "base/on_device.h"
+
 #include <stdint.h>
 #include <string.h>
-
-/* What a compiler for another processor puts before the functions that it needs there. */
-#ifndef TM_ON_DEVICE
-#ifdef __CUDACC__
-#define TM_ON_DEVICE __host__ __device__
-#else
-#define TM_ON_DEVICE
-#endif
-#endif
 
 /* X(name, bits an element). The names are those of the safetensors format. */
 #define TM_DTYPE_TABLE(X)                                                               \

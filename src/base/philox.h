@@ -4,16 +4,9 @@
 #ifndef TM_BASE_PHILOX_H
 #define TM_BASE_PHILOX_H
 
-#include <stdint.h>
+#include "base/on_device.h"
 
-/* What a compiler for another processor puts before the functions that it needs there. */
-#ifndef TM_ON_DEVICE
-#ifdef __CUDACC__
-#define TM_ON_DEVICE __host__ __device__
-#else
-#define TM_ON_DEVICE
-#endif
-#endif
+#include <stdint.h>
 
 typedef struct tm_philox {
     uint32_t word[4];

@@ -36,7 +36,6 @@ struct tm_cuda {
     struct tm_cuda_transfer *transfer;
     struct tm_cuda_stash *stash; /* NULL: nothing is offloaded */
     int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
-    bool plain;           /* tests: no fast kernels */
     struct tm_cuda_profile *profile; /* NULL: nobody asked */
     char detail[256];
 };

@@ -50,6 +50,9 @@ typedef struct tm_half_product {
 } tm_half_product;
 bool tm_half_multiply(tm_device *d, const char *op, const tm_half_product *p);
 
+/* y = w rounded to y's 16-bit type; w is f32 or the other one. Columns of y from w.cols to y.ld (a multiple of 8) are zeros. */
+void tm_half_round(tm_device *d, const char *op, tm_tensor w, tm_tensor y);
+
 /* The ops of ops.def, with their parameters. One that nobody defines serves nothing (weak definitions in serve.cu).
  * attention: rows of q, k, v, dout up to the next multiple of 128 beyond the last may be read, where the buffer has
  * them; what stands there never reaches a result. */

@@ -36,6 +36,14 @@ template <class T, class W> static void round_to(tm_device *d, const char *op, c
     });
 }
 
+void tm_half_round(tm_device *d, const char *op, tm_tensor w, tm_tensor y)
+{
+    if (y.dtype == TM_BF16)
+        w.dtype == TM_F32 ? round_to<bf16, float>(d, op, w, y) : round_to<bf16, f16>(d, op, w, y);
+    else
+        w.dtype == TM_F32 ? round_to<f16, float>(d, op, w, y) : round_to<f16, bf16>(d, op, w, y);
+}
+
 /* w as a matrix of `type`: w itself, or a copy in the workspace. data NULL: not enough was lent. */
 static tm_tensor weight_in(tm_device *d, const char *op, tm_tensor w, tm_dtype type)
 {
@@ -43,12 +51,8 @@ static tm_tensor weight_in(tm_device *d, const char *op, tm_tensor w, tm_dtype t
         return w;
     int64_t used = 0, ld = (w.cols + 7) / 8 * 8;
     tm_tensor y = {tm_half_scratch(tm_cuda_of(d), &used, w.rows * ld * 2), type, w.rows, w.cols, ld};
-    if (!y.data)
-        return y;
-    if (type == TM_BF16)
-        w.dtype == TM_F32 ? round_to<bf16, float>(d, op, w, y) : round_to<bf16, f16>(d, op, w, y);
-    else
-        w.dtype == TM_F32 ? round_to<f16, float>(d, op, w, y) : round_to<f16, bf16>(d, op, w, y);
+    if (y.data)
+        tm_half_round(d, op, w, y);
     return y;
 }
 

@@ -32,7 +32,7 @@ static bool take(tm_device *d, const low_group &g, tm_dtype type, bool backward,
 /* Absent, or of the activations' type and laid out for sixteen bytes at a time. */
 static bool usable(tm_tensor t, tm_dtype type) { return !t.data || (t.dtype == type && (uintptr_t)t.data % 16 == 0 && t.ld % 8 == 0 && t.cols % 8 == 0); }
 
-/* What low_narrow reads. */
+/* What tm_half_round reads. */
 static bool is_weight(tm_tensor t) { return t.dtype == TM_F32 || tm_is_half(t.dtype); }
 
 /* What the parts are; out: columns of y, of activations of `type`. false: not served. */
@@ -63,8 +63,9 @@ static tm_tensor in_type(tm_device *d, const char *op, tm_tensor w, tm_dtype typ
 {
     if (w.dtype == type)
         return w;
-    low_narrow(d, op, w, type, address);
-    return tm_tensor_make(address, type, w.rows, w.cols);
+    tm_tensor y = tm_tensor_make(address, type, w.rows, w.cols);
+    tm_half_round(d, op, w, y);
+    return y;
 }
 
 bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)

@@ -22,7 +22,7 @@ template <class NAME, class... P, bool (*FAST)(tm_device *, P...), void (*PLAIN)
     {
         tm_cuda *c = tm_cuda_of(d);
         int at = c->profile ? tm_cuda_profile_begin(c, NAME::name, (operand_bytes(p) + ... + 0)) : -1;
-        if (c->plain || !FAST(d, p...))
+        if (!FAST(d, p...))
             PLAIN(d, p...);
         if (c->profile)
             tm_cuda_profile_end(c, at);

@@ -52,32 +52,6 @@ void low_pack(tm_device *d, const char *op, const low_group &g, tm_dtype type, v
     });
 }
 
-template <class H, class W> static __global__ void narrow_kernel(const W *w, int64_t ld, int64_t rows, int64_t cols, H *out)
-{
-    int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * 8, row = i / cols, col = i % cols;
-    if (row >= rows)
-        return;
-    eight<H> u;
-    for (int e = 0; e < 8; e++)
-        u.v[e] = narrow<H>(widen(w[row * ld + col + e]));
-    *(eight<H> *)(out + i) = u;
-}
-
-void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *out)
-{
-    dim3 grid((unsigned)((w.rows * w.cols / 8 + 255) / 256));
-    with_type(type, [&](auto h) {
-        typedef decltype(h) H;
-        if (w.dtype == TM_F32)
-            launch(d, op, narrow_kernel<H, float>, grid, 256, 0, (const float *)w.data, w.ld, w.rows, w.cols, (H *)out);
-        else
-            with_type(w.dtype, [&](auto from) {
-                typedef decltype(from) W;
-                launch(d, op, narrow_kernel<H, W>, grid, 256, 0, (const W *)w.data, w.ld, w.rows, w.cols, (H *)out);
-            });
-    });
-}
-
 /* --- xa = x A^T and dxa = dy (scale B): sums along rows --- */
 
 /* A block: MT * 16 rows, a window of NT * 16 low columns, BUDGET bytes of shared memory. A stage of the pipeline holds 128

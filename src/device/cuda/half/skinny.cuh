@@ -193,7 +193,5 @@ void low_gradients(tm_device *d, const char *op, const low_group &g, tm_tensor x
  * then, [parts * T rows] of low_mask_pitch bytes. */
 void low_add_forward(tm_device *d, const char *op, const low_group &g, const void *side, const void *b_side, tm_tensor y);
 void low_add_backward(tm_device *d, const char *op, const low_group &g, const void *side, const void *a_side, tm_tensor dx, void *bits);
-/* w in the activations' type, row by row. */
-void low_narrow(tm_device *d, const char *op, tm_tensor w, tm_dtype type, void *out);
 
 #endif

@@ -141,7 +141,7 @@ static void runs_stay_where_they_are(void **state)
     for (int i = 0; i < 2; i++) {
         args a, b;
         tm_error problem;
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "stays%d", i);
         recipe_of(&a, name, begun[i][0], "f32", begun[i][1], begun[i][2]);
         recipe_of(&b, name, then[i][0], "f32", begun[i][1], then[i][1]);

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "io/gguf.h"
 #include "io/hf.h"
+#include "keep/keep.h"
 #include "text/answers.h"
 #include "train/score.h"
 
@@ -394,6 +395,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     run->evals = job->evals;
     run->eval_count = job->eval_count;
     run->order = &job->order;
+    run->add_hooks = depth == TM_JOB_EVAL ? NULL : tm_keep_add;
     if (depth == TM_JOB_TRAIN) {
         TM_TRY(tm_run_folder_open(r->out, &job->folder, err));
         job->folder_list = &job->folder;

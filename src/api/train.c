@@ -250,7 +250,6 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
 {
     tm_status st = TM_OK;
     tm_sha256 result = {""};
-    TM_TRY(tm_monitor_add(t, err));
     TM_TRY(warn_about_recipe(job, t, err));
     TM_TRY(tm_trainer_start(t, err));
     TM_TRY(write_run_json(job, t, "running", "", "", err));

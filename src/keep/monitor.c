@@ -118,7 +118,7 @@ static tm_status monitor_evaluate(void *state, tm_trainer *t, int32_t r, tm_verd
 static void snapshot_path(char path[4096], const char *folder) { snprintf(path, 4096, "%s/snapshot.safetensors", folder); }
 
 /* Through the device's own tensors: the snapshot trades places with the weights, and back. */
-static tm_status monitor_save(void *state, tm_trainer *t, const char *folder, tm_error *err)
+static tm_status monitor_save(void *state, tm_trainer *t, int32_t replica, const char *folder, tm_error *err)
 {
     monitor *m = state;
     char path[4096];
@@ -127,16 +127,16 @@ static tm_status monitor_save(void *state, tm_trainer *t, const char *folder, tm
     monitor now = {0};
     tm_status st = monitor_begin(&now, t, err);
     if (st == TM_OK) {
-        move_snapshot(t, m, 0, true);
+        move_snapshot(t, m, replica, true);
         snapshot_path(path, folder);
-        st = tm_trained_write(t, 0, false, path, err);
-        move_snapshot(t, &now, 0, true);
+        st = tm_trained_write(t, replica, false, path, err);
+        move_snapshot(t, &now, replica, true);
     }
     drop_snapshot(&now);
     return st;
 }
 
-static tm_status monitor_load(void *state, tm_trainer *t, const char *folder, tm_error *err)
+static tm_status monitor_load(void *state, tm_trainer *t, int32_t replica, const char *folder, tm_error *err)
 {
     monitor *m = state;
     char path[4096];
@@ -146,10 +146,10 @@ static tm_status monitor_load(void *state, tm_trainer *t, const char *folder, tm
     tm_status st = monitor_begin(&now, t, err);
     snapshot_path(path, folder);
     if (st == TM_OK)
-        st = tm_trained_read(t, 0, false, path, err);
+        st = tm_trained_read(t, replica, false, path, err);
     if (st == TM_OK) {
-        move_snapshot(t, m, 0, false);
-        move_snapshot(t, &now, 0, true);
+        move_snapshot(t, m, replica, false);
+        move_snapshot(t, &now, replica, true);
     }
     drop_snapshot(&now);
     return st;

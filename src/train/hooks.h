@@ -1,5 +1,6 @@
 /* Hooks: where methods that keep skills, and monitors, join the loop. A method is one file in
- * src/keep/ that fills one tm_hook; every function may be NULL. */
+ * src/keep/ that fills one tm_hook; every function may be NULL. It is added while the trainer is built (tm_run.add_hooks),
+ * also on the counting device, and takes the device memory that it needs from the arena TM_MEM_KEEP then. */
 #ifndef TM_TRAIN_HOOKS_H
 #define TM_TRAIN_HOOKS_H
 
@@ -15,17 +16,18 @@ typedef struct tm_hook {
     void *state;   /* owned; given to every function */
     /* Before the first step, weights loaded; on a resumed run load follows. */
     tm_status (*begin)(void *state, struct tm_trainer *t, tm_error *err);
-    /* After accumulation, before norm and clip: adds to gradients, gives the penalty of each replica. */
-    tm_status (*penalty)(void *state, struct tm_trainer *t, double *penalty, tm_error *err);
+    /* After accumulation, before norm and clip: queues what adds to gradients, and adds the penalty of replica r to the
+     * double at t->penalty + r, on the device. */
+    tm_status (*penalty)(void *state, struct tm_trainer *t, tm_error *err);
     /* After the optimiser's step. */
     tm_status (*step)(void *state, struct tm_trainer *t, tm_error *err);
     /* After an evaluation of all sets (t->evals). */
     tm_status (*evaluate)(void *state, struct tm_trainer *t, int32_t replica, tm_verdict *verdict, tm_error *err);
     tm_status (*task_end)(void *state, struct tm_trainer *t, tm_error *err);
     tm_status (*end)(void *state, struct tm_trainer *t, tm_error *err);
-    /* State that a checkpoint must hold, in files of its folder. */
-    tm_status (*save)(void *state, struct tm_trainer *t, const char *folder, tm_error *err);
-    tm_status (*load)(void *state, struct tm_trainer *t, const char *folder, tm_error *err);
+    /* State of a replica that a checkpoint must hold, in files of its folder. */
+    tm_status (*save)(void *state, struct tm_trainer *t, int32_t replica, const char *folder, tm_error *err);
+    tm_status (*load)(void *state, struct tm_trainer *t, int32_t replica, const char *folder, tm_error *err);
     void (*destroy)(void *state);
 } tm_hook;
 

@@ -177,7 +177,7 @@ static tm_status fill_folder(tm_trainer *t, int32_t r, const char *folder, tm_er
     TM_TRY(tm_trained_write(t, r, true, path, err));
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].save)
-            TM_TRY(t->hooks[i].save(t->hooks[i].state, t, folder, err));
+            TM_TRY(t->hooks[i].save(t->hooks[i].state, t, r, folder, err));
     if (!t->tuning.registers.count) /* a bank is a folder of folders, and a checkpoint holds plain files */
         TM_TRY(tm_trainer_save_to(t, r, folder, err));
     snprintf(path, sizeof path, "%s/state.json", folder);
@@ -244,7 +244,7 @@ tm_status tm_trainer_resume(tm_trainer *t, bool *resumed, tm_error *err)
             st = read_state(t, r, path, &at, err);
         for (int64_t i = 0; i < t->hook_count && st == TM_OK; i++)
             if (t->hooks[i].load)
-                st = t->hooks[i].load(t->hooks[i].state, t, folder, err);
+                st = t->hooks[i].load(t->hooks[i].state, t, r, folder, err);
         free(folder);
         if (st == TM_OK)
             st = tm_run_folder_start(t->run->folder[r], &at, err);

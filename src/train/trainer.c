@@ -135,8 +135,10 @@ static tm_status build(tm_trainer *t, tm_error *err)
     t->device_params = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof(tm_step_params) * run->replicas);
     TM_TRY(TM_NEW(&t->params, run->replicas, err));
     TM_TRY(TM_NEW(&t->result, run->replicas, err));
+    TM_TRY(TM_NEW(&t->host_penalty, run->replicas, err));
+    t->penalty = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof *t->penalty * run->replicas);
     take_teachers(t);
-    return TM_OK;
+    return run->add_hooks ? run->add_hooks(t, err) : TM_OK;
 }
 
 tm_status tm_trainer_create(const tm_run *run, tm_device *device, const int64_t limits[TM_MEM_KINDS], tm_trainer **out, tm_error *err)
@@ -170,6 +172,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->target);
     free(t->losses);
     tm_gates_drop(t);
+    free(t->host_penalty);
     free(t->params);
     free(t->result);
     free(t->items);
@@ -377,15 +380,11 @@ static void add_losses(tm_trainer *t)
 
 static tm_status run_penalties(tm_trainer *t, tm_error *err)
 {
-    double penalty[t->run->replicas];
-    for (int64_t i = 0; i < t->hook_count; i++) {
-        if (!t->hooks[i].penalty)
-            continue;
-        memset(penalty, 0, sizeof penalty);
-        TM_TRY(t->hooks[i].penalty(t->hooks[i].state, t, penalty, err));
-        for (int32_t r = 0; r < t->run->replicas; r++)
-            t->result[r].penalty += penalty[r];
-    }
+    t->device->calls->zero(t->device, t->penalty, (int64_t)sizeof *t->penalty * t->run->replicas);
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].penalty)
+            TM_TRY(t->hooks[i].penalty(t->hooks[i].state, t, err));
+    tm_device_fetch(t->device, t->host_penalty, t->penalty, (int64_t)sizeof *t->penalty * t->run->replicas);
     return TM_OK;
 }
 
@@ -425,6 +424,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     add_losses(t);
     for (int32_t r = 0; r < t->run->replicas; r++) {
         t->result[r].grad_norm = t->params[r].grad_norm;
+        t->result[r].penalty = t->host_penalty[r];
         if (!isfinite(t->result[r].loss) || !isfinite(t->result[r].grad_norm))
             return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g: training diverged; try a lower train.lr, or warm-up",
                            (long long)t->step + 1, t->result[r].loss, t->result[r].grad_norm);

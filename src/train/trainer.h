@@ -60,6 +60,7 @@ typedef struct tm_run {
     tm_order **order;           /* [R] */
     int64_t steps;
     int64_t max_tokens, max_examples; /* capacity of a micro-batch */
+    tm_status (*add_hooks)(struct tm_trainer *t, tm_error *err); /* called when the trainer is built; NULL: none */
     bool (*interrupted)(void *context); /* asked between steps; NULL: never */
     void (*progress)(void *context, const struct tm_trainer *t);
     void *context;
@@ -88,6 +89,7 @@ typedef struct tm_trainer {
     tm_trained *device_trained; /* the same list on the device, for ops */
     const tm_param **trained_param;
     int64_t trained_count;
+    double *penalty, *host_penalty; /* [R] of this step: device, host */
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
     tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
@@ -121,7 +123,7 @@ typedef struct tm_trainer {
 tm_status tm_trainer_create(const tm_run *run, tm_device *device, const int64_t limits[TM_MEM_KINDS], tm_trainer **out, tm_error *err) TM_MUST_CHECK;
 void tm_trainer_destroy(tm_trainer *trainer);
 
-/* Adds a hook (before tm_trainer_start); the trainer owns its state. */
+/* Adds a hook (in tm_run.add_hooks, or before tm_trainer_start); the trainer owns its state. */
 tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error *err) TM_MUST_CHECK;
 
 /* Adds a warning, unless it was said before. */

@@ -3,7 +3,6 @@
  * interrupted, started twice, or started with another recipe in the same folder. */
 #include "../support/run.h"
 
-#include "keep/monitor.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -161,8 +160,7 @@ static void killed_before_saving(void **state)
         recipe(&a, s, "unsaved");
         open_job(&a, TM_JOB_TRAIN, &job);
         OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
-        OK(tm_monitor_add(trainer, err));
-        OK(tm_trainer_start(trainer, err));
+            OK(tm_trainer_start(trainer, err));
         OK(tm_trainer_run(trainer, err));
         tm_trainer_destroy(trainer);
         tm_job_close(&job);

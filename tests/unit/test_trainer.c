@@ -4,7 +4,6 @@
  * so that every border where sums could be regrouped is crossed. */
 #include "../support/run.h"
 
-#include "keep/monitor.h"
 
 static uint64_t seed;
 
@@ -234,7 +233,6 @@ static void train_pack(const scenario *s, const int *place, int count, int64_t s
     OK(tm_plan_memory(&p.run, tm_cpu_traits(), 0, &plan, err));
     OK(tm_cpu_device_create(2, TM_ISA_AUTO, &device, err));
     OK(tm_trainer_create(&p.run, device, plan.part, &trainer, err));
-    OK(tm_monitor_add(trainer, err));
     OK(tm_trainer_start(trainer, err));
     if (steps >= 0)
         FAILS(TM_FAILED, "interrupted", tm_trainer_run(trainer, err));
@@ -270,8 +268,6 @@ static void packs_are_refused(void **state)
         OK(tm_counting_device_create(tm_cpu_traits(), &counting, err));
         tm_error problem = {0};
         tm_status st = tm_trainer_create(&p.run, counting, NULL, &trainer, &problem);
-        if (st == TM_OK)
-            st = tm_monitor_add(trainer, &problem);
         if (st != TM_RECIPE || !strstr(problem.message, cases[i].text))
             fail_msg("%s: status %d, \"%s\"", cases[i].kind.name, (int)st, problem.message);
         tm_trainer_destroy(trainer);

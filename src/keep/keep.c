@@ -1,0 +1,17 @@
+/* Which methods there are: see keep.h. */
+#include "keep/keep.h"
+
+#include "keep/monitor.h"
+
+/* In the order in which their hooks run. Each adds nothing where the recipe does not ask for it. */
+static tm_status (*const methods[])(tm_trainer *, tm_error *) = {
+    NULL,
+};
+
+tm_status tm_keep_add(tm_trainer *t, tm_error *err)
+{
+    TM_TRY(tm_monitor_add(t, err));
+    for (size_t i = 0; !t->run->evaluate && methods[i]; i++)
+        TM_TRY(methods[i](t, err));
+    return TM_OK;
+}

@@ -1,10 +1,12 @@
 /* Which methods there are: see keep.h. */
 #include "keep/keep.h"
 
+#include "keep/average.h"
 #include "keep/monitor.h"
 
 /* In the order in which their hooks run. Each adds nothing where the recipe does not ask for it. */
 static tm_status (*const methods[])(tm_trainer *, tm_error *) = {
+    tm_average_add,
     NULL,
 };
 

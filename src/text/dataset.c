@@ -233,6 +233,13 @@ tm_status tm_dataset_load(const tm_data_entry *entries, int64_t count, const tm_
 int64_t tm_dataset_count(const tm_dataset *data) { return data->count; }
 const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i) { return &data->example[i]; }
 int64_t tm_dataset_sources(const tm_dataset *data) { return data->store->sources; }
+int64_t tm_dataset_first(const tm_dataset *data, int64_t source_index)
+{
+    int64_t first = 0;
+    for (int64_t s = 0; s < source_index; s++)
+        first += data->stats[s].examples;
+    return first;
+}
 const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source_index)
 {
     return &data->stats[source_index];
@@ -349,10 +356,10 @@ tm_status tm_dataset_split(tm_dataset *d, const tm_data_entry *entries, uint64_t
     tm_status st;
     TM_GO(dataset_create(d->store->sources, d->store, &other, err));
     TM_GO(TM_NEW(&held, d->count, err));
-    for (int64_t s = 0, first = 0; s < d->store->sources; first += d->stats[s].examples, s++)
+    for (int64_t s = 0; s < d->store->sources; s++)
         if (entries[s].val_split > 0)
-            TM_GO(choose(d, &entries[s], tm_philox_key(seed, TM_PURPOSE_SUBSET, (uint32_t)s, 0), first,
-                         first + d->stats[s].examples, held, err));
+            TM_GO(choose(d, &entries[s], tm_philox_key(seed, TM_PURPOSE_SUBSET, (uint32_t)s, 0), tm_dataset_first(d, s),
+                         tm_dataset_first(d, s + 1), held, err));
     TM_GO(TM_GROW(&other->example, &other->capacity, d->count, err));
     divide(d, other, held);
     *out = other;
@@ -361,4 +368,21 @@ out:
     tm_dataset_destroy(other);
     free(held);
     return st;
+}
+
+void tm_dataset_keep(tm_dataset *d, int64_t source_index, const bool *keep)
+{
+    int64_t first = tm_dataset_first(d, source_index), end = tm_dataset_first(d, source_index + 1), kept = first;
+    tm_dataset_stats *stats = &d->stats[source_index];
+    int64_t targets = stats->targets;
+    stats->examples = stats->tokens = stats->targets = 0;
+    for (int64_t i = first; i < end; i++) {
+        if (!keep[i - first])
+            continue;
+        d->example[kept] = d->example[i];
+        count_example(stats, &d->example[kept++]);
+    }
+    stats->text_bytes = targets ? (int64_t)((__int128)stats->text_bytes * stats->targets / targets) : 0;
+    memmove(d->example + kept, d->example + end, (size_t)(d->count - end) * sizeof *d->example);
+    d->count -= end - kept;
 }

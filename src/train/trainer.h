@@ -45,6 +45,7 @@ typedef struct tm_run {
     tm_safetensors *file;       /* weights; NULL with init: random, or to plan from config.json alone */
     tm_dtype dtype;             /* of matrices when file is NULL */
     tm_dataset *data;           /* NULL: plan from sizes alone */
+    int64_t rehearsal_from;     /* its first source of old examples (replay, texts of the base); its number of sources: none */
     tm_eval_set *evals;
     int64_t eval_count;
     bool evaluate;              /* only evaluate: no gradients, no optimiser */

@@ -69,6 +69,11 @@ tm_status tm_dataset_split(tm_dataset *data, const tm_data_entry *entries, uint6
  * became of them (cut, dropped, duplicates) are counted as before. */
 void tm_dataset_keep(tm_dataset *data, int64_t source, const bool *keep);
 
+/* Takes targets away: bit k (of bits[k / 8], the lowest first) is of the k-th target of the examples [0, first example
+ * of source `sources`). Examples that lose some get weights that the data set owns; one may be left without a target.
+ * All or nothing. */
+tm_status tm_dataset_mask(tm_dataset *data, int64_t sources, const uint8_t *bits, tm_error *err) TM_MUST_CHECK;
+
 /* A permutation of 0 .. n - 1 that depends on the key alone (docs/formats/data.md says how). */
 void tm_permutation(uint64_t key, int64_t n, int64_t *out);
 

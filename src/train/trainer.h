@@ -144,6 +144,9 @@ tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
 tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
+/* Losses under the base (no adapter, no trained prompt, no dropout; to be called before anything was trained) of every
+ * target of the examples [first, end) of a data set, in order: out[their targets]. Waits for the device. */
+tm_status tm_trainer_base_losses(tm_trainer *trainer, const tm_dataset *data, int64_t first, int64_t end, float *out, tm_error *err) TM_MUST_CHECK;
 bool tm_eval_due(const tm_trainer *trainer, int64_t step);
 
 /* resume.c */

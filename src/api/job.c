@@ -392,6 +392,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     settle_micro_batch(job);
     settle_generation(job);
     run->data = job->data;
+    run->rehearsal_from = r->data_count;
     run->evals = job->evals;
     run->eval_count = job->eval_count;
     run->order = &job->order;

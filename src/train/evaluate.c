@@ -30,7 +30,8 @@ static void add_results(totals *sum, tm_batch *b, int64_t examples, tm_example_s
     sum->examples += examples;
 }
 
-static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, int32_t replica, tm_error *err)
+/* targets: those of examples before the first. */
+static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, int64_t targets, int32_t replica, tm_error *err)
 {
     int64_t n = 0, tokens = 0;
     while (first + n < set->examples && n < t->batch.max_examples) {
@@ -39,10 +40,10 @@ static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, 
             break;
         if (TM_GROW(&t->items, &t->items_capacity, n + 1, err) != TM_OK)
             return -1;
-        t->items[n] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
-                                        .teacher_weight = set->teacher.data ? 1 : 0};
+        t->items[n] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1, .kl = set->teacher.data ? 1 : 0, .teacher_row = targets};
         tm_gates_give(t, set - t->run->evals, first + n, &t->items[n]);
         tokens += e->n + t->batch.prefix;
+        targets += e->targets;
         n++;
     }
     tm_batch_fill(&t->batch, t->items, n);
@@ -53,12 +54,11 @@ static tm_status run_examples(tm_trainer *t, const tm_eval_set *set, int32_t rep
 {
     totals sum = {0};
     for (int64_t i = 0; i < set->examples;) {
-        int64_t n = fill_batch(t, set, i, replica, err);
+        int64_t n = fill_batch(t, set, i, sum.targets, replica, err);
         if (n <= 0)
             return n < 0 ? TM_NO_MEMORY : tm_fail(err, TM_FAILED, "eval %s: example %lld does not fit a micro-batch", set->entry->name, (long long)i);
         tm_model_forward(&t->model, &t->batch);
-        tm_tensor teacher = set->teacher.data ? tm_tensor_rows(set->teacher, sum.targets, t->batch.targets) : tm_tensor_none();
-        tm_model_loss(&t->model, &t->batch, teacher, t->teacher_head, false);
+        tm_model_loss(&t->model, &t->batch, set->teacher, t->teacher.head, false);
         add_results(&sum, &t->batch, n, each + i);
         i += n;
     }

@@ -3,10 +3,12 @@
 
 #include "keep/monitor.h"
 #include "keep/stm.h"
+#include "keep/teacher.h"
 
 /* In the order in which their hooks run. Each adds nothing where the recipe does not ask for it. */
 static tm_status (*const methods[])(tm_trainer *, tm_error *) = {
     tm_stm_add,
+    tm_kl_add,
     NULL,
 };
 

@@ -129,6 +129,9 @@ tm_linear *tm_model_linear(tm_model *model, int64_t i);
 /* The tensor of the file that is the parameter `name`, which files may call otherwise; NULL: none. */
 const tm_st_tensor *tm_model_stored(const tm_model *model, const tm_safetensors *file, const char *name);
 
+/* Sets a parameter without replicas from what a file stores; NULL or another shape: an error that names it and the path. */
+tm_status tm_param_load(tm_model *model, tm_param *p, const tm_st_tensor *stored, const char *path, tm_error *err) TM_MUST_CHECK;
+
 /* Sets a parameter (of one replica) from host values of any float type; fetches it as dtype. */
 tm_status tm_param_write(tm_model *model, tm_param *p, int32_t replica, const void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
 tm_status tm_param_read(tm_model *model, const tm_param *p, tm_tensor t, int32_t replica, void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
@@ -160,6 +163,18 @@ void tm_model_finish_gradients(tm_model *model);
 
 /* Hidden states of the rows that predict targets, [targets, C]: a teacher for later. */
 void tm_model_gather_hidden(tm_model *model, const tm_batch *batch, tm_tensor out);
+
+/* wide.c: room for forwards with low-rank matrices of `factor` times their ranks, beside that of a run's own. */
+typedef struct tm_wide {
+    tm_tensor xa[TM_GROUP_MAX], column, identity;
+    void *workspace;
+    int64_t workspace_bytes;
+} tm_wide;
+tm_status tm_wide_take(const tm_model *model, int64_t factor, tm_arena *arena, tm_wide *out, tm_error *err) TM_MUST_CHECK;
+/* From now on the model computes in it; no backward may follow. */
+void tm_wide_use(const tm_wide *wide, tm_model *model);
+/* Of what a device wants to borrow, with ranks times factor; 0: nothing. */
+int64_t tm_model_workspace(const tm_model *model, int64_t factor);
 
 /* Logits [T, V] of every row of the batch into model->logits: one row in generation; all rows, with
  * settings.logits, in tests and comparisons. */

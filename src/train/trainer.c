@@ -341,7 +341,7 @@ tm_status tm_trainer_penalties(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
-static void optimise(tm_trainer *t)
+static tm_status optimise(tm_trainer *t, tm_error *err)
 {
     const tm_recipe *recipe = t->recipe;
     tm_device *d = t->device;
@@ -351,9 +351,13 @@ static void optimise(tm_trainer *t)
         TM_RUN(d, adamw, n, t->device_trained, recipe->beta1, recipe->beta2, recipe->eps, t->device_params);
     else
         TM_RUN(d, sgd, n, t->device_trained, recipe->momentum, t->step == 0, t->device_params);
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].update)
+            TM_TRY(t->hooks[i].update(t->hooks[i].state, t, err));
     TM_RUN(d, trail, n, t->device_trained, t->device_trail);
     tm_device_fetch(d, t->trail, t->device_trail, 8 * n);
     tm_device_fetch(d, t->params, t->device_params, (int64_t)sizeof *t->params * t->run->replicas);
+    return TM_OK;
 }
 
 tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
@@ -372,7 +376,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     }
     tm_model_finish_gradients(&t->model);
     TM_TRY(tm_trainer_penalties(t, err));
-    optimise(t);
+    TM_TRY(optimise(t, err));
     TM_TRY(t->device->calls->sync(t->device, err)); /* the step's one wait */
     add_losses(t);
     for (int32_t r = 0; r < t->run->replicas; r++) {
@@ -542,6 +546,21 @@ static tm_status evaluate_now(tm_trainer *t, tm_error *err)
 
 static bool goes_on(const tm_trainer *t) { return t->step < t->run->steps && t->verdict == TM_GO_ON && !t->stopped_early; }
 
+/* What hooks make of the last step's weights, and what that is worth. */
+static tm_status finish(tm_trainer *t, tm_error *err)
+{
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].end)
+            TM_TRY(t->hooks[i].end(t->hooks[i].state, t, err));
+    if (!t->result_changed)
+        return TM_OK;
+    TM_TRY(evaluate_now(t, err));
+    for (int64_t i = 0; i < t->hook_count && t->verdict == TM_ROLL_BACK; i++)
+        if (t->hooks[i].undo)
+            TM_TRY(t->hooks[i].undo(t->hooks[i].state, t, err));
+    return TM_OK;
+}
+
 tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
@@ -566,10 +585,7 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
         if (every > 0 && t->step % every == 0 && goes_on(t))
             TM_TRY(tm_trainer_checkpoint(t, err));
     }
-    for (int64_t i = 0; i < t->hook_count; i++)
-        if (t->hooks[i].end)
-            TM_TRY(t->hooks[i].end(t->hooks[i].state, t, err));
-    return TM_OK;
+    return finish(t, err);
 }
 
 tm_status tm_trainer_save_to(tm_trainer *t, int32_t replica, const char *dir, tm_error *err)

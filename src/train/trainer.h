@@ -106,6 +106,7 @@ typedef struct tm_trainer {
     double best_checkpoint_metric;
     tm_verdict verdict;
     bool stopped_early;
+    bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds, flops_per_token, peak_flops;

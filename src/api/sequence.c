@@ -2,7 +2,7 @@
 #include "api/job.h"
 
 #include "base/file.h"
-#include "lab/sequence.h"
+#include "lab/analysis.h"
 #include "train/score.h"
 
 #include <stdlib.h>
@@ -58,18 +58,23 @@ static void note(void *context, const char *text)
 /* results.json, and what is said about it. */
 static tm_status write_results(const tm_sequence_file *file, const tm_sequence_result *result, const char *out, bool json, char **text, tm_error *err)
 {
-    tm_buf results = {0};
+    tm_buf results = {0}, table = {0};
+    tm_analysis analysis = {0};
     tm_status st = TM_OK;
     char *path = tm_path_join(out, "results.json", err);
     if (!path)
         return TM_NO_MEMORY;
-    TM_GO(tm_sequence_results(file, result, &results, err));
+    TM_GO(tm_analysis_of(file, result, &analysis, err));
+    TM_GO(tm_sequence_results(file, result, &analysis, &results, err));
     TM_GO(tm_file_write(path, results.data, results.size, err));
-    if (!(*text = tm_strdup(results.data, err)))
-        st = TM_NO_MEMORY;
+    TM_GO(tm_sequence_table(file, &analysis, &table, err));
+    tm_buf *given = json ? &results : &table;
+    *text = given->data;
+    *given = (tm_buf){0};
 out:
-    (void)json;
+    tm_analysis_deinit(&analysis);
     tm_buf_deinit(&results);
+    tm_buf_deinit(&table);
     free(path);
     return st;
 }

@@ -1,10 +1,11 @@
-/* results.json of a sequence (docs/formats/sequence.md). */
-#include "lab/sequence.h"
+/* results.json of a sequence (docs/formats/sequence.md), and its table for people. */
+#include "lab/analysis.h"
 
 #include "base/json.h"
 #include "train/score.h"
 
 #include <math.h>
+#include <string.h>
 
 static void put_names(tm_buf *out, char *const *names, size_t count)
 {
@@ -71,13 +72,46 @@ static void put_metrics(tm_buf *out, const tm_sequence_metrics *metrics)
     }
 }
 
-static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *arm, const tm_lab_arm_result *a)
+static void put_fields(tm_buf *out, const char *const *names, const double *values, int count)
+{
+    for (int i = 0; i < count; i++) {
+        tm_buf_printf(out, "%s\"%s\": ", i ? ", " : "", names[i]);
+        tm_json_put_number(out, values[i]);
+    }
+}
+
+static void put_analysis(tm_buf *out, const tm_arm_analysis *a, bool baseline)
+{
+    static const char *const summary[] = {"mean", "sd", "low", "high", "orders_sd"};
+    static const char *const against[] = {"difference", "low", "high", "boot_low", "boot_high", "p", "p_holm"};
+    tm_buf_text(out, "   \"summary\": {");
+    for (int m = 0; m < TM_SEQUENCE_METRIC_COUNT; m++) {
+        const tm_summary *s = &a->summary[m];
+        tm_buf_printf(out, "%s\n    \"%s\": {\"n\": %lld, ", m ? "," : "", tm_sequence_metric_names[m], (long long)s->n);
+        put_fields(out, summary, (const double[]){s->mean, s->sd, s->low, s->high, a->orders_sd[m]}, 5);
+        tm_buf_char(out, '}');
+    }
+    tm_buf_text(out, "},\n   \"against_baseline\": {");
+    for (int m = 0; m < TM_SEQUENCE_METRIC_COUNT && !baseline; m++) {
+        const tm_paired *p = &a->against[m];
+        tm_buf_printf(out, "%s\n    \"%s\": {", m ? "," : "", tm_sequence_metric_names[m]);
+        put_fields(out, against, (const double[]){p->difference.mean, p->difference.low, p->difference.high, p->boot_low, p->boot_high, p->p, a->holm[m]}, 7);
+        tm_buf_char(out, '}');
+    }
+    tm_buf_printf(out, "},\n   \"front\": %s, \"front_alike\": %s, \"matched_forgetting\": ", a->front ? "true" : "false", a->front_alike ? "true" : "false");
+    tm_json_put_number(out, a->matched);
+    tm_buf_text(out, ",\n");
+}
+
+static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *arm, const tm_lab_arm_result *a, const tm_arm_analysis *analysis)
 {
     static const char *const kinds[] = {"sequence", "joint", "frozen"}, *const betweens[] = {"merge", "continue", "separate"};
     tm_buf_printf(out, "{\"name\": \"%s\", \"kind\": \"%s\", ", arm->name, kinds[arm->kind]);
     if (arm->kind == TM_ARM_SEQUENCE)
         tm_buf_printf(out, "\"between\": \"%s\", ", betweens[arm->between]);
-    tm_buf_printf(out, "\"old_data\": %s,\n   \"configurations\": [", arm->old_data ? "true" : "false");
+    tm_buf_printf(out, "\"old_data\": %s,\n", arm->old_data ? "true" : "false");
+    put_analysis(out, analysis, arm == &f->arm[f->baseline]);
+    tm_buf_text(out, "   \"configurations\": [");
     for (size_t i = 0; i < a->configs; i++) {
         tm_buf_text(out, i ? ",\n    {\"settings\": " : "\n    {\"settings\": ");
         put_names(out, a->config[i].settings.item, (size_t)a->config[i].settings.count);
@@ -97,7 +131,7 @@ static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *ar
     tm_buf_text(out, "]}");
 }
 
-tm_status tm_sequence_results(const tm_sequence_file *f, const tm_sequence_result *result, tm_buf *out, tm_error *err)
+tm_status tm_sequence_results(const tm_sequence_file *f, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err)
 {
     tm_buf_text(out, "{\n \"temper\": \"" TM_VERSION "\",\n");
     put_tasks(out, f);
@@ -105,11 +139,57 @@ tm_status tm_sequence_results(const tm_sequence_file *f, const tm_sequence_resul
     put_seeds(out, "select_seeds", f->select_seed, f->select_seeds);
     tm_buf_printf(out, " \"baseline\": \"%s\",\n \"warnings\": ", f->arm[f->baseline].name);
     put_names(out, f->warnings.item, (size_t)f->warnings.count);
+    tm_buf_text(out, ",\n \"matched_learned\": ");
+    tm_json_put_number(out, analysis->matched_learned);
     tm_buf_text(out, ",\n \"arms\": [");
     for (size_t i = 0; i < f->arms; i++) {
         tm_buf_text(out, i ? ",\n  " : "\n  ");
-        put_arm(out, f, &f->arm[i], &result->arm[i]);
+        put_arm(out, f, &f->arm[i], &result->arm[i], &analysis->arm[i]);
     }
     tm_buf_text(out, "]\n}\n");
+    return tm_buf_check(out, err);
+}
+
+/* --- For people --- */
+
+/* "0.512 ± 0.034": the mean and the half width of its interval. */
+static void put_cell(tm_buf *out, const tm_summary *s)
+{
+    char text[64];
+    int n = isnan(s->mean) ? snprintf(text, sizeof text, "-") : snprintf(text, sizeof text, "%.4g", s->mean);
+    int columns = n;
+    if (!isnan(s->sd)) {
+        n += snprintf(text + n, sizeof text - (size_t)n, " ± %.2g", s->high - s->mean);
+        columns = n - 1; /* the sign is two bytes */
+    }
+    tm_buf_printf(out, "  %*s%s", columns < 17 ? 17 - columns : 0, "", text);
+}
+
+tm_status tm_sequence_table(const tm_sequence_file *f, const tm_analysis *analysis, tm_buf *out, tm_error *err)
+{
+    static const int columns[] = {TM_SEQ_average, TM_SEQ_learned, TM_SEQ_bwt, TM_SEQ_forgetting, TM_SEQ_held};
+    size_t width = strlen("arm"), count = f->probe_name.count ? 5 : 4;
+    for (size_t i = 0; i < f->arms; i++)
+        width = strlen(f->arm[i].name) > width ? strlen(f->arm[i].name) : width;
+    tm_buf_printf(out, "%-*s", (int)width + 2, "arm");
+    for (size_t c = 0; c < count; c++)
+        tm_buf_printf(out, "  %17s", tm_sequence_metric_names[columns[c]]);
+    tm_buf_printf(out, "  against %s: average, p\n", f->arm[f->baseline].name);
+    for (size_t i = 0; i < f->arms; i++) {
+        const tm_arm_analysis *a = &analysis->arm[i];
+        tm_buf_printf(out, "%-*s%s", (int)width + 1, f->arm[i].name, a->front ? "*" : " ");
+        for (size_t c = 0; c < count; c++)
+            put_cell(out, &a->summary[columns[c]]);
+        const tm_paired *p = &a->against[TM_SEQ_average];
+        if (i != f->baseline && !isnan(p->difference.mean)) {
+            tm_buf_printf(out, "  %+.4g", p->difference.mean);
+            if (!isnan(a->holm[TM_SEQ_average]))
+                tm_buf_printf(out, ", %.2g", a->holm[TM_SEQ_average]);
+        }
+        tm_buf_char(out, '\n');
+    }
+    bool rises = tm_metrics[f->task[0].metric].rises;
+    tm_buf_printf(out, "%zu order%s, %zu seed%s; average and learned: %s is better, bwt: higher, forgetting: lower; ±: 95 %% over seeds; p: Holm; *: no arm learns more and forgets less\n", f->orders,
+                  f->orders == 1 ? "" : "s", f->seeds, f->seeds == 1 ? "" : "s", rises ? "higher" : "lower");
     return tm_buf_check(out, err);
 }

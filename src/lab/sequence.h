@@ -54,7 +54,4 @@ tm_status tm_sequence_run(const tm_sequence_file *file, char *const *overrides, 
                           tm_sequence_result *result, tm_error *err) TM_MUST_CHECK;
 void tm_sequence_result_deinit(tm_sequence_result *result, const tm_sequence_file *file);
 
-/* results.c: results.json, and a table for people. */
-tm_status tm_sequence_results(const tm_sequence_file *file, const tm_sequence_result *result, tm_buf *out, tm_error *err) TM_MUST_CHECK;
-
 #endif

@@ -2,6 +2,7 @@
 #ifndef TM_API_JOB_H
 #define TM_API_JOB_H
 
+#include "api/rehearse.h"
 #include "plan/fit.h"
 
 typedef struct tm_job {
@@ -9,6 +10,8 @@ typedef struct tm_job {
     tm_tokenizer *tokenizer;   /* NULL: the data need none */
     tm_safetensors *file;      /* NULL: init random, or weights are not there (plan) */
     char *cache;               /* folder of the token cache; NULL: none */
+    tm_data_entry *entries;    /* of data: the recipe's, then those of rehearsal, whose paths are borrowed; owned */
+    tm_rehearsal rehearsal;
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;

@@ -199,7 +199,7 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
         const tm_dataset_stats *s = tm_dataset_stats_of(job->data, i);
         if (s->cut)
             TM_TRY(tm_trainer_warn(t, err, "%s: %lld of %lld rows are longer than train.seq = %lld tokens and were cut (%lld of them dropped: no target left)",
-                                   r->data[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
+                                   job->entries[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
     }
     for (int64_t i = 0; i < job->warnings.count; i++)
         TM_TRY(tm_trainer_warn(t, err, "%s", job->warnings.item[i]));

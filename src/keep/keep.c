@@ -2,9 +2,11 @@
 #include "keep/keep.h"
 
 #include "keep/monitor.h"
+#include "keep/stm.h"
 
 /* In the order in which their hooks run. Each adds nothing where the recipe does not ask for it. */
 static tm_status (*const methods[])(tm_trainer *, tm_error *) = {
+    tm_stm_add,
     NULL,
 };
 

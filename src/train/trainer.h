@@ -45,6 +45,7 @@ typedef struct tm_run {
     tm_safetensors *file;       /* weights; NULL with init: random, or to plan from config.json alone */
     tm_dtype dtype;             /* of matrices when file is NULL */
     tm_dataset *data;           /* NULL: plan from sizes alone */
+    int64_t rehearsal_from;     /* its first source of old examples (replay, texts of the base); its number of sources: none */
     tm_eval_set *evals;
     int64_t eval_count;
     bool evaluate;              /* only evaluate: no gradients, no optimiser */
@@ -141,8 +142,13 @@ tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* One optimiser step on the run's next examples, without evaluation or rows. */
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* The part of a step that hooks add between accumulation and the norm; apart, so that its time can be planned. */
+tm_status tm_trainer_penalties(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
 tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
+/* Losses under the base (no adapter, no trained prompt, no dropout; to be called before anything was trained) of every
+ * target of the examples [first, end) of a data set, in order: out[their targets]. Waits for the device. */
+tm_status tm_trainer_base_losses(tm_trainer *trainer, const tm_dataset *data, int64_t first, int64_t end, float *out, tm_error *err) TM_MUST_CHECK;
 bool tm_eval_due(const tm_trainer *trainer, int64_t step);
 
 /* resume.c */

@@ -96,6 +96,13 @@ typedef struct tm_bench_request {
 /* Rates of this machine, in about two seconds (some more with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
 
+typedef struct tm_forgetting_request {
+    const char *data; /* write the data there, and nothing else; NULL: run the benchmark */
+} tm_forgetting_request;
+
+/* Methods that keep skills, on a small world (docs/forgetting.md); free(). */
+tm_status tm_bench_forgetting(const tm_forgetting_request *request, char **text, tm_error *err);
+
 typedef struct tm_compare_request {
     char *const *paths;     /* adapters, models or runs; the others are held against the first */
     size_t path_count;

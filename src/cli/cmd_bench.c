@@ -3,8 +3,25 @@
 
 #include <stdlib.h>
 
+static int forgetting(int argc, char **argv)
+{
+    tm_forgetting_request request = {0};
+    tm_error err = {0};
+    char *text;
+    for (int i = 2; i < argc; i++)
+        if (!cli_option(argc, argv, &i, "--data", &request.data))
+            return cli_usage(&cmd_bench, "unknown argument %s", argv[i]);
+    if (tm_bench_forgetting(&request, &text, &err) != TM_OK)
+        return cli_failed(&err);
+    fputs(text, stdout);
+    free(text);
+    return 0;
+}
+
 static int run(int argc, char **argv)
 {
+    if (argc > 1 && cli_is(argv[1], "forgetting"))
+        return forgetting(argc, argv);
     tm_bench_request request = {0};
     const char *threads = NULL;
     int64_t number = 0;

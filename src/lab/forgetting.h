@@ -54,8 +54,6 @@ void tm_world_prose(const char *text, size_t size, double from, double to, size_
 /* A row: what stands before, and what is to be learned. */
 void tm_world_row(tm_buf *out, const char *prompt, const char *completion, size_t completion_size);
 
-/* The order of 0 .. n-1 that belongs to a seed and a place. */
-tm_status tm_world_shuffle(uint64_t seed, uint32_t place, int64_t n, int64_t *out, tm_error *err) TM_MUST_CHECK;
 /* A number below n that belongs to a seed and a place. */
 int64_t tm_world_draw(uint64_t seed, uint32_t a, uint32_t b, uint32_t c, int64_t n);
 

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/philox.h"
 #include "io/compress.h"
+#include "text/dataset.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,20 +20,6 @@ int64_t tm_world_draw(uint64_t seed, uint32_t a, uint32_t b, uint32_t c, int64_t
 {
     tm_philox p = tm_philox_at(tm_philox_key(seed, TM_PURPOSE_WORLD, 0, 0), a, b, c, 0);
     return (int64_t)tm_philox_below(p.word[0], p.word[1], (uint64_t)n);
-}
-
-tm_status tm_world_shuffle(uint64_t seed, uint32_t place, int64_t n, int64_t *out, tm_error *err)
-{
-    if (n < 0 || n > UINT32_MAX)
-        return tm_fail(err, TM_FAILED, "%lld rows are too many to be shuffled", (long long)n);
-    uint64_t key = tm_philox_key(seed, TM_PURPOSE_WORLD, 1, place);
-    for (int64_t i = 0; i < n; i++) {
-        tm_philox p = tm_philox_at(key, (uint32_t)i, 0, 0, 0);
-        int64_t j = (int64_t)tm_philox_below(p.word[0], p.word[1], (uint64_t)i + 1);
-        out[i] = out[j];
-        out[j] = i;
-    }
-    return TM_OK;
 }
 
 void tm_world_row(tm_buf *out, const char *prompt, const char *completion, size_t completion_size)
@@ -95,6 +82,8 @@ void tm_world_prose(const char *text, size_t size, double from, double to, size_
 {
     size_t at = line_start(text, size, (size_t)(from * (double)size)), end = line_start(text, size, (size_t)(to * (double)size));
     while (at < end) {
+        while (at < end && strchr("\n ", text[at]))
+            at++;
         size_t stop = row_end(text, at, end, bytes), last = stop;
         while (last > at && strchr("\n ", text[last - 1]))
             last--;
@@ -146,7 +135,7 @@ static tm_status add_shuffled(const tm_buf *from, uint64_t seed, uint32_t place,
     TM_GO(TM_NEW(&line, count + 1, err));
     for (line[0] = text; n < count; n++)
         line[n + 1] = strchr(line[n], '\n') + 1;
-    TM_GO(tm_world_shuffle(seed, place, count, order, err));
+    tm_permutation(tm_philox_key(seed, TM_PURPOSE_WORLD, 1, place), count, order);
     size_t start = out->size;
     for (int64_t i = 0; i < count && out->size - start < bytes; i++)
         tm_buf_add(out, line[order[i]], (size_t)(line[order[i] + 1] - line[order[i]]));

@@ -4,7 +4,8 @@
  *
  *   old/{people,prose}-{train,valid,test}.jsonl   what the model is pretrained on, and tests of it
  *   old/replay.jsonl                              the part of old training data that replay, importances and joint training see
- *   TASK/{train,valid,test}.jsonl                 the five tasks
+ *   TASK/{train,valid,test}.jsonl                 people, russian, arithmetic, conflict, style
+ *   TASK/select.jsonl                             valid.jsonl and as much of the old: what configurations are chosen on
  *
  * Rows are completions. A fact is one sentence of about a dozen tokens; a person has TM_ATTRIBUTES of them, each told
  * by TM_TRAINED of TM_TEMPLATES templates. Another one asks for it in validation and another in the test: recall is
@@ -25,10 +26,6 @@ typedef struct tm_world {
     const char *english;        /* texts, plain or gzip */
     const char *russian_train, *russian_test;
 } tm_world;
-
-/* The tasks in their first order, by the names of their folders. */
-enum { TM_TASKS = 5 };
-extern const char *const tm_task_names[TM_TASKS];
 
 /* Writes all files below dir. */
 tm_status tm_world_write(const tm_world *world, const char *dir, tm_error *err) TM_MUST_CHECK;

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const tm_task_names[TM_TASKS] = {"people", "russian", "arithmetic", "conflict", "style"};
 static const char *const part_names[TM_PARTS] = {"train", "valid", "test"};
 
 /* A row of prose: it fits into 128 tokens of the tokenizer of the benchmark's model. */
@@ -184,58 +183,78 @@ out:
     return st;
 }
 
+/* A task's files, and select.jsonl: its validation rows and as many of the old, which configurations are chosen on. */
+static tm_status write_task(const tm_world *w, const char *dir, const char *name, tm_buf rows[TM_PARTS], const tm_buf *old, tm_error *err)
+{
+    tm_buf select = {0};
+    tm_status st;
+    TM_GO(tm_buf_check(&rows[TM_PART_VALID], err));
+    TM_GO(add_shuffled(&rows[TM_PART_VALID], w->seed, 4, SIZE_MAX, &select, err));
+    TM_GO(add_shuffled(old, w->seed, 5, rows[TM_PART_VALID].size, &select, err));
+    TM_GO(write_part(dir, name, "", "select", &select, err));
+    TM_GO(write_parts(w, dir, name, "", rows, err));
+out:
+    tm_buf_deinit(&select);
+    return st;
+}
+
+/* English text: what is pretrained on, what the last task brings, and what they are held against. */
+static void add_english(const tm_buf *text, double train, double to, double valid, double test, tm_buf rows[TM_PARTS])
+{
+    static const double share = 0.015;
+    tm_world_prose(tm_buf_str(text), text->size, train, to, PROSE_BYTES, &rows[TM_PART_TRAIN]);
+    tm_world_prose(tm_buf_str(text), text->size, valid, valid + share, PROSE_BYTES, &rows[TM_PART_VALID]);
+    tm_world_prose(tm_buf_str(text), text->size, test, test + share, PROSE_BYTES, &rows[TM_PART_TEST]);
+}
+
+/* Training has all facts as they were then, tests ask for those that stay true; old[0]: valid facts, old[1]: valid prose. */
+static tm_status write_old(const tm_world *w, const tm_buf *english, const char *dir, tm_buf rows[TM_PARTS], tm_buf old[2], tm_error *err)
+{
+    tm_buf all[TM_PARTS] = {{0}};
+    tm_world_people(w, 0, w->people, TM_FACTS_ALL, all);
+    tm_world_people(w, 0, w->people, TM_FACTS_KEPT, rows);
+    tm_buf_deinit(&rows[TM_PART_TRAIN]);
+    rows[TM_PART_TRAIN] = all[TM_PART_TRAIN];
+    tm_buf_deinit(&all[TM_PART_VALID]);
+    tm_buf_deinit(&all[TM_PART_TEST]);
+    tm_buf_add(&old[0], rows[TM_PART_VALID].data, rows[TM_PART_VALID].size);
+    TM_TRY(write_parts(w, dir, "old", "people", rows, err));
+    add_english(english, 0, 0.7, 0.90, 0.94, rows);
+    tm_buf_add(&old[1], rows[TM_PART_VALID].data, rows[TM_PART_VALID].size);
+    TM_TRY(write_parts(w, dir, "old", "prose", rows, err));
+    TM_TRY(tm_buf_check(&old[0], err));
+    TM_TRY(tm_buf_check(&old[1], err));
+    return write_replay(w, english, dir, err);
+}
+
 tm_status tm_world_write(const tm_world *w, const char *dir, tm_error *err)
 {
-    tm_buf rows[TM_PARTS] = {{0}}, english = {0}, russian = {0}, russian_test = {0};
+    tm_buf rows[TM_PARTS] = {{0}}, old[2] = {{0}}, english = {0}, russian = {0}, russian_test = {0};
     tm_status st;
-    if (w->people < 2 || w->new_people < 1 || w->people + w->new_people > TM_NAMES_MOST) {
-        st = tm_fail(err, TM_USAGE, "%lld people and %lld new ones: expected 2 and 1 or more, and at most %d together",
-                     (long long)w->people, (long long)w->new_people, TM_NAMES_MOST);
-        goto out;
-    }
+    if (w->people < 2 || w->new_people < 1 || w->people + w->new_people > TM_NAMES_MOST)
+        return tm_fail(err, TM_USAGE, "%lld people and %lld new ones: expected 2 and 1 or more, and at most %d together",
+                       (long long)w->people, (long long)w->new_people, TM_NAMES_MOST);
     TM_GO(read_text(w->english, &english, err));
     TM_GO(read_text(w->russian_train, &russian, err));
     TM_GO(read_text(w->russian_test, &russian_test, err));
-    const char *text = tm_buf_str(&english);
-
-    /* The old: tests ask for what stays true, training has what was true then. */
-    tm_world_people(w, 0, w->people, TM_FACTS_KEPT, rows);
-    tm_buf_clear(&rows[TM_PART_TRAIN]);
-    tm_buf changed[TM_PARTS] = {{0}};
-    tm_world_people(w, 0, w->people, TM_FACTS_ALL, changed);
-    tm_buf_add(&rows[TM_PART_TRAIN], changed[TM_PART_TRAIN].data, changed[TM_PART_TRAIN].size);
-    bool failed = changed[TM_PART_TRAIN].failed;
-    for (int p = 0; p < TM_PARTS; p++)
-        tm_buf_deinit(&changed[p]);
-    if (failed) {
-        st = tm_fail(err, TM_NO_MEMORY, "out of memory");
-        goto out;
-    }
-    TM_GO(write_parts(w, dir, "old", "people", rows, err));
-    tm_world_prose(text, english.size, 0, 0.7, PROSE_BYTES, &rows[TM_PART_TRAIN]);
-    tm_world_prose(text, english.size, 0.90, 0.915, PROSE_BYTES, &rows[TM_PART_VALID]);
-    tm_world_prose(text, english.size, 0.94, 0.955, PROSE_BYTES, &rows[TM_PART_TEST]);
-    TM_GO(write_parts(w, dir, "old", "prose", rows, err));
-    TM_GO(write_replay(w, &english, dir, err));
-
-    /* The new. */
+    TM_GO(write_old(w, &english, dir, rows, old, err));
     tm_world_people(w, w->people, w->new_people, TM_FACTS_ALL, rows);
-    TM_GO(write_parts(w, dir, "people", "", rows, err));
+    TM_GO(write_task(w, dir, "people", rows, &old[0], err));
     tm_world_prose(tm_buf_str(&russian), russian.size, 0, 0.92, RUSSIAN_BYTES, &rows[TM_PART_TRAIN]);
     tm_world_prose(tm_buf_str(&russian), russian.size, 0.92, 1, RUSSIAN_BYTES, &rows[TM_PART_VALID]);
     tm_world_prose(tm_buf_str(&russian_test), russian_test.size, 0, 1, RUSSIAN_BYTES, &rows[TM_PART_TEST]);
-    TM_GO(write_parts(w, dir, "russian", "", rows, err));
+    TM_GO(write_task(w, dir, "russian", rows, &old[1], err));
     tm_world_arithmetic(w->seed, rows);
-    TM_GO(write_parts(w, dir, "arithmetic", "", rows, err));
+    TM_GO(write_task(w, dir, "arithmetic", rows, &old[0], err));
     tm_world_people(w, 0, w->people, TM_FACTS_CHANGED, rows);
-    TM_GO(write_parts(w, dir, "conflict", "", rows, err));
-    tm_world_prose(text, english.size, 0.7, 0.9, PROSE_BYTES, &rows[TM_PART_TRAIN]);
-    tm_world_prose(text, english.size, 0.92, 0.935, PROSE_BYTES, &rows[TM_PART_VALID]);
-    tm_world_prose(text, english.size, 0.96, 0.975, PROSE_BYTES, &rows[TM_PART_TEST]);
-    TM_GO(write_parts(w, dir, "style", "", rows, err));
+    TM_GO(write_task(w, dir, "conflict", rows, &old[0], err));
+    add_english(&english, 0.7, 0.9, 0.92, 0.96, rows);
+    TM_GO(write_task(w, dir, "style", rows, &old[1], err));
 out:
     for (int p = 0; p < TM_PARTS; p++)
         tm_buf_deinit(&rows[p]);
+    tm_buf_deinit(&old[0]);
+    tm_buf_deinit(&old[1]);
     tm_buf_deinit(&english);
     tm_buf_deinit(&russian);
     tm_buf_deinit(&russian_test);

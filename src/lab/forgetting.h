@@ -30,6 +30,18 @@ typedef struct tm_world {
 /* Writes all files below dir. */
 tm_status tm_world_write(const tm_world *world, const char *dir, tm_error *err) TM_MUST_CHECK;
 
+/* What is run on it. */
+typedef struct tm_forgetting_form {
+    const char *data, *model;
+    bool quick;              /* two tasks, four arms, fewer rows */
+    bool grid;               /* configurations are chosen on select.jsonl */
+    int seeds, orders;
+    int steps, batch_tokens; /* of a task */
+} tm_forgetting_form;
+
+/* The sequence as YAML, appended to out. data and model must be fit for a quoted YAML scalar: no quote, no backslash. */
+tm_status tm_forgetting_recipe(const tm_forgetting_form *form, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+
 /* --- Its parts, each appending rows to out[part] --- */
 
 /* Facts of people first .. first + count (of a list without end that the seed fixes: no name comes twice in

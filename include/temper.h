@@ -108,6 +108,19 @@ typedef struct tm_bench_request {
 /* Rates of this machine, in about two seconds (some more with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
 
+typedef struct tm_forgetting_request {
+    const char *out;   /* folder of all runs; NULL: runs/forgetting, with quick runs/forgetting-quick */
+    const char *data;  /* write the data there, and nothing else; NULL: run */
+    bool quick;        /* two tasks, four arms, and TM_FAILED unless joint >= replay >= naive in what is left of the old */
+    bool fixed;        /* no search for configurations: every method as it is set */
+    int seeds, orders; /* 0: 20 and 3, with quick 2 and 1 */
+    bool json;
+} tm_forgetting_request;
+
+/* Methods that keep skills, on a small world (docs/forgetting.md). *text: what tm_sequence says; free(). It may be
+ * there on failure, too. */
+tm_status tm_bench_forgetting(const tm_forgetting_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 typedef struct tm_compare_request {
     char *const *paths;     /* adapters, models or runs; the others are held against the first */
     size_t path_count;

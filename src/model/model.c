@@ -380,6 +380,16 @@ static void adapter_needs(const tm_model *m, int64_t *rank, int64_t *in, int64_t
         }
 }
 
+void tm_model_take_teacher(tm_model *m)
+{
+    tm_arena *arena = &m->memory->arena[TM_MEM_SCRATCH];
+    int64_t rows = m->device->traits.head_rows;
+    if (m->teacher_logits.data)
+        return;
+    m->teacher_x = tm_arena_tensor(arena, m->settings.act, rows, m->config.width);
+    m->teacher_logits = tm_arena_tensor(arena, m->settings.act, rows, m->config.vocab);
+}
+
 static void take_scratch(tm_model *m)
 {
     const tm_model_config *c = &m->config;
@@ -398,7 +408,7 @@ static void take_scratch(tm_model *m)
     m->logits = tm_arena_tensor(arena, act, s->logits ? T : head_rows, c->vocab);
     tm_linear_saved_allocate(&m->head_group, arena, act, real, s->logits ? T : head_rows, &m->s_head);
     if (s->teacher)
-        m->teacher_logits = tm_arena_tensor(arena, act, head_rows, c->vocab);
+        tm_model_take_teacher(m);
     if (!s->train)
         return;
     m->linear.dxa = tm_arena_tensor(arena, real, TM_GROUP_MAX * T, rank);

@@ -100,7 +100,8 @@ typedef struct tm_model {
     tm_norm_saved n_final;
     tm_tensor y, delta, h, dh;             /* scratch [T, C], [T, C], [T, F], [T, F] */
     tm_tensor dx, dy, dattn, dqkv, attn_delta, dtarget;
-    tm_tensor head_x, logits, teacher_logits; /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
+    tm_tensor head_x, logits;              /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
+    tm_tensor teacher_x, teacher_logits;   /* the same of a teacher */
     tm_linear_saved s_head;
     tm_tensor *cache_k, *cache_v;          /* [layers] [cache_tokens, K D] */
 } tm_model;
@@ -110,6 +111,9 @@ tm_status tm_model_create(tm_model *model, const char *dir, const tm_safetensors
 void tm_model_destroy(tm_model *model);
 
 tm_status tm_model_allocate(tm_model *model, const tm_model_settings *settings, tm_error *err) TM_MUST_CHECK;
+
+/* Room for a teacher's logits, once: where settings.teacher did not ask for it. */
+void tm_model_take_teacher(tm_model *model);
 
 /* Copies (and converts) every parameter that is not `added` from the file; a missing tensor, one of
  * another shape or an unexpected one is an error naming it. */
@@ -150,8 +154,8 @@ bool tm_embed_trained(const tm_model *model);
 /* Runs the batch up to model->hidden. */
 void tm_model_forward(tm_model *model, const tm_batch *batch);
 /* Loss of every target into batch->loss (and kl, hit). With grad: the gradient of the weighted sum
- * with respect to hidden, and the head's own. teacher: hidden states [targets, C] of a teacher whose
- * head is teacher_head (absent: the model's own head without adapter). */
+ * with respect to hidden, and the head's own. teacher: hidden states [n, C] of a teacher, those of a
+ * target in row batch->teacher_row; its head is teacher_head (absent: the model's own head without adapter). */
 void tm_model_loss(tm_model *model, const tm_batch *batch, tm_tensor teacher, tm_tensor teacher_head, bool grad);
 void tm_model_backward(tm_model *model, const tm_batch *batch);
 /* Joins second gradients once all micro-batches of a step are done. */

@@ -32,6 +32,8 @@ static const scenario scenarios[] = {
     {"full, averaged", "untied", "model.safetensors", {"method=full", "keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0", "keep.osf.share=0.3"}},
     {"full, lookahead", "tied", "model.safetensors", {"method=full", "keep.average.kind=lookahead", "keep.average.every=2", "keep.wise.scale=0.9"}},
     {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
+    {"lora held at the base", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "keep.kl.beta=0.5"}},
+    {"full, held at the base", "tied", "model.safetensors", {"method=full", "keep.kl.beta=2"}},
 };
 
 /* What must leave no trace. */
@@ -293,6 +295,7 @@ static void replicas_are_runs(void **state)
         {"houlsby, averaged", "untied", "adapter.safetensors", {"method=adapter", "adapter.size=5", "keep.average.kind=ema", "keep.average.every=2", "keep.wise.scale=0.7"}},
         {"lora, lookahead", "untied", "adapter_model.safetensors", {"lora.r=3", "keep.average.kind=lookahead", "keep.average.every=2"}},
         {"registers", "untied", "b/adapter_model.safetensors", {"lora.registers=[a, b]", "lora.r=2", "data.0.registers={a: -1, b: 0.5}"}},
+        {"held at the base", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.2", "keep.kl.beta=0.5"}},
     };
     static const struct {
         int place[REPLICAS], count;

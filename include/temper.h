@@ -81,6 +81,18 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+typedef struct tm_sequence_request {
+    const char *path;       /* SEQUENCE.yaml (docs/formats/sequence.md) */
+    char *const *overrides; /* "key=value" of the recipe, for every arm */
+    size_t override_count;
+    const char *out;        /* NULL: the file's out, else runs/sequence */
+    bool json;              /* *text is results.json itself; else a table for people */
+} tm_sequence_request;
+
+/* Tasks one after another with every arm, and what each learned and forgot: runs, OUT/results.json, OUT/report.html.
+ * What is there is not done again. *text: free(). */
+tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 /* A recipe with every key and what it means, settled for this machine when a model is given. model and
  * data may be NULL. *yaml: its text; free(). */
 tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err);

@@ -38,6 +38,7 @@ typedef enum tm_purpose {
     TM_PURPOSE_SAMPLE = 5,   /* text generation */
     TM_PURPOSE_MERGE = 9,    /* what DARE drops */
     TM_PURPOSE_MIX = 6,      /* which source the next example comes from */
+    TM_PURPOSE_REHEARSAL = 20, /* when an old example comes, and which are kept */
 } tm_purpose;
 
 /* A 64-bit key derived from a seed, a purpose and two indices (a step, a module, an epoch, ...). */

@@ -59,6 +59,8 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     tm_buf_char(out, ']');
     put_eval_hashes(out, job, false);
     put_eval_hashes(out, job, true);
+    if (job->importances)
+        tm_buf_printf(out, ", \"importances\": \"%s\"", job->importances_hash.hex);
     tm_buf_text(out, ", \"result\": ");
     tm_json_put_string(out, result);
     tm_buf_char(out, '}');

@@ -5,6 +5,9 @@
 
 /* In the order in which their hooks run. Each adds nothing where the recipe does not ask for it. */
 static tm_status (*const methods[])(tm_trainer *, tm_error *) = {
+    tm_ewc_add,
+    tm_l2sp_add,
+    tm_orthogonal_add,
     NULL,
 };
 

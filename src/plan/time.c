@@ -83,6 +83,8 @@ tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_er
     if (st == TM_OK && s.count) {
         *work = (tm_work){0};
         tm_model_begin_step(&t->model, train ? t->device_params : NULL);
+        if (train)
+            st = tm_trainer_penalties(t, err);
         plan->step = *work;
         plan->step.bytes += train ? step_bytes(t) : 0;
         plan->step.calls += train ? 3 + (double)t->trained_count : 0; /* every gradient is cleared by itself */

@@ -385,7 +385,7 @@ static void add_losses(tm_trainer *t)
     }
 }
 
-static tm_status run_penalties(tm_trainer *t, tm_error *err)
+tm_status tm_trainer_penalties(tm_trainer *t, tm_error *err)
 {
     t->device->calls->zero(t->device, t->penalty, (int64_t)sizeof *t->penalty * t->run->replicas);
     for (int64_t i = 0; i < t->hook_count; i++)
@@ -425,7 +425,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
         done += n;
     }
     tm_model_finish_gradients(&t->model);
-    TM_TRY(run_penalties(t, err));
+    TM_TRY(tm_trainer_penalties(t, err));
     optimise(t);
     TM_TRY(t->device->calls->sync(t->device, err)); /* the step's one wait */
     add_losses(t);

@@ -105,7 +105,7 @@ static void arenas_are_used_up(void **state)
             add(&a, recipes[i][k]);
         open_job(&a, TM_JOB_TRAIN, &job);
         OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
-            OK(tm_trainer_start(trainer, err));
+        OK(tm_trainer_start(trainer, err));
         OK(tm_trainer_step(trainer, err));
         for (int k = 0; k < TM_MEM_KINDS; k++) {
             const tm_arena *arena = &trainer->memory.arena[k];

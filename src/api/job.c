@@ -456,6 +456,7 @@ void tm_job_close(tm_job *job)
     tm_dataset_destroy(job->data);
     free(job->entries);
     free(job->cache);
+    free(job->importances);
     tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
     tm_ids_deinit(&job->prompt_ids);

@@ -51,6 +51,8 @@ tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err
 
 /* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);
+/* Ids that a recipe's model knows, and train.seq as far as it has positions: longer rows are cut, which is counted and said. */
+tm_status tm_job_longest(const tm_recipe *recipe, int64_t *vocab, int64_t *seq, tm_error *err) TM_MUST_CHECK;
 /* The folder of a recipe's token cache, to be freed; *out NULL where it asks for none. */
 tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MUST_CHECK;
 

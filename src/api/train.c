@@ -316,8 +316,14 @@ tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char
     static const tm_callbacks silent = {0};
     tm_job job;
     *out = NULL;
+    callbacks = callbacks ? callbacks : &silent;
+    tm_status st = tm_rehearsal_prepare(recipe, callbacks, err);
+    if (st != TM_OK) {
+        tm_recipe_destroy(recipe);
+        return st;
+    }
     TM_TRY(tm_job_open(recipe, TM_JOB_TRAIN, &job, err));
-    tm_status st = train_job(&job, callbacks ? callbacks : &silent, err);
+    st = train_job(&job, callbacks, err);
     *out = tm_strdup(job.folder.dir, st == TM_OK ? err : NULL);
     if (!*out && st == TM_OK)
         st = TM_NO_MEMORY;

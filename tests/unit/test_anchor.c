@@ -398,6 +398,128 @@ static void parabolas_meet(void **state)
     tm_device_destroy(device);
 }
 
+/* --- Does it keep? --- */
+
+/* Walks over 0 .. 22 by one of two strides, which only the first steps tell. */
+static void write_walks(const char *name, int64_t rows, int stride, uint64_t key)
+{
+    tm_buf text = {0};
+    dice d = {.key = key};
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t at = dice_in(&d, 0, 22), by = stride + dice_in(&d, 0, 1);
+        tm_buf_text(&text, "{\"input_ids\": [");
+        for (int t = 0; t < 10; t++)
+            tm_buf_printf(&text, "%s%lld", t ? "," : "", (long long)((at + by * t) % 23));
+        tm_buf_text(&text, "]}\n");
+    }
+    OK(tm_file_write(scratch(name), text.data, text.size, err));
+    tm_buf_deinit(&text);
+}
+
+/* The same numbers elsewhere: every tensor's elements in another order. */
+static void shuffle_importances(const char *from, const char *to, uint64_t key)
+{
+    tm_safetensors *file;
+    OK(tm_importances_open(scratch(from), &file, err));
+    int64_t count = tm_safetensors_count(file);
+    tm_st_tensor *tensors = calloc((size_t)count, sizeof *tensors);
+    for (int64_t i = 0; i < count; i++) {
+        const tm_st_tensor *t = tm_safetensors_at(file, i);
+        int64_t *order = malloc((size_t)t->count * 8);
+        float *value = malloc((size_t)t->count * 4);
+        tm_permutation(key + (uint64_t)i, t->count, order);
+        for (int64_t k = 0; k < t->count; k++)
+            memcpy(&value[k], (const char *)t->data + 4 * order[k], 4);
+        tensors[i] = *t;
+        tensors[i].data = value;
+        free(order);
+    }
+    tm_importance_facts facts = {.kind = "fisher", .labels = "sampled", .space = "shuffled", .weight = 1, .tasks = 1};
+    OK(tm_importances_write(scratch(to), tensors, count, &facts, err));
+    for (int64_t i = 0; i < count; i++)
+        free((void *)(uintptr_t)tensors[i].data);
+    free(tensors);
+    tm_safetensors_close(file);
+}
+
+static void skill_recipe(args *a, const char *model, const char *rows, const char *out, int steps, int run)
+{
+    arg(a, "model=%s", scratch(model));
+    arg(a, "method=full");
+    arg(a, "out=%s", scratch(out));
+    arg(a, "data.0.path=%s", scratch(rows));
+    arg(a, "threads=1");
+    arg(a, "train.batch=8");
+    arg(a, "train.steps=%d", steps);
+    arg(a, "train.lr=0.005");
+    arg(a, "train.warmup_steps=0");
+    arg(a, "train.seed=%d", run);
+    arg(a, "train.checkpoint_every=100000");
+    arg(a, "train.eval_every=100000");
+    arg(a, "eval.0.path=%s", scratch("held-old.jsonl"));
+    arg(a, "eval.0.name=old");
+    arg(a, "eval.1.path=%s", scratch("held-new.jsonl"));
+    arg(a, "eval.1.name=new");
+}
+
+static double last_loss(const char *run, size_t which)
+{
+    char path[600];
+    json_t *json;
+    snprintf(path, sizeof path, "%s/run.json", scratch(run));
+    OK(tm_json_read(path, &json, err));
+    double loss = json_number_value(json_object_get(json_array_get(json_object_get(json, "evals"), which), "last"));
+    json_decref(json);
+    return loss;
+}
+
+/* A base that knows one pair of strides learns another pair; what is left of the first, without a pull, with importances and with the
+ * same importances shuffled. One strength for both, chosen on other seeds (100 to 105). */
+static void shuffled_importances_keep_less(void **state)
+{
+    (void)state;
+    enum { RUNS = 6 };
+    double old_loss[3][RUNS], mean[3][2] = {{0}};
+    int better = 0;
+    write_walks("walks-old.jsonl", 200, 1, 1);
+    write_walks("walks-new.jsonl", 200, 4, 2);
+    write_walks("held-old.jsonl", 60, 1, 3);
+    write_walks("held-new.jsonl", 60, 4, 4);
+    args base = {0};
+    skill_recipe(&base, "model", "walks-old.jsonl", "skilled", 300, 0);
+    train(&base);
+    args_free(&base);
+    for (int run = 0; run < RUNS; run++) {
+        args f = {0};
+        skill_recipe(&f, "skilled", "walks-old.jsonl", "unused", 1, 200 + run);
+        arg(&f, "keep.ewc.samples=200");
+        make_importances(&f, "right.st");
+        shuffle_importances("right.st", "shuffled.st", 200 + (uint64_t)run);
+        args_free(&f);
+        for (int kind = 0; kind < 3; kind++) {
+            args a = {0};
+            skill_recipe(&a, "skilled", "walks-new.jsonl", "kept", 60, 200 + run);
+            if (kind) {
+                arg(&a, "keep.ewc.lambda=1");
+                arg(&a, "keep.ewc.importances=%s", scratch(kind == 1 ? "right.st" : "shuffled.st"));
+            }
+            train(&a);
+            mean[kind][0] += (old_loss[kind][run] = last_loss("kept", 0)) / RUNS;
+            mean[kind][1] += last_loss("kept", 1) / RUNS;
+            OK(tm_dir_remove(scratch("kept"), err));
+            args_free(&a);
+        }
+        better += old_loss[1][run] < old_loss[2][run];
+    }
+    static const char *const names[] = {"plain", "importances", "shuffled"};
+    print_message("base: old %.3f\n", last_loss("skilled", 0));
+    for (int kind = 0; kind < 3; kind++)
+        print_message("%-12s old loss %.3f, new loss %.3f\n", names[kind], mean[kind][0], mean[kind][1]);
+    assert_true(mean[1][0] < mean[0][0]);
+    assert_true(better >= RUNS - 1);
+    assert_true(mean[1][0] + mean[1][1] < mean[2][0] + mean[2][1]); /* and not because the new is learned less */
+}
+
 /* --- Killed, resumed, packed --- */
 
 static bool count_down(void *context) { return (*(int *)context)-- <= 0; }
@@ -597,6 +719,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strength_0_is_plain), cmocka_unit_test(no_pull_at_the_start), cmocka_unit_test(a_strong_pull_freezes), cmocka_unit_test(gradients_are_differences),
         cmocka_unit_test(scale_of_factors_is_free), cmocka_unit_test(parabolas_meet), cmocka_unit_test(resumed_runs_end_alike), cmocka_unit_test(replicas_are_runs),
-        cmocka_unit_test(refusals)};
+        cmocka_unit_test(refusals), cmocka_unit_test(shuffled_importances_keep_less)};
     return cmocka_run_group_tests_name("pulls to the start", tests, begin, scratch_end);
 }

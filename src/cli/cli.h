@@ -15,6 +15,7 @@ typedef struct tm_command {
     X(demo)             \
     X(train)            \
     X(sequence)         \
+    X(fisher)           \
     X(eval)             \
     X(generate)         \
     X(chat)             \

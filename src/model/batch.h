@@ -52,6 +52,9 @@ typedef struct tm_batch {
     tm_head_slice *slice;    /* [slices] host */
     int64_t slices;
     bool any_teacher, any_square;
+    bool draws;              /* the loss's targets are drawn from the model's own distribution (Fisher information), whatever
+                                the rows say: by draw_key and the row. One item a batch */
+    uint64_t draw_key;
     bool fixed;              /* set before filling: every micro-batch has the shape of the capacities, so that a graph
                                 recorded of one serves all. Rows beyond the last example compute what nobody reads;
                                 target rows beyond the last target have index -1 and weight 0. Not with a trained

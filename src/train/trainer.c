@@ -90,7 +90,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
-    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, run->method, &t->model, err));
     t->tuning.prompt_ids = run->prompt_ids;
     t->tuning.prompt_id_count = run->prompt_id_count;
     if (run->replicas > 1 && !t->tuning.method->replicas)
@@ -186,7 +186,7 @@ tm_status tm_trainer_warn(tm_trainer *t, tm_error *err, const char *fmt, ...)
 
 /* --- Starting --- */
 
-tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+tm_status tm_trainer_load(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
     if (run->file)
@@ -206,6 +206,13 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
     tm_teacher_remember(t);
     for (int32_t r = 0; r < run->replicas && t->tuning.method->start; r++)
         TM_TRY(t->tuning.method->start(&t->tuning, r, run->seeds[r].init, err));
+    return TM_OK;
+}
+
+tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+{
+    const tm_run *run = t->run;
+    TM_TRY(tm_trainer_load(t, err));
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].begin)
             TM_TRY(t->hooks[i].begin(t->hooks[i].state, t, err));
@@ -282,7 +289,7 @@ static void set_params(tm_trainer *t)
     t->device->calls->upload(t->device, t->device_params, t->params, (int64_t)sizeof *t->params * t->run->replicas);
 }
 
-static void zero_gradients(tm_trainer *t)
+void tm_trainer_zero_gradients(tm_trainer *t)
 {
     for (int64_t i = 0; i < t->trained_count; i++) {
         const tm_param *p = t->trained_param[i];
@@ -368,7 +375,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     int64_t count;
     TM_TRY(gather_items(t, &count, err));
     set_params(t);
-    zero_gradients(t);
+    tm_trainer_zero_gradients(t);
     tm_model_begin_step(&t->model, t->device_params);
     for (int64_t done = 0; done < count;) {
         int64_t n = micro_batch(t, t->items + done, count - done);

@@ -41,6 +41,11 @@ typedef enum tm_job_depth {
 tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
 void tm_job_close(tm_job *job);
 
+/* tm_train with a recipe that is loaded already; it is the call's from here on. */
+tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err) TM_MUST_CHECK;
+/* Scores [recipe->eval_count] of every evaluation of a recipe, nothing trained; the recipe is the call's from here on. */
+tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err) TM_MUST_CHECK;
+
 /* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);
 /* Ids that a recipe's model knows, and train.seq as far as it has positions: longer rows are cut, which is counted and said. */

@@ -304,11 +304,17 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
 
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err)
 {
-    static const tm_callbacks silent = {0};
     tm_recipe *recipe;
-    tm_job job;
     *out = NULL;
     TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
+    return tm_train_recipe(recipe, callbacks, out, err);
+}
+
+tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err)
+{
+    static const tm_callbacks silent = {0};
+    tm_job job;
+    *out = NULL;
     callbacks = callbacks ? callbacks : &silent;
     tm_status st = tm_rehearsal_prepare(recipe, callbacks, err);
     if (st != TM_OK) {

@@ -11,6 +11,7 @@
 #include "text/dataset.h"
 #include "train/hooks.h"
 #include "train/run_folder.h"
+#include "train/teacher.h"
 #include "tune/tune.h"
 
 typedef struct tm_seeds {
@@ -67,9 +68,9 @@ typedef struct tm_run {
     void *context;
 } tm_run;
 
-/* A target of a step: what its loss counts, and for whom. */
+/* A target of a step: what its loss and its KL to the base count, and for whom. */
 typedef struct tm_step_target {
-    double weight;
+    double weight, kl;
     int32_t replica;
 } tm_step_target;
 
@@ -93,8 +94,7 @@ typedef struct tm_trainer {
     double *penalty, *host_penalty; /* [R] of this step: device, host */
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
-    tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
-    bool has_teacher;
+    tm_teacher teacher;
     struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
     int64_t hook_count;
@@ -106,6 +106,7 @@ typedef struct tm_trainer {
     double best_checkpoint_metric;
     tm_verdict verdict;
     bool stopped_early;
+    bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds, flops_per_token, peak_flops;
@@ -113,8 +114,8 @@ typedef struct tm_trainer {
     size_t items_capacity;
     uint64_t *trail, *device_trail; /* of this step: host, device */
     tm_step_target *target;    /* of this step, over its micro-batches */
-    void *losses;              /* [target_count] real: as the device gave them */
-    int64_t target_count;
+    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, KL to the base */
+    int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
     tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
     int64_t graph_tries;
@@ -142,6 +143,8 @@ tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* One optimiser step on the run's next examples, without evaluation or rows. */
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* The part of a step that hooks add between accumulation and the norm; apart, so that its time can be planned. */
+tm_status tm_trainer_penalties(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
 tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
 /* Losses under the base (no adapter, no trained prompt, no dropout; to be called before anything was trained) of every

@@ -160,7 +160,7 @@ static void killed_before_saving(void **state)
         recipe(&a, s, "unsaved");
         open_job(&a, TM_JOB_TRAIN, &job);
         OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
-            OK(tm_trainer_start(trainer, err));
+        OK(tm_trainer_start(trainer, err));
         OK(tm_trainer_run(trainer, err));
         tm_trainer_destroy(trainer);
         tm_job_close(&job);

@@ -29,6 +29,8 @@ static const scenario scenarios[] = {
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
     {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
+    {"lora held at the base", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "keep.kl.beta=0.5"}},
+    {"full, held at the base", "tied", "model.safetensors", {"method=full", "keep.kl.beta=2"}},
 };
 
 /* What must leave no trace. */
@@ -287,6 +289,7 @@ static void replicas_are_runs(void **state)
         {"prompt", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=5"}},
         {"houlsby", "untied", "adapter.safetensors", {"method=adapter", "adapter.size=5", "adapter.activation=relu"}},
         {"registers", "untied", "b/adapter_model.safetensors", {"lora.registers=[a, b]", "lora.r=2", "data.0.registers={a: -1, b: 0.5}"}},
+        {"held at the base", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.2", "keep.kl.beta=0.5"}},
     };
     static const struct {
         int place[REPLICAS], count;

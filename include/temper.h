@@ -93,6 +93,16 @@ typedef struct tm_sequence_request {
  * What is there is not done again. *text: free(). */
 tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
 
+typedef struct tm_fisher_request {
+    tm_recipe_source source; /* keep.ewc says what of which data; data and out are not needed */
+    const char *out;         /* file to write */
+    const char *add;         /* importances of older skills that the new ones are added to; NULL: none */
+} tm_fisher_request;
+
+/* Measures how much old skills depend on every weight that the recipe would change (docs/formats/importances.md). *text: what was
+ * found, for people; free(). */
+tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 typedef struct tm_sweep_request {
     tm_recipe_source source; /* "key=a,b,c": each value is tried, with every combination of the others */
     const char *out;         /* NULL: runs/sweep */
@@ -117,6 +127,19 @@ typedef struct tm_bench_request {
 
 /* Rates of this machine, in about two seconds (some more with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
+
+typedef struct tm_forgetting_request {
+    const char *out;   /* folder of all runs; NULL: runs/forgetting, with quick runs/forgetting-quick */
+    const char *data;  /* write the data there, and nothing else; NULL: run */
+    bool quick;        /* two tasks, four arms, and TM_FAILED unless joint >= replay >= naive in what is left of the old */
+    bool fixed;        /* no search for configurations: every method as it is set */
+    int seeds, orders; /* 0: 20 and 3, with quick 2 and 1 */
+    bool json;
+} tm_forgetting_request;
+
+/* Methods that keep skills, on a small world (docs/forgetting.md). *text: what tm_sequence says; free(). It may be
+ * there on failure, too. */
+tm_status tm_bench_forgetting(const tm_forgetting_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
 
 typedef struct tm_compare_request {
     char *const *paths;     /* adapters, models or runs; the others are held against the first */

@@ -195,6 +195,20 @@ out:
     return st;
 }
 
+tm_status tm_job_longest(const tm_recipe *r, int64_t *vocab, int64_t *seq, tm_error *err)
+{
+    tm_model_config config;
+    TM_TRY(tm_model_config_read(r->model, &config, err));
+    int64_t longest = tm_model_config_longest(&config);
+    *vocab = config.vocab;
+    tm_model_config_deinit(&config);
+    longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
+    if (longest < 2)
+        return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
+    *seq = r->seq < longest ? r->seq : longest;
+    return TM_OK;
+}
+
 /* The recipe's data, and the old examples that are rehearsed. */
 static tm_status list_entries(tm_job *job, tm_error *err)
 {
@@ -208,15 +222,8 @@ static tm_status list_entries(tm_job *job, tm_error *err)
 static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
-    tm_model_config config;
-    TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
-    tm_model_config_deinit(&config);
-    longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
-    if (longest < 2)
-        return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
-    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
-        job->recipe->seq = longest;
+    int64_t vocab;
+    TM_TRY(tm_job_longest(r, &vocab, &job->recipe->seq, err));
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
@@ -226,6 +233,8 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     tm_data_settings settings = tm_job_data_settings(r, job->tokenizer, vocab, job->cache);
     if (r->data_count) {
         TM_GO(list_entries(job, err));
+        settings.supposed = r->generate_samples;
+        settings.supposed_tokens = r->generate_max_tokens < r->seq ? r->generate_max_tokens : r->seq;
         TM_GO(tm_dataset_load(job->entries, r->data_count + job->rehearsal.count, &settings, pool, &job->data, err));
         TM_GO(tm_rehearsal_select(&job->rehearsal, r, &job->seeds, job->data, err));
     }
@@ -399,7 +408,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     *run = (tm_run){.recipe = r, .model_dir = r->model, .replicas = 1, .seeds = &job->seeds, .evaluate = depth == TM_JOB_EVAL || r->method == TM_METHOD_NONE};
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
-    tm_rehearsal_of(r, run->evaluate, &job->rehearsal);
+    TM_TRY(tm_rehearsal_of(r, run->evaluate, depth == TM_JOB_PLAN, &job->rehearsal, err));
     TM_TRY(open_tokenizer(job, err));
     TM_TRY(settle_prompt(job, err));
     TM_TRY(load_data(job, depth, err));
@@ -455,7 +464,9 @@ void tm_job_close(tm_job *job)
     free(job->evals);
     tm_dataset_destroy(job->data);
     free(job->entries);
+    tm_rehearsal_deinit(&job->rehearsal);
     free(job->cache);
+    free(job->importances);
     tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
     tm_ids_deinit(&job->prompt_ids);

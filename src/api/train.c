@@ -289,6 +289,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     job->run.progress = on_progress;
     job->run.interrupted = on_interrupted;
     job->run.context = &w;
+    TM_TRY(tm_job_importances(job, callbacks, err));
     model_hash model;
     start_hash(&model, job->recipe->model);
     tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
@@ -315,8 +316,14 @@ tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char
     static const tm_callbacks silent = {0};
     tm_job job;
     *out = NULL;
+    callbacks = callbacks ? callbacks : &silent;
+    tm_status st = tm_rehearsal_prepare(recipe, callbacks, err);
+    if (st != TM_OK) {
+        tm_recipe_destroy(recipe);
+        return st;
+    }
     TM_TRY(tm_job_open(recipe, TM_JOB_TRAIN, &job, err));
-    tm_status st = train_job(&job, callbacks ? callbacks : &silent, err);
+    st = train_job(&job, callbacks, err);
     *out = tm_strdup(job.folder.dir, st == TM_OK ? err : NULL);
     if (!*out && st == TM_OK)
         st = TM_NO_MEMORY;

@@ -636,6 +636,8 @@ static tm_status check(loader *l)
     TM_TRY(check_set_path(l, "prompt.init", r->prompt_init));
     TM_TRY(check_set_path(l, "keep.replay.path", r->replay_path));
     TM_TRY(check_set_path(l, "keep.generate.prompts", r->generate_prompts));
+    TM_TRY(check_set_path(l, "keep.ewc.importances", r->ewc_importances));
+    TM_TRY(check_set_path(l, "keep.ewc.path", r->ewc_path));
     for (int64_t i = 0; i < r->data_count; i++) {
         char key[64];
         snprintf(key, sizeof key, "data.%lld.path", (long long)i);

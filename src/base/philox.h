@@ -31,6 +31,7 @@ TM_ON_DEVICE static inline tm_philox tm_philox_at(uint64_t key, uint32_t c0, uin
 /* What a stream of random numbers is used for: two purposes never share numbers. */
 typedef enum tm_purpose {
     TM_PURPOSE_INIT = 1,
+    TM_PURPOSE_WORLD = 32,   /* the data of the forgetting benchmark */
     TM_PURPOSE_ORDER = 2,
     TM_PURPOSE_DROPOUT = 3,
     TM_PURPOSE_SUBSET = 4,

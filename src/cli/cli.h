@@ -16,6 +16,7 @@ typedef struct tm_command {
     X(train)            \
     X(sweep)            \
     X(sequence)         \
+    X(fisher)           \
     X(eval)             \
     X(generate)         \
     X(chat)             \

@@ -170,17 +170,37 @@ static tm_status list_examples(tm_dataset *d, int64_t index, tm_error *err)
     return TM_OK;
 }
 
+/* What is yet to be made: examples of one length, all of the same ids. */
+static tm_status suppose(source *s, const tm_data_settings *settings, tm_error *err)
+{
+    int64_t count = settings->supposed, n = settings->supposed_tokens;
+    tm_dataset_stats stats = {.rows = count, .examples = count, .tokens = count * n, .targets = count * (n - 1)};
+    tm_token_writer w;
+    int32_t *ids;
+    TM_TRY(TM_NEW(&ids, n, err));
+    tm_status st = tm_token_writer_open(NULL, &s->files.hash, &w, err);
+    if (st == TM_OK)
+        st = tm_token_writer_put(&w, ids, (size_t)n * sizeof *ids, err);
+    for (int64_t i = 0; i < count && st == TM_OK; i++)
+        st = tm_token_writer_add(&w, (tm_stored){.n = (int32_t)n, .targets = (int32_t)n - 1, .line = i + 1}, err);
+    free(ids);
+    if (st == TM_OK)
+        return tm_token_writer_finish(&w, &stats, &s->tokens, err);
+    tm_token_writer_drop(&w);
+    return st;
+}
+
 static tm_status load_entry(tm_dataset *d, int64_t index, const tm_data_entry *entry, const tm_data_settings *settings,
                             tm_pool *pool, tm_error *err)
 {
     const char *base = settings->base_dir;
-    bool relative = entry->path[0] != '/' && base && strcmp(base, ".") != 0;
-    char *path = relative ? tm_path_join(base, entry->path, err) : tm_strdup(entry->path, err);
+    bool relative = entry->path && entry->path[0] != '/' && base && strcmp(base, ".") != 0;
+    char *path = relative ? tm_path_join(base, entry->path, err) : tm_strdup(entry->path ? entry->path : "", err);
     if (!path)
         return TM_NO_MEMORY;
     source *s = &d->store->source[index];
-    tm_status st = tm_data_files_find(path, &s->files, err);
-    if (st == TM_OK)
+    tm_status st = entry->path ? tm_data_files_find(path, &s->files, err) : suppose(s, settings, err);
+    if (st == TM_OK && entry->path)
         st = load_tokens(s, entry, settings, pool, err);
     if (st == TM_OK)
         st = list_examples(d, index, err);

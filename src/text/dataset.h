@@ -38,6 +38,7 @@ typedef struct tm_data_settings {
     int64_t seq;                /* texts are cut into blocks, other rows cut off at so many tokens */
     const char *tokenizer_hash; /* names tok in the token cache; NULL: no cache */
     const char *cache;          /* folder of the token cache; NULL: tokens stay in memory */
+    int64_t supposed, supposed_tokens; /* an entry without a path (one that is yet to be made): so many examples of so many tokens */
     int64_t cache_from;         /* bytes of an entry's files from which on the cache is used */
 } tm_data_settings;
 

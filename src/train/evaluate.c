@@ -30,8 +30,9 @@ static void add_results(totals *sum, tm_batch *b, int64_t examples, tm_example_s
     sum->examples += examples;
 }
 
-/* Examples from first on, before end: as many as a micro-batch takes, in *count. set NULL: no evaluation. */
-static tm_status fill_batch(tm_trainer *t, const tm_dataset *data, const tm_eval_set *set, int64_t first, int64_t end, int32_t replica, int64_t *count, tm_error *err)
+/* Examples from first on, before end: as many as a micro-batch takes, in *count. set NULL: no evaluation; targets: those of
+ * its examples before the first. */
+static tm_status fill_batch(tm_trainer *t, const tm_dataset *data, const tm_eval_set *set, int64_t first, int64_t end, int64_t targets, int32_t replica, int64_t *count, tm_error *err)
 {
     int64_t n = 0, tokens = 0;
     while (first + n < end && n < t->batch.max_examples) {
@@ -40,10 +41,11 @@ static tm_status fill_batch(tm_trainer *t, const tm_dataset *data, const tm_eval
             break;
         TM_TRY(TM_GROW(&t->items, &t->items_capacity, n + 1, err));
         t->items[n] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
-                                        .teacher_weight = set && set->teacher.data ? 1 : 0};
+                                        .kl = set && set->teacher.data ? 1 : 0, .teacher_row = targets};
         if (set)
             tm_gates_give(t, set - t->run->evals, first + n, &t->items[n]);
         tokens += e->n + t->batch.prefix;
+        targets += e->targets;
         n++;
     }
     if (!n)
@@ -57,10 +59,9 @@ static tm_status run_examples(tm_trainer *t, const tm_eval_set *set, int32_t rep
 {
     totals sum = {0};
     for (int64_t i = 0, n; i < set->examples; i += n) {
-        TM_TRY(fill_batch(t, set->data, set, i, set->examples, replica, &n, err));
+        TM_TRY(fill_batch(t, set->data, set, i, set->examples, sum.targets, replica, &n, err));
         tm_model_forward(&t->model, &t->batch);
-        tm_tensor teacher = set->teacher.data ? tm_tensor_rows(set->teacher, sum.targets, t->batch.targets) : tm_tensor_none();
-        tm_model_loss(&t->model, &t->batch, teacher, t->teacher_head, false);
+        tm_model_loss(&t->model, &t->batch, set->teacher, t->teacher.head, false);
         add_results(&sum, &t->batch, n, each + i);
     }
     *out = sum;
@@ -98,7 +99,7 @@ tm_status tm_trainer_base_losses(tm_trainer *t, const tm_dataset *data, int64_t 
     t->model.linear.step = NULL;
     t->batch.prefix = 0; /* the base knows no trained prompt */
     for (int64_t i = first, n; i < end && st == TM_OK; i += n) {
-        st = fill_batch(t, data, NULL, i, end, 0, &n, err);
+        st = fill_batch(t, data, NULL, i, end, 0, 0, &n, err);
         if (st != TM_OK)
             break;
         tm_model_forward(&t->model, &t->batch);

@@ -87,7 +87,7 @@ static tm_status fill_source(const tm_trainer *t, const tm_dataset *data, int64_
     char where[200];
     float own[K];
     memset(own, 0, sizeof own);
-    snprintf(where, sizeof where, "registers of %.150s", entry->path);
+    snprintf(where, sizeof where, "registers of %.150s", entry->path ? entry->path : "the rehearsal");
     TM_TRY(tm_registers_gates(registers, &entry->registers, where, own, err));
     for (int64_t i = 0; i < tm_dataset_count(data); i++)
         if (tm_dataset_at(data, i)->source == source)

@@ -82,7 +82,7 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
         s->cache_tokens += s->cache_tokens ? prompt.tokens : 0;
     }
     TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
-    TM_GO(tm_device_open(s->logits ? "cpu" : inf->recipe->device, s->threads, &inf->device, NULL, err));
+    TM_GO(tm_device_open(s->logits ? "cpu" : s->device ? s->device : inf->recipe->device, s->threads, &inf->device, NULL, err));
     TM_GO(measure(inf, s, limits, err));
     TM_GO(build(inf, s, inf->device, limits, err));
     TM_GO(tm_model_load(&inf->model, inf->file, s->model, err));

@@ -2,6 +2,7 @@
 #ifndef TM_API_JOB_H
 #define TM_API_JOB_H
 
+#include "api/rehearse.h"
 #include "plan/fit.h"
 
 typedef struct tm_job {
@@ -9,6 +10,8 @@ typedef struct tm_job {
     tm_tokenizer *tokenizer;   /* NULL: the data need none */
     tm_safetensors *file;      /* NULL: init random, or weights are not there (plan) */
     char *cache;               /* folder of the token cache; NULL: none */
+    tm_data_entry *entries;    /* of data: the recipe's, then those of rehearsal, whose paths are borrowed; owned */
+    tm_rehearsal rehearsal;
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;
@@ -41,8 +44,15 @@ typedef enum tm_job_depth {
 tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
 void tm_job_close(tm_job *job);
 
+/* tm_train with a recipe that is loaded already; it is the call's from here on. */
+tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err) TM_MUST_CHECK;
+/* Scores [recipe->eval_count] of every evaluation of a recipe, nothing trained; the recipe is the call's from here on. */
+tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err) TM_MUST_CHECK;
+
 /* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);
+/* Ids that a recipe's model knows, and train.seq as far as it has positions: longer rows are cut, which is counted and said. */
+tm_status tm_job_longest(const tm_recipe *recipe, int64_t *vocab, int64_t *seq, tm_error *err) TM_MUST_CHECK;
 /* The folder of a recipe's token cache, to be freed; *out NULL where it asks for none. */
 tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MUST_CHECK;
 

@@ -98,7 +98,13 @@ static tm_status check_sources(check *c, tm_error *err)
     TM_TRY(check_tokenizer(c, model, json_object_get(hashes, "tokenizer"), err));
     TM_TRY(check_files(c, "data", json_object_get(c->recipe, "data"), json_object_get(hashes, "data"), err));
     TM_TRY(check_files(c, "evaluation data", json_object_get(c->recipe, "eval"), json_object_get(hashes, "eval"), err));
-    return check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err);
+    TM_TRY(check_files(c, "probe data", json_object_get(monitor, "probes"), json_object_get(hashes, "probes"), err));
+    const char *replay = json_string_value(json_object_get(json_object_get(json_object_get(c->recipe, "keep"), "replay"), "path"));
+    if (!replay || !json_object_get(hashes, "replay"))
+        return TM_OK;
+    problem = (tm_error){0};
+    st = tm_data_path_hash(replay, &now, &problem);
+    return compare_hash(c, "replay data", replay, json_object_get(hashes, "replay"), st, &now, &problem, err);
 }
 
 /* --- The second run --- */

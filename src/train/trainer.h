@@ -11,6 +11,7 @@
 #include "text/dataset.h"
 #include "train/hooks.h"
 #include "train/run_folder.h"
+#include "train/teacher.h"
 #include "tune/tune.h"
 
 typedef struct tm_seeds {
@@ -46,6 +47,7 @@ typedef struct tm_run {
     tm_safetensors *file;       /* weights; NULL with init: random, or to plan from config.json alone */
     tm_dtype dtype;             /* of matrices when file is NULL */
     tm_dataset *data;           /* NULL: plan from sizes alone */
+    int64_t rehearsal_from;     /* its first source of old examples (replay, texts of the base); its number of sources: none */
     tm_eval_set *evals;
     int64_t eval_count;
     bool evaluate;              /* only evaluate: no gradients, no optimiser */
@@ -68,9 +70,9 @@ typedef struct tm_run {
     void *context;
 } tm_run;
 
-/* A target of a step: what its loss counts, and for whom. */
+/* A target of a step: what its loss and what its teacher gives count, and for whom. */
 typedef struct tm_step_target {
-    double weight;
+    double weight, taught;
     int32_t replica;
 } tm_step_target;
 
@@ -94,8 +96,7 @@ typedef struct tm_trainer {
     double *penalty, *host_penalty; /* [R] of this step: device, host */
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
-    tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
-    bool has_teacher;
+    tm_teacher teacher;
     struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
     int64_t hook_count;
@@ -107,6 +108,7 @@ typedef struct tm_trainer {
     double best_checkpoint_metric;
     tm_verdict verdict;
     bool stopped_early;
+    bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds, flops_per_token, peak_flops;
@@ -114,8 +116,8 @@ typedef struct tm_trainer {
     size_t items_capacity;
     uint64_t *trail, *device_trail; /* of this step: host, device */
     tm_step_target *target;    /* of this step, over its micro-batches */
-    void *losses;              /* [target_count] real: as the device gave them */
-    int64_t target_count;
+    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, then the teacher's term */
+    int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
     tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
     int64_t graph_tries;
@@ -131,7 +133,7 @@ tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error
 /* Adds a warning, unless it was said before. */
 tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, ...) TM_PRINTF(3, 4) TM_MUST_CHECK;
 
-/* Loads or initialises weights; optimiser state 0, teachers and first values: what tm_trainer_start does before it looks
+/* Loads or initialises weights; hooks' base; optimiser state 0, teachers and first values: what tm_trainer_start does before it looks
  * into the folders. */
 tm_status tm_trainer_load(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders
@@ -151,6 +153,9 @@ void tm_trainer_zero_gradients(tm_trainer *trainer);
 tm_status tm_trainer_penalties(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
 tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
+/* Losses under the base (no adapter, no trained prompt, no dropout; to be called before anything was trained) of every
+ * target of the examples [first, end) of a data set, in order: out[their targets]. Waits for the device. */
+tm_status tm_trainer_base_losses(tm_trainer *trainer, const tm_dataset *data, int64_t first, int64_t end, float *out, tm_error *err) TM_MUST_CHECK;
 bool tm_eval_due(const tm_trainer *trainer, int64_t step);
 
 /* resume.c */

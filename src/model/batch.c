@@ -182,6 +182,9 @@ static void lay_slice(tm_batch *b, const tm_batch_item *items, int64_t first, in
     }
 }
 
+/* What the weight of an item's target is multiplied by where its gradient starts. */
+static double gradient_scale(const tm_batch_item *item) { return item->grad_scale > 0 ? item->scale * item->grad_scale : item->scale; }
+
 static void store_real(const tm_batch *b, void *array, int64_t i, double value)
 {
     if (b->device->real == TM_F64)
@@ -225,7 +228,7 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
             index[n] = (int32_t)items[e].index;
             b->target_item[n] = (int32_t)e;
             b->target_token[n] = t;
-            store_real(b, b->staging_real, n, weight * items[e].scale);
+            store_real(b, b->staging_real, n, weight * gradient_scale(&items[e]));
             b->any_teacher |= items[e].teacher_weight > 0;
             n++;
         }
@@ -295,7 +298,7 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_teacher; i++)
-        store_real(b, b->staging_real, i, items[b->target_item[i]].teacher_weight * items[b->target_item[i]].scale);
+        store_real(b, b->staging_real, i, items[b->target_item[i]].teacher_weight * gradient_scale(&items[b->target_item[i]]));
     if (b->any_teacher)
         d->calls->upload(d, b->teacher_weight.data, b->staging_real, real_bytes);
 }

@@ -81,6 +81,28 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+typedef struct tm_sequence_request {
+    const char *path;       /* SEQUENCE.yaml (docs/formats/sequence.md) */
+    char *const *overrides; /* "key=value" of the recipe, for every arm */
+    size_t override_count;
+    const char *out;        /* NULL: the file's out, else runs/sequence */
+    bool json;              /* *text is results.json itself; else a table for people */
+} tm_sequence_request;
+
+/* Tasks one after another with every arm, and what each learned and forgot: runs, OUT/results.json, OUT/report.html.
+ * What is there is not done again. *text: free(). */
+tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
+typedef struct tm_fisher_request {
+    tm_recipe_source source; /* keep.ewc says what of which data; data and out are not needed */
+    const char *out;         /* file to write */
+    const char *add;         /* importances of older skills that the new ones are added to; NULL: none */
+} tm_fisher_request;
+
+/* Measures how much old skills depend on every weight that the recipe would change (docs/formats/importances.md). *text: what was
+ * found, for people; free(). */
+tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 /* A recipe with every key and what it means, settled for this machine when a model is given. model and
  * data may be NULL. *yaml: its text; free(). */
 tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err);
@@ -95,6 +117,19 @@ typedef struct tm_bench_request {
 
 /* Rates of this machine, in about two seconds (some more with calibrate), as a table or as JSON; free(). */
 tm_status tm_bench(const tm_bench_request *request, char **text, tm_error *err);
+
+typedef struct tm_forgetting_request {
+    const char *out;   /* folder of all runs; NULL: runs/forgetting, with quick runs/forgetting-quick */
+    const char *data;  /* write the data there, and nothing else; NULL: run */
+    bool quick;        /* two tasks, four arms, and TM_FAILED unless joint >= replay >= naive in what is left of the old */
+    bool fixed;        /* no search for configurations: every method as it is set */
+    int seeds, orders; /* 0: 20 and 3, with quick 2 and 1 */
+    bool json;
+} tm_forgetting_request;
+
+/* Methods that keep skills, on a small world (docs/forgetting.md). *text: what tm_sequence says; free(). It may be
+ * there on failure, too. */
+tm_status tm_bench_forgetting(const tm_forgetting_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
 
 typedef struct tm_compare_request {
     char *const *paths;     /* adapters, models or runs; the others are held against the first */
@@ -135,6 +170,18 @@ typedef struct tm_plan_request {
 } tm_plan_request;
 
 /* Memory and time before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
+
+typedef struct tm_advise_request {
+    tm_recipe_source source;
+    int64_t tasks;          /* that come one after another; 0: one */
+    char *const *bases;     /* [base_count] model folders to choose from; none: the recipe's */
+    size_t base_count;
+    bool json;
+} tm_advise_request;
+
+/* Base, method and settings for a recipe's data, each with its reason and what that rests on, and a recipe of them. Reads the data and
+ * runs the base over a sample of them; trains nothing. */
+tm_status tm_advise_recipe(const tm_advise_request *request, char **text, tm_error *err);
 tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err);
 
 /* --- Using a model --- */

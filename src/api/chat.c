@@ -36,31 +36,6 @@ static void add_stop(tm_chat_session *s, int64_t id)
         s->stop[s->stops++] = (int32_t)id;
 }
 
-/* The special token that the template puts behind an answer. */
-static tm_status template_stop(tm_chat_session *s, tm_error *err)
-{
-    json_t *row = json_pack("{s:[{s:s, s:s}, {s:s, s:s}]}", "messages", "role", "user", "content", "a", "role", "assistant", "content", "b");
-    tm_chat_text text = {0};
-    tm_ids ids = {0};
-    float *weight = NULL;
-    size_t capacity = 0;
-    int64_t targets;
-    tm_error ignored;
-    tm_status st = row ? tm_chat_render(s->chat, row, &text, &ignored) : no_memory(err);
-    if (st == TM_OK)
-        st = tm_chat_encode(s->chat, s->scratch, &text, &ids, &weight, &capacity, &targets, &ignored);
-    for (size_t i = 0; st == TM_OK && i < ids.count; i++)
-        if (weight[i] > 0 && tm_tokenizer_is_special(s->tok, ids.id[i])) {
-            add_stop(s, ids.id[i]);
-            break;
-        }
-    free(weight);
-    tm_ids_deinit(&ids);
-    tm_chat_text_deinit(&text);
-    json_decref(row);
-    return st == TM_NO_MEMORY ? no_memory(err) : TM_OK; /* a template that refuses these two says nothing */
-}
-
 static tm_status find_stops(tm_chat_session *s, tm_error *err)
 {
     json_t *json;
@@ -72,7 +47,10 @@ static tm_status find_stops(tm_chat_session *s, tm_error *err)
         add_stop(s, json_is_integer(json_array_get(eos, i)) ? json_integer_value(json_array_get(eos, i)) : -1);
     json_decref(json);
     add_stop(s, tm_tokenizer_eos(s->tok));
-    return template_stop(s, err);
+    int32_t end;
+    TM_TRY(tm_chat_end(s->chat, s->scratch, &end, err));
+    add_stop(s, end);
+    return TM_OK;
 }
 
 /* ---- opening ---- */

@@ -54,11 +54,15 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     tm_buf_text(out, ", \"tokenizer\": ");
     tm_json_put_string(out, job->tokenizer ? tm_tokenizer_hash(job->tokenizer)->hex : "");
     tm_buf_text(out, ", \"data\": [");
-    for (int64_t i = 0; job->data && i < tm_dataset_sources(job->data); i++)
+    for (int64_t i = 0; job->data && i < job->recipe->data_count; i++)
         tm_buf_printf(out, "%s\"%s\"", i ? ", " : "", tm_dataset_hash(job->data, i)->hex);
     tm_buf_char(out, ']');
     put_eval_hashes(out, job, false);
     put_eval_hashes(out, job, true);
+    if (job->rehearsal.replay)
+        tm_buf_printf(out, ", \"replay\": \"%s\"", tm_dataset_hash(job->data, job->recipe->data_count)->hex);
+    if (job->importances)
+        tm_buf_printf(out, ", \"importances\": \"%s\"", job->importances_hash.hex);
     tm_buf_text(out, ", \"result\": ");
     tm_json_put_string(out, result);
     tm_buf_char(out, '}');
@@ -95,17 +99,57 @@ static void put_plan(tm_buf *out, const tm_memory_plan *plan)
     tm_buf_char(out, '}');
 }
 
-/* How the rows of each entry were read, and what became of them. */
-static void put_data(tm_buf *out, const tm_dataset *data)
+/* How the rows of an entry were read, and what became of them; without the closing brace. */
+static void put_source(tm_buf *out, const tm_dataset *data, int64_t i)
 {
     static const char *const uses[] = {[TM_CACHE_NONE] = "none", [TM_CACHE_WRITTEN] = "written", [TM_CACHE_USED] = "used"};
+    const tm_dataset_stats *s = tm_dataset_stats_of(data, i);
+    tm_buf_printf(out, "{\"rows\": %lld, \"examples\": %lld, \"tokens\": %lld, \"targets\": %lld, \"cut\": %lld, \"dropped\": %lld, \"duplicates\": %lld, \"cache\": \"%s\"",
+                  (long long)s->rows, (long long)s->examples, (long long)s->tokens, (long long)s->targets,
+                  (long long)s->cut, (long long)s->dropped, (long long)s->duplicates, uses[tm_dataset_cache(data, i)]);
+}
+
+/* What the order of the whole run takes of a source. */
+static void put_drawn(tm_buf *out, const tm_job *job, int64_t source)
+{
+    int64_t examples = 0, tokens = 0, all = 0;
+    for (int64_t s = 0; job->order && s < tm_order_steps(job->order); s++) {
+        const int64_t *list;
+        int64_t n;
+        tm_order_step(job->order, s, &list, &n);
+        for (int64_t i = 0; i < n; i++) {
+            const tm_example *e = tm_dataset_at(job->data, list[i]);
+            all += e->n;
+            examples += e->source == source;
+            tokens += e->source == source ? e->n : 0;
+        }
+    }
+    tm_buf_printf(out, ", \"drawn\": %lld, \"share\": ", (long long)examples);
+    tm_json_put_number(out, all ? (double)tokens / (double)all : 0);
+}
+
+static void put_data(tm_buf *out, const tm_job *job)
+{
+    int64_t task = job->recipe->data_count;
     put_key(out, "data");
     tm_buf_char(out, '[');
-    for (int64_t i = 0; data && i < tm_dataset_sources(data); i++) {
-        const tm_dataset_stats *s = tm_dataset_stats_of(data, i);
-        tm_buf_printf(out, "%s{\"rows\": %lld, \"examples\": %lld, \"tokens\": %lld, \"targets\": %lld, \"cut\": %lld, \"dropped\": %lld, \"duplicates\": %lld, \"cache\": \"%s\"}",
-                      i ? ", " : "", (long long)s->rows, (long long)s->examples, (long long)s->tokens, (long long)s->targets,
-                      (long long)s->cut, (long long)s->dropped, (long long)s->duplicates, uses[tm_dataset_cache(data, i)]);
+    for (int64_t i = 0; job->data && i < task; i++) {
+        tm_buf_text(out, i ? ", " : "");
+        put_source(out, job->data, i);
+        tm_buf_char(out, '}');
+    }
+    tm_buf_char(out, ']');
+    put_key(out, "rehearsal");
+    tm_buf_char(out, '[');
+    for (int64_t i = task; job->data && i < tm_dataset_sources(job->data); i++) {
+        tm_buf_text(out, i > task ? ", " : "");
+        put_source(out, job->data, i);
+        tm_buf_text(out, ", \"path\": ");
+        tm_json_put_string(out, job->entries[i].path);
+        tm_buf_text(out, ", \"fraction\": ");
+        tm_json_put_number(out, job->rehearsal.fraction[i - task]);
+        put_drawn(out, job, i);
+        tm_buf_char(out, '}');
     }
     tm_buf_char(out, ']');
 }
@@ -158,7 +202,7 @@ tm_status tm_job_describe(const tm_job *job, const tm_trainer *t, const char *st
     put_integer(out, "peak_bytes", job->device ? job->device->peak_bytes : 0);
     put_integer(out, "parameters", job->plan.parameters);
     put_integer(out, "trained_parameters", job->plan.trained);
-    put_data(out, job->data);
+    put_data(out, job);
     put_warnings(out, t, job->recipe);
     put_evals(out, job);
     tm_buf_text(out, "}\n");

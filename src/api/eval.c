@@ -59,6 +59,7 @@ static void put_table(tm_buf *out, int metric, const tm_scores *s)
     tm_buf_printf(out, "targets         %lld\n", (long long)s->targets);
 }
 
+/* scores [eval_count]; items: of the first. */
 static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_error *err)
 {
     tm_trainer *trainer = NULL;
@@ -69,9 +70,19 @@ static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_erro
         st = trainer->tuning.method->start(&trainer->tuning, 0, 0, err);
     if (st == TM_OK) {
         tm_model_begin_step(&trainer->model, NULL);
-        st = tm_trainer_evaluate(trainer, &job->evals[0], 0, scores, items, err);
+        for (int64_t i = 0; i < job->eval_count && st == TM_OK; i++)
+            st = tm_trainer_evaluate(trainer, &job->evals[i], 0, &scores[i], i ? NULL : items, err);
     }
     tm_trainer_destroy(trainer);
+    return st;
+}
+
+tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err)
+{
+    tm_job job;
+    TM_TRY(tm_job_open(recipe, TM_JOB_EVAL, &job, err));
+    tm_status st = evaluate(&job, scores, NULL, err);
+    tm_job_close(&job);
     return st;
 }
 
@@ -110,18 +121,20 @@ tm_status tm_eval(const tm_eval_request *r, char **text, tm_error *err)
 {
     tm_job job;
     tm_buf out = {0}, items = {0};
-    tm_scores scores;
+    tm_scores *scores = NULL;
     *text = NULL;
     TM_TRY(open_eval(r->model, r->adapter, r->data, r->metric, r->overrides, r->override_count, &job, err));
     tm_status st;
-    TM_GO(evaluate(&job, &scores, r->items ? &items : NULL, err));
+    TM_GO(TM_NEW(&scores, job.eval_count, err));
+    TM_GO(evaluate(&job, scores, r->items ? &items : NULL, err));
     if (r->items)
         TM_GO(tm_file_write(r->items, tm_buf_str(&items), items.size, err));
-    (r->json ? put_json : put_table)(&out, job.evals[0].entry->metric, &scores);
+    (r->json ? put_json : put_table)(&out, job.evals[0].entry->metric, &scores[0]);
     TM_GO(tm_buf_check(&out, err));
     *text = out.data;
     out = (tm_buf){0};
 out:
+    free(scores);
     tm_job_close(&job);
     tm_buf_deinit(&out);
     tm_buf_deinit(&items);

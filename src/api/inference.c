@@ -22,7 +22,7 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     if (tokens > longest)
         return tm_fail(err, TM_USAGE, "%s: the model has positions for %lld tokens, prompt and answer need %lld: ask for fewer tokens", s->model,
                        (long long)longest, (long long)tokens);
-    TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
+    TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, NULL, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
     TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
     return tm_model_fit_batch(&inf->model, &inf->batch, err);
@@ -82,7 +82,7 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
         s->cache_tokens += s->cache_tokens ? prompt.tokens : 0;
     }
     TM_GO(tm_hf_open_weights(s->model, &inf->file, err));
-    TM_GO(tm_device_open(s->logits ? "cpu" : inf->recipe->device, s->threads, &inf->device, NULL, err));
+    TM_GO(tm_device_open(s->logits ? "cpu" : s->device ? s->device : inf->recipe->device, s->threads, &inf->device, NULL, err));
     TM_GO(measure(inf, s, limits, err));
     TM_GO(build(inf, s, inf->device, limits, err));
     TM_GO(tm_model_load(&inf->model, inf->file, s->model, err));

@@ -23,6 +23,7 @@ typedef struct tm_inference {
 typedef struct tm_inference_settings {
     const char *model, *adapter; /* adapter NULL: none */
     const char *registers;       /* "NAME=GATE,..." of a bank; "auto": by its router (tm_inference_route); NULL: all off */
+    const char *device;          /* as in a recipe; NULL: auto */
     int threads;                 /* 0 = all */
     int64_t max_tokens;          /* rows of a batch */
     int64_t cache_tokens;        /* > 0: key/value cache */

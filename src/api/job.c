@@ -29,6 +29,7 @@ static tm_status open_tokenizer(tm_job *job, tm_error *err)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
+    needed |= job->rehearsal.replay && r->replay_format != TM_FORMAT_TOKENS;
     return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
@@ -127,7 +128,7 @@ static tm_status load_eval(tm_job *job, const tm_eval_entry *entry, bool probe, 
 static tm_status hold_out(tm_job *job, tm_error *err)
 {
     tm_dataset *held;
-    TM_TRY(tm_dataset_split(job->data, job->recipe->data, job->seeds.subset, &held, err));
+    TM_TRY(tm_dataset_split(job->data, job->entries, job->seeds.subset, &held, err));
     if (!held)
         return TM_OK;
     job->held_out = (tm_eval_entry){.name = "val", .metric = TM_METRIC_LOSS, .max_drop = NAN, .max = NAN};
@@ -165,10 +166,10 @@ static tm_status compare_sets(tm_job *job, tm_pool *pool, tm_error *err)
     TM_GO(TM_NEW(&found, job->eval_count + 1, err));
     TM_GO(TM_NEW(&sets, job->eval_count + 1, err));
     TM_GO(TM_NEW(&examples, job->eval_count + 1, err));
-    TM_GO(tm_dataset_duplicates(job->data, found, err));
+    TM_GO(tm_dataset_duplicates(job->data, job->recipe->data_count, found, err));
     if (found->examples) {
         tm_buf_printf(&text, "data: %lld of %lld examples repeat another one to the token (dedup: true leaves them out): ",
-                      (long long)found->examples, (long long)tm_dataset_count(job->data));
+                      (long long)found->examples, (long long)tm_dataset_first(job->data, job->recipe->data_count));
         put_places(&text, found, job->data, job->data);
         TM_GO(warn(job, &text, err));
     }
@@ -194,18 +195,35 @@ out:
     return st;
 }
 
-static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
+tm_status tm_job_longest(const tm_recipe *r, int64_t *vocab, int64_t *seq, tm_error *err)
 {
-    const tm_recipe *r = job->recipe;
     tm_model_config config;
     TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab, longest = tm_model_config_longest(&config);
+    int64_t longest = tm_model_config_longest(&config);
+    *vocab = config.vocab;
     tm_model_config_deinit(&config);
     longest -= r->method == TM_METHOD_PROMPT ? r->prompt_tokens : 0;
     if (longest < 2)
         return tm_fail(err, TM_RECIPE, "prompt.tokens: the prompt takes all positions that the model has");
-    if (r->seq > longest) /* there is no position for more: longer rows are cut, which is counted and said */
-        job->recipe->seq = longest;
+    *seq = r->seq < longest ? r->seq : longest;
+    return TM_OK;
+}
+
+/* The recipe's data, and the old examples that are rehearsed. */
+static tm_status list_entries(tm_job *job, tm_error *err)
+{
+    const tm_recipe *r = job->recipe;
+    TM_TRY(TM_NEW(&job->entries, r->data_count + TM_REHEARSALS, err));
+    memcpy(job->entries, r->data, (size_t)r->data_count * sizeof *r->data);
+    tm_rehearsal_entries(&job->rehearsal, r, job->entries + r->data_count);
+    return TM_OK;
+}
+
+static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
+{
+    const tm_recipe *r = job->recipe;
+    int64_t vocab;
+    TM_TRY(tm_job_longest(r, &vocab, &job->recipe->seq, err));
     if (!r->data_count && depth == TM_JOB_TRAIN && r->method != TM_METHOD_NONE)
         return tm_fail(err, TM_RECIPE, "%s: key data is missing: expected a list of {path: FILE}", r->path ? r->path : "arguments");
     tm_pool *pool = NULL;
@@ -213,8 +231,13 @@ static tm_status load_data(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
     tm_status st = TM_OK;
     tm_data_settings settings = tm_job_data_settings(r, job->tokenizer, vocab, job->cache);
-    if (r->data_count)
-        TM_GO(tm_dataset_load(r->data, r->data_count, &settings, pool, &job->data, err));
+    if (r->data_count) {
+        TM_GO(list_entries(job, err));
+        settings.supposed = r->generate_samples;
+        settings.supposed_tokens = r->generate_max_tokens < r->seq ? r->generate_max_tokens : r->seq;
+        TM_GO(tm_dataset_load(job->entries, r->data_count + job->rehearsal.count, &settings, pool, &job->data, err));
+        TM_GO(tm_rehearsal_select(&job->rehearsal, r, &job->seeds, job->data, err));
+    }
     TM_GO(TM_NEW(&job->evals, r->eval_count + r->probe_count + 1, err));
     for (int64_t i = 0; i < r->eval_count; i++)
         TM_GO(load_eval(job, &r->eval[i], false, vocab, pool, err));
@@ -255,8 +278,8 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
     tm_recipe *r = job->recipe;
     if (job->data && r->method != TM_METHOD_NONE) {
         tm_order_settings settings = {.seed = job->seeds.order, .mix = r->mix, .shuffle = r->shuffle, .batch = r->batch, .batch_tokens = r->batch_tokens,
-                                      .accumulate = r->accumulate, .steps = r->steps, .epochs = r->epochs};
-        TM_TRY(tm_order_create(job->data, r->data, &settings, &job->order, err));
+                                      .accumulate = r->accumulate, .steps = r->steps, .epochs = r->epochs, .rehearsal = job->rehearsal.fraction, .rehearsals = job->rehearsal.count};
+        TM_TRY(tm_order_create(job->data, job->entries, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
         job->run.steps = r->steps;
@@ -388,6 +411,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     *run = (tm_run){.recipe = r, .model_dir = r->model, .replicas = 1, .seeds = &job->seeds, .evaluate = depth == TM_JOB_EVAL || r->method == TM_METHOD_NONE};
     TM_TRY(open_weights(job, depth, err));
     run->file = job->file;
+    TM_TRY(tm_rehearsal_of(r, run->evaluate, depth == TM_JOB_PLAN, &job->rehearsal, err));
     TM_TRY(open_tokenizer(job, err));
     TM_TRY(settle_prompt(job, err));
     TM_TRY(load_data(job, depth, err));
@@ -395,6 +419,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     settle_micro_batch(job);
     settle_generation(job);
     run->data = job->data;
+    run->rehearsal_from = r->data_count;
     run->evals = job->evals;
     run->eval_count = job->eval_count;
     run->order = &job->order;
@@ -441,7 +466,10 @@ void tm_job_close(tm_job *job)
     }
     free(job->evals);
     tm_dataset_destroy(job->data);
+    free(job->entries);
+    tm_rehearsal_deinit(&job->rehearsal);
     free(job->cache);
+    free(job->importances);
     tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
     tm_ids_deinit(&job->prompt_ids);

@@ -2,6 +2,7 @@
 #ifndef TM_API_JOB_H
 #define TM_API_JOB_H
 
+#include "api/rehearse.h"
 #include "plan/fit.h"
 
 typedef struct tm_job {
@@ -9,6 +10,8 @@ typedef struct tm_job {
     tm_tokenizer *tokenizer;   /* NULL: the data need none */
     tm_safetensors *file;      /* NULL: init random, or weights are not there (plan) */
     char *cache;               /* folder of the token cache; NULL: none */
+    tm_data_entry *entries;    /* of data: the recipe's, then those of rehearsal, whose paths are borrowed; owned */
+    tm_rehearsal rehearsal;
     tm_dataset *data;
     tm_eval_set *evals;
     int64_t eval_count;
@@ -19,6 +22,8 @@ typedef struct tm_job {
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;
+    char *importances;         /* file that keep.ewc reads; NULL: none */
+    tm_sha256 importances_hash;
     tm_device *device;
     int64_t own;               /* bytes that the device took for itself */
     char no_gpu[512];          /* device: auto took the CPU although there is an NVIDIA driver: why; "" otherwise */
@@ -29,6 +34,7 @@ typedef struct tm_job {
 
 typedef enum tm_job_depth {
     TM_JOB_PLAN,  /* data may be missing; no folder, no weights needed */
+    TM_JOB_MEASURE, /* weights, no folder; data may be missing where keep.ewc.path gives others */
     TM_JOB_EVAL,  /* only evaluation sets and weights; no folder */
     TM_JOB_TRAIN, /* everything there, the folder locked */
 } tm_job_depth;
@@ -38,8 +44,15 @@ typedef enum tm_job_depth {
 tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
 void tm_job_close(tm_job *job);
 
+/* tm_train with a recipe that is loaded already; it is the call's from here on. */
+tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err) TM_MUST_CHECK;
+/* Scores [recipe->eval_count] of every evaluation of a recipe, nothing trained; the recipe is the call's from here on. */
+tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err) TM_MUST_CHECK;
+
 /* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);
+/* Ids that a recipe's model knows, and train.seq as far as it has positions: longer rows are cut, which is counted and said. */
+tm_status tm_job_longest(const tm_recipe *recipe, int64_t *vocab, int64_t *seq, tm_error *err) TM_MUST_CHECK;
 /* The folder of a recipe's token cache, to be freed; *out NULL where it asks for none. */
 tm_status tm_job_cache(const tm_recipe *recipe, char **out, tm_error *err) TM_MUST_CHECK;
 
@@ -54,6 +67,10 @@ tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, cha
 tm_status tm_job_plan_for(tm_job *job, const tm_target *target, tm_error *err) TM_MUST_CHECK;
 /* TM_NO_FIT, with what would fit, when the plan exceeds what its target has. advice|0 [TM_ADVICE_MAX], *count: the same to look at. */
 tm_status tm_job_fits(tm_job *job, tm_advice *advice, int *count, tm_error *err) TM_MUST_CHECK;
+
+/* fisher.c: the importances that the recipe's keep.ewc needs: its own file, or measured into the run folder unless a killed run did
+ * that before. Before the trainer is created, since the memory is needed twice otherwise. */
+tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_error *err) TM_MUST_CHECK;
 
 /* run.json of a job. result: sha256 of what was trained; "" while running. */
 tm_status tm_job_describe(const tm_job *job, const tm_trainer *trainer, const char *status, const char *model_hash, const char *result_hash, tm_buf *out, tm_error *err) TM_MUST_CHECK;

@@ -199,7 +199,7 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
         const tm_dataset_stats *s = tm_dataset_stats_of(job->data, i);
         if (s->cut)
             TM_TRY(tm_trainer_warn(t, err, "%s: %lld of %lld rows are longer than train.seq = %lld tokens and were cut (%lld of them dropped: no target left)",
-                                   r->data[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
+                                   job->entries[i].path, (long long)s->cut, (long long)s->rows, (long long)r->seq, (long long)s->dropped));
     }
     for (int64_t i = 0; i < job->warnings.count; i++)
         TM_TRY(tm_trainer_warn(t, err, "%s", job->warnings.item[i]));
@@ -289,6 +289,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     job->run.progress = on_progress;
     job->run.interrupted = on_interrupted;
     job->run.context = &w;
+    TM_TRY(tm_job_importances(job, callbacks, err));
     model_hash model;
     start_hash(&model, job->recipe->model);
     tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
@@ -304,13 +305,25 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
 
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err)
 {
-    static const tm_callbacks silent = {0};
     tm_recipe *recipe;
-    tm_job job;
     *out = NULL;
     TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
+    return tm_train_recipe(recipe, callbacks, out, err);
+}
+
+tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err)
+{
+    static const tm_callbacks silent = {0};
+    tm_job job;
+    *out = NULL;
+    callbacks = callbacks ? callbacks : &silent;
+    tm_status st = tm_rehearsal_prepare(recipe, callbacks, err);
+    if (st != TM_OK) {
+        tm_recipe_destroy(recipe);
+        return st;
+    }
     TM_TRY(tm_job_open(recipe, TM_JOB_TRAIN, &job, err));
-    tm_status st = train_job(&job, callbacks ? callbacks : &silent, err);
+    st = train_job(&job, callbacks, err);
     *out = tm_strdup(job.folder.dir, st == TM_OK ? err : NULL);
     if (!*out && st == TM_OK)
         st = TM_NO_MEMORY;

@@ -2,8 +2,9 @@
  * only makes sense together is checked.
  *
  * Invariants: every field has its default before the first key is looked at, so a recipe can be freed
- * at any point; a line is positive when it is one of the file, -(i + 1) when it means override i, and
- * 0 when neither (negative lines become 0 before the recipe is handed out). */
+ * at any point; a line is positive when it is one of the file, -(i + 1) when it means override i of n,
+ * -(n + line) when it is one of the layers' file, and 0 when none of these (negative lines become 0
+ * before the recipe is handed out). */
 #include "base/options_table.h"
 
 #include "base/file.h"
@@ -22,7 +23,10 @@ typedef struct loader {
     tm_recipe *recipe;
     const char *path;
     char *const *overrides;
-    int override; /* the one being applied; -1: the file */
+    int override_count;
+    int override;       /* the one being applied; -1: a file */
+    const char *layers; /* the file that layers come from */
+    bool in_layer;
     int *lines; /* where each row of the recipe's table was set */
     tm_error *err;
 } loader;
@@ -32,7 +36,9 @@ static const tm_option_table *const recipe_table = &tm_option_tables[TM_TABLE_RE
 /* "recipe.yaml:12: " or "argument train.lr=x: ". */
 static void place(const loader *l, int line, char *text, size_t size)
 {
-    if (line < 0)
+    if (line < -l->override_count)
+        snprintf(text, size, "%s:%d: ", l->layers, -line - l->override_count);
+    else if (line < 0)
         snprintf(text, size, "argument %s: ", l->overrides[-line - 1]);
     else if (line > 0 && l->path)
         snprintf(text, size, "%s:%d: ", l->path, line);
@@ -439,7 +445,7 @@ static tm_status apply_map(loader *l, const char *group, const tm_node *map)
 {
     for (size_t i = 0; i < map->count; i++) {
         const tm_item *item = &map->item[i];
-        int line = l->override >= 0 ? -(l->override + 1) : item->line;
+        int line = l->override >= 0 ? -(l->override + 1) : l->in_layer ? -(l->override_count + item->line) : item->line;
         char key[MAX_KEY];
         int n = snprintf(key, sizeof key, "%s%s%s", group, *group ? "." : "", item->key);
         if (n < 0 || (size_t)n >= sizeof key)
@@ -620,6 +626,10 @@ static tm_status check(loader *l)
     TM_TRY(check_set_path(l, "bitfit.init", r->bitfit_init));
     TM_TRY(check_set_path(l, "adapter.init", r->adapter_init));
     TM_TRY(check_set_path(l, "prompt.init", r->prompt_init));
+    TM_TRY(check_set_path(l, "keep.replay.path", r->replay_path));
+    TM_TRY(check_set_path(l, "keep.generate.prompts", r->generate_prompts));
+    TM_TRY(check_set_path(l, "keep.ewc.importances", r->ewc_importances));
+    TM_TRY(check_set_path(l, "keep.ewc.path", r->ewc_path));
     for (int64_t i = 0; i < r->data_count; i++) {
         char key[64];
         snprintf(key, sizeof key, "data.%lld.path", (long long)i);
@@ -646,10 +656,19 @@ static tm_status check(loader *l)
 tm_status tm_recipe_load(const char *path, char *const *overrides, size_t override_count, tm_recipe **out,
                          tm_error *err)
 {
+    return tm_recipe_load_layers(path, &(tm_recipe_layers){0}, overrides, override_count, out, err);
+}
+
+tm_status tm_recipe_load_layers(const char *path, const tm_recipe_layers *layers, char *const *overrides,
+                                size_t override_count, tm_recipe **out, tm_error *err)
+{
     *out = NULL;
     tm_recipe *recipe;
+    if (override_count > 100000)
+        return tm_fail(err, TM_RECIPE, "%zu arguments are too many", override_count);
     TM_TRY(TM_NEW(&recipe, 1, err));
-    loader l = {.recipe = recipe, .path = path, .overrides = overrides, .override = -1, .err = err};
+    loader l = {.recipe = recipe, .path = path, .overrides = overrides, .override_count = (int)override_count,
+                .override = -1, .layers = layers->file, .err = err};
     tm_status st;
     TM_GO(TM_NEW(&l.lines, recipe_table->count, err));
     TM_GO(defaults(recipe_table, recipe, err));
@@ -659,8 +678,9 @@ tm_status tm_recipe_load(const char *path, char *const *overrides, size_t overri
     st = TM_OK;
     if (path)
         TM_GO(apply_file(&l));
-    if (override_count > 100000)
-        TM_GO(tm_fail(err, TM_RECIPE, "%zu arguments are too many", override_count));
+    l.in_layer = true;
+    for (size_t i = 0; i < layers->count; i++)
+        TM_GO(apply_map(&l, "", layers->map[i]));
     for (size_t i = 0; i < override_count; i++) {
         l.override = (int)i;
         TM_GO(apply_override(&l));

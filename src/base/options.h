@@ -4,6 +4,7 @@
 #define TM_BASE_OPTIONS_H
 
 #include "base/names.h"
+#include "base/node.h"
 
 #include <math.h>
 
@@ -93,6 +94,15 @@ typedef struct tm_recipe {
  * Paths in the file are relative to the current folder (as in the ecosystem's tools). */
 tm_status tm_recipe_load(const char *path, char *const *overrides, size_t override_count, tm_recipe **out,
                          tm_error *err) TM_MUST_CHECK;
+/* The same with mappings of keys out of another file (a sequence's), applied in order between the recipe's
+ * own file and the arguments; messages name that file and its line. */
+typedef struct tm_recipe_layers {
+    const char *file;
+    const tm_node *const *map; /* [count] mappings */
+    size_t count;
+} tm_recipe_layers;
+tm_status tm_recipe_load_layers(const char *path, const tm_recipe_layers *layers, char *const *overrides,
+                                size_t override_count, tm_recipe **out, tm_error *err) TM_MUST_CHECK;
 void tm_recipe_destroy(tm_recipe *recipe);
 
 /* Every key with its value, as JSON in the order of the table (run.json), or YAML with the help as

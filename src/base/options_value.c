@@ -379,6 +379,13 @@ tm_status tm_option_set(const tm_option *o, void *base, const tm_node *node, tm_
 tm_status tm_option_set_default(const tm_option *o, void *base, tm_error *err)
 {
     tm_node node = {.kind = TM_NODE_SCALAR, .plain = true, .text = (char *)o->fallback, .weight = 1};
+    if (o->type == TM_OPT_STRINGS && *o->fallback == '[') {
+        tm_tree tree;
+        TM_TRY(tm_tree_parse_yaml(o->fallback, strlen(o->fallback), o->key, &tree, err));
+        tm_status st = tm_option_set(o, base, tree.root, err);
+        tm_tree_deinit(&tree);
+        return st;
+    }
     return o->type == TM_OPT_LIST || o->type == TM_OPT_FIXED ? TM_OK : tm_option_set(o, base, &node, err);
 }
 

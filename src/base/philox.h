@@ -31,12 +31,14 @@ TM_ON_DEVICE static inline tm_philox tm_philox_at(uint64_t key, uint32_t c0, uin
 /* What a stream of random numbers is used for: two purposes never share numbers. */
 typedef enum tm_purpose {
     TM_PURPOSE_INIT = 1,
+    TM_PURPOSE_WORLD = 32,   /* the data of the forgetting benchmark */
     TM_PURPOSE_ORDER = 2,
     TM_PURPOSE_DROPOUT = 3,
     TM_PURPOSE_SUBSET = 4,
     TM_PURPOSE_SAMPLE = 5,   /* text generation */
     TM_PURPOSE_MERGE = 9,    /* what DARE drops */
     TM_PURPOSE_MIX = 6,      /* which source the next example comes from */
+    TM_PURPOSE_REHEARSAL = 20, /* when an old example comes, and which are kept */
 } tm_purpose;
 
 /* A 64-bit key derived from a seed, a purpose and two indices (a step, a module, an epoch, ...). */

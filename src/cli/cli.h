@@ -14,10 +14,13 @@ typedef struct tm_command {
 #define CLI_COMMANDS(X) \
     X(demo)             \
     X(train)            \
+    X(sequence)         \
+    X(fisher)           \
     X(eval)             \
     X(generate)         \
     X(chat)             \
     X(plan)             \
+    X(advise)           \
     X(tokenize)         \
     X(tokenizer)        \
     X(template)         \

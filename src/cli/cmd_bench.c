@@ -3,8 +3,44 @@
 
 #include <stdlib.h>
 
+static int forgetting(int argc, char **argv)
+{
+    tm_forgetting_request request = {0};
+    const char *seeds = NULL, *orders = NULL;
+    int64_t number[2] = {0};
+    tm_error err = {0};
+    char *text = NULL;
+    for (int i = 2; i < argc; i++) {
+        if (cli_option(argc, argv, &i, "--data", &request.data) || cli_option(argc, argv, &i, "--out", &request.out) ||
+            cli_option(argc, argv, &i, "--seeds", &seeds) || cli_option(argc, argv, &i, "--orders", &orders))
+            continue;
+        if (cli_is(argv[i], "--quick"))
+            request.quick = true;
+        else if (cli_is(argv[i], "--fixed"))
+            request.fixed = true;
+        else if (cli_is(argv[i], "--json"))
+            request.json = true;
+        else
+            return cli_usage(&cmd_bench, "unknown argument %s", argv[i]);
+    }
+    if ((seeds && !cli_integer(&cmd_bench, "--seeds", seeds, 1, 10000, &number[0])) || (orders && !cli_integer(&cmd_bench, "--orders", orders, 1, 100, &number[1])))
+        return 2;
+    request.seeds = (int)number[0];
+    request.orders = (int)number[1];
+    tm_progress line;
+    tm_callbacks callbacks = cli_watch_begin(&line);
+    tm_status st = tm_bench_forgetting(&request, &callbacks, &text, &err);
+    tm_progress_end(&line, NULL);
+    if (text)
+        fputs(text, stdout);
+    free(text);
+    return st == TM_OK ? 0 : cli_failed(&err);
+}
+
 static int run(int argc, char **argv)
 {
+    if (argc > 1 && cli_is(argv[1], "forgetting"))
+        return forgetting(argc, argv);
     tm_bench_request request = {0};
     const char *threads = NULL;
     int64_t number = 0;
@@ -35,7 +71,7 @@ static int run(int argc, char **argv)
 
 const tm_command cmd_bench = {
     .name = "bench",
-    .summary = "rates of this machine",
+    .summary = "rates of this machine; methods that keep skills, compared",
     .run = run,
     .help =
         "usage: temper bench [--threads N] [--tokenizer DIR --text FILE] [--calibrate] [--json]\n\n"
@@ -47,5 +83,14 @@ const tm_command cmd_bench = {
         "  --threads N      0: all\n"
         "  --tokenizer DIR  model folder or tokenizer.json\n"
         "  --text FILE      what it reads; the first MiB is used\n\n"
+        "usage: temper bench forgetting [--quick] [--fixed] [--seeds N] [--orders N] [--out DIR] [--json]\n"
+        "       temper bench forgetting --data DIR\n\n"
+        "Methods that keep skills, compared on a small model that knows a town's people and plays by heart and is\n"
+        "taught five things one after another (docs/forgetting.md). The whole of it is for a GPU, or a night; it goes\n"
+        "on where it was killed.\n\n"
+        "  --quick          two tasks, four arms; a minute; fails unless joint >= replay >= naive\n"
+        "  --fixed          every method as it is set, in place of the best of four configurations on validation rows\n"
+        "  --seeds, --orders  how many of the training (20), and of the tasks (3)\n"
+        "  --data DIR       writes the data there, and nothing else\n\n"
         "example: temper bench --tokenizer models/stories260K --text data/demo/pushkin-train.txt\n",
 };

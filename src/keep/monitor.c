@@ -22,7 +22,8 @@ double tm_probe_damage(const tm_eval_set *set, int32_t r)
     double first = tm_metric_value(metric, &set->first[r]), now = tm_metric_value(metric, &set->last[r]);
     if (metric == TM_METRIC_KL)
         return now;
-    return first > 0 ? (tm_metrics[metric].rises ? first - now : now - first) / first : 0;
+    double worse = tm_metrics[metric].rises ? first - now : now - first;
+    return first != 0 ? worse / first : worse > 0 ? INFINITY : 0; /* what was not measured is not a number, and a breach */
 }
 
 double tm_probe_budget(const tm_eval_set *set)
@@ -30,18 +31,15 @@ double tm_probe_budget(const tm_eval_set *set)
     return set->entry->metric == TM_METRIC_KL ? set->entry->max : set->entry->max_drop;
 }
 
-static int64_t value_bytes(const tm_trainer *t, int64_t i)
-{
-    const tm_param *p = t->trained_param[i];
-    return tm_dtype_bytes(p->value.dtype, tm_param_count(p));
-}
+/* As the run trains them: at its end what is saved may have another shape. */
+static tm_tensor value_of(const tm_trainer *t, int32_t r, int64_t i) { return t->trained[r * t->trained_count + i].value; }
+static int64_t value_bytes(const tm_trainer *t, int64_t i) { return tm_dtype_bytes(value_of(t, 0, i).dtype, value_of(t, 0, i).rows * value_of(t, 0, i).cols); }
 
 static void move_snapshot(tm_trainer *t, monitor *m, int32_t r, bool restore)
 {
     int64_t at = 0;
     for (int64_t i = 0; i < t->trained_count; at += value_bytes(t, i++)) {
-        const tm_param *p = t->trained_param[i];
-        void *value = tm_param_part(p, p->value, r).data;
+        void *value = value_of(t, r, i).data;
         if (restore)
             t->device->calls->upload(t->device, value, m->snapshot[r] + at, value_bytes(t, i));
         else

@@ -14,7 +14,7 @@ static int64_t staging_capacity(const tm_batch *b)
     int64_t tokens = b->max_tokens, chunks = max_chunks(b), group = b->replicas + 1;
     return 6 * tokens + (chunks + 1) + 2 * group          /* ids, table, prompt and replica rows, position, example; chunk; groups */
            + 3 * b->max_examples + 1                      /* spans */
-           + 4 * tokens                                   /* target row, target, position, example */
+           + 5 * tokens                                   /* target row, target, position, example, teacher row */
            + 2 * chunks + 2 * chunks * group;             /* slices: chunk bounds, groups */
 }
 
@@ -182,8 +182,7 @@ static void lay_slice(tm_batch *b, const tm_batch_item *items, int64_t first, in
     }
 }
 
-/* What the weight of an item's target is multiplied by where its gradient starts. */
-static double gradient_scale(const tm_batch_item *item) { return item->grad_scale > 0 ? item->scale * item->grad_scale : item->scale; }
+static double grad_scale(const tm_batch_item *item) { return item->grad_scale > 0 ? item->grad_scale : 1; }
 
 static void store_real(const tm_batch *b, void *array, int64_t i, double value)
 {
@@ -194,10 +193,10 @@ static void store_real(const tm_batch *b, void *array, int64_t i, double value)
 }
 
 /* Slices of a fixed batch: cut by rows alone. No chunks: there is no gradient of the output matrix to sum. */
-static void lay_fixed_slices(tm_batch *b, int32_t *row_of, int32_t *target, int32_t *position, int32_t *index, const int32_t *resident_position, const uint32_t *resident_example)
+static void lay_fixed_slices(tm_batch *b, int32_t *row_of, int32_t *target, int32_t *position, int32_t *index, int32_t *teacher_row, const int32_t *resident_position, const uint32_t *resident_example)
 {
     for (int64_t i = b->targets; i < b->max_tokens; i++) {
-        row_of[i] = -1;
+        row_of[i] = teacher_row[i] = -1;
         target[i] = position[i] = index[i] = 0;
         store_real(b, b->staging_real, i, 0);
     }
@@ -214,10 +213,13 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     const int32_t *resident_position, *resident_example;
     int32_t *row_of = stage(b, b->max_tokens, &b->target_row), *target = stage(b, b->max_tokens, &b->target);
     int32_t *position = stage(b, b->max_tokens, &resident_position), *index = stage(b, b->max_tokens, &resident_example);
+    int32_t *teacher_row = stage(b, b->max_tokens, &b->teacher_row);
     int64_t n = 0, row = 0;
     b->any_teacher = false;
     for (int64_t e = 0; e < count; row += tm_batch_item_rows(b, &items[e]), e++) {
         int32_t prefix = tm_batch_item_rows(b, &items[e]) - items[e].n;
+        bool asks = tm_batch_item_asks(&items[e]);
+        int64_t taught = items[e].teacher_row;
         for (int32_t t = 1; t < items[e].n; t++) {
             float weight = items[e].weight ? items[e].weight[t] : 1;
             if (weight == 0)
@@ -228,15 +230,16 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
             index[n] = (int32_t)items[e].index;
             b->target_item[n] = (int32_t)e;
             b->target_token[n] = t;
-            store_real(b, b->staging_real, n, weight * gradient_scale(&items[e]));
-            b->any_teacher |= items[e].teacher_weight > 0;
+            store_real(b, b->staging_real, n, weight * items[e].scale * grad_scale(&items[e]));
+            b->any_teacher |= asks;
+            teacher_row[n] = asks ? (int32_t)taught++ : -1;
             n++;
         }
     }
     b->targets = b->head_rows = n;
     b->slices = 0;
     if (b->fixed) {
-        lay_fixed_slices(b, row_of, target, position, index, resident_position, (const uint32_t *)resident_example);
+        lay_fixed_slices(b, row_of, target, position, index, teacher_row, resident_position, (const uint32_t *)resident_example);
         return;
     }
     for (int64_t first = 0; first < n;) {
@@ -298,7 +301,7 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_teacher; i++)
-        store_real(b, b->staging_real, i, items[b->target_item[i]].teacher_weight * gradient_scale(&items[b->target_item[i]]));
+        store_real(b, b->staging_real, i, items[b->target_item[i]].kl * grad_scale(&items[b->target_item[i]]));
     if (b->any_teacher)
         d->calls->upload(d, b->teacher_weight.data, b->staging_real, real_bytes);
 }

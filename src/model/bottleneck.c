@@ -9,7 +9,7 @@ tm_status tm_bottleneck_context_take(tm_bottleneck_context *c, tm_memory *memory
         return TM_OK;
     c->z = tm_arena_tensor(&memory->arena[TM_MEM_SCRATCH], c->device->real, rows, c->size);
     c->xa = tm_arena_tensor(&memory->arena[TM_MEM_SCRATCH], c->device->real, rows, c->size);
-    return tm_identity_take(memory, c->device, replicas, c->size, &c->identity, err);
+    return tm_identity_take(&memory->arena[TM_MEM_WEIGHTS], c->device, replicas, c->size, &c->identity, err);
 }
 
 void tm_bottleneck_allocate(tm_bottleneck *b, tm_memory *memory, tm_dtype real, bool gradients)

@@ -210,7 +210,7 @@ void tm_model_begin_step(tm_model *m, const tm_step_params *step)
 
 /* Whether block i's residual stream is in host memory between forward and backward. The last two of the blocks that are
  * computed again keep theirs: backward begins with them. */
-static bool stashed(const tm_model *m, int64_t i) { return m->settings.train && i >= m->stash_first && i < m->stash_end; }
+static bool stashed(const tm_model *m, int64_t i) { return m->settings.train && !m->linear.base_only && i >= m->stash_first && i < m->stash_end; }
 
 static int64_t stream_bytes(const tm_model *m, const tm_batch *b) { return tm_dtype_bytes(m->settings.act, b->rows.n * m->config.width); }
 

@@ -36,7 +36,7 @@ tm_status tm_embed_allocate(tm_model *m, tm_error *err)
     take_param(m, lora->b);
     m->embed_column = tm_arena_tensor(&m->memory->arena[TM_MEM_SCRATCH], m->device->real, T, lora->r);
     m->embed_xa = tm_arena_tensor(kept, m->device->real, T, lora->r);
-    return tm_identity_take(m->memory, m->device, m->replicas, lora->r, &m->embed_identity, err);
+    return tm_identity_take(&m->memory->arena[TM_MEM_WEIGHTS], m->device, m->replicas, lora->r, &m->embed_identity, err);
 }
 
 static tm_lowrank product_with_b(const tm_model *m)

@@ -9,9 +9,9 @@
 
 #include <stdlib.h>
 
-tm_status tm_identity_take(tm_memory *memory, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err)
+tm_status tm_identity_take(tm_arena *arena, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err)
 {
-    *out = tm_arena_tensor(&memory->arena[TM_MEM_WEIGHTS], device->real, n * replicas, n);
+    *out = tm_arena_tensor(arena, device->real, n * replicas, n);
     void *row;
     TM_TRY(tm_alloc(&row, (size_t)n, 8, err));
     for (int64_t i = 0; i < n * replicas; i++) {

@@ -53,7 +53,7 @@ typedef struct tm_linear_context {
 } tm_linear_context;
 
 /* [R * n, n], an identity a replica: as A it makes of `lowrank` a product with B alone, as B one with A. */
-tm_status tm_identity_take(tm_memory *memory, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_identity_take(tm_arena *arena, tm_device *device, int32_t replicas, int64_t n, tm_tensor *out, tm_error *err) TM_MUST_CHECK;
 
 /* Takes the weights of a declared group from the arena (adjacent) and, with gradients, room for
  * those of what is trained. */

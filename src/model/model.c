@@ -380,6 +380,16 @@ static void adapter_needs(const tm_model *m, int64_t *rank, int64_t *in, int64_t
         }
 }
 
+void tm_model_take_teacher(tm_model *m)
+{
+    tm_arena *arena = &m->memory->arena[TM_MEM_SCRATCH];
+    int64_t rows = m->device->traits.head_rows;
+    if (m->teacher_logits.data)
+        return;
+    m->teacher_x = tm_arena_tensor(arena, m->settings.act, rows, m->config.width);
+    m->teacher_logits = tm_arena_tensor(arena, m->settings.act, rows, m->config.vocab);
+}
+
 static void take_scratch(tm_model *m)
 {
     const tm_model_config *c = &m->config;
@@ -398,7 +408,7 @@ static void take_scratch(tm_model *m)
     m->logits = tm_arena_tensor(arena, act, s->logits ? T : head_rows, c->vocab);
     tm_linear_saved_allocate(&m->head_group, arena, act, real, s->logits ? T : head_rows, &m->s_head);
     if (s->teacher)
-        m->teacher_logits = tm_arena_tensor(arena, act, head_rows, c->vocab);
+        tm_model_take_teacher(m);
     if (!s->train)
         return;
     m->linear.dxa = tm_arena_tensor(arena, real, TM_GROUP_MAX * T, rank);
@@ -495,14 +505,14 @@ static tm_status take_gates(tm_model *m, tm_error *err)
     m->linear.gated_xa = tm_arena_tensor(arena, m->device->real, T, r);
     if (m->settings.train)
         m->linear.dgated = tm_arena_tensor(arena, m->device->real, T, 2 * r);
-    return tm_identity_take(m->memory, m->device, m->replicas, r, &m->linear.identity, err);
+    return tm_identity_take(&m->memory->arena[TM_MEM_WEIGHTS], m->device, m->replicas, r, &m->linear.identity, err);
 }
 
 static int64_t aligned(int64_t bytes) { return (bytes + TM_ALIGN - 1) / TM_ALIGN * TM_ALIGN; }
 
 /* What a device may need at once for a group of T rows: what its deltas want, and its weight in the activations' type
  * where it is not stored so. */
-static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T)
+static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, int64_t T, int64_t factor)
 {
     int64_t r[TM_GROUP_MAX], out[TM_GROUP_MAX], bytes = 0;
     int32_t parts = 0;
@@ -511,7 +521,7 @@ static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, 
         const tm_lora *lora = group->module[i]->lora;
         if (!lora)
             continue;
-        r[parts] = lora->r;
+        r[parts] = lora->r * factor;
         out[parts++] = group->module[i]->out;
         drops |= lora->dropout > 0;
     }
@@ -520,12 +530,12 @@ static int64_t group_workspace(const tm_model *m, const tm_linear_group *group, 
     return bytes + tm_lent_for_deltas(parts, r, out, group->in, group->out, m->replicas, m->settings.train, drops, T);
 }
 
-static void lend_workspace(tm_model *m)
+int64_t tm_model_workspace(const tm_model *m, int64_t factor)
 {
     if (!m->device->traits.borrows || m->settings.act == m->device->real)
-        return;
-    int64_t T = m->settings.max_tokens, width = m->config.width, inside = m->embed_lora ? m->embed_lora->r : 0;
-    int64_t bytes = group_workspace(m, &m->head_group, T);
+        return 0;
+    int64_t T = m->settings.max_tokens, width = m->config.width, inside = m->embed_lora ? m->embed_lora->r * factor : 0;
+    int64_t bytes = group_workspace(m, &m->head_group, T, factor);
     /* On the embeddings and in bottlenecks one factor is an identity. */
     for (int k = 0; k < 2; k++, inside = m->bottleneck.size) {
         int64_t need = tm_lent_for_deltas(inside > 0, &inside, &width, width, width, m->replicas, m->settings.train, false, T);
@@ -534,10 +544,16 @@ static void lend_workspace(tm_model *m)
     for (int64_t i = 0; i < m->config.layers; i++) {
         const tm_linear_group *group[] = {&m->block[i].qkv, &m->block[i].o, &m->block[i].gate_up, &m->block[i].down};
         for (int k = 0; k < 4; k++) {
-            int64_t need = group_workspace(m, group[k], T);
+            int64_t need = group_workspace(m, group[k], T, factor);
             bytes = need > bytes ? need : bytes;
         }
     }
+    return bytes;
+}
+
+static void lend_workspace(tm_model *m)
+{
+    int64_t bytes = tm_model_workspace(m, 1);
     if (bytes)
         m->device->calls->lend(m->device, tm_arena_take(&m->memory->arena[TM_MEM_WORKSPACE], bytes), bytes);
 }
@@ -673,11 +689,12 @@ static void turn(void *to, const void *from, int64_t rows, int64_t cols, int64_t
             memcpy((char *)to + (j * rows + i) * size, (const char *)from + (i * cols + j) * size, (size_t)size);
 }
 
-static tm_status load_param(tm_model *m, tm_param *p, const tm_st_tensor *stored, tm_error *err)
+tm_status tm_param_load(tm_model *m, tm_param *p, const tm_st_tensor *stored, const char *path, tm_error *err)
 {
     tm_status st = TM_OK;
     void *buffer = NULL, *other = NULL;
     const void *values;
+    TM_TRY(check_stored(p, stored, path, err));
     int64_t size = tm_dtype_bytes(stored->dtype, 1);
     TM_TRY(tm_st_values(stored, &buffer, &values, err));
     if (p->turned) {
@@ -713,8 +730,7 @@ tm_status tm_model_load(tm_model *m, const tm_safetensors *file, const char *pat
         if (p->added)
             continue;
         const tm_st_tensor *stored = tm_model_stored(m, file, p->name);
-        TM_TRY(check_stored(p, stored, path, err));
-        TM_TRY(load_param(m, p, stored, err));
+        TM_TRY(tm_param_load(m, p, stored, path, err));
     }
     for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
         const tm_st_tensor *t = tm_safetensors_at(file, i);

@@ -100,7 +100,8 @@ typedef struct tm_model {
     tm_norm_saved n_final;
     tm_tensor y, delta, h, dh;             /* scratch [T, C], [T, C], [T, F], [T, F] */
     tm_tensor dx, dy, dattn, dqkv, attn_delta, dtarget;
-    tm_tensor head_x, logits, teacher_logits; /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
+    tm_tensor head_x, logits;              /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
+    tm_tensor teacher_x, teacher_logits;   /* the same of a teacher */
     tm_linear_saved s_head;
     tm_tensor *cache_k, *cache_v;          /* [layers] [cache_tokens, K D] */
 } tm_model;
@@ -110,6 +111,9 @@ tm_status tm_model_create(tm_model *model, const char *dir, const tm_safetensors
 void tm_model_destroy(tm_model *model);
 
 tm_status tm_model_allocate(tm_model *model, const tm_model_settings *settings, tm_error *err) TM_MUST_CHECK;
+
+/* Room for a teacher's logits, once: where settings.teacher did not ask for it. */
+void tm_model_take_teacher(tm_model *model);
 
 /* Copies (and converts) every parameter that is not `added` from the file; a missing tensor, one of
  * another shape or an unexpected one is an error naming it. */
@@ -124,6 +128,9 @@ tm_linear *tm_model_linear(tm_model *model, int64_t i);
 
 /* The tensor of the file that is the parameter `name`, which files may call otherwise; NULL: none. */
 const tm_st_tensor *tm_model_stored(const tm_model *model, const tm_safetensors *file, const char *name);
+
+/* Sets a parameter without replicas from what a file stores; NULL or another shape: an error that names it and the path. */
+tm_status tm_param_load(tm_model *model, tm_param *p, const tm_st_tensor *stored, const char *path, tm_error *err) TM_MUST_CHECK;
 
 /* Sets a parameter (of one replica) from host values of any float type; fetches it as dtype. */
 tm_status tm_param_write(tm_model *model, tm_param *p, int32_t replica, const void *data, tm_dtype dtype, tm_error *err) TM_MUST_CHECK;
@@ -147,8 +154,8 @@ bool tm_embed_trained(const tm_model *model);
 /* Runs the batch up to model->hidden. */
 void tm_model_forward(tm_model *model, const tm_batch *batch);
 /* Loss of every target into batch->loss (and kl, hit). With grad: the gradient of the weighted sum
- * with respect to hidden, and the head's own. teacher: hidden states [targets, C] of a teacher whose
- * head is teacher_head (absent: the model's own head without adapter). */
+ * with respect to hidden, and the head's own. teacher: hidden states [n, C] of a teacher, those of a
+ * target in row batch->teacher_row; its head is teacher_head (absent: the model's own head without adapter). */
 void tm_model_loss(tm_model *model, const tm_batch *batch, tm_tensor teacher, tm_tensor teacher_head, bool grad);
 void tm_model_backward(tm_model *model, const tm_batch *batch);
 /* Joins second gradients once all micro-batches of a step are done. */
@@ -156,6 +163,18 @@ void tm_model_finish_gradients(tm_model *model);
 
 /* Hidden states of the rows that predict targets, [targets, C]: a teacher for later. */
 void tm_model_gather_hidden(tm_model *model, const tm_batch *batch, tm_tensor out);
+
+/* wide.c: room for forwards with low-rank matrices of `factor` times their ranks, beside that of a run's own. */
+typedef struct tm_wide {
+    tm_tensor xa[TM_GROUP_MAX], column, identity;
+    void *workspace;
+    int64_t workspace_bytes;
+} tm_wide;
+tm_status tm_wide_take(const tm_model *model, int64_t factor, tm_arena *arena, tm_wide *out, tm_error *err) TM_MUST_CHECK;
+/* From now on the model computes in it; no backward may follow. */
+void tm_wide_use(const tm_wide *wide, tm_model *model);
+/* Of what a device wants to borrow, with ranks times factor; 0: nothing. */
+int64_t tm_model_workspace(const tm_model *model, int64_t factor);
 
 /* Logits [T, V] of every row of the batch into model->logits: one row in generation; all rows, with
  * settings.logits, in tests and comparisons. */

@@ -199,6 +199,38 @@ static void cost_adamw(tm_device *d, int64_t n, const tm_trained *t, double beta
 static void cost_sgd(tm_device *d, int64_t n, const tm_trained *t, double momentum, bool first, const tm_step_params *step) { add_bytes(d, 0); }
 static void cost_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out) { add_bytes(d, 0); }
 
+static void cost_anchor(tm_device *d, tm_tensor value, tm_tensor anchor, tm_tensor importance, double strength, tm_tensor grad, double *penalty)
+{
+    if (strength != 0)
+        add_bytes(d, rows_of(value, value.rows, 1) + rows_of(anchor, value.rows, 1) + rows_of(importance, value.rows, 1) + rows_of(grad, value.rows, 2));
+}
+/* Three products of [out, in] with the rank inside or out, a fourth for the start. */
+static void cost_delta_anchor(tm_device *d, const tm_lowrank *lr, const tm_lowrank *start, tm_tensor importance, double strength, tm_tensor da, tm_tensor db, double *penalty)
+{
+    if (strength == 0)
+        return;
+    add_lowrank(d, true, lr->b.rows, lr->a.rows, lr->a.cols, 0, 6);
+    if (start)
+        add_lowrank(d, true, lr->b.rows, start->a.rows, lr->a.cols, 0, 2);
+    add_bytes(d, rows_of(importance, lr->b.rows, 1) + rows_of(da, da.rows, 2) + rows_of(db, db.rows, 2));
+}
+static void cost_overlap(tm_device *d, tm_tensor old_a, tm_tensor a, double strength, tm_tensor da, double *penalty)
+{
+    if (strength == 0)
+        return;
+    add_lowrank(d, true, old_a.rows, a.rows, a.cols, 0, 4);
+    add_bytes(d, rows_of(old_a, old_a.rows, 2) + rows_of(a, a.rows, 1) + rows_of(da, da.rows, 2));
+}
+static void cost_square_add(tm_device *d, double scale, tm_tensor x, tm_tensor y) { add_bytes(d, rows_of(x, x.rows, 1) + rows_of(y, x.rows, 2)); }
+static void cost_path_add(tm_device *d, tm_tensor grad, tm_tensor before, tm_tensor value, tm_tensor y)
+{
+    add_bytes(d, rows_of(grad, y.rows, 1) + rows_of(before, y.rows, 1) + rows_of(value, y.rows, 1) + rows_of(y, y.rows, 2));
+}
+static void cost_sample_targets(tm_device *d, int64_t n, tm_tensor logits, float softcap, uint64_t key, const uint32_t *place, int32_t *target)
+{
+    add_bytes(d, rows_of(logits, n, 2));
+}
+
 static const tm_ops costing_ops = {
 #define TM_OP(name, params) .name = cost_##name,
 #include "device/ops.def"

@@ -4,6 +4,7 @@
 
 #include "base/buf.h"
 #include "plan/cost.h"
+#include "train/micro.h"
 
 #include <stdlib.h>
 
@@ -49,13 +50,15 @@ static tm_status take_sample(const tm_trainer *t, sample *s, tm_error *err)
     TM_TRY(TM_NEW(&s->length, run->max_examples, err));
     TM_TRY(TM_NEW(&s->ids, run->max_tokens, err));
     for (int64_t i = 0; s->count < run->max_examples; i++) {
-        const tm_example *e = have ? tm_dataset_at(run->data, (int64_t)((uint64_t)i * 2654435761u % (uint64_t)have)) : NULL;
+        int64_t number = have ? (int64_t)((uint64_t)i * 2654435761u % (uint64_t)have) : 0;
+        const tm_example *e = have ? tm_dataset_at(run->data, number) : NULL;
         int64_t n = e ? e->n : run->recipe->seq;
         n = n + prefix > run->max_tokens ? run->max_tokens - prefix : n;
         if (rows + n + prefix > run->max_tokens || (s->count && ((double)(s->tokens + n) > step || !run->recipe->packing)))
             break;
         s->length[s->count] = n + prefix;
-        s->items[s->count++] = (tm_batch_item){.ids = e ? e->ids : s->ids, .weight = e ? e->weight : NULL, .n = (int32_t)n, .scale = 1};
+        s->items[s->count] = (tm_batch_item){.ids = e ? e->ids : s->ids, .weight = e ? e->weight : NULL, .n = (int32_t)n};
+        tm_teacher_give(t, e, number, 1, &s->items[s->count++]);
         s->tokens += n;
         rows += n + prefix;
     }
@@ -83,16 +86,20 @@ tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_er
     if (st == TM_OK && s.count) {
         *work = (tm_work){0};
         tm_model_begin_step(&t->model, train ? t->device_params : NULL);
+        if (train)
+            st = tm_trainer_penalties(t, err);
         plan->step = *work;
         plan->step.bytes += train ? step_bytes(t) : 0;
         plan->step.calls += train ? 3 + (double)t->trained_count : 0; /* every gradient is cleared by itself */
         *work = (tm_work){0};
         tm_costing_device_lengths(t->device, s.length, s.count);
-        tm_batch_fill(&t->batch, s.items, s.count);
-        tm_model_forward(&t->model, &t->batch);
-        tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), train);
         if (train)
-            tm_model_backward(&t->model, &t->batch);
+            tm_micro_queue(t, s.items, s.count);
+        else {
+            tm_batch_fill(&t->batch, s.items, s.count);
+            tm_model_forward(&t->model, &t->batch);
+            tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), false);
+        }
         tm_costing_device_lengths(t->device, NULL, 0);
         plan->micro = *work;
         plan->micro_tokens = (double)s.tokens;

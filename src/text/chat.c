@@ -344,3 +344,26 @@ tm_status tm_chat_encode(const tm_chat *c, tm_tokens *scratch, const tm_chat_tex
     tm_ids_deinit(&m.part);
     return st;
 }
+
+tm_status tm_chat_end(const tm_chat *chat, tm_tokens *scratch, int32_t *out, tm_error *err)
+{
+    json_t *row = json_pack("{s:[{s:s, s:s}, {s:s, s:s}]}", "messages", "role", "user", "content", "a", "role", "assistant", "content", "b");
+    tm_chat_text text = {0};
+    tm_ids ids = {0};
+    float *weight = NULL;
+    size_t capacity = 0;
+    int64_t targets;
+    tm_error ignored;
+    *out = -1;
+    tm_status st = row ? tm_chat_render(chat, row, &text, &ignored) : TM_NO_MEMORY;
+    if (st == TM_OK)
+        st = tm_chat_encode(chat, scratch, &text, &ids, &weight, &capacity, &targets, &ignored);
+    for (size_t i = 0; st == TM_OK && i < ids.count && *out < 0; i++)
+        if (weight[i] > 0 && tm_tokenizer_is_special(chat->tok, ids.id[i]))
+            *out = ids.id[i];
+    free(weight);
+    tm_ids_deinit(&ids);
+    tm_chat_text_deinit(&text);
+    json_decref(row);
+    return st == TM_NO_MEMORY ? tm_fail(err, TM_NO_MEMORY, "out of memory") : TM_OK;
+}

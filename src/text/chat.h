@@ -55,4 +55,7 @@ tm_status tm_chat_prompt(const tm_chat *chat, const json_t *row, tm_chat_text *o
 tm_status tm_chat_encode(const tm_chat *chat, tm_tokens *scratch, const tm_chat_text *text, tm_ids *ids,
                          float **weight, size_t *weight_capacity, int64_t *targets, tm_error *err) TM_MUST_CHECK;
 
+/* The special token that the template puts behind an answer; -1: none, or the template refuses a question and an answer. */
+tm_status tm_chat_end(const tm_chat *chat, tm_tokens *scratch, int32_t *out, tm_error *err) TM_MUST_CHECK;
+
 #endif

@@ -26,6 +26,9 @@ struct tm_dataset {
     int64_t count;
     size_t capacity;
     tm_dataset_stats *stats; /* [sources] */
+    float **masked;          /* [maskings] weights that tm_dataset_mask made */
+    int64_t maskings;
+    size_t masked_capacity;
 };
 
 static void store_release(store *s)
@@ -45,6 +48,9 @@ void tm_dataset_destroy(tm_dataset *data)
     if (!data)
         return;
     store_release(data->store);
+    for (int64_t i = 0; i < data->maskings; i++)
+        free(data->masked[i]);
+    free(data->masked);
     free(data->example);
     free(data->stats);
     free(data);
@@ -164,17 +170,37 @@ static tm_status list_examples(tm_dataset *d, int64_t index, tm_error *err)
     return TM_OK;
 }
 
+/* What is yet to be made: examples of one length, all of the same ids. */
+static tm_status suppose(source *s, const tm_data_settings *settings, tm_error *err)
+{
+    int64_t count = settings->supposed, n = settings->supposed_tokens;
+    tm_dataset_stats stats = {.rows = count, .examples = count, .tokens = count * n, .targets = count * (n - 1)};
+    tm_token_writer w;
+    int32_t *ids;
+    TM_TRY(TM_NEW(&ids, n, err));
+    tm_status st = tm_token_writer_open(NULL, &s->files.hash, &w, err);
+    if (st == TM_OK)
+        st = tm_token_writer_put(&w, ids, (size_t)n * sizeof *ids, err);
+    for (int64_t i = 0; i < count && st == TM_OK; i++)
+        st = tm_token_writer_add(&w, (tm_stored){.n = (int32_t)n, .targets = (int32_t)n - 1, .line = i + 1}, err);
+    free(ids);
+    if (st == TM_OK)
+        return tm_token_writer_finish(&w, &stats, &s->tokens, err);
+    tm_token_writer_drop(&w);
+    return st;
+}
+
 static tm_status load_entry(tm_dataset *d, int64_t index, const tm_data_entry *entry, const tm_data_settings *settings,
                             tm_pool *pool, tm_error *err)
 {
     const char *base = settings->base_dir;
-    bool relative = entry->path[0] != '/' && base && strcmp(base, ".") != 0;
-    char *path = relative ? tm_path_join(base, entry->path, err) : tm_strdup(entry->path, err);
+    bool relative = entry->path && entry->path[0] != '/' && base && strcmp(base, ".") != 0;
+    char *path = relative ? tm_path_join(base, entry->path, err) : tm_strdup(entry->path ? entry->path : "", err);
     if (!path)
         return TM_NO_MEMORY;
     source *s = &d->store->source[index];
-    tm_status st = tm_data_files_find(path, &s->files, err);
-    if (st == TM_OK)
+    tm_status st = entry->path ? tm_data_files_find(path, &s->files, err) : suppose(s, settings, err);
+    if (st == TM_OK && entry->path)
         st = load_tokens(s, entry, settings, pool, err);
     if (st == TM_OK)
         st = list_examples(d, index, err);
@@ -233,6 +259,13 @@ tm_status tm_dataset_load(const tm_data_entry *entries, int64_t count, const tm_
 int64_t tm_dataset_count(const tm_dataset *data) { return data->count; }
 const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i) { return &data->example[i]; }
 int64_t tm_dataset_sources(const tm_dataset *data) { return data->store->sources; }
+int64_t tm_dataset_first(const tm_dataset *data, int64_t source_index)
+{
+    int64_t first = 0;
+    for (int64_t s = 0; s < source_index; s++)
+        first += data->stats[s].examples;
+    return first;
+}
 const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source_index)
 {
     return &data->stats[source_index];
@@ -349,10 +382,10 @@ tm_status tm_dataset_split(tm_dataset *d, const tm_data_entry *entries, uint64_t
     tm_status st;
     TM_GO(dataset_create(d->store->sources, d->store, &other, err));
     TM_GO(TM_NEW(&held, d->count, err));
-    for (int64_t s = 0, first = 0; s < d->store->sources; first += d->stats[s].examples, s++)
+    for (int64_t s = 0; s < d->store->sources; s++)
         if (entries[s].val_split > 0)
-            TM_GO(choose(d, &entries[s], tm_philox_key(seed, TM_PURPOSE_SUBSET, (uint32_t)s, 0), first,
-                         first + d->stats[s].examples, held, err));
+            TM_GO(choose(d, &entries[s], tm_philox_key(seed, TM_PURPOSE_SUBSET, (uint32_t)s, 0), tm_dataset_first(d, s),
+                         tm_dataset_first(d, s + 1), held, err));
     TM_GO(TM_GROW(&other->example, &other->capacity, d->count, err));
     divide(d, other, held);
     *out = other;
@@ -361,4 +394,71 @@ out:
     tm_dataset_destroy(other);
     free(held);
     return st;
+}
+
+void tm_dataset_keep(tm_dataset *d, int64_t source_index, const bool *keep)
+{
+    int64_t first = tm_dataset_first(d, source_index), end = tm_dataset_first(d, source_index + 1), kept = first;
+    tm_dataset_stats *stats = &d->stats[source_index];
+    int64_t targets = stats->targets;
+    stats->examples = stats->tokens = stats->targets = 0;
+    for (int64_t i = first; i < end; i++) {
+        if (!keep[i - first])
+            continue;
+        d->example[kept] = d->example[i];
+        count_example(stats, &d->example[kept++]);
+    }
+    stats->text_bytes = targets ? (int64_t)((__int128)stats->text_bytes * stats->targets / targets) : 0;
+    memmove(d->example + kept, d->example + end, (size_t)(d->count - end) * sizeof *d->example);
+    d->count -= end - kept;
+}
+
+/* --- Masking --- */
+
+static bool bit(const uint8_t *bits, int64_t i) { return bits[i / 8] >> (i % 8) & 1; }
+
+static int64_t bits_set(const uint8_t *bits, int64_t first, int64_t n)
+{
+    int64_t set = 0;
+    for (int64_t i = first; i < first + n; i++)
+        set += bit(bits, i);
+    return set;
+}
+
+/* Gives an example weights without the targets from `first` on that are taken away. */
+static void mask_example(tm_example *e, const uint8_t *bits, int64_t first, float *weight)
+{
+    int32_t left = 0;
+    weight[0] = 0;
+    for (int32_t t = 1; t < e->n; t++) {
+        weight[t] = e->weight ? e->weight[t] : 1;
+        if (weight[t] > 0 && bit(bits, first++))
+            weight[t] = 0;
+        left += weight[t] > 0;
+    }
+    e->weight = weight;
+    e->targets = left;
+}
+
+tm_status tm_dataset_mask(tm_dataset *d, int64_t sources, const uint8_t *bits, tm_error *err)
+{
+    int64_t end = tm_dataset_first(d, sources), tokens = 0, at = 0, used = 0;
+    float *block;
+    for (int64_t i = 0; i < end; at += d->example[i++].targets)
+        tokens += bits_set(bits, at, d->example[i].targets) ? d->example[i].n : 0;
+    TM_TRY(TM_GROW(&d->masked, &d->masked_capacity, d->maskings + 1, err));
+    TM_TRY(TM_NEW(&block, tokens + 1, err));
+    d->masked[d->maskings++] = block;
+    at = 0;
+    for (int64_t i = 0; i < end; i++) {
+        tm_example *e = &d->example[i];
+        int64_t targets = e->targets, lost = bits_set(bits, at, targets);
+        if (lost) {
+            mask_example(e, bits, at, block + used);
+            used += e->n;
+            d->stats[e->source].targets -= lost;
+        }
+        at += targets;
+    }
+    return TM_OK;
 }

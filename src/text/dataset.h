@@ -38,6 +38,7 @@ typedef struct tm_data_settings {
     int64_t seq;                /* texts are cut into blocks, other rows cut off at so many tokens */
     const char *tokenizer_hash; /* names tok in the token cache; NULL: no cache */
     const char *cache;          /* folder of the token cache; NULL: tokens stay in memory */
+    int64_t supposed, supposed_tokens; /* an entry without a path (one that is yet to be made): so many examples of so many tokens */
     int64_t cache_from;         /* bytes of an entry's files from which on the cache is used */
 } tm_data_settings;
 
@@ -49,6 +50,8 @@ void tm_dataset_destroy(tm_dataset *data);
 int64_t tm_dataset_count(const tm_dataset *data);
 const tm_example *tm_dataset_at(const tm_dataset *data, int64_t i);
 int64_t tm_dataset_sources(const tm_dataset *data);
+/* Index of a source's first example: the examples of a source stand together, sources in order. Of `sources`: the count. */
+int64_t tm_dataset_first(const tm_dataset *data, int64_t source);
 const tm_dataset_stats *tm_dataset_stats_of(const tm_dataset *data, int64_t source);
 const tm_sha256 *tm_dataset_hash(const tm_dataset *data, int64_t source); /* of the file(s) */
 const char *tm_dataset_file(const tm_dataset *data, int64_t source, int32_t file); /* its path */
@@ -62,6 +65,15 @@ tm_cache_use tm_dataset_cache(const tm_dataset *data, int64_t source);
  * data; text_bytes is shared out by targets. */
 tm_status tm_dataset_split(tm_dataset *data, const tm_data_entry *entries, uint64_t seed, tm_dataset **held,
                            tm_error *err) TM_MUST_CHECK;
+
+/* Leaves out the examples of a source whose keep[] (of its first example on) is false. Both the source's rows and what
+ * became of them (cut, dropped, duplicates) are counted as before. */
+void tm_dataset_keep(tm_dataset *data, int64_t source, const bool *keep);
+
+/* Takes targets away: bit k (of bits[k / 8], the lowest first) is of the k-th target of the examples [0, first example
+ * of source `sources`). Examples that lose some get weights that the data set owns; one may be left without a target.
+ * All or nothing. */
+tm_status tm_dataset_mask(tm_dataset *data, int64_t sources, const uint8_t *bits, tm_error *err) TM_MUST_CHECK;
 
 /* A permutation of 0 .. n - 1 that depends on the key alone (docs/formats/data.md says how). */
 void tm_permutation(uint64_t key, int64_t n, int64_t *out);
@@ -86,8 +98,9 @@ typedef struct tm_overlap {
 tm_status tm_dataset_overlap(const tm_dataset *train, const tm_dataset *const *sets, const int64_t *examples,
                              int64_t count, const tm_tokenizer *tok, tm_pool *pool, tm_overlap *out,
                              tm_error *err) TM_MUST_CHECK;
-/* Examples that are the same tokens and targets as an earlier one of the same entry: what dedup leaves out. */
-tm_status tm_dataset_duplicates(const tm_dataset *data, tm_overlap *out, tm_error *err) TM_MUST_CHECK;
+/* Examples of the first `sources` entries that are the same tokens and targets as an earlier one of the same entry: what
+ * dedup leaves out. */
+tm_status tm_dataset_duplicates(const tm_dataset *data, int64_t sources, tm_overlap *out, tm_error *err) TM_MUST_CHECK;
 /* A hash of ids and of which are targets, 64 bits; docs/formats/data.md gives the formula. */
 uint64_t tm_tokens_hash(uint64_t seed, const int32_t *ids, const float *weight, int64_t n);
 
@@ -109,6 +122,8 @@ typedef struct tm_order_settings {
     int64_t accumulate; /* multiplies either */
     int64_t steps;      /* > 0: so many steps; else by epochs */
     double epochs;      /* passes over the data */
+    const double *rehearsal; /* [rehearsals]: what share of the run's tokens each of the last sources has; sum < 1 */
+    int64_t rehearsals;
 } tm_order_settings;
 
 typedef struct tm_order tm_order;
@@ -117,7 +132,12 @@ typedef struct tm_order tm_order;
  * epoch has the tokens of the data and each next example's source is drawn (by Philox, purpose MIX) so
  * that the share of tokens follows weight times size; a source that is used up starts over with a new
  * permutation. Steps run across the ends of epochs; the last step of a run by epochs takes what is
- * left. entries NULL: all weights equal. */
+ * left. entries NULL: all weights equal.
+ *
+ * Rehearsal: epochs, weights and mixtures are of the sources before. At every place of the list Philox (purpose REHEARSAL)
+ * says whether an example of a rehearsal source stands there instead of the next one of the others, whose sequence stays
+ * as it is; the chances follow from the mean lengths, so that shares of tokens are met in expectation. Each such source is
+ * taken permutation after permutation. */
 tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, const tm_order_settings *settings,
                           tm_order **out, tm_error *err) TM_MUST_CHECK;
 void tm_order_destroy(tm_order *order);

@@ -292,9 +292,9 @@ static int by_hash(const void *a, const void *b)
     return x->example < y->example ? -1 : x->example > y->example;
 }
 
-tm_status tm_dataset_duplicates(const tm_dataset *data, tm_overlap *out, tm_error *err)
+tm_status tm_dataset_duplicates(const tm_dataset *data, int64_t sources, tm_overlap *out, tm_error *err)
 {
-    int64_t n = tm_dataset_count(data);
+    int64_t n = tm_dataset_first(data, sources);
     key *keys;
     *out = (tm_overlap){0};
     TM_TRY(TM_NEW(&keys, n, err));

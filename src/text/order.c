@@ -44,15 +44,26 @@ typedef struct deck {
 typedef struct stream {
     const tm_dataset *data;
     const tm_order_settings *settings;
-    deck *decks; /* one over everything, or one a source */
+    deck *decks; /* one over everything but rehearsal, or one a source */
     int64_t count, drawn;
+    deck *old;   /* [settings->rehearsals] */
+    int64_t places;
 } stream;
 
-static int64_t deck_next(deck *d, const tm_order_settings *s)
+static int64_t task_sources(const tm_dataset *data, const tm_order_settings *s) { return tm_dataset_sources(data) - s->rehearsals; }
+
+/* In [0, 1), 53 bits; the number for draw i comes from counter i. */
+static double uniform(uint64_t key, int64_t i)
+{
+    tm_philox r = tm_philox_at(key, (uint32_t)i, (uint32_t)((uint64_t)i >> 32), 0, 0);
+    return (double)(((uint64_t)r.word[0] << 32 | r.word[1]) >> 11) * 0x1p-53;
+}
+
+static int64_t deck_next(deck *d, const tm_order_settings *s, tm_purpose purpose)
 {
     if (d->at == 0) {
         if (s->shuffle)
-            tm_permutation(tm_philox_key(s->seed, TM_PURPOSE_ORDER, d->pass, d->name), d->n, d->order);
+            tm_permutation(tm_philox_key(s->seed, purpose, d->pass, d->name), d->n, d->order);
         else
             for (int64_t i = 0; i < d->n; i++)
                 d->order[i] = i;
@@ -71,27 +82,41 @@ static double drawing_weight(const tm_dataset_stats *s, int mix)
     return mix == TM_MIX_SIZE ? examples : mix == TM_MIX_TOKENS ? examples / (double)s->tokens : 1;
 }
 
-static int64_t stream_next(stream *s)
+/* The rehearsal deck whose turn it is; NULL: none's. */
+static deck *stream_old(stream *s)
 {
-    deck *d = s->decks;
+    if (!s->settings->rehearsals)
+        return NULL;
+    double u = uniform(tm_philox_key(s->settings->seed, TM_PURPOSE_REHEARSAL, 0, 0), s->places++);
+    for (int64_t i = 0; i < s->settings->rehearsals; i++)
+        if (u < s->old[i].share)
+            return &s->old[i];
+    return NULL;
+}
+
+static int64_t stream_next(stream *s, bool *old)
+{
+    deck *d = stream_old(s);
+    *old = d != NULL;
+    if (d)
+        return deck_next(d, s->settings, TM_PURPOSE_REHEARSAL);
+    d = s->decks;
     if (s->count > 1) {
-        tm_philox r = tm_philox_at(tm_philox_key(s->settings->seed, TM_PURPOSE_MIX, 0, 0), (uint32_t)s->drawn,
-                                   (uint32_t)((uint64_t)s->drawn >> 32), 0, 0);
-        double u = (double)(((uint64_t)r.word[0] << 32 | r.word[1]) >> 11) * 0x1p-53 * s->decks[s->count - 1].share;
+        double u = uniform(tm_philox_key(s->settings->seed, TM_PURPOSE_MIX, 0, 0), s->drawn) * s->decks[s->count - 1].share;
         int64_t i = 0;
         while (i < s->count - 1 && u >= s->decks[i].share)
             i++;
         d = &s->decks[i];
     }
     s->drawn++;
-    return deck_next(d, s->settings);
+    return deck_next(d, s->settings, TM_PURPOSE_ORDER);
 }
 
-static bool is_mixture(const tm_dataset *data, const tm_data_entry *entries, int mix)
+static bool is_mixture(int64_t sources, const tm_data_entry *entries, int mix)
 {
-    if (entries && mix != TM_MIX_SIZE && tm_dataset_sources(data) > 1)
+    if (entries && mix != TM_MIX_SIZE && sources > 1)
         return true;
-    for (int64_t i = 1; entries && i < tm_dataset_sources(data); i++)
+    for (int64_t i = 1; entries && i < sources; i++)
         if (entries[i].weight != entries[0].weight)
             return true;
     return false;
@@ -102,30 +127,68 @@ static void stream_deinit(stream *s)
     for (int64_t i = 0; s->decks && i < s->count; i++)
         free(s->decks[i].order);
     free(s->decks);
+    for (int64_t i = 0; s->old && i < s->settings->rehearsals; i++)
+        free(s->old[i].order);
+    free(s->old);
+}
+
+/* Mean length of what comes from a deck that is not of rehearsal. */
+static double mean_length(const tm_dataset *data, int64_t first, int64_t n)
+{
+    double tokens = 0;
+    for (int64_t i = first; i < first + n; i++)
+        tokens += tm_dataset_at(data, i)->n;
+    return tokens / (double)n;
+}
+
+/* A share f of tokens is met by drawing with a chance that is as f over the mean length. */
+static tm_status add_rehearsal(stream *s, double task_length, tm_error *err)
+{
+    const tm_order_settings *o = s->settings;
+    int64_t task = task_sources(s->data, o);
+    double left = 1, all = 0;
+    TM_TRY(TM_NEW(&s->old, o->rehearsals, err));
+    for (int64_t i = 0; i < o->rehearsals; i++) {
+        int64_t first = tm_dataset_first(s->data, task + i), n = tm_dataset_first(s->data, task + i + 1) - first;
+        if (n < 1)
+            return tm_fail(err, TM_RECIPE, "keep: there is no example to rehearse in %s", tm_dataset_file(s->data, task + i, 0));
+        left -= o->rehearsal[i];
+        all += o->rehearsal[i] / mean_length(s->data, first, n);
+        s->old[i] = (deck){.first = first, .n = n, .name = (uint32_t)i + 1, .share = all};
+        TM_TRY(TM_NEW(&s->old[i].order, n, err));
+    }
+    if (!(left > 0))
+        return tm_fail(err, TM_RECIPE, "keep.replay.fraction and keep.generate.fraction: together %g of the tokens; expected less than 1", 1 - left);
+    all += left / task_length;
+    for (int64_t i = 0; i < o->rehearsals; i++)
+        s->old[i].share /= all;
+    return TM_OK;
 }
 
 static tm_status stream_init(stream *s, const tm_dataset *data, const tm_data_entry *entries,
                              const tm_order_settings *settings, tm_error *err)
 {
-    bool mixture = is_mixture(data, entries, settings->mix);
-    *s = (stream){.data = data, .settings = settings, .count = mixture ? tm_dataset_sources(data) : 1};
+    int64_t sources = task_sources(data, settings);
+    bool mixture = is_mixture(sources, entries, settings->mix);
+    *s = (stream){.data = data, .settings = settings, .count = mixture ? sources : 1};
     TM_TRY(TM_NEW(&s->decks, s->count, err));
     int64_t first = 0;
-    double share = 0;
+    double share = 0, length = 0;
     for (int64_t i = 0; i < s->count; i++) {
-        int64_t n = mixture ? tm_dataset_stats_of(data, i)->examples : tm_dataset_count(data);
-        if (mixture)
-            share += entries[i].weight * drawing_weight(tm_dataset_stats_of(data, i), settings->mix);
+        int64_t n = mixture ? tm_dataset_stats_of(data, i)->examples : tm_dataset_first(data, sources);
+        double chance = mixture ? entries[i].weight * drawing_weight(tm_dataset_stats_of(data, i), settings->mix) : 1;
+        share += chance;
+        length += settings->rehearsals ? chance * mean_length(data, first, n) : 0;
         s->decks[i] = (deck){.first = first, .n = n, .name = mixture ? (uint32_t)i + 1 : 0, .share = share};
         TM_TRY(TM_NEW(&s->decks[i].order, n, err));
         first += n;
     }
-    return TM_OK;
+    return settings->rehearsals ? add_rehearsal(s, length / share, err) : TM_OK;
 }
 
 /* --- Steps --- */
 
-typedef struct budget { /* of a run: whichever is not zero ends it */
+typedef struct budget { /* of a run, rehearsal not counted in examples and tokens: whichever is not zero ends it */
     int64_t steps, examples, tokens;
 } budget;
 
@@ -134,8 +197,9 @@ static tm_status budget_init(budget *b, const tm_dataset *data, bool mixture, co
     *b = (budget){.steps = s->steps};
     if (s->steps > 0)
         return TM_OK;
-    double n = (double)tm_dataset_count(data), tokens = 0;
-    for (int64_t i = 0; i < tm_dataset_count(data); i++)
+    int64_t count = tm_dataset_first(data, task_sources(data, s));
+    double n = (double)count, tokens = 0;
+    for (int64_t i = 0; i < count; i++)
         tokens += tm_dataset_at(data, i)->n;
     double all = s->epochs * (mixture ? tokens : n);
     if (!(all < 0x1p62) || !(s->epochs > 0))
@@ -164,11 +228,12 @@ static tm_status end_step(tm_order *o, int64_t at, tm_error *err)
 /* Draws examples and cuts the list into steps until the budget is used up. */
 static tm_status fill(tm_order *o, stream *s, const budget *b, tm_error *err)
 {
-    int64_t at = 0, step_examples = 0, step_tokens = 0, tokens = 0;
+    int64_t at = 0, step_examples = 0, step_tokens = 0, task_examples = 0, task_tokens = 0;
+    bool old;
     TM_TRY(TM_GROW(&o->start, &o->start_capacity, 2, err));
     o->start[0] = 0;
-    while ((!b->examples || at < b->examples) && (!b->tokens || tokens < b->tokens)) {
-        int64_t example = stream_next(s), n = tm_dataset_at(s->data, example)->n;
+    while ((!b->examples || task_examples < b->examples) && (!b->tokens || task_tokens < b->tokens)) {
+        int64_t example = stream_next(s, &old), n = tm_dataset_at(s->data, example)->n;
         if (!fits(s->settings, step_examples, step_tokens, n)) {
             TM_TRY(end_step(o, at, err));
             step_examples = step_tokens = 0;
@@ -181,7 +246,8 @@ static tm_status fill(tm_order *o, stream *s, const budget *b, tm_error *err)
         o->example[at++] = example;
         step_examples++;
         step_tokens += n;
-        tokens += n;
+        task_examples += !old;
+        task_tokens += old ? 0 : n;
     }
     return step_examples ? end_step(o, at, err) : TM_OK;
 }
@@ -191,7 +257,7 @@ tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, 
 {
     *out = NULL;
     int64_t product;
-    if (tm_dataset_count(data) < 1)
+    if (tm_dataset_first(data, task_sources(data, settings)) < 1)
         return tm_fail(err, TM_RECIPE, "data: there is no example");
     if (__builtin_mul_overflow(settings->batch_tokens > 0 ? settings->batch_tokens : settings->batch,
                                settings->accumulate, &product) ||

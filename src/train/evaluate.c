@@ -30,37 +30,39 @@ static void add_results(totals *sum, tm_batch *b, int64_t examples, tm_example_s
     sum->examples += examples;
 }
 
-static int64_t fill_batch(tm_trainer *t, const tm_eval_set *set, int64_t first, int32_t replica, tm_error *err)
+/* Examples from first on, before end: as many as a micro-batch takes, in *count. set NULL: no evaluation; targets: those of
+ * its examples before the first. */
+static tm_status fill_batch(tm_trainer *t, const tm_dataset *data, const tm_eval_set *set, int64_t first, int64_t end, int64_t targets, int32_t replica, int64_t *count, tm_error *err)
 {
     int64_t n = 0, tokens = 0;
-    while (first + n < set->examples && n < t->batch.max_examples) {
-        const tm_example *e = tm_dataset_at(set->data, first + n);
+    while (first + n < end && n < t->batch.max_examples) {
+        const tm_example *e = tm_dataset_at(data, first + n);
         if (tokens + e->n + t->batch.prefix > t->batch.max_tokens)
             break;
-        if (TM_GROW(&t->items, &t->items_capacity, n + 1, err) != TM_OK)
-            return -1;
+        TM_TRY(TM_GROW(&t->items, &t->items_capacity, n + 1, err));
         t->items[n] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = replica, .index = 0, .scale = 1,
-                                        .teacher_weight = set->teacher.data ? 1 : 0};
-        tm_gates_give(t, set - t->run->evals, first + n, &t->items[n]);
+                                        .kl = set && set->teacher.data ? 1 : 0, .teacher_row = targets};
+        if (set)
+            tm_gates_give(t, set - t->run->evals, first + n, &t->items[n]);
         tokens += e->n + t->batch.prefix;
+        targets += e->targets;
         n++;
     }
+    if (!n)
+        return tm_fail(err, TM_FAILED, "%s: example %lld does not fit a micro-batch", set ? set->entry->name : "data", (long long)first);
     tm_batch_fill(&t->batch, t->items, n);
-    return n;
+    *count = n;
+    return TM_OK;
 }
 
 static tm_status run_examples(tm_trainer *t, const tm_eval_set *set, int32_t replica, tm_example_score *each, totals *out, tm_error *err)
 {
     totals sum = {0};
-    for (int64_t i = 0; i < set->examples;) {
-        int64_t n = fill_batch(t, set, i, replica, err);
-        if (n <= 0)
-            return n < 0 ? TM_NO_MEMORY : tm_fail(err, TM_FAILED, "eval %s: example %lld does not fit a micro-batch", set->entry->name, (long long)i);
+    for (int64_t i = 0, n; i < set->examples; i += n) {
+        TM_TRY(fill_batch(t, set->data, set, i, set->examples, sum.targets, replica, &n, err));
         tm_model_forward(&t->model, &t->batch);
-        tm_tensor teacher = set->teacher.data ? tm_tensor_rows(set->teacher, sum.targets, t->batch.targets) : tm_tensor_none();
-        tm_model_loss(&t->model, &t->batch, teacher, t->teacher_head, false);
+        tm_model_loss(&t->model, &t->batch, set->teacher, t->teacher.head, false);
         add_results(&sum, &t->batch, n, each + i);
-        i += n;
     }
     *out = sum;
     return TM_OK;
@@ -87,4 +89,26 @@ tm_status tm_trainer_evaluate(tm_trainer *t, tm_eval_set *set, int32_t replica, 
 out:
     free(each);
     return st;
+}
+
+tm_status tm_trainer_base_losses(tm_trainer *t, const tm_dataset *data, int64_t first, int64_t end, float *out, tm_error *err)
+{
+    int32_t prefix = t->batch.prefix;
+    tm_status st = TM_OK;
+    t->model.linear.base_only = true;
+    t->model.linear.step = NULL;
+    t->batch.prefix = 0; /* the base knows no trained prompt */
+    for (int64_t i = first, n; i < end && st == TM_OK; i += n) {
+        st = fill_batch(t, data, NULL, i, end, 0, 0, &n, err);
+        if (st != TM_OK)
+            break;
+        tm_model_forward(&t->model, &t->batch);
+        tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), false);
+        tm_batch_read_results(&t->batch);
+        for (int64_t k = 0; k < t->batch.targets; k++)
+            *out++ = (float)t->batch.host_loss[k];
+    }
+    t->model.linear.base_only = false;
+    t->batch.prefix = prefix;
+    return st == TM_OK ? t->device->calls->sync(t->device, err) : st;
 }

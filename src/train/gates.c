@@ -87,7 +87,7 @@ static tm_status fill_source(const tm_trainer *t, const tm_dataset *data, int64_
     char where[200];
     float own[K];
     memset(own, 0, sizeof own);
-    snprintf(where, sizeof where, "registers of %.150s", entry->path);
+    snprintf(where, sizeof where, "registers of %.150s", entry->path ? entry->path : "the rehearsal");
     TM_TRY(tm_registers_gates(registers, &entry->registers, where, own, err));
     for (int64_t i = 0; i < tm_dataset_count(data); i++)
         if (tm_dataset_at(data, i)->source == source)
@@ -101,8 +101,9 @@ static tm_status fill_set(const tm_trainer *t, const tm_dataset *data, const tm_
     TM_TRY(TM_NEW(&out->whole, tm_dataset_count(data) * t->tuning.registers.count + 1, err));
     TM_TRY(TM_NEW(&out->by_token, tm_dataset_count(data) + 1, err));
     out->examples = tm_dataset_count(data);
+    static const tm_data_entry rehearsal = {.weight = 1}; /* says nothing: the base speaks */
     for (int64_t s = 0; s < tm_dataset_sources(data); s++)
-        TM_TRY(fill_source(t, data, s, entry ? entry : &t->recipe->data[s], out, err));
+        TM_TRY(fill_source(t, data, s, entry ? entry : s < t->recipe->data_count ? &t->recipe->data[s] : &rehearsal, out, err));
     return TM_OK;
 }
 

@@ -19,12 +19,18 @@ typedef struct tm_hook {
     /* After accumulation, before norm and clip: queues what adds to gradients, and adds the penalty of replica r to the
      * double at t->penalty + r, on the device. */
     tm_status (*penalty)(void *state, struct tm_trainer *t, tm_error *err);
+    /* Behind the optimiser's update of step t->step + 1, before its trail: queues what a method does to trained values. */
+    tm_status (*update)(void *state, struct tm_trainer *t, tm_error *err);
     /* After the optimiser's step. */
     tm_status (*step)(void *state, struct tm_trainer *t, tm_error *err);
     /* After an evaluation of all sets (t->evals). */
     tm_status (*evaluate)(void *state, struct tm_trainer *t, int32_t replica, tm_verdict *verdict, tm_error *err);
     tm_status (*task_end)(void *state, struct tm_trainer *t, tm_error *err);
+    /* After the last step. What changes the result here sets t->result_changed (and leaves it alone with t->verdict
+     * TM_ROLL_BACK): then the result is evaluated once more. */
     tm_status (*end)(void *state, struct tm_trainer *t, tm_error *err);
+    /* The monitor rolled that result back (the bytes of t->trained are restored): undoes what end did beside them. */
+    tm_status (*undo)(void *state, struct tm_trainer *t, tm_error *err);
     /* State of a replica that a checkpoint must hold, in files of its folder. */
     tm_status (*save)(void *state, struct tm_trainer *t, int32_t replica, const char *folder, tm_error *err);
     tm_status (*load)(void *state, struct tm_trainer *t, int32_t replica, const char *folder, tm_error *err);

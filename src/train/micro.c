@@ -9,14 +9,14 @@
 enum { GRAPH_TOKENS = 4096 };
 
 /* Whether one graph can serve the run: nothing in a micro-batch may depend on the host but what is uploaded before it,
- * and no sum may run over rows (a trained matrix: its gradient's rows of padding), or be cut by the data (a trained
+ * no teacher may be asked before it, and no sum may run over rows (a trained matrix: its gradient's rows of padding), or be cut by the data (a trained
  * output matrix: slices of whole chunks). */
 static bool graphs_serve(const tm_trainer *t)
 {
     const tm_model *m = &t->model;
     if (!t->device->calls->graph_begin || t->batch.max_tokens > GRAPH_TOKENS || t->recipe->graphs == TM_GRAPHS_NONE)
         return false;
-    if (m->row_index || t->gates || m->stash_end > m->stash_first || tm_linear_group_trained(&m->head_group) || tm_embed_trained(m))
+    if (t->teacher.used || m->row_index || t->gates || m->stash_end > m->stash_first || tm_linear_group_trained(&m->head_group) || tm_embed_trained(m))
         return false;
     for (int64_t i = 0; i < m->params.count; i++) {
         const tm_param *p = m->params.item[i];
@@ -38,21 +38,27 @@ static bool full_enough(const tm_trainer *t, const tm_batch_item *items, int64_t
 static void queue_ops(tm_trainer *t)
 {
     tm_model_forward(&t->model, &t->batch);
-    tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), true);
+    tm_model_loss(&t->model, &t->batch, t->batch.any_teacher ? t->teacher.hidden : tm_tensor_none(), t->teacher.head, true);
     tm_model_backward(&t->model, &t->batch);
 }
 
-tm_status tm_micro_run(tm_trainer *t, const tm_batch_item *items, int64_t count, tm_error *err)
+void tm_micro_queue(tm_trainer *t, tm_batch_item *items, int64_t count)
+{
+    tm_teacher_ask(t, items, count);
+    tm_batch_fill(&t->batch, items, count);
+    queue_ops(t);
+}
+
+tm_status tm_micro_run(tm_trainer *t, tm_batch_item *items, int64_t count, tm_error *err)
 {
     const tm_device_calls *calls = t->device->calls;
-    bool fixed = graphs_serve(t) && full_enough(t, items, count);
-    t->batch.fixed = fixed;
-    tm_batch_fill(&t->batch, items, count);
-    t->batch.fixed = false;
-    if (!fixed) {
-        queue_ops(t);
+    if (!graphs_serve(t) || !full_enough(t, items, count)) {
+        tm_micro_queue(t, items, count);
         return TM_OK;
     }
+    t->batch.fixed = true;
+    tm_batch_fill(&t->batch, items, count);
+    t->batch.fixed = false;
     if (!t->graph && t->graph_tries++ > 0) { /* not the first: what a device prepares once is no part of a graph */
         TM_TRY(calls->graph_begin(t->device, err));
         queue_ops(t);

@@ -86,35 +86,11 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
-static int64_t set_targets(const tm_eval_set *set)
-{
-    int64_t targets = 0;
-    for (int64_t i = 0; i < set->examples; i++)
-        targets += tm_dataset_at(set->data, i)->targets;
-    return targets;
-}
-
-/* What probes of KL to the base need: its hidden states, and its head if that is trained. */
-static void take_teachers(tm_trainer *t)
-{
-    tm_arena *arena = &t->memory.arena[TM_MEM_KEEP];
-    tm_model *m = &t->model;
-    for (int64_t i = 0; i < t->run->eval_count; i++) {
-        tm_eval_set *set = &t->run->evals[i];
-        if (set->entry->metric == TM_METRIC_KL)
-            set->teacher = tm_arena_tensor(arena, m->settings.act, set_targets(set), m->config.width);
-    }
-    if (t->has_teacher && m->head.weight->trained)
-        t->teacher_head = tm_arena_tensor(arena, m->head.weight->value.dtype, m->head.out, m->head.in);
-}
-
 static tm_status build(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
-    for (int64_t i = 0; i < run->eval_count; i++)
-        t->has_teacher |= run->evals[i].entry->metric == TM_METRIC_KL;
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
-    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, run->method, &t->model, err));
     t->tuning.prompt_ids = run->prompt_ids;
     t->tuning.prompt_id_count = run->prompt_id_count;
     if (run->replicas > 1 && !t->tuning.method->replicas)
@@ -126,7 +102,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (half_master && (act != TM_BF16 || t->recipe->optimizer != TM_OPTIM_ADAMW))
         return tm_fail(err, TM_RECIPE, "train.master: bf16 needs precision: bf16 and train.optimizer: adamw");
     tm_model_settings settings = {.act = act, .half_master = half_master, .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .teacher = t->has_teacher, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .cache_tokens = run->cache_tokens};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));
@@ -140,7 +116,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
         t->loss_scale[r].scale = t->recipe->loss_scale;
     TM_TRY(TM_NEW(&t->host_penalty, run->replicas, err));
     t->penalty = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof *t->penalty * run->replicas);
-    take_teachers(t);
+    tm_teacher_take_probes(t);
     return run->add_hooks ? run->add_hooks(t, err) : TM_OK;
 }
 
@@ -148,7 +124,7 @@ tm_status tm_trainer_create(const tm_run *run, tm_device *device, const int64_t 
 {
     tm_trainer *t;
     TM_TRY(TM_NEW(&t, 1, err));
-    *t = (tm_trainer){.run = run, .recipe = run->recipe, .device = device, .best_step = -1, .best_checkpoint = -1,
+    *t = (tm_trainer){.run = run, .recipe = run->recipe, .device = device, .teacher = TM_TEACHER_NONE, .best_step = -1, .best_checkpoint = -1,
                       .best_metric = INFINITY, .best_checkpoint_metric = INFINITY};
     tm_status st = tm_memory_init(&t->memory, device, limits, err);
     if (st == TM_OK)
@@ -182,6 +158,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->items);
     tm_names_deinit(&t->warnings);
     tm_micro_drop(t);
+    tm_teacher_drop(&t->teacher);
     tm_batch_destroy(&t->batch);
     tm_tuning_deinit(&t->tuning);
     tm_model_destroy(&t->model);
@@ -213,40 +190,7 @@ tm_status tm_trainer_warn(tm_trainer *t, tm_error *err, const char *fmt, ...)
 
 /* --- Starting --- */
 
-/* Hidden states of the base at every target of a set, example by example. */
-static void remember_teacher(tm_trainer *t, tm_eval_set *set)
-{
-    int64_t done = 0;
-    for (int64_t i = 0; i < set->examples; i++) {
-        const tm_example *e = tm_dataset_at(set->data, i);
-        tm_batch_item item = {.ids = e->ids, .weight = e->weight, .n = e->n, .scale = 1};
-        tm_batch_fill(&t->batch, &item, 1);
-        tm_model_forward(&t->model, &t->batch);
-        tm_model_gather_hidden(&t->model, &t->batch, tm_tensor_rows(set->teacher, done, t->batch.targets));
-        done += t->batch.targets;
-    }
-}
-
-static void remember_base(tm_trainer *t)
-{
-    if (!t->has_teacher)
-        return;
-    int32_t prefix = t->batch.prefix;
-    t->model.linear.base_only = true;
-    t->model.linear.step = NULL;
-    t->batch.prefix = 0; /* the base knows no trained prompt */
-    for (int64_t i = 0; i < t->run->eval_count; i++)
-        if (t->run->evals[i].teacher.data)
-            remember_teacher(t, &t->run->evals[i]);
-    t->model.linear.base_only = false;
-    t->batch.prefix = prefix;
-    if (t->teacher_head.data) {
-        const tm_param *head = t->model.head.weight->added ? t->model.embed : t->model.head.weight;
-        TM_RUN(t->device, cast, head->value, t->teacher_head);
-    }
-}
-
-tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+tm_status tm_trainer_load(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
     if (run->file)
@@ -260,12 +204,19 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
         if (p->v.data)
             TM_RUN(t->device, fill, p->v, 0);
     }
-    remember_base(t);
     for (int32_t r = 0; r < run->replicas && t->tuning.method->start; r++)
         TM_TRY(t->tuning.method->start(&t->tuning, r, run->seeds[r].init, err));
+    return TM_OK;
+}
+
+tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+{
+    const tm_run *run = t->run;
+    TM_TRY(tm_trainer_load(t, err));
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].begin)
             TM_TRY(t->hooks[i].begin(t->hooks[i].state, t, err));
+    tm_teacher_remember(t); /* hooks may have masked targets; what was added so far is switched off for it */
     bool resumed = false;
     TM_TRY(tm_trainer_resume(t, &resumed, err));
     if (resumed)
@@ -287,7 +238,8 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
 static tm_status make_room(tm_trainer *t, int64_t targets, tm_error *err)
 {
     t->target_count = 0;
-    TM_TRY(tm_grow(&t->losses, &t->loss_capacity, (size_t)targets, 8, err));
+    t->target_room = targets;
+    TM_TRY(tm_grow(&t->losses, &t->loss_capacity, 2 * (size_t)targets, 8, err));
     return TM_GROW(&t->target, &t->target_capacity, targets, err);
 }
 
@@ -308,8 +260,8 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
             targets += e->targets;
             tokens += e->n;
         }
-        for (int64_t i = first; i < *count; i++)
-            t->items[i].scale = targets ? 1.0 / (double)targets : 0;
+        for (int64_t i = 0; i < n; i++)
+            tm_teacher_give(t, tm_dataset_at(t->run->data, examples[i]), examples[i], targets ? 1.0 / (double)targets : 0, &t->items[first + i]);
         t->result[r] = (tm_step_result){.tokens = tokens, .targets = targets};
         all += targets;
     }
@@ -340,7 +292,7 @@ static void set_params(tm_trainer *t)
     t->device->calls->upload(t->device, t->device_params, t->params, (int64_t)sizeof *t->params * t->run->replicas);
 }
 
-static void zero_gradients(tm_trainer *t)
+void tm_trainer_zero_gradients(tm_trainer *t)
 {
     for (int64_t i = 0; i < t->trained_count; i++) {
         const tm_param *p = t->trained_param[i];
@@ -368,23 +320,31 @@ static void fetch_losses(tm_trainer *t, const tm_batch_item *items)
 {
     tm_batch *b = &t->batch;
     tm_dtype real = t->device->real;
-    tm_device_fetch(t->device, (char *)t->losses + tm_dtype_bytes(real, t->target_count), b->loss.data, tm_dtype_bytes(real, b->targets));
+    char *losses = (char *)t->losses + tm_dtype_bytes(real, t->target_count);
+    tm_device_fetch(t->device, losses, b->loss.data, tm_dtype_bytes(real, b->targets));
+    if (b->any_teacher)
+        tm_device_fetch(t->device, losses + tm_dtype_bytes(real, t->target_room), b->kl.data, tm_dtype_bytes(real, b->targets));
     for (int64_t i = 0; i < b->targets; i++) {
         const tm_batch_item *item = &items[b->target_item[i]];
         double weight = item->weight ? item->weight[b->target_token[i]] : 1;
-        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->replica};
+        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->kl, item->replica};
     }
 }
+
+static double fetched_loss(const tm_trainer *t, int64_t i) { return t->device->real == TM_F64 ? ((double *)t->losses)[i] : ((float *)t->losses)[i]; }
 
 static void add_losses(tm_trainer *t)
 {
     for (int64_t i = 0; i < t->target_count; i++) {
-        double loss = t->device->real == TM_F64 ? ((double *)t->losses)[i] : ((float *)t->losses)[i];
-        t->result[t->target[i].replica].loss += t->target[i].weight * loss;
+        const tm_step_target *target = &t->target[i];
+        tm_step_result *result = &t->result[target->replica];
+        result->loss += target->weight * fetched_loss(t, i);
+        if (target->kl > 0) /* else nothing was fetched */
+            result->penalty += target->kl * fetched_loss(t, t->target_room + i);
     }
 }
 
-static tm_status run_penalties(tm_trainer *t, tm_error *err)
+tm_status tm_trainer_penalties(tm_trainer *t, tm_error *err)
 {
     t->device->calls->zero(t->device, t->penalty, (int64_t)sizeof *t->penalty * t->run->replicas);
     for (int64_t i = 0; i < t->hook_count; i++)
@@ -394,7 +354,7 @@ static tm_status run_penalties(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
-static void optimise(tm_trainer *t)
+static tm_status optimise(tm_trainer *t, tm_error *err)
 {
     const tm_recipe *recipe = t->recipe;
     tm_device *d = t->device;
@@ -404,9 +364,13 @@ static void optimise(tm_trainer *t)
         TM_RUN(d, adamw, n, t->device_trained, recipe->beta1, recipe->beta2, recipe->eps, t->device_params);
     else
         TM_RUN(d, sgd, n, t->device_trained, recipe->momentum, t->step == 0, t->device_params);
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].update)
+            TM_TRY(t->hooks[i].update(t->hooks[i].state, t, err));
     TM_RUN(d, trail, n, t->device_trained, t->device_trail);
     tm_device_fetch(d, t->trail, t->device_trail, 8 * n);
     tm_device_fetch(d, t->params, t->device_params, (int64_t)sizeof *t->params * t->run->replicas);
+    return TM_OK;
 }
 
 /* A step that is not finite ends the run; in f16 it was skipped by the optimiser, and the loss's scale is halved. */
@@ -437,7 +401,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     int64_t count;
     TM_TRY(gather_items(t, &count, err));
     set_params(t);
-    zero_gradients(t);
+    tm_trainer_zero_gradients(t);
     tm_model_begin_step(&t->model, t->device_params);
     for (int64_t done = 0; done < count;) {
         int64_t n = micro_batch(t, t->items + done, count - done);
@@ -449,13 +413,13 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     tm_model_finish_gradients(&t->model);
     if (t->model.settings.act == TM_F16)
         TM_RUN(t->device, unscale, t->trained_count * t->run->replicas, t->device_trained, t->device_params);
-    TM_TRY(run_penalties(t, err));
-    optimise(t);
+    TM_TRY(tm_trainer_penalties(t, err));
+    TM_TRY(optimise(t, err));
     TM_TRY(t->device->calls->sync(t->device, err)); /* the step's one wait */
     add_losses(t);
     for (int32_t r = 0; r < t->run->replicas; r++) {
         t->result[r].grad_norm = t->params[r].grad_norm;
-        t->result[r].penalty = t->host_penalty[r];
+        t->result[r].penalty += t->host_penalty[r];
         TM_TRY(judge_step(t, r, err));
     }
     t->step++;
@@ -591,13 +555,14 @@ bool tm_eval_due(const tm_trainer *t, int64_t step)
     if (step == 0 || step == t->run->steps)
         return true;
     int64_t every = t->recipe->eval_every, probes = t->recipe->monitor_every;
-    if (t->recipe->probe_count && probes != TM_AUTO_INT && probes > 0 && step % probes == 0)
+    bool early = step == 10 || step == 25 || step == 50 || step == 100 || step == 150;
+    if (t->recipe->probe_count && (probes == TM_AUTO_INT ? early : probes > 0 && step % probes == 0))
         return true;
     if (every != TM_AUTO_INT)
         return every > 0 && step % every == 0;
     /* About 20 a run; dense in the first 150 steps, where most damage falls. */
     every = t->run->steps / 20 > 1 ? t->run->steps / 20 : 1;
-    return step % every == 0 || step == 10 || step == 25 || step == 50 || step == 100 || step == 150;
+    return step % every == 0 || early;
 }
 
 static tm_status evaluate_now(tm_trainer *t, tm_error *err)
@@ -617,6 +582,21 @@ static tm_status evaluate_now(tm_trainer *t, tm_error *err)
 }
 
 static bool goes_on(const tm_trainer *t) { return t->step < t->run->steps && t->verdict == TM_GO_ON && !t->stopped_early; }
+
+/* What hooks make of the last step's weights, and what that is worth. */
+static tm_status finish(tm_trainer *t, tm_error *err)
+{
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].end)
+            TM_TRY(t->hooks[i].end(t->hooks[i].state, t, err));
+    if (!t->result_changed)
+        return TM_OK;
+    TM_TRY(evaluate_now(t, err));
+    for (int64_t i = 0; i < t->hook_count && t->verdict == TM_ROLL_BACK; i++)
+        if (t->hooks[i].undo)
+            TM_TRY(t->hooks[i].undo(t->hooks[i].state, t, err));
+    return TM_OK;
+}
 
 tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
 {
@@ -642,10 +622,7 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
         if (every > 0 && t->step % every == 0 && goes_on(t))
             TM_TRY(tm_trainer_checkpoint(t, err));
     }
-    for (int64_t i = 0; i < t->hook_count; i++)
-        if (t->hooks[i].end)
-            TM_TRY(t->hooks[i].end(t->hooks[i].state, t, err));
-    return TM_OK;
+    return finish(t, err);
 }
 
 tm_status tm_trainer_save_to(tm_trainer *t, int32_t replica, const char *dir, tm_error *err)

@@ -12,6 +12,7 @@
 #include "train/hooks.h"
 #include "train/loss_scale.h"
 #include "train/run_folder.h"
+#include "train/teacher.h"
 #include "tune/tune.h"
 
 typedef struct tm_seeds {
@@ -42,10 +43,12 @@ typedef struct tm_eval_set {
 /* Everything a run is made of, gathered and checked before anything is computed. Borrowed by trainers. */
 typedef struct tm_run {
     const tm_recipe *recipe;    /* no `auto` left in what the trainer reads */
+    const tm_method *method;    /* NULL: the recipe's */
     const char *model_dir;
     tm_safetensors *file;       /* weights; NULL with init: random, or to plan from config.json alone */
     tm_dtype dtype;             /* of matrices when file is NULL */
     tm_dataset *data;           /* NULL: plan from sizes alone */
+    int64_t rehearsal_from;     /* its first source of old examples (replay, texts of the base); its number of sources: none */
     tm_eval_set *evals;
     int64_t eval_count;
     bool evaluate;              /* only evaluate: no gradients, no optimiser */
@@ -60,6 +63,7 @@ typedef struct tm_run {
     tm_run_folder **folder;     /* [R]; NULL: counting */
     tm_order **order;           /* [R] */
     int64_t steps;
+    const char *importances;    /* file that keep.ewc reads when the run begins; NULL: counting, or none */
     int64_t max_tokens, max_examples; /* capacity of a micro-batch */
     tm_status (*add_hooks)(struct tm_trainer *t, tm_error *err); /* called when the trainer is built; NULL: none */
     bool (*interrupted)(void *context); /* asked between steps; NULL: never */
@@ -67,9 +71,9 @@ typedef struct tm_run {
     void *context;
 } tm_run;
 
-/* A target of a step: what its loss counts, and for whom. */
+/* A target of a step: what its loss and its KL to the base count, and for whom. */
 typedef struct tm_step_target {
-    double weight;
+    double weight, kl;
     int32_t replica;
 } tm_step_target;
 
@@ -95,8 +99,7 @@ typedef struct tm_trainer {
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
     tm_loss_scale *loss_scale; /* [R] */
-    tm_tensor teacher_head;    /* copy of the base's head when it is trained and a probe needs it */
-    bool has_teacher;
+    tm_teacher teacher;
     struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
     int64_t hook_count;
@@ -108,6 +111,7 @@ typedef struct tm_trainer {
     double best_checkpoint_metric;
     tm_verdict verdict;
     bool stopped_early;
+    bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds, flops_per_token, peak_flops;
@@ -115,8 +119,8 @@ typedef struct tm_trainer {
     size_t items_capacity;
     uint64_t *trail, *device_trail; /* of this step: host, device */
     tm_step_target *target;    /* of this step, over its micro-batches */
-    void *losses;              /* [target_count] real: as the device gave them */
-    int64_t target_count;
+    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, KL to the base */
+    int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
     tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
     int64_t graph_tries;
@@ -132,6 +136,9 @@ tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error
 /* Adds a warning, unless it was said before. */
 tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, ...) TM_PRINTF(3, 4) TM_MUST_CHECK;
 
+/* Loads or initialises weights; optimiser state 0, teachers and first values: what tm_trainer_start does before it looks
+ * into the folders. */
+tm_status tm_trainer_load(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders
  * if there is one. */
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
@@ -144,8 +151,14 @@ tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* One optimiser step on the run's next examples, without evaluation or rows. */
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+void tm_trainer_zero_gradients(tm_trainer *trainer);
+/* The part of a step that hooks add between accumulation and the norm; apart, so that its time can be planned. */
+tm_status tm_trainer_penalties(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */
 tm_status tm_trainer_evaluate(tm_trainer *trainer, tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err) TM_MUST_CHECK;
+/* Losses under the base (no adapter, no trained prompt, no dropout; to be called before anything was trained) of every
+ * target of the examples [first, end) of a data set, in order: out[their targets]. Waits for the device. */
+tm_status tm_trainer_base_losses(tm_trainer *trainer, const tm_dataset *data, int64_t first, int64_t end, float *out, tm_error *err) TM_MUST_CHECK;
 bool tm_eval_due(const tm_trainer *trainer, int64_t step);
 
 /* resume.c */

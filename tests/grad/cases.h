@@ -4,6 +4,7 @@
 #define TM_TESTS_GRAD_CASES_H
 
 #include "base/philox.h"
+#include "keep_cases.h"
 #include "opcase.h"
 #include "reference.h"
 
@@ -462,6 +463,8 @@ static const case_kind case_kinds[] = {
     {"embed", embed_case, 3},   {"rmsnorm", rmsnorm_case, 5},     {"layernorm", layernorm_case, 6}, {"rope", rope_case, 10},
     {"glu", glu_case, 12},      {"attention", attention_case, 16}, {"xent", xent_case, 8},
     {"dropout", dropout_case, 4}, {"gather", gather_case, 3},
+    {"anchor", anchor_case, 4}, {"delta_anchor", delta_case, 7},  {"overlap", overlap_case, 3},
+    {"square_add", square_case, 2}, {"path_add", path_case, 2},
 };
 enum { CASE_KINDS = sizeof case_kinds / sizeof *case_kinds };
 

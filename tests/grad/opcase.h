@@ -111,7 +111,7 @@ static inline tm_spans layout_spans(const layout *l) { return (tm_spans){l->exam
 
 /* --- Cases --- */
 
-typedef enum kind { ACT, REAL, WEIGHT } kind;
+typedef enum kind { ACT, REAL, WEIGHT, WIDE /* double on every device */ } kind;
 typedef enum role { IN, OUT, ADDED } role; /* ADDED: +=, starts at random values */
 
 typedef struct field {
@@ -204,7 +204,7 @@ static const types types_f64 = {TM_F64, TM_F64, TM_F64}, types_f32 = {TM_F32, TM
 
 static inline tm_dtype field_dtype(const field *f, types y)
 {
-    return f->kind == ACT ? y.act : f->kind == REAL ? y.real : y.weight;
+    return f->kind == ACT ? y.act : f->kind == REAL ? y.real : f->kind == WEIGHT ? y.weight : TM_F64;
 }
 
 static inline int64_t field_ld(const field *f) { return f->tight ? f->cols : f->cols + PAD_COLS; }

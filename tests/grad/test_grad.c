@@ -43,6 +43,12 @@
 #define CHECK_adamw "tests/unit/test_optim.c"
 #define CHECK_sgd "tests/unit/test_optim.c"
 #define CHECK_trail "tests/unit/test_optim.c"
+#define CHECK_anchor "tests/grad/keep_cases.h"
+#define CHECK_delta_anchor "tests/grad/keep_cases.h"
+#define CHECK_overlap "tests/grad/keep_cases.h"
+#define CHECK_square_add "tests/grad/keep_cases.h"
+#define CHECK_path_add "tests/grad/keep_cases.h"
+#define CHECK_sample_targets "tests/unit/test_keep_ops.c"
 
 static uint64_t seed;
 

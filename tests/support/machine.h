@@ -25,7 +25,7 @@ static inline void machine_build(machine *m, const int64_t *limits, tm_model_set
     settings.act = m->job->recipe->precision == TM_PRECISION_BF16 && m->device->real == TM_F32 ? TM_BF16 : m->device->real;
     OK(tm_memory_init(&m->memory, m->device, limits, err));
     OK(tm_model_create(&m->model, run->model_dir, run->file, run->dtype, m->device, &m->memory, 1, err));
-    OK(tm_tuning_select(&m->tuning, m->job->recipe, &m->model, err));
+    OK(tm_tuning_select(&m->tuning, m->job->recipe, m->job->run.method, &m->model, err));
     OK(tm_model_allocate(&m->model, &settings, err));
     OK(tm_batch_create(&m->batch, &m->memory, m->device, settings.max_tokens, m->item_count, 1, err));
     OK(tm_model_fit_batch(&m->model, &m->batch, err));
@@ -109,7 +109,8 @@ static inline void machine_teach(machine *m)
         tm_model_forward(&m->model, &m->batch);
         tm_model_gather_hidden(&m->model, &m->batch, tm_tensor_rows(m->teacher, targets, m->batch.targets));
         targets += m->batch.targets;
-        m->items[i].teacher_weight = (float)i / 2;
+        m->items[i].kl = m->items[i].scale * (double)i / 2;
+        m->items[i].teacher_row = targets - m->batch.targets;
     }
     m->model.linear.base_only = false;
 }
@@ -118,7 +119,6 @@ static inline void machine_teach(machine *m)
 static inline double machine_loss(machine *m, bool grad)
 {
     double loss = 0;
-    int64_t taught = 0;
     for (int64_t i = 0; grad && i < m->model.params.count; i++) {
         const tm_param *p = m->model.params.item[i];
         const tm_tensor both[] = {p->grad, p->grad2};
@@ -133,15 +133,14 @@ static inline double machine_loss(machine *m, bool grad)
         assert_true(n > 0);
         tm_batch_fill(&m->batch, m->items + done, n);
         tm_model_forward(&m->model, &m->batch);
-        tm_model_loss(&m->model, &m->batch, m->teacher.data ? tm_tensor_rows(m->teacher, taught, m->batch.targets) : tm_tensor_none(), tm_tensor_none(), grad);
-        taught += m->batch.targets;
+        tm_model_loss(&m->model, &m->batch, m->teacher, tm_tensor_none(), grad);
         if (grad)
             tm_model_backward(&m->model, &m->batch);
         tm_batch_read_results(&m->batch);
         for (int64_t i = 0; i < m->batch.targets; i++) {
             const tm_batch_item *item = &m->items[done + m->batch.target_item[i]];
             loss += (item->weight ? item->weight[m->batch.target_token[i]] : 1) * item->scale * m->batch.host_loss[i];
-            loss += m->teacher.data ? item->teacher_weight * item->scale * m->batch.host_kl[i] : 0;
+            loss += m->teacher.data ? item->kl * m->batch.host_kl[i] : 0;
         }
     }
     if (grad)

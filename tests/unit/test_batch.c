@@ -35,7 +35,7 @@ static void draw(list *l, dice *d, int32_t replicas)
                 weight[t] = t && dice_unit(d) < share ? (float)dice_in(d, 1, 4) / 2 : 0;
         }
         l->item[l->count] = (tm_batch_item){.ids = ids, .weight = weight, .n = (int32_t)n, .replica = replica, .index = dice_word(d), .scale = dice_unit(d) + 0.01,
-                                            .teacher_weight = dice_in(d, 0, 2) ? 0 : (float)dice_unit(d)};
+                                            .kl = dice_in(d, 0, 2) ? 0 : dice_unit(d), .teacher_row = dice_in(d, 0, 1000)};
         l->ids[l->count] = ids;
         l->weight[l->count++] = weight;
         l->tokens += n;
@@ -88,9 +88,9 @@ static void check_rows(const tm_batch *b, const list *l, int32_t replicas)
 
 static void check_targets(const tm_batch *b, const list *l)
 {
-    int64_t target = 0, row = 0;
+    int64_t target = 0, row = 0, seen = 0;
     bool teacher = false;
-    for (int64_t e = 0; e < l->count; row += l->item[e++].n)
+    for (int64_t e = 0; e < l->count; row += l->item[e++].n, seen = 0)
         for (int32_t t = 1; t < l->item[e].n; t++) {
             const tm_batch_item *item = &l->item[e];
             if (weight_of(item, t) == 0)
@@ -100,14 +100,16 @@ static void check_targets(const tm_batch *b, const list *l)
             assert_int_equal(b->target_item[target], e);
             assert_int_equal(b->target_token[target], t);
             assert_true(((const float *)b->weight.data)[target] == (float)(weight_of(item, t) * item->scale));
-            teacher |= item->teacher_weight > 0;
+            assert_int_equal(b->teacher_row[target], item->kl > 0 ? item->teacher_row + seen : -1);
+            teacher |= item->kl > 0;
+            seen++;
             target++;
         }
     assert_int_equal(b->targets, target);
     assert_int_equal(b->any_teacher, teacher);
     for (int64_t i = 0; teacher && i < target; i++) {
         const tm_batch_item *item = &l->item[b->target_item[i]];
-        assert_true(((const float *)b->teacher_weight.data)[i] == (float)(item->teacher_weight * item->scale));
+        assert_true(((const float *)b->teacher_weight.data)[i] == (float)item->kl);
     }
 }
 

@@ -20,15 +20,19 @@ static void need_library(void)
     }
 }
 
-/* Every case, then some of the matrix products' (which have no variants). */
-enum { LINEAR_CASES = 15, ALL_KINDS = CASE_KINDS + 1 };
-static int variants_of(int which) { return which < CASE_KINDS ? case_kinds[which].variants : LINEAR_CASES; }
+/* Every case, then some of the matrix products' (which have no variants); and the large ones of keep.c, for bits alone. */
+enum { LINEAR_CASES = 15, ALL_KINDS = CASE_KINDS + 1, WITH_LARGE = ALL_KINDS + 1 };
+static int variants_of(int which) { return which < CASE_KINDS ? case_kinds[which].variants : which == CASE_KINDS ? LINEAR_CASES : KEEP_LARGE_QUICK; }
 
 static opcase *any_case(int which, int variant, uint64_t from)
 {
     if (which < CASE_KINDS)
         return case_make(&case_kinds[which], variant, from);
     opcase *c = malloc(sizeof *c);
+    if (which > CASE_KINDS) {
+        keep_large_case(c, variant, from);
+        return c;
+    }
     any_linear_case(c, from + (uint64_t)variant, variant % 3 ? 30 : 300, 300);
     size_t used = strlen(c->note);
     snprintf(c->note + used, sizeof c->note - used, ", %s seed %llu", c->name, (unsigned long long)(from + (uint64_t)variant));
@@ -45,7 +49,7 @@ static void same_bits_as_cpu(void **state)
     if (tm_cuda_device_create(EMULATED, 0, &cuda, &err) != TM_OK)
         fail_msg("%s", err.message);
     for (int round = 0; round < 3; round++)
-        for (int k = 0; k < ALL_KINDS; k++)
+        for (int k = 0; k < (round ? ALL_KINDS : WITH_LARGE); k++)
             for (int variant = 0; variant < variants_of(k); variant++) {
                 opcase *c = any_case(k, variant, seed + (uint64_t)round * 100);
                 double **mine = case_values(c), **theirs = case_values(c);
@@ -193,6 +197,37 @@ static void trained_tensors(void **state)
     tm_device_destroy(d[0]);
 }
 
+/* Drawn targets: the CPU's, whatever the logits. */
+static void drawn_targets(void **state)
+{
+    (void)state;
+    need_library();
+    enum { ROWS = 12, MOST = 3000 };
+    static float z[ROWS * MOST];
+    uint32_t place[ROWS];
+    int32_t got[2][ROWS];
+    tm_device *d[2];
+    tm_error err;
+    assert_int_equal(tm_cpu_device_create(2, TM_ISA_AUTO, &d[0], &err), TM_OK);
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d[1], &err), TM_OK);
+    rng r = {seed};
+    for (int round = 0; round < 20; round++) {
+        int64_t V = rng_in(&r, 1, MOST);
+        for (int64_t i = 0; i < ROWS * V; i++)
+            z[i] = i / V == 3 ? NAN : i / V == 4 && i % 7 ? -INFINITY : (float)(4 * rng_normal(&r));
+        for (int i = 0; i < ROWS; i++)
+            place[i] = (uint32_t)rng_next(&r);
+        uint64_t key = rng_next(&r);
+        for (int k = 0; k < 2; k++)
+            TM_RUN(d[k], sample_targets, ROWS, tm_tensor_make(z, TM_F32, ROWS, V), round % 2 ? 5 : 0, key, round % 3 ? place : NULL, got[k]);
+        assert_int_equal(d[1]->calls->sync(d[1], &err), TM_OK);
+        if (memcmp(got[0], got[1], sizeof got[0]) != 0)
+            fail_msg("seed %llu, round %d: other targets than the CPU's", (unsigned long long)seed, round);
+    }
+    tm_device_destroy(d[1]);
+    tm_device_destroy(d[0]);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -267,6 +302,7 @@ int main(void)
         cmocka_unit_test(same_bits_as_cpu),
         cmocka_unit_test(sixteen_bits),
         cmocka_unit_test(trained_tensors),
+        cmocka_unit_test(drawn_targets),
         cmocka_unit_test(refusals),
         cmocka_unit_test(missing_types),
         cmocka_unit_test(graphs),

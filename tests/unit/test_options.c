@@ -93,6 +93,8 @@ static void defaults_are_the_tables(void **state)
     assert_int_equal(r->lora_target_modules.count, 1);
     assert_string_equal(r->lora_target_modules.item[0], "all-linear");
     assert_int_equal(r->lora_modules_to_save.count, 0);
+    assert_int_equal(r->kl_on.count, 2);
+    assert_string_equal(r->kl_on.item[1], "replay");
     assert_string_equal(r->device, "auto");
     assert_true(r->eps == 1e-8);
     assert_int_equal(r->schedule, TM_SCHEDULE_COSINE);

@@ -139,10 +139,10 @@ static void duplicates_are_left_out(void **state)
     }
     tm_dataset *all = load("a.jsonl", &rows, false), *some = load("a.jsonl", &rows, true);
     tm_overlap o;
-    OK(tm_dataset_duplicates(all, &o, err));
+    OK(tm_dataset_duplicates(all, tm_dataset_sources(all), &o, err));
     assert_int_equal(o.examples, 2000);
     assert_int_equal(tm_dataset_at(all, o.held[0])->line - tm_dataset_at(all, o.train[0])->line, 3000);
-    OK(tm_dataset_duplicates(some, &o, err));
+    OK(tm_dataset_duplicates(some, tm_dataset_sources(some), &o, err));
     assert_int_equal(o.examples, 0);
     assert_int_equal(tm_dataset_count(some), 3000);
     const tm_dataset_stats *s = tm_dataset_stats_of(some, 0), *t = tm_dataset_stats_of(all, 0);

@@ -32,6 +32,9 @@ static const char *const recipes[][6] = {
     {"method=freeze", "freeze.layers=1", "freeze.embeddings=false", "precision=bf16"},
     {"method=bitfit"},
     {"lora.r=4", "keep.monitor.probes.0={name: base, metric: kl, path: KL, format: tokens}"},
+    {"lora.r=4", "keep.kl.beta=0.1"},
+    {"method=full", "keep.kl.beta=0.1", "train.recompute=full"},
+    {"lora.modules_to_save=[lm_head]", "keep.kl.beta=0.1", "keep.monitor.probes.0={name: base, metric: kl, path: KL, format: tokens}"},
     {"method=full", "keep.monitor.on_breach=rollback", "keep.monitor.probes.0={name: base, metric: kl, path: KL, format: tokens}"},
 };
 
@@ -105,7 +108,7 @@ static void arenas_are_used_up(void **state)
             add(&a, recipes[i][k]);
         open_job(&a, TM_JOB_TRAIN, &job);
         OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
-            OK(tm_trainer_start(trainer, err));
+        OK(tm_trainer_start(trainer, err));
         OK(tm_trainer_step(trainer, err));
         for (int k = 0; k < TM_MEM_KINDS; k++) {
             const tm_arena *arena = &trainer->memory.arena[k];

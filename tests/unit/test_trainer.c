@@ -28,7 +28,12 @@ static const scenario scenarios[] = {
     {"registers", "tied", "b/adapter_model.safetensors", {"lora.registers=[a, b]", "lora.r=3", "lora.dropout=0.2", "data.0.registers={a: 1, b: -0.5}", "eval.0.registers={b: 2}"}},
     {"full, tied", "tied", "model.safetensors", {"method=full"}},
     {"full, untied", "untied", "model.safetensors", {"method=full", "train.optimizer=sgd"}},
+    {"lora, averaged", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "lora.target_modules=[embed_tokens, q_proj, down_proj, lm_head]", "keep.average.kind=ema", "keep.average.every=1", "keep.average.decay=0.5", "keep.wise.scale=0.5", "keep.osf.share=0.2"}},
+    {"full, averaged", "untied", "model.safetensors", {"method=full", "keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0", "keep.osf.share=0.3"}},
+    {"full, lookahead", "tied", "model.safetensors", {"method=full", "keep.average.kind=lookahead", "keep.average.every=2", "keep.wise.scale=0.9"}},
     {"full in bf16", "untied", "model.safetensors", {"method=full", "precision=bf16"}},
+    {"lora held at the base", "tied", "adapter_model.safetensors", {"lora.r=5", "lora.dropout=0.2", "keep.kl.beta=0.5"}},
+    {"full, held at the base", "tied", "model.safetensors", {"method=full", "keep.kl.beta=2"}},
 };
 
 /* What must leave no trace. */
@@ -286,7 +291,11 @@ static void replicas_are_runs(void **state)
         {"lora on the embedding", "tied", "adapter_model.safetensors", {"lora.r=3", "lora.target_modules=[embed_tokens, up_proj]"}},
         {"prompt", "untied", "adapter_model.safetensors", {"method=prompt", "prompt.tokens=5"}},
         {"houlsby", "untied", "adapter.safetensors", {"method=adapter", "adapter.size=5", "adapter.activation=relu"}},
+        {"averaged", "tied", "adapter_model.safetensors", {"lora.r=3", "lora.target_modules=[embed_tokens, up_proj, q_proj]", "keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0.4", "keep.wise.scale=0.7", "keep.osf.share=0.3"}},
+        {"houlsby, averaged", "untied", "adapter.safetensors", {"method=adapter", "adapter.size=5", "keep.average.kind=ema", "keep.average.every=2", "keep.wise.scale=0.7"}},
+        {"lora, lookahead", "untied", "adapter_model.safetensors", {"lora.r=3", "keep.average.kind=lookahead", "keep.average.every=2"}},
         {"registers", "untied", "b/adapter_model.safetensors", {"lora.registers=[a, b]", "lora.r=2", "data.0.registers={a: -1, b: 0.5}"}},
+        {"held at the base", "untied", "adapter_model.safetensors", {"lora.r=3", "lora.dropout=0.2", "keep.kl.beta=0.5"}},
     };
     static const struct {
         int place[REPLICAS], count;

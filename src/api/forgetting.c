@@ -1,0 +1,114 @@
+/* temper bench forgetting: what methods keep and learn on a small world that a small model knows by heart. The data,
+ * the sequence's recipe and all runs lie below one folder; what is there is not done again. */
+#include "api/job.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "lab/forgetting.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PATH_SIZE = 4096 };
+static const char model_file[] = "models/town1M/model.safetensors";
+
+static tm_status find_shared(const char *name, char out[PATH_SIZE], tm_error *err)
+{
+    return tm_shared_path(name, out, PATH_SIZE) ? TM_OK : tm_fail(err, TM_IO, "%s was not found beside the program, where it is installed, or here: run it in temper's folder", name);
+}
+
+/* The world that models/town1M was pretrained on. */
+static tm_status write_world(const char *dir, tm_error *err)
+{
+    static const char *const names[3] = {"data/forgetting/shakespeare.txt.gz", "data/demo/pushkin-train.txt", "data/demo/pushkin-dev.txt"};
+    char path[3][PATH_SIZE];
+    for (int i = 0; i < 3; i++)
+        TM_TRY(find_shared(names[i], path[i], err));
+    return tm_world_write(&(tm_world){.seed = 1, .people = 80, .new_people = 40, .english = path[0], .russian_train = path[1], .russian_test = path[2]}, dir, err);
+}
+
+/* --- The short form's verdict --- */
+
+/* What is left of the old at the end, by an arm: mean over seeds of the mean of all probes. NaN: no such arm. */
+static double kept(const json_t *results, const char *arm)
+{
+    const json_t *arms = json_object_get(results, "arms");
+    double sum = 0, count = 0;
+    for (size_t i = 0; i < json_array_size(arms); i++) {
+        const json_t *a = json_array_get(arms, i), *chains = json_object_get(a, "chains");
+        const char *name = json_string_value(json_object_get(a, "name"));
+        if (!name || strcmp(name, arm) != 0)
+            continue;
+        for (size_t c = 0; c < json_array_size(chains); c++) {
+            const json_t *p = json_object_get(json_array_get(chains, c), "P"), *last = json_array_get(p, json_array_size(p) - 1);
+            for (size_t k = 0; k < json_array_size(last); k++, count++)
+                sum += json_is_number(json_array_get(last, k)) ? json_number_value(json_array_get(last, k)) : NAN;
+        }
+    }
+    return count > 0 ? sum / count : NAN;
+}
+
+static tm_status judge(const char *out, tm_buf *text, tm_error *err)
+{
+    char path[PATH_SIZE];
+    json_t *results = NULL;
+    snprintf(path, sizeof path, "%s/results.json", out);
+    TM_TRY(tm_json_read(path, &results, err));
+    double frozen = kept(results, "frozen"), joint = kept(results, "joint"), replay = kept(results, "replay"), naive = kept(results, "naive");
+    json_decref(results);
+    bool holds = joint >= replay && replay >= naive;
+    tm_buf_printf(text, "\nleft of the old: frozen %.3f, joint %.3f, replay %.3f, naive %.3f: joint >= replay >= naive %s\n", frozen, joint, replay, naive,
+                  holds ? "holds" : "does not hold");
+    return holds ? tm_buf_check(text, err)
+                 : tm_fail(err, TM_FAILED, "%s: joint %.3f >= replay %.3f >= naive %.3f does not hold in what is left of the old", path, joint, replay, naive);
+}
+
+/* --- The run --- */
+
+static tm_status write_recipe(const tm_forgetting_request *q, const char *out, char recipe[PATH_SIZE], tm_error *err)
+{
+    char model[PATH_SIZE], data[PATH_SIZE];
+    tm_buf yaml = {0};
+    TM_TRY(find_shared(model_file, model, err));
+    *strrchr(model, '/') = 0;
+    if (strpbrk(out, "\"\\") || strpbrk(model, "\"\\") || strlen(out) > PATH_SIZE - 64)
+        return tm_fail(err, TM_USAGE, "%s: expected a shorter name without quotes and backslashes", out);
+    snprintf(data, sizeof data, "%s/data", out);
+    snprintf(recipe, PATH_SIZE, "%s/forgetting.yaml", out);
+    tm_forgetting_form form = {.data = data, .model = model, .quick = q->quick, .grid = !q->quick && !q->fixed, .seeds = q->seeds ? q->seeds : q->quick ? 2 : 20,
+                               .orders = q->orders ? q->orders : q->quick ? 1 : 3, .steps = q->quick ? 40 : 120, .batch_tokens = q->quick ? 512 : 1024};
+    TM_TRY(write_world(data, err));
+    tm_status st = tm_forgetting_recipe(&form, &yaml, err);
+    if (st == TM_OK)
+        st = tm_file_write(recipe, yaml.data, yaml.size, err);
+    tm_buf_deinit(&yaml);
+    return st;
+}
+
+tm_status tm_bench_forgetting(const tm_forgetting_request *q, const tm_callbacks *callbacks, char **text, tm_error *err)
+{
+    const char *out = q->out ? q->out : q->quick ? "runs/forgetting-quick" : "runs/forgetting";
+    char recipe[PATH_SIZE];
+    tm_buf all = {0};
+    *text = NULL;
+    if (q->data) {
+        TM_TRY(write_world(q->data, err));
+        *text = tm_strdup("", err);
+        return *text ? TM_OK : err->status;
+    }
+    TM_TRY(write_recipe(q, out, recipe, err));
+    TM_TRY(tm_sequence(&(tm_sequence_request){.path = recipe, .out = out, .json = q->json}, callbacks, text, err));
+    if (!q->quick)
+        return TM_OK;
+    if (!q->json)
+        tm_buf_text(&all, *text);
+    tm_status st = judge(out, &all, err);
+    if (st == TM_OK && !q->json) {
+        free(*text);
+        *text = all.data;
+        return TM_OK;
+    }
+    tm_buf_deinit(&all);
+    return st;
+}

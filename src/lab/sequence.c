@@ -1,0 +1,315 @@
+/* Running a sequence: see sequence.h. Folders: OUT/start, OUT/ARM/order-1/seed-1/1-TASK (of a joint arm
+ * OUT/ARM/seed-1/joint), and while a configuration is chosen OUT/ARM/select-1/... in place of OUT/ARM/... */
+#include "lab/stage.h"
+
+#include "base/file.h"
+#include "train/score.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One chain to be run. */
+typedef struct chain {
+    tm_lab_runner *r;
+    const tm_lab_arm *arm;
+    size_t config;       /* of the arm's grid */
+    bool select;         /* on validation sets, to choose */
+    size_t order;
+    uint64_t seed;
+    tm_lab_chain *out;
+} chain;
+
+static size_t tasks_of(const chain *c) { return c->r->file->tasks; }
+static const int32_t *order_of(const chain *c) { return c->r->file->order + c->order * tasks_of(c); }
+static tm_lab_sets sets_of(const chain *c) { return c->select ? TM_SETS_VALID : TM_SETS_TEST; }
+
+/* OUT/ARM[/select-N][/order-N]/seed-N[/last]. */
+static tm_status folder_of(const chain *c, bool ordered, const char *last, char **out)
+{
+    tm_buf path = {0};
+    tm_buf_printf(&path, "%s/%s/", c->r->out, c->arm->name);
+    if (c->select)
+        tm_buf_printf(&path, "select-%zu/", c->config + 1);
+    if (ordered)
+        tm_buf_printf(&path, "order-%zu/", c->order + 1);
+    tm_buf_printf(&path, "seed-%llu%s%s", (unsigned long long)c->seed, last ? "/" : "", last ? last : "");
+    TM_TRY(tm_buf_check(&path, c->r->err));
+    *out = path.data;
+    return TM_OK;
+}
+
+/* Values by task of the file go to the places of the order. */
+static void put_row(const chain *c, size_t row, const double *values)
+{
+    size_t T = tasks_of(c);
+    for (size_t j = 0; j < T; j++)
+        c->out->r[row * T + j] = values[order_of(c)[j]];
+}
+
+/* Row `row` of R and of the probes: scores of a state. */
+static tm_status measure(const chain *c, const tm_lab_state *state, const char *folder, size_t row)
+{
+    double values[TM_LAB_MOST_TASKS];
+    size_t probes = (size_t)c->r->file->probe_name.count;
+    TM_TRY(tm_lab_evaluate(c->r, state, sets_of(c), folder, values));
+    put_row(c, row, values);
+    return probes && !c->select ? tm_lab_evaluate(c->r, state, TM_SETS_PROBES, folder, c->out->probe + row * probes) : TM_OK;
+}
+
+static tm_status measure_start(const chain *c, tm_lab_state *start, size_t row)
+{
+    tm_buf folder = {0};
+    tm_buf_printf(&folder, "%s/start", c->r->out);
+    tm_status st = tm_buf_check(&folder, c->r->err);
+    if (st == TM_OK && !(start->model = tm_strdup(c->r->file->model, c->r->err)))
+        st = TM_NO_MEMORY;
+    if (st == TM_OK)
+        st = measure(c, start, folder.data, row);
+    tm_buf_deinit(&folder);
+    return st;
+}
+
+/* --- One training --- */
+
+/* What every training of a chain is told: the configuration, then seed, folder, cache and model. */
+static tm_status settings_of(const chain *c, const tm_lab_state *from, const char *folder, tm_names *out)
+{
+    tm_lab_runner *r = c->r;
+    char text[64];
+    if (c->arm->grid.count)
+        TM_TRY(tm_grid_settings(&c->arm->grid, c->config, out, r->err));
+    snprintf(text, sizeof text, "train.seed=%llu", (unsigned long long)c->seed);
+    TM_TRY(tm_names_add(out, text, r->err));
+    TM_TRY(tm_lab_set(out, "out", folder, r->err));
+    return tm_lab_set(out, "model", from->model, r->err);
+}
+
+/* The key under which a method goes on from an adapter. */
+static const char *init_key(int method)
+{
+    return method == TM_METHOD_LORA ? "lora.init" : method == TM_METHOD_BITFIT ? "bitfit.init" : method == TM_METHOD_ADAPTER ? "adapter.init" : "prompt.init";
+}
+
+/* Trains on tasks [count] of the file, from a state, into folder. */
+static tm_status train(const chain *c, const tm_lab_state *from, const int32_t *tasks, size_t count, const char *folder, tm_names *settings, tm_lab_state *next)
+{
+    tm_lab_runner *r = c->r;
+    tm_recipe *recipe;
+    char text[64];
+    TM_TRY(settings_of(c, from, folder, settings));
+    if (from->adapter)
+        TM_TRY(tm_lab_set(settings, init_key(c->arm->method), from->adapter, r->err));
+    TM_TRY(tm_sequence_train_recipe(r->file, c->arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
+    if (count > 1 && recipe->steps > 0) { /* all tasks at once: as many steps as one after another */
+        snprintf(text, sizeof text, "train.steps=%lld", (long long)recipe->steps * (long long)count);
+        tm_recipe_destroy(recipe);
+        TM_TRY(tm_names_add(settings, text, r->err));
+        TM_TRY(tm_sequence_train_recipe(r->file, c->arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
+    }
+    return tm_lab_train(r, recipe, from, folder, next);
+}
+
+/* --- Chains --- */
+
+/* The k-th task of the order, from a state that it replaces. */
+static tm_status run_stage(const chain *c, size_t k, tm_lab_state *state)
+{
+    const tm_sequence_file *f = c->r->file;
+    tm_names settings = {0};
+    tm_lab_state next = {0};
+    char name[96], *folder = NULL;
+    int32_t task = order_of(c)[k];
+    snprintf(name, sizeof name, "%zu-%s", k + 1, f->task[task].name);
+    tm_status st = folder_of(c, true, name, &folder);
+    if (st == TM_OK && k && c->arm->between == TM_BETWEEN_MERGE)
+        st = tm_lab_merge(c->r, state);
+    if (st == TM_OK)
+        st = train(c, state, &task, 1, folder, &settings, &next);
+    if (st == TM_OK) {
+        tm_lab_state_deinit(state);
+        *state = next;
+        st = measure(c, state, folder, k + 1);
+    }
+    tm_names_deinit(&settings);
+    free(folder);
+    return st;
+}
+
+/* All tasks' data at once. */
+static tm_status run_joint(const chain *c, tm_lab_state *state)
+{
+    tm_names settings = {0};
+    tm_lab_state next = {0};
+    char *folder = NULL;
+    int32_t all[TM_LAB_MOST_TASKS];
+    for (size_t i = 0; i < tasks_of(c); i++)
+        all[i] = (int32_t)i;
+    tm_status st = folder_of(c, false, "joint", &folder);
+    if (st == TM_OK)
+        st = train(c, state, all, tasks_of(c), folder, &settings, &next);
+    if (st == TM_OK)
+        st = measure(c, &next, folder, tasks_of(c));
+    tm_lab_state_deinit(&next);
+    tm_names_deinit(&settings);
+    free(folder);
+    return st;
+}
+
+static void rises_of(const chain *c, bool *rises)
+{
+    for (size_t j = 0; j < tasks_of(c); j++) {
+        const tm_lab_task *t = &c->r->file->task[order_of(c)[j]];
+        rises[j] = tm_metrics[c->select ? t->valid_metric : t->metric].rises;
+    }
+}
+
+static void measure_chain(const chain *c)
+{
+    const tm_sequence_file *f = c->r->file;
+    bool rises[TM_LAB_MOST_TASKS];
+    double first[TM_LAB_MOST_TASKS], last[TM_LAB_MOST_TASKS];
+    size_t n = 0, probes = (size_t)f->probe_name.count;
+    rises_of(c, rises);
+    tm_sequence_metrics_of(c->out->r, f->tasks, rises, &c->out->metrics);
+    for (size_t i = 0; i < probes && !c->select; i++) {
+        if (f->probe_metric[i] == TM_METRIC_KL)
+            continue;
+        first[n] = c->out->probe[i];
+        last[n] = c->out->probe[f->tasks * probes + i];
+        rises[n++] = tm_metrics[f->probe_metric[i]].rises;
+    }
+    c->out->metrics.held = tm_sequence_held(first, last, rises, n);
+}
+
+static tm_status run_chain(const chain *c)
+{
+    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
+    tm_lab_state state = {0};
+    *c->out = (tm_lab_chain){.order = c->order, .seed = c->seed};
+    tm_status st = TM_NEW(&c->out->r, (T + 1) * T, c->r->err);
+    if (st == TM_OK)
+        st = TM_NEW(&c->out->probe, (T + 1) * probes, c->r->err);
+    for (size_t i = 0; st == TM_OK && i < (T + 1) * (T + probes); i++)
+        *(i < (T + 1) * T ? &c->out->r[i] : &c->out->probe[i - (T + 1) * T]) = NAN;
+    if (st == TM_OK)
+        st = measure_start(c, &state, 0);
+    if (st == TM_OK && c->arm->kind == TM_ARM_JOINT)
+        st = run_joint(c, &state);
+    for (size_t k = 0; st == TM_OK && k < T && c->arm->kind != TM_ARM_JOINT; k++) {
+        if (c->arm->kind == TM_ARM_SEQUENCE)
+            st = run_stage(c, k, &state);
+        else {
+            memcpy(c->out->r + (k + 1) * T, c->out->r, T * sizeof *c->out->r);
+            memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
+        }
+    }
+    tm_lab_state_deinit(&state);
+    if (st == TM_OK)
+        measure_chain(c);
+    return st;
+}
+
+/* --- Arms --- */
+
+static size_t orders_of(const tm_sequence_file *f, const tm_lab_arm *arm, bool select) { return arm->kind == TM_ARM_SEQUENCE && !select ? f->orders : 1; }
+static size_t seeds_of(const tm_sequence_file *f, const tm_lab_arm *arm) { return arm->kind == TM_ARM_FROZEN ? 1 : f->seeds; }
+
+static size_t trainings_of(const tm_sequence_file *f, const tm_lab_arm *arm)
+{
+    size_t a_chain = arm->kind == TM_ARM_SEQUENCE ? f->tasks : arm->kind == TM_ARM_JOINT, tried = arm->grid.count ? tm_grid_count(&arm->grid) * f->select_seeds : 0;
+    return a_chain * (tried + orders_of(f, arm, false) * seeds_of(f, arm));
+}
+
+/* Whether a configuration did better on validation sets: by the average at the end; where tasks rise and fall, by BWT
+ * and what was learned alike: the mean gain over the start. */
+static double merit(const tm_sequence_file *f, const tm_lab_chain *c)
+{
+    double sum = 0;
+    for (size_t j = 0; j < f->tasks; j++) {
+        double gain = c->r[f->tasks * f->tasks + j] - c->r[j];
+        sum += tm_metrics[f->task[f->order[c->order * f->tasks + j]].valid_metric].rises ? gain : -gain;
+    }
+    return sum / (double)f->tasks;
+}
+
+static void chain_deinit(tm_lab_chain *c)
+{
+    free(c->r);
+    free(c->probe);
+}
+
+/* Every configuration on the validation sets in the first order; the best by merit is chosen, the first of equals. */
+static tm_status choose(tm_lab_runner *r, const tm_lab_arm *arm, tm_lab_arm_result *out)
+{
+    const tm_sequence_file *f = r->file;
+    double best = -INFINITY;
+    if (!arm->grid.count)
+        return TM_OK;
+    TM_TRY(TM_NEW(&out->config, tm_grid_count(&arm->grid), r->err));
+    for (; out->configs < tm_grid_count(&arm->grid);) {
+        tm_lab_config *config = &out->config[out->configs++];
+        double *sums = (double *)&config->metrics, sum = 0;
+        TM_TRY(tm_grid_settings(&arm->grid, out->configs - 1, &config->settings, r->err));
+        for (size_t s = 0; s < f->select_seeds; s++) {
+            tm_lab_chain done;
+            chain c = {.r = r, .arm = arm, .config = out->configs - 1, .select = true, .seed = f->select_seed[s], .out = &done};
+            tm_status st = run_chain(&c);
+            for (int m = 0; st == TM_OK && m < TM_SEQUENCE_METRIC_COUNT; m++)
+                sums[m] += ((double *)&done.metrics)[m] / (double)f->select_seeds;
+            sum += st == TM_OK ? merit(f, &done) : 0;
+            chain_deinit(&done);
+            if (st != TM_OK)
+                return st;
+        }
+        if (sum > best) {
+            best = sum;
+            out->chosen = out->configs - 1;
+        }
+    }
+    return TM_OK;
+}
+
+static tm_status run_arm(tm_lab_runner *r, const tm_lab_arm *arm, tm_lab_arm_result *out)
+{
+    const tm_sequence_file *f = r->file;
+    size_t orders = orders_of(f, arm, false), seeds = seeds_of(f, arm);
+    TM_TRY(choose(r, arm, out));
+    TM_TRY(TM_NEW(&out->chain, orders * seeds, r->err));
+    for (size_t o = 0; o < orders; o++)
+        for (size_t s = 0; s < seeds; s++) {
+            chain c = {.r = r, .arm = arm, .config = out->chosen, .order = o, .seed = f->seed[s], .out = &out->chain[out->chains++]};
+            TM_TRY(run_chain(&c));
+        }
+    return TM_OK;
+}
+
+tm_status tm_sequence_run(const tm_sequence_file *f, char *const *overrides, size_t override_count, const char *out, const tm_lab_calls *calls,
+                          tm_sequence_result *result, tm_error *err)
+{
+    tm_error own;
+    tm_lab_runner r = {.file = f, .overrides = overrides, .override_count = override_count, .out = out, .calls = calls, .err = err ? err : &own};
+    *result = (tm_sequence_result){0};
+    TM_TRY(TM_NEW(&result->arm, f->arms, r.err));
+    TM_TRY(tm_dir_create(out, r.err));
+    for (size_t i = 0; i < f->arms; i++)
+        r.total += trainings_of(f, &f->arm[i]);
+    for (size_t i = 0; i < f->arms; i++)
+        TM_TRY(run_arm(&r, &f->arm[i], &result->arm[i]));
+    return TM_OK;
+}
+
+void tm_sequence_result_deinit(tm_sequence_result *result, const tm_sequence_file *f)
+{
+    for (size_t i = 0; result->arm && i < f->arms; i++) {
+        tm_lab_arm_result *a = &result->arm[i];
+        for (size_t k = 0; k < a->chains; k++)
+            chain_deinit(&a->chain[k]);
+        for (size_t k = 0; k < a->configs; k++)
+            tm_names_deinit(&a->config[k].settings);
+        free(a->chain);
+        free(a->config);
+    }
+    free(result->arm);
+    *result = (tm_sequence_result){0};
+}

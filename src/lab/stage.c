@@ -1,0 +1,210 @@
+/* Stages of a sequence: see stage.h.
+ *
+ * A state's hash runs over everything that made it: the hash of the state before and of what was trained.
+ * eval.json holds it, the sets' settings and their files' hashes; values are taken from it only when all are the same. */
+#include "lab/stage.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "io/adapter_kind.h"
+#include "text/dataset.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+void tm_lab_state_deinit(tm_lab_state *s)
+{
+    free(s->model);
+    free(s->adapter);
+    free(s->run);
+    *s = (tm_lab_state){0};
+}
+
+tm_status tm_lab_set(tm_names *list, const char *key, const char *value, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_buf_printf(&text, "%s=", key);
+    if (*value && strchr("[{\"'", *value))
+        tm_json_put_string(&text, value);
+    else
+        tm_buf_text(&text, value);
+    tm_status st = tm_buf_check(&text, err);
+    if (st == TM_OK)
+        st = tm_names_add(list, text.data, err);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+/* --- Evaluations --- */
+
+/* What an evaluation depends on, as one hash. */
+static tm_status evaluation_key(const tm_lab_state *state, const tm_recipe *recipe, tm_sha256 *out, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_sha256 data;
+    tm_status st = TM_OK;
+    tm_buf_printf(&text, "%s\n%s\nseq %lld precision %d batch %lld\n", state->run ? state->hash : state->model, "1", (long long)recipe->seq, recipe->precision,
+                  (long long)recipe->batch);
+    for (int64_t i = 0; i < recipe->eval_count; i++) {
+        const tm_eval_entry *e = &recipe->eval[i];
+        TM_GO(tm_data_path_hash(e->data.path, &data, err));
+        tm_buf_printf(&text, "%s %s format %d loss %d metric %d limit %lld tokens %lld system %s template %s\n", e->name, data.hex, e->data.format, e->data.loss,
+                      e->metric, (long long)e->limit, (long long)e->max_tokens, e->data.system ? e->data.system : "", e->data.template ? e->data.template : "");
+        const tm_string_map *maps[] = {&e->data.columns, &e->data.roles};
+        for (int m = 0; m < 2; m++)
+            for (int64_t k = 0; k < maps[m]->keys.count; k++)
+                tm_buf_printf(&text, "%s: %s\n", maps[m]->keys.item[k], maps[m]->values.item[k]);
+    }
+    TM_GO(tm_buf_check(&text, err));
+    st = tm_sha256_bytes(text.data, text.size, out, err);
+out:
+    tm_buf_deinit(&text);
+    return st;
+}
+
+/* Values that were stored under this key. */
+static bool stored_values(const char *path, const tm_recipe *recipe, const tm_sha256 *key, double *values)
+{
+    json_t *json = NULL;
+    tm_error ignored;
+    if (!tm_path_exists(path) || tm_json_read(path, &json, &ignored) != TM_OK)
+        return false;
+    const char *was = json_string_value(json_object_get(json, "key"));
+    const json_t *list = json_object_get(json, "values");
+    bool same = was && strcmp(was, key->hex) == 0 && json_is_object(list);
+    for (int64_t i = 0; same && i < recipe->eval_count; i++) {
+        const json_t *value = json_object_get(list, recipe->eval[i].name);
+        same = value != NULL;
+        values[i] = json_is_number(value) ? json_number_value(value) : NAN;
+    }
+    json_decref(json);
+    return same;
+}
+
+static tm_status store_values(const char *path, char *const *names, int64_t count, const tm_sha256 *key, const double *values, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_buf_printf(&text, "{\"key\": \"%s\", \"values\": {", key->hex);
+    for (int64_t i = 0; i < count; i++) {
+        tm_buf_text(&text, i ? ", " : "");
+        tm_json_put_string(&text, names[i]);
+        tm_buf_text(&text, ": ");
+        tm_json_put_number(&text, values[i]);
+    }
+    tm_buf_text(&text, "}}\n");
+    tm_status st = tm_buf_check(&text, err);
+    if (st == TM_OK)
+        st = tm_file_write(path, text.data, text.size, err);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+static tm_status state_settings(const tm_lab_state *state, tm_names *extra, tm_error *err)
+{
+    tm_adapter_kind kind;
+    char key[32];
+    TM_TRY(tm_lab_set(extra, "model", state->model, err));
+    if (!state->adapter)
+        return TM_OK;
+    TM_TRY(tm_adapter_kind_of(state->adapter, &kind, err));
+    snprintf(key, sizeof key, "%s.init", tm_adapter_kind_method(kind));
+    TM_TRY(tm_lab_set(extra, "method", tm_adapter_kind_method(kind), err));
+    return tm_lab_set(extra, key, state->adapter, err);
+}
+
+tm_status tm_lab_evaluate(tm_lab_runner *r, const tm_lab_state *state, tm_lab_sets sets, const char *folder, double *values)
+{
+    static const char *const files[] = {[TM_SETS_TEST] = "eval.json", [TM_SETS_VALID] = "valid.json", [TM_SETS_PROBES] = "probes.json"};
+    tm_names extra = {0}, names = {0};
+    tm_recipe *recipe = NULL;
+    tm_sha256 key;
+    tm_status st = TM_OK;
+    char *path = tm_path_join(folder, files[sets], r->err);
+    if (!path)
+        return TM_NO_MEMORY;
+    TM_GO(state_settings(state, &extra, r->err));
+    TM_GO(tm_sequence_eval_recipe(r->file, sets, r->overrides, r->override_count, &extra, &recipe, r->err));
+    TM_GO(evaluation_key(state, recipe, &key, r->err));
+    if (stored_values(path, recipe, &key, values))
+        goto out;
+    for (int64_t i = 0; i < recipe->eval_count; i++)
+        TM_GO(tm_names_add(&names, recipe->eval[i].name, r->err));
+    tm_recipe *given = recipe;
+    recipe = NULL;
+    TM_GO(r->calls->evaluate(r->calls->context, given, values, r->err));
+    TM_GO(tm_dir_create(folder, r->err));
+    st = store_values(path, names.item, names.count, &key, values, r->err);
+out:
+    tm_recipe_destroy(recipe);
+    tm_names_deinit(&extra);
+    tm_names_deinit(&names);
+    free(path);
+    return st;
+}
+
+/* --- Training --- */
+
+/* The hash of a state: of the one before, and of what run.json says was trained. */
+static tm_status hash_state(const tm_lab_state *from, const char *folder, char out[65], tm_error *err)
+{
+    json_t *json = NULL;
+    tm_sha256 hash;
+    char text[160];
+    char *path = tm_path_join(folder, "run.json", err);
+    tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
+    if (st == TM_OK) {
+        const char *result = json_string_value(json_object_get(json_object_get(json, "sha256"), "result"));
+        if (!result || strlen(result) != 64)
+            st = tm_fail(err, TM_INPUT, "%s: expected sha256.result of a finished run", path);
+        else {
+            snprintf(text, sizeof text, "%s %s", from->hash, result);
+            st = tm_sha256_bytes(text, strlen(text), &hash, err);
+        }
+    }
+    if (st == TM_OK)
+        memcpy(out, hash.hex, 65);
+    json_decref(json);
+    free(path);
+    return st;
+}
+
+tm_status tm_lab_train(tm_lab_runner *r, tm_recipe *recipe, const tm_lab_state *from, const char *folder, tm_lab_state *next)
+{
+    bool whole = recipe->method == TM_METHOD_FULL || recipe->method == TM_METHOD_FREEZE;
+    char text[1024];
+    *next = (tm_lab_state){0};
+    snprintf(text, sizeof text, "[%zu/%zu] %s", ++r->done, r->total, folder);
+    if (r->calls->note)
+        r->calls->note(r->calls->context, text);
+    tm_status st = r->calls->train(r->calls->context, recipe, r->err);
+    if (st != TM_OK)
+        return r->err && r->err->status == st ? tm_fail_prefix(r->err, "%s", folder) : st;
+    TM_TRY(hash_state(from, folder, next->hash, r->err));
+    next->run = tm_strdup(folder, r->err);
+    next->model = tm_strdup(whole ? folder : from->model, r->err);
+    next->adapter = whole ? NULL : tm_strdup(folder, r->err);
+    if (next->run && next->model && (whole || next->adapter))
+        return TM_OK;
+    tm_lab_state_deinit(next);
+    return TM_NO_MEMORY;
+}
+
+tm_status tm_lab_merge(tm_lab_runner *r, tm_lab_state *s)
+{
+    if (!s->adapter)
+        return TM_OK;
+    char *merged = tm_path_join(s->run, "merged", r->err);
+    if (!merged)
+        return TM_NO_MEMORY;
+    tm_status st = tm_path_exists(merged) ? TM_OK : r->calls->merge(r->calls->context, s->model, s->adapter, merged, r->err);
+    if (st != TM_OK) {
+        free(merged);
+        return st;
+    }
+    free(s->model);
+    free(s->adapter);
+    s->model = merged;
+    s->adapter = NULL;
+    return TM_OK;
+}

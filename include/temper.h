@@ -103,6 +103,16 @@ typedef struct tm_fisher_request {
  * found, for people; free(). */
 tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
 
+typedef struct tm_sweep_request {
+    tm_recipe_source source; /* "key=a,b,c": each value is tried, with every combination of the others */
+    const char *out;         /* NULL: runs/sweep */
+    const char *metric;      /* name of the evaluation that decides; NULL: the first */
+    bool json;
+} tm_sweep_request;
+
+/* A recipe with several values of some keys, each combination a run below OUT, the best by its evaluation. *text: free(). */
+tm_status tm_sweep_recipe(const tm_sweep_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 /* A recipe with every key and what it means, settled for this machine when a model is given. model and
  * data may be NULL. *yaml: its text; free(). */
 tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err);

@@ -14,6 +14,7 @@ typedef struct tm_command {
 #define CLI_COMMANDS(X) \
     X(demo)             \
     X(train)            \
+    X(sweep)            \
     X(sequence)         \
     X(fisher)           \
     X(eval)             \

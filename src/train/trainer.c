@@ -204,6 +204,10 @@ tm_status tm_trainer_load(tm_trainer *t, tm_error *err)
         if (p->v.data)
             TM_RUN(t->device, fill, p->v, 0);
     }
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].base)
+            TM_TRY(t->hooks[i].base(t->hooks[i].state, t, err));
+    tm_teacher_remember(t);
     for (int32_t r = 0; r < run->replicas && t->tuning.method->start; r++)
         TM_TRY(t->tuning.method->start(&t->tuning, r, run->seeds[r].init, err));
     return TM_OK;
@@ -216,7 +220,6 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].begin)
             TM_TRY(t->hooks[i].begin(t->hooks[i].state, t, err));
-    tm_teacher_remember(t); /* hooks may have masked targets; what was added so far is switched off for it */
     bool resumed = false;
     TM_TRY(tm_trainer_resume(t, &resumed, err));
     if (resumed)
@@ -327,7 +330,7 @@ static void fetch_losses(tm_trainer *t, const tm_batch_item *items)
     for (int64_t i = 0; i < b->targets; i++) {
         const tm_batch_item *item = &items[b->target_item[i]];
         double weight = item->weight ? item->weight[b->target_token[i]] : 1;
-        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->kl, item->replica};
+        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->kl + item->square, item->replica};
     }
 }
 
@@ -339,8 +342,8 @@ static void add_losses(tm_trainer *t)
         const tm_step_target *target = &t->target[i];
         tm_step_result *result = &t->result[target->replica];
         result->loss += target->weight * fetched_loss(t, i);
-        if (target->kl > 0) /* else nothing was fetched */
-            result->penalty += target->kl * fetched_loss(t, t->target_room + i);
+        if (target->taught > 0) /* else nothing was fetched */
+            result->penalty += target->taught * fetched_loss(t, t->target_room + i);
     }
 }
 

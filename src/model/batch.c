@@ -307,7 +307,7 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     if (b->any_teacher)
         d->calls->upload(d, b->teacher_weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_square; i++)
-        store_real(b, b->staging_real, i, items[b->target_item[i]].square);
+        store_real(b, b->staging_real, i, items[b->target_item[i]].square * grad_scale(&items[b->target_item[i]]));
     if (b->any_square)
         d->calls->upload(d, b->square_weight.data, b->staging_real, real_bytes);
 }

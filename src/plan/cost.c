@@ -173,7 +173,7 @@ static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation a
 }
 
 /* The logits are read for the largest, for the sum and for the gradient, and written. */
-static void cost_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+static void cost_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, tm_tensor square_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
     add_bytes(d, rows_of(logits, n, grad ? 3 : 1) + rows_of(teacher, n, 2));
 }
@@ -193,6 +193,7 @@ static void cost_dropout(tm_device *d, const tm_rows *rows, const tm_step_params
 }
 
 /* The list of trained tensors is on the device: tm_plan_memory adds what these move. */
+static void cost_unscale(tm_device *d, int64_t n, const tm_trained *t, const tm_step_params *step) { add_bytes(d, 0); }
 static void cost_grad_norm(tm_device *d, int64_t n, const tm_trained *t, int32_t replicas, double max_norm, tm_step_params *step) { add_bytes(d, 0); }
 static void cost_adamw(tm_device *d, int64_t n, const tm_trained *t, double beta1, double beta2, double eps, const tm_step_params *step) { add_bytes(d, 0); }
 static void cost_sgd(tm_device *d, int64_t n, const tm_trained *t, double momentum, bool first, const tm_step_params *step) { add_bytes(d, 0); }

@@ -10,6 +10,7 @@
 
 #include "text/dataset.h"
 #include "train/hooks.h"
+#include "train/loss_scale.h"
 #include "train/run_folder.h"
 #include "train/teacher.h"
 #include "tune/tune.h"
@@ -70,15 +71,16 @@ typedef struct tm_run {
     void *context;
 } tm_run;
 
-/* A target of a step: what its loss and its KL to the base count, and for whom. */
+/* A target of a step: what its loss and what its teacher gives count, and for whom. */
 typedef struct tm_step_target {
-    double weight, kl;
+    double weight, taught;
     int32_t replica;
 } tm_step_target;
 
 typedef struct tm_step_result { /* of one replica */
     double loss, penalty, grad_norm, lr;
     int64_t tokens, targets;
+    bool skipped; /* the gradients were not finite in f16: nothing was changed */
 } tm_step_result;
 
 typedef struct tm_trainer {
@@ -96,6 +98,7 @@ typedef struct tm_trainer {
     double *penalty, *host_penalty; /* [R] of this step: device, host */
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
+    tm_loss_scale *loss_scale; /* [R] */
     tm_teacher teacher;
     struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
@@ -116,7 +119,7 @@ typedef struct tm_trainer {
     size_t items_capacity;
     uint64_t *trail, *device_trail; /* of this step: host, device */
     tm_step_target *target;    /* of this step, over its micro-batches */
-    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, KL to the base */
+    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, then the teacher's term */
     int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
     tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
@@ -133,7 +136,7 @@ tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error
 /* Adds a warning, unless it was said before. */
 tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, ...) TM_PRINTF(3, 4) TM_MUST_CHECK;
 
-/* Loads or initialises weights; optimiser state 0, teachers and first values: what tm_trainer_start does before it looks
+/* Loads or initialises weights; hooks' base; optimiser state 0, teachers and first values: what tm_trainer_start does before it looks
  * into the folders. */
 tm_status tm_trainer_load(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders

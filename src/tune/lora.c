@@ -421,9 +421,6 @@ static void file_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KE
 static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err)
 {
     tm_model *m = t->model;
-    if (m->head.weight->added) { /* a tied head that is saved apart starts as a copy */
-        TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
-    }
     if (t->from)
         return t->registers.count ? tm_registers_read(t, replica, err) : tm_tuned_read(t, replica, err);
     tm_linear *module;

@@ -48,11 +48,9 @@ static int64_t taken_by(const average *s, int64_t step)
 
 static bool takes_at(const average *s, int64_t step) { return step % s->every == 0 && (s->kind == TM_AVERAGE_EMA || step >= s->first); }
 
-/* The weight of number i of `taken` in the average; 0 where its slot was given to a later one. */
+/* The weight in the average of number i, one of the newest `slots` of `taken`. */
 static double weight_of(const average *s, const tm_recipe *recipe, int64_t i, int64_t taken)
 {
-    if (taken - i > s->slots)
-        return 0;
     if (s->kind == TM_AVERAGE_SWA)
         return 1.0 / (double)taken;
     double decay = recipe->average_decay, all = 0, own = 0, power = 1;

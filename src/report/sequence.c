@@ -20,7 +20,7 @@ typedef struct view {
 static const char STYLE[] = "<style>.heat{display:flex;flex-wrap:wrap;gap:18px 28px}.heat figure{margin:0}.heat figcaption{font-weight:600;font-size:13px;margin-bottom:4px}"
                             ".heat table{width:auto;font-variant-numeric:tabular-nums}.heat td{padding:4px 9px;text-align:right;border:0;min-width:52px}"
                             ".heat th{width:auto;padding:4px 9px 4px 0;border:0;color:var(--soft);font-size:12.5px}.heat td i{display:block}"
-                            ".scroll{overflow-x:auto}.arms td,.arms th{width:auto;white-space:nowrap;font-variant-numeric:tabular-nums}"
+                            ".scroll{overflow-x:auto}.arms td,.arms th{width:auto;white-space:nowrap;padding-right:10px;font-size:13px;font-variant-numeric:tabular-nums}"
                             ".whisker{stroke:var(--ink);stroke-width:1.5;stroke-opacity:.75}rect.mean{fill:var(--c1);fill-opacity:.75}rect.mean.old{fill:var(--c2)}rect.mean.end{fill:var(--c6)}"
                             ".whisker.pale{stroke-opacity:.28}.spot{fill:var(--c1)}.spot.old{fill:var(--c2)}.front{fill:none;stroke:var(--pale);stroke-dasharray:4 4}</style>\n";
 
@@ -129,7 +129,7 @@ static void put_table(view *v)
     put(v, "<div class=\"scroll\"><table class=\"arms\"><tr><th>arm</th>");
     for (int m = 0; m < 5 + probes; m++)
         tm_buf_printf(v->out, "<th>%s</th>", metrics[m]);
-    put(v, "<th>against the baseline</th><th>p</th><th></th></tr>\n");
+    put(v, "<th>difference</th><th>p</th><th></th></tr>\n");
     for (size_t i = 0; i < json_array_size(v->arms); i++) {
         const json_t *arm = json_array_get(v->arms, i);
         double p = against(arm, "average", "p_holm");
@@ -144,7 +144,7 @@ static void put_table(view *v)
         if (!isnan(p))
             tm_buf_printf(v->out, "%.2g", p);
         tm_buf_printf(v->out, "</td><td class=\"soft\">%s</td></tr>\n",
-                      is_kind(arm, "joint") ? "all tasks at once" : is_kind(arm, "frozen") ? "nothing trained" : is_true(arm, "old_data") ? "sees old data" : "");
+                      is_kind(arm, "joint") ? "all at once" : is_kind(arm, "frozen") ? "untrained" : is_true(arm, "old_data") ? "old data" : "");
     }
     put(v, "</table></div></section>\n");
 }

@@ -44,18 +44,18 @@ static const struct arm {
     {"separate", false, "between: separate", LORA, LORA_RATES},
     {"generate", false, NULL, "keep: {generate: {samples: 128, max_tokens: 60, fraction: 0.25}}", TWO_RATES "keep.generate.fraction: [0.05, 0.25]"},
     /* With old data. */
-    {"replay-1", false, NULL, "keep: {" REPLAY("0.01") "}", RATES},
-    {"replay-5", false, NULL, "keep: {" REPLAY("0.05") "}", RATES},
-    {"replay", true, NULL, "keep: {" REPLAY("0.25") "}", RATES},
-    {"replay-lora", false, NULL, LORA ", keep: {" REPLAY("0.25") "}", LORA_RATES},
-    {"der", false, NULL, "keep: {" REPLAY("0.25") ", der: {alpha: 0.1}}", TWO_RATES "keep.der.alpha: [0.03, 0.3]"},
+    {"replay-1", false, "replay: previous", "keep: {" REPLAY("0.01") "}", RATES},
+    {"replay-5", false, "replay: previous", "keep: {" REPLAY("0.05") "}", RATES},
+    {"replay", true, "replay: previous", "keep: {" REPLAY("0.25") "}", RATES},
+    {"replay-lora", false, "replay: previous", LORA ", keep: {" REPLAY("0.25") "}", LORA_RATES},
+    {"der", false, "replay: previous", "keep: {" REPLAY("0.25") ", der: {alpha: 0.1}}", TWO_RATES "keep.der.alpha: [0.03, 0.3]"},
     {"ewc", false, NULL, "keep: {" EWC("0.3") "}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
     {"ewc-lora", false, NULL, LORA ", keep: {" EWC("0.1") "}", TWO_LORA_RATES "keep.ewc.lambda: [0.01, 0.1]"},
     {"path", false, NULL, "keep: {ewc: {lambda: 0.3, importance: path, path: \"@old/replay.jsonl\", samples: 256}}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
     /* Together. */
-    {"replay+ewc", false, NULL, "keep: {" REPLAY("0.05") ", " EWC("0.3") "}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
-    {"replay+kl", false, NULL, "keep: {" REPLAY("0.05") ", " KL("0.3") "}", TWO_RATES "keep.kl.beta: [0.1, 1]"},
-    {"replay+slow", false, NULL, "train: {lr: 1e-4}, keep: {" REPLAY("0.05") "}", "train.lr: [3e-4, 2e-4, 1e-4, 5e-5]"},
+    {"replay+ewc", false, "replay: previous", "keep: {" REPLAY("0.05") ", " EWC("0.3") "}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
+    {"replay+kl", false, "replay: previous", "keep: {" REPLAY("0.05") ", " KL("0.3") "}", TWO_RATES "keep.kl.beta: [0.1, 1]"},
+    {"replay+slow", false, "replay: previous", "train: {lr: 1e-4}, keep: {" REPLAY("0.05") "}", "train.lr: [3e-4, 2e-4, 1e-4, 5e-5]"},
 };
 
 static const struct task {

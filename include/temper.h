@@ -183,6 +183,18 @@ typedef struct tm_plan_request {
 } tm_plan_request;
 
 /* Memory and time before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
+
+typedef struct tm_advise_request {
+    tm_recipe_source source;
+    int64_t tasks;          /* that come one after another; 0: one */
+    char *const *bases;     /* [base_count] model folders to choose from; none: the recipe's */
+    size_t base_count;
+    bool json;
+} tm_advise_request;
+
+/* Base, method and settings for a recipe's data, each with its reason and what that rests on, and a recipe of them. Reads the data and
+ * runs the base over a sample of them; trains nothing. */
+tm_status tm_advise_recipe(const tm_advise_request *request, char **text, tm_error *err);
 tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err);
 
 /* --- Using a model --- */

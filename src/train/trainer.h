@@ -10,6 +10,7 @@
 
 #include "text/dataset.h"
 #include "train/hooks.h"
+#include "train/loss_scale.h"
 #include "train/run_folder.h"
 #include "train/teacher.h"
 #include "tune/tune.h"
@@ -79,6 +80,7 @@ typedef struct tm_step_target {
 typedef struct tm_step_result { /* of one replica */
     double loss, penalty, grad_norm, lr;
     int64_t tokens, targets;
+    bool skipped; /* the gradients were not finite in f16: nothing was changed */
 } tm_step_result;
 
 typedef struct tm_trainer {
@@ -96,6 +98,7 @@ typedef struct tm_trainer {
     double *penalty, *host_penalty; /* [R] of this step: device, host */
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
+    tm_loss_scale *loss_scale; /* [R] */
     tm_teacher teacher;
     struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;

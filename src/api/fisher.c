@@ -299,6 +299,7 @@ tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_erro
             if (callbacks->note)
                 callbacks->note(callbacks->context, "measuring importances of old data (keep.ewc)");
             TM_GO(measure(&m, job->importances, NULL, &mean, err));
+            job->device->peak_bytes = job->device->used_bytes; /* what follows is the run, whose peak is held against its plan */
         }
     }
     TM_GO(tm_sha256_file(job->importances, &job->importances_hash, err));

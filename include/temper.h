@@ -93,6 +93,26 @@ typedef struct tm_sequence_request {
  * What is there is not done again. *text: free(). */
 tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
 
+typedef struct tm_fisher_request {
+    tm_recipe_source source; /* keep.ewc says what of which data; data and out are not needed */
+    const char *out;         /* file to write */
+    const char *add;         /* importances of older skills that the new ones are added to; NULL: none */
+} tm_fisher_request;
+
+/* Measures how much old skills depend on every weight that the recipe would change (docs/formats/importances.md). *text: what was
+ * found, for people; free(). */
+tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
+typedef struct tm_sweep_request {
+    tm_recipe_source source; /* "key=a,b,c": each value is tried, with every combination of the others */
+    const char *out;         /* NULL: runs/sweep */
+    const char *metric;      /* name of the evaluation that decides; NULL: the first */
+    bool json;
+} tm_sweep_request;
+
+/* A recipe with several values of some keys, each combination a run below OUT, the best by its evaluation. *text: free(). */
+tm_status tm_sweep_recipe(const tm_sweep_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 /* A recipe with every key and what it means, settled for this machine when a model is given. model and
  * data may be NULL. *yaml: its text; free(). */
 tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err);

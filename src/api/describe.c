@@ -61,6 +61,8 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     put_eval_hashes(out, job, true);
     if (job->rehearsal.replay)
         tm_buf_printf(out, ", \"replay\": \"%s\"", tm_dataset_hash(job->data, job->recipe->data_count)->hex);
+    if (job->importances)
+        tm_buf_printf(out, ", \"importances\": \"%s\"", job->importances_hash.hex);
     tm_buf_text(out, ", \"result\": ");
     tm_json_put_string(out, result);
     tm_buf_char(out, '}');

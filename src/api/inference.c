@@ -22,7 +22,7 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
     if (tokens > longest)
         return tm_fail(err, TM_USAGE, "%s: the model has positions for %lld tokens, prompt and answer need %lld: ask for fewer tokens", s->model,
                        (long long)longest, (long long)tokens);
-    TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, &inf->model, err));
+    TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, NULL, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
     TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
     return tm_model_fit_batch(&inf->model, &inf->batch, err);

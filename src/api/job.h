@@ -22,6 +22,8 @@ typedef struct tm_job {
     tm_order *order;
     tm_run_folder folder, *folder_list;
     tm_run run;
+    char *importances;         /* file that keep.ewc reads; NULL: none */
+    tm_sha256 importances_hash;
     tm_device *device;
     int64_t own;               /* bytes that the device took for itself */
     char no_gpu[512];          /* device: auto took the CPU although there is an NVIDIA driver: why; "" otherwise */
@@ -32,6 +34,7 @@ typedef struct tm_job {
 
 typedef enum tm_job_depth {
     TM_JOB_PLAN,  /* data may be missing; no folder, no weights needed */
+    TM_JOB_MEASURE, /* weights, no folder; data may be missing where keep.ewc.path gives others */
     TM_JOB_EVAL,  /* only evaluation sets and weights; no folder */
     TM_JOB_TRAIN, /* everything there, the folder locked */
 } tm_job_depth;
@@ -64,6 +67,10 @@ tm_status tm_device_open(const char *name, int64_t threads, tm_device **out, cha
 tm_status tm_job_plan_for(tm_job *job, const tm_target *target, tm_error *err) TM_MUST_CHECK;
 /* TM_NO_FIT, with what would fit, when the plan exceeds what its target has. advice|0 [TM_ADVICE_MAX], *count: the same to look at. */
 tm_status tm_job_fits(tm_job *job, tm_advice *advice, int *count, tm_error *err) TM_MUST_CHECK;
+
+/* fisher.c: the importances that the recipe's keep.ewc needs: its own file, or measured into the run folder unless a killed run did
+ * that before. Before the trainer is created, since the memory is needed twice otherwise. */
+tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_error *err) TM_MUST_CHECK;
 
 /* run.json of a job. result: sha256 of what was trained; "" while running. */
 tm_status tm_job_describe(const tm_job *job, const tm_trainer *trainer, const char *status, const char *model_hash, const char *result_hash, tm_buf *out, tm_error *err) TM_MUST_CHECK;

@@ -1,11 +1,14 @@
-/* temper sequence: the laboratory's sequence with this library's training, evaluation and merging. */
+/* temper sequence and temper sweep: the laboratory with this library's training, evaluation and merging. */
 #include "api/job.h"
 
 #include "base/file.h"
 #include "lab/analysis.h"
+#include "lab/sweep.h"
+#include "report/sequence.h"
 #include "train/score.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Warnings of the single runs stay in their folders: a sequence has many. */
 static tm_status train(void *context, tm_recipe *recipe, tm_error *err)
@@ -48,6 +51,74 @@ static tm_status merge(void *context, const char *model, const char *adapter, co
     return st;
 }
 
+/* --- Rows --- */
+
+/* {"input_ids": [...], "labels": [...]}, without labels where every token but the first is a target. */
+static void put_row(tm_buf *out, const tm_example *e)
+{
+    bool all = true;
+    tm_buf_text(out, "{\"input_ids\": [");
+    for (int32_t i = 0; i < e->n; i++) {
+        tm_buf_printf(out, "%s%d", i ? "," : "", e->ids[i]);
+        all &= !i || !e->weight || e->weight[i] > 0;
+    }
+    tm_buf_text(out, all ? "]" : "], \"labels\": [");
+    for (int32_t i = 0; i < e->n && !all; i++)
+        tm_buf_printf(out, "%s%d", i ? "," : "", e->weight[i] > 0 ? e->ids[i] : -100);
+    tm_buf_text(out, all ? "}\n" : "]}\n");
+}
+
+static tm_status write_rows(const tm_dataset *data, const char *path, tm_error *err)
+{
+    tm_file_out file = {0};
+    tm_buf text = {0};
+    tm_status st;
+    TM_GO(tm_file_out_open(path, &file, err));
+    for (int64_t i = 0; i < tm_dataset_count(data); i++) {
+        tm_buf_clear(&text);
+        put_row(&text, tm_dataset_at(data, i));
+        TM_GO(tm_buf_check(&text, err));
+        TM_GO(tm_file_out_put(&file, text.data, text.size, err));
+    }
+    st = tm_file_out_commit(&file, err);
+out:
+    tm_file_out_discard(&file);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+static tm_status rows(void *context, tm_recipe *recipe, const char *out, tm_error *err)
+{
+    (void)context;
+    tm_data_entry *entries = NULL;
+    tm_tokenizer *tok = NULL;
+    tm_dataset *data = NULL;
+    tm_pool *pool = NULL;
+    tm_model_config config = {0};
+    int64_t count = recipe->data_count;
+    tm_status st;
+    TM_GO(TM_NEW(&entries, count + 1, err));
+    memcpy(entries, recipe->data, (size_t)count * sizeof *entries);
+    if (recipe->replay_path)
+        entries[count++] = (tm_data_entry){.path = recipe->replay_path, .format = recipe->replay_format, .weight = 1};
+    TM_GO(tm_model_config_read(recipe->model, &config, err));
+    if (tm_tokenizer_is_in(recipe->model))
+        TM_GO(tm_tokenizer_open(recipe->model, &tok, err));
+    TM_GO(tm_pool_create((int)recipe->threads, &pool, err));
+    tm_data_settings settings = tm_job_data_settings(recipe, tok, config.vocab, NULL);
+    settings.seq = settings.seq < tm_model_config_longest(&config) ? settings.seq : tm_model_config_longest(&config);
+    TM_GO(tm_dataset_load(entries, count, &settings, pool, &data, err));
+    st = write_rows(data, out, err);
+out:
+    tm_dataset_destroy(data);
+    tm_pool_destroy(pool);
+    tm_tokenizer_close(tok);
+    tm_model_config_deinit(&config);
+    free(entries);
+    tm_recipe_destroy(recipe);
+    return st;
+}
+
 static void note(void *context, const char *text)
 {
     const tm_callbacks *callbacks = context;
@@ -67,6 +138,7 @@ static tm_status write_results(const tm_sequence_file *file, const tm_sequence_r
     TM_GO(tm_analysis_of(file, result, &analysis, err));
     TM_GO(tm_sequence_results(file, result, &analysis, &results, err));
     TM_GO(tm_file_write(path, results.data, results.size, err));
+    TM_GO(tm_sequence_report_write(out, err));
     TM_GO(tm_sequence_table(file, &analysis, &table, err));
     tm_buf *given = json ? &results : &table;
     *text = given->data;
@@ -79,12 +151,17 @@ out:
     return st;
 }
 
-tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
+static tm_lab_calls calls_of(const tm_callbacks *callbacks)
 {
     static const tm_callbacks silent = {0};
+    return (tm_lab_calls){(void *)(uintptr_t)(callbacks ? callbacks : &silent), train, evaluate, merge, rows, note};
+}
+
+tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
+{
     tm_sequence_file file;
     tm_sequence_result result = {0};
-    tm_lab_calls calls = {(void *)(uintptr_t)(callbacks ? callbacks : &silent), train, evaluate, merge, note};
+    tm_lab_calls calls = calls_of(callbacks);
     *text = NULL;
     TM_TRY(tm_sequence_file_open(request->path, request->overrides, request->override_count, &file, err));
     const char *out = request->out ? request->out : file.out ? file.out : "runs/sequence";
@@ -95,5 +172,25 @@ tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *ca
         st = write_results(&file, &result, out, request->json, text, err);
     tm_sequence_result_deinit(&result, &file);
     tm_sequence_file_close(&file);
+    return st;
+}
+
+tm_status tm_sweep_recipe(const tm_sweep_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
+{
+    tm_sweep sweep = {.recipe = request->source.path, .out = request->out ? request->out : "runs/sweep", .metric = request->metric};
+    tm_lab_calls calls = calls_of(callbacks);
+    tm_buf json = {0}, table = {0};
+    *text = NULL;
+    tm_status st = tm_sweep_arguments(&sweep, request->source.overrides, request->source.override_count, err);
+    if (st == TM_OK)
+        st = tm_sweep_run(&sweep, &calls, &json, &table, err);
+    if (st == TM_OK) {
+        tm_buf *given = request->json ? &json : &table;
+        *text = given->data;
+        *given = (tm_buf){0};
+    }
+    tm_buf_deinit(&json);
+    tm_buf_deinit(&table);
+    tm_sweep_deinit(&sweep);
     return st;
 }

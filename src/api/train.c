@@ -289,6 +289,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     job->run.progress = on_progress;
     job->run.interrupted = on_interrupted;
     job->run.context = &w;
+    TM_TRY(tm_job_importances(job, callbacks, err));
     model_hash model;
     start_hash(&model, job->recipe->model);
     tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);

@@ -14,7 +14,9 @@ typedef struct tm_command {
 #define CLI_COMMANDS(X) \
     X(demo)             \
     X(train)            \
+    X(sweep)            \
     X(sequence)         \
+    X(fisher)           \
     X(eval)             \
     X(generate)         \
     X(chat)             \

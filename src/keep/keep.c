@@ -11,7 +11,10 @@
 /* In the order in which their hooks run. Each adds nothing where the recipe does not ask for it. */
 static tm_status (*const methods[])(tm_trainer *, tm_error *) = {
     tm_stm_add,
-    tm_kl_add,
+    tm_teacher_add,
+    tm_ewc_add,
+    tm_l2sp_add,
+    tm_orthogonal_add,
     tm_osf_add, /* the last that touches gradients */
     tm_average_add,
     tm_wise_add,

@@ -19,7 +19,7 @@ static tm_tensor part_of(const tm_trainer *t, tm_tensor all, int32_t replica)
 static tm_status give_part(const tm_st_tensor *tensor, void *to, tm_error *err)
 {
     const origin *o = tensor->source;
-    o->device->calls->download(o->device, to, o->part.data, tensor->bytes);
+    o->device->calls->download(o->device, to, o->part.data, tm_dtype_bytes(o->part.dtype, o->part.rows * o->part.cols));
     return o->device->calls->sync(o->device, err);
 }
 

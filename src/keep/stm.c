@@ -146,7 +146,7 @@ static tm_status say(tm_trainer *t, const mask *m, tm_error *err)
                            (long long)m->masked, (long long)m->targets, which);
 }
 
-static tm_status stm_begin(void *state, tm_trainer *t, tm_error *err)
+static tm_status stm_base(void *state, tm_trainer *t, tm_error *err)
 {
     (void)state;
     const tm_run *run = t->run;
@@ -184,5 +184,5 @@ tm_status tm_stm_add(tm_trainer *t, tm_error *err)
         return TM_OK;
     if (r->stm_threshold > 0 && r->stm_fraction > 0)
         return tm_fail(err, TM_RECIPE, "keep.stm: found both threshold and fraction; expected one of them");
-    return tm_trainer_add_hook(t, &(tm_hook){.name = "stm", .replicas = true, .begin = stm_begin}, err);
+    return tm_trainer_add_hook(t, &(tm_hook){.name = "stm", .replicas = true, .base = stm_base}, err);
 }

@@ -4,7 +4,7 @@
 
 #include "train/trainer.h"
 
-/* keep.kl: tells the trainer's teacher what to ask; nothing where the recipe asks for none. */
-tm_status tm_kl_add(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* keep.kl and keep.der: tells the trainer's teacher what to ask; nothing where the recipe asks for none. */
+tm_status tm_teacher_add(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 #endif

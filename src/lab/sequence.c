@@ -1,8 +1,10 @@
 /* Running a sequence: see sequence.h. Folders: OUT/start, OUT/ARM/order-1/seed-1/1-TASK (of a joint arm
- * OUT/ARM/seed-1/joint), and while a configuration is chosen OUT/ARM/select-1/... in place of OUT/ARM/... */
+ * OUT/ARM/seed-1/joint, of separate modules OUT/ARM/seed-1/TASK: the order is nothing to them), and while a
+ * configuration is chosen OUT/ARM/select-1/... in place of OUT/ARM/... */
 #include "lab/stage.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "train/score.h"
 
 #include <math.h>
@@ -97,7 +99,6 @@ static tm_status train(const chain *c, const tm_lab_state *from, const int32_t *
     tm_lab_runner *r = c->r;
     tm_recipe *recipe;
     char text[64];
-    TM_TRY(settings_of(c, from, folder, settings));
     if (from->adapter)
         TM_TRY(tm_lab_set(settings, init_key(c->arm->method), from->adapter, r->err));
     TM_TRY(tm_sequence_train_recipe(r->file, c->arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
@@ -112,18 +113,58 @@ static tm_status train(const chain *c, const tm_lab_state *from, const int32_t *
 
 /* --- Chains --- */
 
+static tm_status stage_folder(const chain *c, size_t k, char **out)
+{
+    char name[96];
+    const char *task = c->r->file->task[order_of(c)[k]].name;
+    bool separate = c->arm->between == TM_BETWEEN_SEPARATE;
+    if (separate)
+        snprintf(name, sizeof name, "%s", task);
+    else
+        snprintf(name, sizeof name, "%zu-%s", k + 1, task);
+    return folder_of(c, !separate, name, out);
+}
+
+/* What the arm is told of the tasks before the k-th. */
+static tm_status look_back(const chain *c, size_t k, tm_names *settings)
+{
+    tm_buf list = {0};
+    tm_status st = TM_OK;
+    if (c->arm->replay)
+        TM_TRY(tm_lab_rehearse(c->r, c->arm, order_of(c), k, settings));
+    if (!c->arm->orthogonal || !k)
+        return TM_OK;
+    tm_buf_text(&list, "keep.orthogonal.previous=[");
+    for (size_t i = 0; i < k && st == TM_OK; i++) {
+        char *folder = NULL;
+        st = stage_folder(c, i, &folder);
+        tm_buf_text(&list, i ? ", " : "");
+        tm_json_put_string(&list, folder ? folder : "");
+        free(folder);
+    }
+    tm_buf_char(&list, ']');
+    if (st == TM_OK)
+        st = tm_buf_check(&list, c->r->err);
+    if (st == TM_OK)
+        st = tm_names_add(settings, list.data, c->r->err);
+    tm_buf_deinit(&list);
+    return st;
+}
+
 /* The k-th task of the order, from a state that it replaces. */
 static tm_status run_stage(const chain *c, size_t k, tm_lab_state *state)
 {
-    const tm_sequence_file *f = c->r->file;
     tm_names settings = {0};
     tm_lab_state next = {0};
-    char name[96], *folder = NULL;
+    char *folder = NULL;
     int32_t task = order_of(c)[k];
-    snprintf(name, sizeof name, "%zu-%s", k + 1, f->task[task].name);
-    tm_status st = folder_of(c, true, name, &folder);
+    tm_status st = stage_folder(c, k, &folder);
     if (st == TM_OK && k && c->arm->between == TM_BETWEEN_MERGE)
         st = tm_lab_merge(c->r, state);
+    if (st == TM_OK)
+        st = settings_of(c, state, folder, &settings);
+    if (st == TM_OK)
+        st = look_back(c, k, &settings);
     if (st == TM_OK)
         st = train(c, state, &task, 1, folder, &settings, &next);
     if (st == TM_OK) {
@@ -147,6 +188,8 @@ static tm_status run_joint(const chain *c, tm_lab_state *state)
         all[i] = (int32_t)i;
     tm_status st = folder_of(c, false, "joint", &folder);
     if (st == TM_OK)
+        st = settings_of(c, state, folder, &settings);
+    if (st == TM_OK)
         st = train(c, state, all, tasks_of(c), folder, &settings, &next);
     if (st == TM_OK)
         st = measure(c, &next, folder, tasks_of(c));
@@ -154,6 +197,35 @@ static tm_status run_joint(const chain *c, tm_lab_state *state)
     tm_names_deinit(&settings);
     free(folder);
     return st;
+}
+
+/* A module a task, each from the start model; by task id: a task that was learned is answered by its own module. */
+static tm_status run_separate(const chain *c, tm_lab_state *start)
+{
+    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
+    double *r = c->out->r;
+    for (size_t k = 0; k < T; k++) {
+        tm_names settings = {0};
+        tm_lab_state next = {0};
+        char *folder = NULL;
+        int32_t task = order_of(c)[k];
+        double values[TM_LAB_MOST_TASKS];
+        tm_status st = stage_folder(c, k, &folder);
+        if (st == TM_OK)
+            st = settings_of(c, start, folder, &settings);
+        if (st == TM_OK)
+            st = train(c, start, &task, 1, folder, &settings, &next);
+        if (st == TM_OK)
+            st = tm_lab_evaluate(c->r, &next, sets_of(c), folder, values);
+        for (size_t j = 0; st == TM_OK && j < T; j++)
+            r[(k + 1) * T + j] = j == k ? values[task] : r[k * T + j];
+        memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
+        tm_lab_state_deinit(&next);
+        tm_names_deinit(&settings);
+        free(folder);
+        TM_TRY(st);
+    }
+    return TM_OK;
 }
 
 static void rises_of(const chain *c, bool *rises)
@@ -196,7 +268,10 @@ static tm_status run_chain(const chain *c)
         st = measure_start(c, &state, 0);
     if (st == TM_OK && c->arm->kind == TM_ARM_JOINT)
         st = run_joint(c, &state);
-    for (size_t k = 0; st == TM_OK && k < T && c->arm->kind != TM_ARM_JOINT; k++) {
+    bool separate = c->arm->kind == TM_ARM_SEQUENCE && c->arm->between == TM_BETWEEN_SEPARATE;
+    if (st == TM_OK && separate)
+        st = run_separate(c, &state);
+    for (size_t k = 0; st == TM_OK && k < T && c->arm->kind != TM_ARM_JOINT && !separate; k++) {
         if (c->arm->kind == TM_ARM_SEQUENCE)
             st = run_stage(c, k, &state);
         else {

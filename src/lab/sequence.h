@@ -20,7 +20,8 @@ typedef struct tm_lab_calls {
     tm_status (*evaluate)(void *context, tm_recipe *recipe, double *values, tm_error *err);
     /* model with adapter in its weights, to a new folder. */
     tm_status (*merge)(void *context, const char *model, const char *adapter, const char *out, tm_error *err);
-    /* KL(first || second) in nats a target on a data set; adapters NULL: none. */
+    /* Every example of the recipe's data, and of keep.replay, as rows of format tokens: a file, whole or not at all. */
+    tm_status (*rows)(void *context, tm_recipe *recipe, const char *out, tm_error *err);
     void (*note)(void *context, const char *text);
 } tm_lab_calls;
 

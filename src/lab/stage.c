@@ -208,3 +208,45 @@ tm_status tm_lab_merge(tm_lab_runner *r, tm_lab_state *s)
     s->adapter = NULL;
     return TM_OK;
 }
+
+/* --- Rehearsal --- */
+
+/* The file's name follows from what is in it. */
+static tm_status rows_path(const tm_lab_runner *r, const tm_recipe *recipe, const int32_t *tasks, size_t count, tm_buf *out)
+{
+    tm_buf text = {0};
+    tm_sha256 hash;
+    tm_buf_printf(&text, "seq %lld replay %s\n", (long long)recipe->seq, recipe->replay_path ? recipe->replay_path : "");
+    for (size_t i = 0; i < count; i++)
+        tm_buf_printf(&text, "%s\n", r->file->task[tasks[i]].name);
+    tm_status st = tm_buf_check(&text, r->err);
+    if (st == TM_OK)
+        st = tm_sha256_bytes(text.data, text.size, &hash, r->err);
+    tm_buf_deinit(&text);
+    TM_TRY(st);
+    tm_buf_printf(out, "%s/previous", r->out);
+    TM_TRY(tm_buf_check(out, r->err));
+    TM_TRY(tm_dir_create(out->data, r->err));
+    tm_buf_printf(out, "/%.16s.jsonl", hash.hex);
+    return tm_buf_check(out, r->err);
+}
+
+tm_status tm_lab_rehearse(tm_lab_runner *r, const tm_lab_arm *arm, const int32_t *tasks, size_t count, tm_names *settings)
+{
+    tm_recipe *recipe;
+    tm_buf path = {0};
+    if (!count)
+        return TM_OK; /* what the arm rehearses anyway is in its recipe */
+    TM_TRY(tm_sequence_train_recipe(r->file, arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
+    tm_status st = rows_path(r, recipe, tasks, count, &path);
+    if (st == TM_OK && !tm_path_exists(path.data))
+        st = r->calls->rows(r->calls->context, recipe, path.data, r->err);
+    else
+        tm_recipe_destroy(recipe);
+    if (st == TM_OK)
+        st = tm_lab_set(settings, "keep.replay.path", path.data, r->err);
+    if (st == TM_OK)
+        st = tm_names_add(settings, "keep.replay.format=tokens", r->err);
+    tm_buf_deinit(&path);
+    return st;
+}

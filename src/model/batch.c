@@ -25,6 +25,7 @@ tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int
     b->resident = tm_arena_take(arena, staging_capacity(b) * 4);
     b->weight = tm_arena_tensor(arena, device->real, 1, max_tokens);
     b->teacher_weight = tm_arena_tensor(arena, device->real, 1, max_tokens);
+    b->square_weight = tm_arena_tensor(arena, device->real, 1, max_tokens);
     b->loss = tm_arena_tensor(arena, device->real, 1, max_tokens);
     b->kl = tm_arena_tensor(arena, device->real, 1, max_tokens);
     b->hit = tm_arena_take(arena, max_tokens * 4);
@@ -213,7 +214,7 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     int32_t *position = stage(b, b->max_tokens, &resident_position), *index = stage(b, b->max_tokens, &resident_example);
     int32_t *teacher_row = stage(b, b->max_tokens, &b->teacher_row);
     int64_t n = 0, row = 0;
-    b->any_teacher = false;
+    b->any_teacher = b->any_square = false;
     for (int64_t e = 0; e < count; row += tm_batch_item_rows(b, &items[e]), e++) {
         int32_t prefix = tm_batch_item_rows(b, &items[e]) - items[e].n;
         bool asks = tm_batch_item_asks(&items[e]);
@@ -230,6 +231,7 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
             b->target_token[n] = t;
             store_real(b, b->staging_real, n, weight * items[e].scale);
             b->any_teacher |= asks;
+            b->any_square |= items[e].square > 0;
             teacher_row[n] = asks ? (int32_t)taught++ : -1;
             n++;
         }
@@ -302,6 +304,10 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
         store_real(b, b->staging_real, i, items[b->target_item[i]].kl);
     if (b->any_teacher)
         d->calls->upload(d, b->teacher_weight.data, b->staging_real, real_bytes);
+    for (int64_t i = 0; i < b->targets && b->any_square; i++)
+        store_real(b, b->staging_real, i, items[b->target_item[i]].square);
+    if (b->any_square)
+        d->calls->upload(d, b->square_weight.data, b->staging_real, real_bytes);
 }
 
 void tm_batch_read_results(tm_batch *b)

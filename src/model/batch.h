@@ -14,7 +14,8 @@ typedef struct tm_batch_item {
     double scale;         /* on every weight: 1 / targets of the step */
     const float *gates;   /* registers: [gates] of the item or, by_token, [n, gates]; NULL: all off */
     bool gates_by_token;
-    double kl;            /* weight of KL(teacher || model) at every target; 0: none. Not times scale */
+    double kl, square;    /* weight of KL(teacher || model) at every target, or of the mean square between their logits; 0: none; of
+                             one item only one. Not times scale */
     int64_t teacher_row;  /* of the hidden states that tm_model_loss is given: that of the first target */
     int32_t past;         /* rows of it, a prompt's included, that are in the key/value cache already (generation) */
     int32_t length;       /* rows of it as a whole, where angles of positions depend on that; 0: those past and here */
@@ -47,10 +48,13 @@ typedef struct tm_batch {
     const int32_t *target_row; /* [head_rows] device: the row whose output predicts it, ascending */
     const int32_t *target;     /* [head_rows] device: token id */
     const int32_t *teacher_row; /* [head_rows] device: row of its teacher's hidden states; -1: it has none */
-    tm_tensor weight, teacher_weight; /* [1, head_rows] device, real */
+    tm_tensor weight, teacher_weight, square_weight; /* [1, head_rows] device, real */
     tm_head_slice *slice;    /* [slices] host */
     int64_t slices;
-    bool any_teacher;
+    bool any_teacher, any_square;
+    bool draws;              /* the loss's targets are drawn from the model's own distribution (Fisher information), whatever
+                                the rows say: by draw_key and the row. One item a batch */
+    uint64_t draw_key;
     bool fixed;              /* set before filling: every micro-batch has the shape of the capacities, so that a graph
                                 recorded of one serves all. Rows beyond the last example compute what nobody reads;
                                 target rows beyond the last target have index -1 and weight 0. Not with a trained
@@ -85,7 +89,7 @@ static inline int32_t tm_batch_item_rows(const tm_batch *batch, const tm_batch_i
 }
 
 /* Whether the item's loss has a teacher. */
-static inline bool tm_batch_item_asks(const tm_batch_item *item) { return item->kl > 0; }
+static inline bool tm_batch_item_asks(const tm_batch_item *item) { return item->kl > 0 || item->square > 0; }
 
 /* Lays the items out and uploads the layout. The items must fit (asserted). */
 void tm_batch_fill(tm_batch *batch, const tm_batch_item *items, int64_t count);

@@ -28,8 +28,10 @@ static void slice_loss(tm_model *m, const tm_batch *b, const tm_head_slice *slic
         RUN(gather_rows, n, b->teacher_row + first, teacher, taught);
         RUN(linear_forward, rows, taught, w, tm_tensor_none(), teacher_logits);
     }
-    tm_tensor teacher_weight = b->any_teacher ? part(b->teacher_weight, first, n) : tm_tensor_none();
-    RUN(xent, n, logits, m->config.head_cap, b->target + first, part(b->weight, first, n), teacher_logits, teacher_weight, grad,
+    if (b->draws) /* the ids lie among what the batch uploads, and are written over */
+        RUN(sample_targets, n, logits, m->config.head_cap, b->draw_key, (const uint32_t *)b->target_row + first, (int32_t *)(uintptr_t)(b->target + first));
+    tm_tensor teacher_weight = b->any_teacher ? part(b->teacher_weight, first, n) : tm_tensor_none(), square_weight = b->any_square ? part(b->square_weight, first, n) : tm_tensor_none();
+    RUN(xent, n, logits, m->config.head_cap, b->target + first, part(b->weight, first, n), teacher_logits, teacher_weight, square_weight, grad,
         part(b->loss, first, n), part(b->kl, first, n), b->hit + first);
     if (!grad)
         return;

@@ -723,6 +723,13 @@ tm_status tm_param_export(tm_model *m, const tm_param *p, void *data, tm_dtype d
     return st;
 }
 
+/* A tied head that is trained apart starts as a copy. */
+static void part_head(tm_model *m)
+{
+    if (m->head.weight->added)
+        TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
+}
+
 tm_status tm_model_load(tm_model *m, const tm_safetensors *file, const char *path, tm_error *err)
 {
     for (int64_t i = 0; i < m->params.count; i++) {
@@ -737,6 +744,7 @@ tm_status tm_model_load(tm_model *m, const tm_safetensors *file, const char *pat
         if (!used(m, file, t) && !harmless(m, t->name) && !tm_family_beside(m->config.family, t->name))
             return tm_fail(err, TM_INPUT, "%s: tensor %s is not part of a %s model with this config.json", path, t->name, m->config.family->model_type);
     }
+    part_head(m);
     return TM_OK;
 }
 
@@ -769,5 +777,6 @@ tm_status tm_model_init_random(tm_model *m, uint64_t seed, tm_error *err)
         free(value);
         TM_TRY(st);
     }
+    part_head(m);
     return TM_OK;
 }

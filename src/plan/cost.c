@@ -173,7 +173,7 @@ static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation a
 }
 
 /* The logits are read for the largest, for the sum and for the gradient, and written. */
-static void cost_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+static void cost_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, tm_tensor square_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
     add_bytes(d, rows_of(logits, n, grad ? 3 : 1) + rows_of(teacher, n, 2));
 }

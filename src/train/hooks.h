@@ -14,7 +14,9 @@ typedef struct tm_hook {
     const char *name;
     bool replicas; /* works with R > 1 */
     void *state;   /* owned; given to every function */
-    /* Before the first step, weights loaded; on a resumed run load follows. */
+    /* The base's weights are loaded and nothing else: the moment to ask the base, and to settle which targets there are. */
+    tm_status (*base)(void *state, struct tm_trainer *t, tm_error *err);
+    /* Before the first step, what is trained has its first values; on a resumed run load follows. */
     tm_status (*begin)(void *state, struct tm_trainer *t, tm_error *err);
     /* After accumulation, before norm and clip: queues what adds to gradients, and adds the penalty of replica r to the
      * double at t->penalty + r, on the device. */

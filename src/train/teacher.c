@@ -50,7 +50,7 @@ static const tm_teaching *teaching_of(const tm_trainer *t, const tm_example *e)
     return &t->teacher.of[e && e->source >= t->run->rehearsal_from ? TM_FROM_REHEARSAL : TM_FROM_TASK];
 }
 
-static bool asks(const tm_teaching *of) { return of->kl > 0; }
+static bool asks(const tm_teaching *of) { return of->kl > 0 || of->square > 0; }
 
 /* Numbers the targets that ask, over all examples of the data; again when some of them were masked. */
 static int64_t number_targets(tm_trainer *t)
@@ -149,10 +149,8 @@ void tm_teacher_remember(tm_trainer *t)
             remember_set(t, &t->run->evals[i]);
     if (t->teacher.first)
         remember_data(t);
-    if (t->teacher.head.data) {
-        const tm_param *head = t->model.head.weight->added ? t->model.embed : t->model.head.weight;
-        TM_RUN(t->device, cast, head->value, t->teacher.head);
-    }
+    if (t->teacher.head.data)
+        TM_RUN(t->device, cast, t->model.head.weight->value, t->teacher.head);
 }
 
 /* --- In a step --- */
@@ -162,6 +160,7 @@ void tm_teacher_give(const tm_trainer *t, const tm_example *e, int64_t number, d
     const tm_teaching *of = teaching_of(t, e);
     item->scale = of->loss * share;
     item->kl = of->kl * share;
+    item->square = of->square * share;
     if (t->teacher.first && asks(of) && e)
         item->teacher_row = t->teacher.first[number];
 }

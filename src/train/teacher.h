@@ -13,9 +13,9 @@
 
 struct tm_trainer;
 
-/* Weights of a target's terms: its cross-entropy, KL(base || model). */
+/* Weights of a target's terms: its cross-entropy; KL(base || model), or the mean square between their logits. */
 typedef struct tm_teaching {
-    double loss, kl;
+    double loss, kl, square; /* one of the last two is 0 */
 } tm_teaching;
 
 enum { TM_FROM_TASK, TM_FROM_REHEARSAL, TM_ORIGINS };

@@ -90,7 +90,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
-    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, &t->model, err));
+    TM_TRY(tm_tuning_select(&t->tuning, t->recipe, run->method, &t->model, err));
     t->tuning.prompt_ids = run->prompt_ids;
     t->tuning.prompt_id_count = run->prompt_id_count;
     if (run->replicas > 1 && !t->tuning.method->replicas)
@@ -186,7 +186,7 @@ tm_status tm_trainer_warn(tm_trainer *t, tm_error *err, const char *fmt, ...)
 
 /* --- Starting --- */
 
-tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+tm_status tm_trainer_load(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
     if (run->file)
@@ -200,12 +200,22 @@ tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
         if (p->v.data)
             TM_RUN(t->device, fill, p->v, 0);
     }
+    for (int64_t i = 0; i < t->hook_count; i++)
+        if (t->hooks[i].base)
+            TM_TRY(t->hooks[i].base(t->hooks[i].state, t, err));
+    tm_teacher_remember(t);
     for (int32_t r = 0; r < run->replicas && t->tuning.method->start; r++)
         TM_TRY(t->tuning.method->start(&t->tuning, r, run->seeds[r].init, err));
+    return TM_OK;
+}
+
+tm_status tm_trainer_start(tm_trainer *t, tm_error *err)
+{
+    const tm_run *run = t->run;
+    TM_TRY(tm_trainer_load(t, err));
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].begin)
             TM_TRY(t->hooks[i].begin(t->hooks[i].state, t, err));
-    tm_teacher_remember(t); /* hooks may have masked targets; what was added so far is switched off for it */
     bool resumed = false;
     TM_TRY(tm_trainer_resume(t, &resumed, err));
     if (resumed)
@@ -279,7 +289,7 @@ static void set_params(tm_trainer *t)
     t->device->calls->upload(t->device, t->device_params, t->params, (int64_t)sizeof *t->params * t->run->replicas);
 }
 
-static void zero_gradients(tm_trainer *t)
+void tm_trainer_zero_gradients(tm_trainer *t)
 {
     for (int64_t i = 0; i < t->trained_count; i++) {
         const tm_param *p = t->trained_param[i];
@@ -314,7 +324,7 @@ static void fetch_losses(tm_trainer *t, const tm_batch_item *items)
     for (int64_t i = 0; i < b->targets; i++) {
         const tm_batch_item *item = &items[b->target_item[i]];
         double weight = item->weight ? item->weight[b->target_token[i]] : 1;
-        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->kl, item->replica};
+        t->target[t->target_count++] = (tm_step_target){weight * item->scale, item->kl + item->square, item->replica};
     }
 }
 
@@ -326,8 +336,8 @@ static void add_losses(tm_trainer *t)
         const tm_step_target *target = &t->target[i];
         tm_step_result *result = &t->result[target->replica];
         result->loss += target->weight * fetched_loss(t, i);
-        if (target->kl > 0) /* else nothing was fetched */
-            result->penalty += target->kl * fetched_loss(t, t->target_room + i);
+        if (target->taught > 0) /* else nothing was fetched */
+            result->penalty += target->taught * fetched_loss(t, t->target_room + i);
     }
 }
 
@@ -365,7 +375,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     int64_t count;
     TM_TRY(gather_items(t, &count, err));
     set_params(t);
-    zero_gradients(t);
+    tm_trainer_zero_gradients(t);
     tm_model_begin_step(&t->model, t->device_params);
     for (int64_t done = 0; done < count;) {
         int64_t n = micro_batch(t, t->items + done, count - done);

@@ -42,6 +42,7 @@ typedef struct tm_eval_set {
 /* Everything a run is made of, gathered and checked before anything is computed. Borrowed by trainers. */
 typedef struct tm_run {
     const tm_recipe *recipe;    /* no `auto` left in what the trainer reads */
+    const tm_method *method;    /* NULL: the recipe's */
     const char *model_dir;
     tm_safetensors *file;       /* weights; NULL with init: random, or to plan from config.json alone */
     tm_dtype dtype;             /* of matrices when file is NULL */
@@ -61,6 +62,7 @@ typedef struct tm_run {
     tm_run_folder **folder;     /* [R]; NULL: counting */
     tm_order **order;           /* [R] */
     int64_t steps;
+    const char *importances;    /* file that keep.ewc reads when the run begins; NULL: counting, or none */
     int64_t max_tokens, max_examples; /* capacity of a micro-batch */
     tm_status (*add_hooks)(struct tm_trainer *t, tm_error *err); /* called when the trainer is built; NULL: none */
     bool (*interrupted)(void *context); /* asked between steps; NULL: never */
@@ -68,9 +70,9 @@ typedef struct tm_run {
     void *context;
 } tm_run;
 
-/* A target of a step: what its loss and its KL to the base count, and for whom. */
+/* A target of a step: what its loss and what its teacher gives count, and for whom. */
 typedef struct tm_step_target {
-    double weight, kl;
+    double weight, taught;
     int32_t replica;
 } tm_step_target;
 
@@ -114,7 +116,7 @@ typedef struct tm_trainer {
     size_t items_capacity;
     uint64_t *trail, *device_trail; /* of this step: host, device */
     tm_step_target *target;    /* of this step, over its micro-batches */
-    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, KL to the base */
+    void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, then the teacher's term */
     int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
     tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
@@ -131,6 +133,9 @@ tm_status tm_trainer_add_hook(tm_trainer *trainer, const tm_hook *hook, tm_error
 /* Adds a warning, unless it was said before. */
 tm_status tm_trainer_warn(tm_trainer *trainer, tm_error *err, const char *fmt, ...) TM_PRINTF(3, 4) TM_MUST_CHECK;
 
+/* Loads or initialises weights; hooks' base; optimiser state 0, teachers and first values: what tm_trainer_start does before it looks
+ * into the folders. */
+tm_status tm_trainer_load(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders
  * if there is one. */
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
@@ -143,6 +148,7 @@ tm_status tm_trainer_save(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* One optimiser step on the run's next examples, without evaluation or rows. */
 tm_status tm_trainer_step(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+void tm_trainer_zero_gradients(tm_trainer *trainer);
 /* The part of a step that hooks add between accumulation and the norm; apart, so that its time can be planned. */
 tm_status tm_trainer_penalties(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Scores of a data set for one replica, no gradients. items (may be NULL) gets a JSON line an item. */

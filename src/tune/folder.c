@@ -153,19 +153,24 @@ static bool belongs(const tm_tuning *t, const char *name)
     return false;
 }
 
+tm_status tm_tuned_read_param(tm_tuning *t, tm_param *p, int32_t replica, tm_error *err)
+{
+    char key[TM_TUNED_KEY];
+    t->method->key(t, p, key);
+    const tm_st_tensor *stored = tm_safetensors_find(t->start, key);
+    if (!stored)
+        return tm_fail(err, TM_INPUT, "%s/%s: tensor %s is missing", t->from, t->method->file, key);
+    return write_param(t, p, replica, key, stored, err);
+}
+
 tm_status tm_tuned_read(tm_tuning *t, int32_t replica, tm_error *err)
 {
     int64_t used = 0, stored_count = tm_safetensors_count(t->start);
     for (int64_t i = 0; i < t->model->params.count; i++) {
         tm_param *p = t->model->params.item[i];
-        char key[TM_TUNED_KEY];
         if (!p->trained)
             continue;
-        t->method->key(t, p, key);
-        const tm_st_tensor *stored = tm_safetensors_find(t->start, key);
-        if (!stored)
-            return tm_fail(err, TM_INPUT, "%s/%s: tensor %s is missing", t->from, t->method->file, key);
-        TM_TRY(write_param(t, p, replica, key, stored, err));
+        TM_TRY(tm_tuned_read_param(t, p, replica, err));
         used++;
     }
     for (int64_t i = 0; i < stored_count && used != stored_count; i++) {

@@ -139,8 +139,7 @@ static tm_status add_part(tm_tuning *t, const char *module, int32_t layer, const
     return TM_OK;
 }
 
-/* Rank and scale of a module; index: its key for dropout and first values. */
-static tm_status new_lora(tm_tuning *t, const char *module, int64_t index, tm_lora **out, tm_error *err)
+static tm_status rank_and_scale(const tm_tuning *t, const char *module, int32_t *rank, float *scale, tm_error *err)
 {
     const tm_adapter_config *a = &t->adapter;
     double r, alpha;
@@ -148,10 +147,18 @@ static tm_status new_lora(tm_tuning *t, const char *module, int64_t index, tm_lo
     TM_TRY(tm_adapter_pattern(a->alpha_pattern, a->alpha_patterns, module, a->alpha, &alpha, err));
     if (!(r >= 1) || r != floor(r) || r > (double)(1 << 20))
         return tm_fail(err, TM_RECIPE, "lora: rank of %s is %g, expected a whole number from 1", module, r);
+    *rank = (int32_t)r;
+    *scale = (float)(a->use_rslora ? alpha / sqrt(r) : alpha / r);
+    return TM_OK;
+}
+
+/* index: the module's key for dropout and first values. */
+static tm_status new_lora(tm_tuning *t, const char *module, int64_t index, tm_lora **out, tm_error *err)
+{
+    const tm_adapter_config *a = &t->adapter;
     TM_TRY(TM_NEW(out, 1, err));
     tm_lora *lora = *out;
-    lora->r = (int32_t)r;
-    lora->scale = (float)(a->use_rslora ? alpha / sqrt(r) : alpha / r);
+    TM_TRY(rank_and_scale(t, module, &lora->r, &lora->scale, err));
     lora->dropout = (float)a->dropout;
     lora->module = (uint32_t)index;
     return TM_OK;
@@ -266,25 +273,30 @@ static tm_status train_saved_modules(tm_tuning *t, tm_error *err)
     return TM_OK;
 }
 
+/* An adapted module, or one whose weight stands for it (tm_method_beneath). */
+static bool is_adapted(const tm_tuning *t, const tm_linear *module)
+{
+    return module->lora || (t->method == &tm_method_beneath && module->weight && module->weight->trained);
+}
+
 static void train_biases(tm_tuning *t)
 {
     bool all = strcmp(t->adapter.bias, "all") == 0, own = strcmp(t->adapter.bias, "lora_only") == 0;
     tm_linear *module;
     for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
-        if (module->bias && own && module->lora)
+        if (module->bias && own && is_adapted(t, module))
             module->bias->trained = true;
     for (int64_t i = 0; all && i < t->model->params.count; i++) /* those of norms too */
         if (t->model->params.item[i]->kind == TM_PARAM_BIAS)
             t->model->params.item[i]->trained = true;
 }
 
-static tm_status lora_select(tm_tuning *t, tm_error *err)
+/* The modules that the config names: each gets low-rank matrices, or is trained itself (tm_method_beneath). */
+static tm_status take_modules(tm_tuning *t, bool beneath, int64_t *adapted, tm_error *err)
 {
     tm_model *m = t->model;
-    TM_TRY(t->from ? config_from_adapter(t, err) : config_from_recipe(t, err));
-    TM_TRY(check_names(t, &t->adapter.target_modules, "lora.target_modules", err));
-    int64_t adapted = 0;
     tm_linear *module;
+    *adapted = 0;
     for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
         bool wanted;
         if (!module->weight)
@@ -292,23 +304,44 @@ static tm_status lora_select(tm_tuning *t, tm_error *err)
         TM_TRY(tm_adapter_targets(&t->adapter, module->name, &wanted, err));
         if (!wanted)
             continue;
-        TM_TRY(add_lora(t, module, i, err));
-        adapted++;
+        if (!beneath)
+            TM_TRY(add_lora(t, module, i, err));
+        else if (module == &m->head)
+            TM_TRY(train_head(t, err));
+        else
+            module->weight->trained = true;
+        ++*adapted;
     }
+    return TM_OK;
+}
+
+static tm_status select_modules(tm_tuning *t, bool beneath, tm_error *err)
+{
+    tm_model *m = t->model;
+    TM_TRY(t->from ? config_from_adapter(t, err) : config_from_recipe(t, err));
+    TM_TRY(check_names(t, &t->adapter.target_modules, "lora.target_modules", err));
+    int64_t adapted;
     bool embedding;
+    TM_TRY(take_modules(t, beneath, &adapted, err));
     TM_TRY(tm_adapter_targets(&t->adapter, m->config.family->embed, &embedding, err));
     if (t->registers.count && (embedding || m->head.lora))
         return tm_fail(err, TM_RECIPE, "lora.target_modules: registers are for modules inside the blocks, not for embedding and head");
-    if (embedding)
+    if (embedding && !beneath)
         TM_TRY(add_embedding(t, err));
     adapted += embedding;
     TM_TRY(train_saved_modules(t, err));
     train_biases(t);
-    bool shared = t->adapter.modules_to_save.count || strcmp(t->adapter.bias, "none") != 0;
-    if (m->replicas > 1 && shared)
-        return tm_fail(err, TM_RECIPE, "lora: modules_to_save and bias work for one replica at a time");
     if (!adapted)
         return tm_fail(err, TM_RECIPE, "lora.target_modules: '%s' matches no linear module or embedding of the model", t->adapter.target_regex ? t->adapter.target_regex : "");
+    return TM_OK;
+}
+
+static tm_status lora_select(tm_tuning *t, tm_error *err)
+{
+    TM_TRY(select_modules(t, false, err));
+    bool shared = t->adapter.modules_to_save.count || strcmp(t->adapter.bias, "none") != 0;
+    if (t->model->replicas > 1 && shared)
+        return tm_fail(err, TM_RECIPE, "lora: modules_to_save and bias work for one replica at a time");
     return TM_OK;
 }
 
@@ -377,7 +410,7 @@ static void file_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KE
     if (p->kind == TM_PARAM_BIAS) {
         tm_linear *module;
         for (int64_t i = 0; (module = tm_model_linear(t->model, i)); i++)
-            if (module->bias == p && module->lora) {
+            if (module->bias == p && is_adapted(t, module)) {
                 snprintf(key, TM_TUNED_KEY, TM_PEFT_PREFIX "%.*s.base_layer.bias", (int)(n - strlen(".bias")), p->name);
                 return;
             }
@@ -388,9 +421,6 @@ static void file_key(const tm_tuning *t, const tm_param *p, char key[TM_TUNED_KE
 static tm_status lora_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err)
 {
     tm_model *m = t->model;
-    if (m->head.weight->added) { /* a tied head that is saved apart starts as a copy */
-        TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
-    }
     if (t->from)
         return t->registers.count ? tm_registers_read(t, replica, err) : tm_tuned_read(t, replica, err);
     tm_linear *module;
@@ -417,3 +447,89 @@ static tm_status lora_save(tm_tuning *t, int32_t replica, const char *dir, tm_er
 
 const tm_method tm_method_lora = {.name = "lora", .auto_lr = 2e-4, .adapter = true, .replicas = true, .file = "adapter_model.safetensors",
                                   .select = lora_select, .start = lora_start, .save = lora_save, .key = file_key};
+
+/* --- The weights beneath --- */
+
+static tm_status beneath_select(tm_tuning *t, tm_error *err)
+{
+    TM_TRY(select_modules(t, true, err));
+    bool embedding;
+    TM_TRY(tm_adapter_targets(&t->adapter, t->model->config.family->embed, &embedding, err));
+    const char *what = embedding ? "on the embedding" : t->adapter.use_dora ? "with use_dora" : t->registers.count ? "with registers" : NULL;
+    return what ? tm_fail(err, TM_UNSUPPORTED, "importances of dW are of plain LoRA on linear modules; LoRA %s has none: change lora, or take keep.ewc.space: factors", what) : TM_OK;
+}
+
+/* A tensor of the adapter as floats; TM_INPUT unless it is [rows, cols]. */
+static tm_status read_factor(const tm_tuning *t, const char *module, const char *part, int64_t rows, int64_t cols, float **out, tm_error *err)
+{
+    char key[TM_TUNED_KEY];
+    snprintf(key, sizeof key, TM_PEFT_PREFIX "%s.%s.weight", module, part);
+    const tm_st_tensor *stored = tm_safetensors_find(t->start, key);
+    bool floats = stored && (stored->dtype == TM_F32 || stored->dtype == TM_F16 || stored->dtype == TM_BF16 || stored->dtype == TM_F64);
+    if (!floats || stored->ndim != 2 || stored->shape[0] != rows || stored->shape[1] != cols)
+        return tm_fail(err, TM_INPUT, "%s/%s: tensor %s is missing or of another shape, expected floats [%lld, %lld]", t->from, t->method->file, key, (long long)rows, (long long)cols);
+    TM_TRY(TM_NEW(out, stored->count, err));
+    tm_dtype_convert(*out, TM_F32, stored->data, stored->dtype, stored->count);
+    return TM_OK;
+}
+
+/* W += scale B A, in double. */
+static tm_status merge_module(tm_tuning *t, tm_linear *module, tm_error *err)
+{
+    tm_linear_delta delta = {.out = module->out, .in = module->in};
+    float *a = NULL, *b = NULL, *weight = NULL, scale;
+    double *row = NULL;
+    int32_t r;
+    TM_TRY(rank_and_scale(t, module->name, &r, &scale, err));
+    tm_status st = TM_OK;
+    TM_GO(read_factor(t, module->name, "lora_A", r, module->in, &a, err));
+    TM_GO(read_factor(t, module->name, "lora_B", module->out, r, &b, err));
+    TM_GO(TM_NEW(&weight, module->out * module->in, err));
+    TM_GO(TM_NEW(&row, module->in, err));
+    delta.a = a;
+    delta.b = b;
+    delta.r = r;
+    delta.scale = scale;
+    TM_GO(tm_param_read(t->model, module->weight, module->weight->value, 0, weight, TM_F32, err));
+    for (int64_t i = 0; i < module->out; i++) {
+        for (int64_t k = 0; k < module->in; k++)
+            row[k] = weight[i * module->in + k];
+        tm_linear_delta_add_row(&delta, i, 1, row);
+        for (int64_t k = 0; k < module->in; k++)
+            weight[i * module->in + k] = (float)row[k];
+    }
+    TM_GO(tm_param_write(t->model, module->weight, 0, weight, TM_F32, err));
+out:
+    free(a);
+    free(b);
+    free(weight);
+    free(row);
+    return st;
+}
+
+static tm_status beneath_start(tm_tuning *t, int32_t replica, uint64_t seed, tm_error *err)
+{
+    tm_model *m = t->model;
+    (void)replica, (void)seed;
+    if (m->head.weight->added)
+        TM_RUN(m->device, cast, m->embed->value, m->head.weight->value);
+    if (!t->from)
+        return TM_OK;
+    tm_linear *module;
+    for (int64_t i = 0; (module = tm_model_linear(m, i)); i++) {
+        bool adapted = false;
+        if (module->weight)
+            TM_TRY(tm_adapter_targets(&t->adapter, module->name, &adapted, err));
+        if (adapted)
+            TM_TRY(merge_module(t, module, err));
+        else if (module->weight && module->weight->trained && module->weight != m->embed) /* modules_to_save */
+            TM_TRY(tm_tuned_read_param(t, module->weight, 0, err));
+    }
+    for (int64_t i = 0; i < m->params.count; i++) /* and what else is trained as it is */
+        if (m->params.item[i]->trained && m->params.item[i]->kind != TM_PARAM_MATRIX)
+            TM_TRY(tm_tuned_read_param(t, m->params.item[i], 0, err));
+    return TM_OK;
+}
+
+const tm_method tm_method_beneath = {.name = "weights beneath LoRA", .auto_lr = 1e-5, .file = "adapter_model.safetensors", .select = beneath_select,
+                                     .start = beneath_start, .key = file_key};

@@ -25,13 +25,19 @@ tm_status tm_method_find(int method, const tm_method **out, tm_error *err)
     }
 }
 
-tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *model, tm_error *err)
+const char *tm_tuning_from(const tm_recipe *recipe)
 {
-    *t = (tm_tuning){.recipe = recipe, .model = model};
-    TM_TRY(tm_method_find(recipe->method, &t->method, err));
     const char *const from[] = {[TM_METHOD_BITFIT] = recipe->bitfit_init, [TM_METHOD_LORA] = recipe->lora_init,
                                 [TM_METHOD_ADAPTER] = recipe->adapter_init, [TM_METHOD_PROMPT] = recipe->prompt_init, [TM_METHOD_NONE] = NULL};
-    t->from = from[recipe->method];
+    return from[recipe->method];
+}
+
+tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, const tm_method *method, tm_model *model, tm_error *err)
+{
+    *t = (tm_tuning){.recipe = recipe, .model = model, .method = method};
+    if (!method)
+        TM_TRY(tm_method_find(recipe->method, &t->method, err));
+    t->from = tm_tuning_from(recipe);
     t->adapter_result = t->method->adapter;
     return t->method->select(t, err);
 }

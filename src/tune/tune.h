@@ -43,11 +43,18 @@ typedef struct tm_method {
 } tm_method;
 
 extern const tm_method tm_method_full, tm_method_freeze, tm_method_bitfit, tm_method_lora, tm_method_adapter, tm_method_prompt, tm_method_none;
+/* No choice of a recipe: what a recipe of LoRA would change, as weights. The matrices under the adapted modules (and what else is
+ * trained) are trained themselves, and begin with the adapter of lora.init merged into them: importances are looked at there. */
+extern const tm_method tm_method_beneath;
 
 /* By the recipe's method; TM_UNSUPPORTED for those that do not exist yet. */
 tm_status tm_method_find(int method, const tm_method **out, tm_error *err) TM_MUST_CHECK;
 
-tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, tm_model *model, tm_error *err) TM_MUST_CHECK;
+/* The folder that a recipe's first values come from; NULL: none. */
+const char *tm_tuning_from(const tm_recipe *recipe);
+
+/* method NULL: the recipe's. */
+tm_status tm_tuning_select(tm_tuning *t, const tm_recipe *recipe, const tm_method *method, tm_model *model, tm_error *err) TM_MUST_CHECK;
 void tm_tuning_deinit(tm_tuning *t);
 
 /* folder.c: the trained tensors of a replica to and from an adapter's file; every tensor must be there, and nothing else. */
@@ -56,6 +63,7 @@ tm_status tm_tuned_write(tm_tuning *t, int32_t replica, const char *dir, tm_erro
 tm_status tm_tuned_save(tm_tuning *t, int32_t replica, const char *dir, const char *fields, tm_error *err) TM_MUST_CHECK;
 tm_status tm_tuned_open(tm_tuning *t, tm_error *err) TM_MUST_CHECK;
 tm_status tm_tuned_read(tm_tuning *t, int32_t replica, tm_error *err) TM_MUST_CHECK;
+tm_status tm_tuned_read_param(tm_tuning *t, tm_param *p, int32_t replica, tm_error *err) TM_MUST_CHECK; /* one of them */
 
 /* prompt.c: what a prompt's folder says. */
 typedef struct tm_prompt_config {

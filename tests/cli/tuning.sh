@@ -34,7 +34,7 @@ expect "layers are not merged" 3 'no place' merge --model $model --adapter "$dir
 expect "LoRA on the embedding is merged" 0 'head has weights of its own' merge --model $model --adapter "$dir/embedding" --out "$dir/merged"
 
 # The recipes, shortened.
-for recipe in adapter prompt; do
+for recipe in adapter prompt kl; do
     run train recipes/$recipe.yaml train.steps=2 train.batch=2 eval.0.limit=2 out="$dir/recipe-$recipe"
     result $status "recipes/$recipe.yaml"
 done

@@ -379,7 +379,7 @@ static void xent(const shape &s, bool grad, bool teacher, float cap)
                 if (i % 4 == 0 && target[i] > 0) /* and one before it that is as large */
                     tm_cuda_fill(device, tm_tensor_cols(tm_tensor_rows(z, i, 1), target[i] / 2, 1), 30);
             }
-        bool served = OP(xent, s.T, z, cap, ids, w, t, teacher ? tw : tm_tensor_none(), grad, loss, kl, hit);
+        bool served = OP(xent, s.T, z, cap, ids, w, t, teacher ? tw : tm_tensor_none(), tm_tensor_none(), grad, loss, kl, hit);
         if (!s.timed) {
             must();
             cudaMemcpy(hits[fast].data(), hit, (size_t)s.T * 4, cudaMemcpyDeviceToHost);

@@ -26,6 +26,7 @@ static const char *const stories = "models/stories260K";
 /* --- Training --- */
 
 static args training; /* out=run */
+static const char *const *beside; /* more of every recipe; NULL: nothing */
 
 static args recipe(const char *out, const char *method)
 {
@@ -44,6 +45,8 @@ static args recipe(const char *out, const char *method)
     arg(&a, "train.checkpoint_every=1");
     arg(&a, "train.eval_every=2");
     arg(&a, "lora.r=2");
+    for (int i = 0; beside && beside[i]; i++)
+        arg(&a, "%s", beside[i]);
     return a;
 }
 
@@ -141,6 +144,23 @@ static void check_resumed(void)
     check_training();
     interrupt_after_first_step();
     assert_true(newest_checkpoint("run") >= 1);
+}
+
+static void averaged_training_survives(void **state)
+{
+    (void)state;
+    static const char *const keeps[] = {"keep.average.kind=ema", "keep.average.every=1", "keep.osf.share=0.4", "keep.wise.scale=0.5", NULL};
+    beside = keeps;
+    for (int full = 0; full < 2; full++) {
+        result_file = full ? "model.safetensors" : "adapter_model.safetensors";
+        make_reference(full ? "full" : "lora");
+        fault_sample(full ? "train, full, averaged" : "train, averaged", POINTS, seed, run_training, check_training);
+        interrupt_after_first_step();
+        fault_sample(full ? "resume, full, averaged" : "resume, averaged", POINTS, seed, run_training, check_resumed);
+        args_free(&training);
+    }
+    beside = NULL;
+    remove_folder("run");
 }
 
 static void resuming_survives(void **state)
@@ -445,6 +465,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(training_survives),   cmocka_unit_test(full_training_survives),
+        cmocka_unit_test(averaged_training_survives),
         cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives),
         cmocka_unit_test(evaluation_survives), cmocka_unit_test(scores_survive), cmocka_unit_test(generation_survives),
         cmocka_unit_test(comparing_survives),  cmocka_unit_test(inspecting_survives),

@@ -313,15 +313,15 @@ static inline void glu_case(opcase *c, int variant)
 
 /* --- xent --- */
 
-enum { X_LOGITS, X_TEACHER, X_WEIGHT, X_TWEIGHT, X_LOSS, X_KL, X_DLOGITS };
+enum { X_LOGITS, X_TEACHER, X_WEIGHT, X_TWEIGHT, X_SQUARE, X_LOSS, X_KL, X_DLOGITS };
 
-/* accumulate: with a teacher. Losses are vectors: rows of the harness are single numbers. */
+/* accumulate: with a teacher; n: some rows by the mean square, whose weight stands in both vectors as the harness sees one. Losses are vectors: rows of the harness are single numbers. */
 static inline void xent_any(const opcase *c, const run_view *v, int logits, bool grad)
 {
     bool teacher = c->accumulate;
     opcase *mutable = (opcase *)c;
     RUN(xent, v->t[logits].rows, v->t[logits], c->cap, c->ids + v->first, v->t[X_WEIGHT],
-        teacher ? v->t[X_TEACHER] : tm_tensor_none(), teacher ? v->t[X_TWEIGHT] : tm_tensor_none(), grad, v->t[X_LOSS],
+        teacher ? v->t[X_TEACHER] : tm_tensor_none(), teacher ? v->t[X_TWEIGHT] : tm_tensor_none(), c->n ? v->t[X_SQUARE] : tm_tensor_none(), grad, v->t[X_LOSS],
         v->t[X_KL], mutable->hit + v->first);
 }
 static inline void xent_forward(const opcase *c, const run_view *v) { xent_any(c, v, X_LOGITS, false); }
@@ -330,8 +330,8 @@ static inline void xent_backward(const opcase *c, const run_view *v) { xent_any(
 static inline void xent_reference(const opcase *c, double *const *x)
 {
     int32_t hit[4096];
-    ref_xent(c->layout.tokens, c->f[X_LOGITS].cols, x[X_LOGITS], (double)c->cap, c->ids, c->accumulate ? x[X_TEACHER] : NULL, x[X_LOSS],
-             x[X_KL], hit);
+    ref_xent(c->layout.tokens, c->f[X_LOGITS].cols, x[X_LOGITS], (double)c->cap, c->ids, c->accumulate ? x[X_TEACHER] : NULL,
+             c->n ? x[X_SQUARE] : NULL, x[X_LOSS], x[X_KL], hit);
     for (int64_t i = 0; i < c->layout.tokens; i++)
         if (hit[i] != c->hit[i])
             x[X_LOSS][i] = NAN; /* makes the comparison fail */
@@ -341,20 +341,25 @@ static inline void xent_case(opcase *c, int variant)
 {
     layout_random(&c->layout, &c->random, 12, 1);
     int64_t T = c->layout.tokens, V = variant == 4 ? 5001 : rng_in(&c->random, 2, 200);
-    c->cap = variant >= 6 ? 5 : 0;
+    c->cap = variant >= 6 && variant < 10 ? 5 : 0;
     c->accumulate = variant & 1;
+    c->n = variant >= 8 || variant == 3;
     random_ids(c, T, V);
     case_field(c, "logits", ACT, IN, T, V);
     case_field(c, "teacher", ACT, IN, T, V);
     case_field(c, "weight", REAL, IN, T, 1);
     case_field(c, "teacher_weight", REAL, IN, T, 1);
+    case_field(c, "square_weight", REAL, IN, T, 1);
     case_field(c, "loss", REAL, OUT, T, 1);
     case_field(c, "kl", REAL, OUT, T, 1);
     case_field(c, "dlogits", ACT, ADDED, T, V);
     for (int i = X_WEIGHT; i <= X_KL; i++)
         c->f[i].tight = true;
     for (int64_t i = 0; i < T; i++)
+    {
         c->f[X_WEIGHT].value[i] = i % 5 == 3 ? 0 : c->f[X_WEIGHT].value[i];
+        c->f[X_SQUARE].value[i] = i % 3 == 1 ? 0 : c->f[X_TWEIGHT].value[i];
+    }
     for (int64_t i = 0; i < T * V; i++) {
         double z = c->f[X_LOGITS].value[i] *= 4;
         c->f[X_TEACHER].value[i] *= 2;
@@ -461,7 +466,7 @@ typedef struct case_kind {
 
 static const case_kind case_kinds[] = {
     {"embed", embed_case, 3},   {"rmsnorm", rmsnorm_case, 5},     {"layernorm", layernorm_case, 6}, {"rope", rope_case, 10},
-    {"glu", glu_case, 12},      {"attention", attention_case, 16}, {"xent", xent_case, 8},
+    {"glu", glu_case, 12},      {"attention", attention_case, 16}, {"xent", xent_case, 12},
     {"dropout", dropout_case, 4}, {"gather", gather_case, 3},
     {"anchor", anchor_case, 4}, {"delta_anchor", delta_case, 7},  {"overlap", overlap_case, 3},
     {"square_add", square_case, 2}, {"path_add", path_case, 2},

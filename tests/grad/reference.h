@@ -148,9 +148,9 @@ static inline void ref_softcap(int64_t n, double cap, const double *x, double *y
         y[i] = cap > 0 ? cap * tanh(x[i] / cap) : x[i];
 }
 
-/* xent.c; teacher may be NULL (kl is then not written). */
+/* xent.c; teacher may be NULL (kl is then not written); rows whose square (may be NULL) is not 0: the mean square. */
 static inline void ref_xent(int64_t n, int64_t V, const double *logits, double cap, const int32_t *target,
-                            const double *teacher, double *loss, double *kl, int32_t *hit)
+                            const double *teacher, const double *square, double *loss, double *kl, int32_t *hit)
 {
     double *z = malloc(sizeof(double) * (size_t)(2 * V)), *w = z + V;
     for (int64_t i = 0; i < n; i++) {
@@ -166,7 +166,9 @@ static inline void ref_xent(int64_t n, int64_t V, const double *logits, double c
             ref_softcap(V, cap, teacher + i * V, w);
             double lse_t = ref_lse(V, w), sum = 0;
             for (int64_t v = 0; v < V; v++)
-                if (w[v] > -INFINITY)
+                if (square && square[i] != 0)
+                    sum += (z[v] - w[v]) * (z[v] - w[v]) / (double)V;
+                else if (w[v] > -INFINITY)
                     sum += exp(w[v] - lse_t) * ((w[v] - lse_t) - (z[v] - lse));
             kl[i] = sum;
         }

@@ -26,6 +26,9 @@ static const scenario scenarios[] = {
     {"lora", "adapter_model.safetensors", {"lora.r=4", "lora.dropout=0.2", "train.lr=0.002", "keep.monitor.probes.0.max=1000", "train.early_stop.patience=1000"}, TM_OK},
     {"full, stopped early", "model.safetensors", {"method=full", "train.lr=0.05", "keep.monitor.probes.0.max=1000", "train.early_stop.patience=3", "train.early_stop.min_delta=0.2"}, TM_OK},
     {"lora, rolled back", "adapter_model.safetensors", {"lora.r=4", "lora.dropout=0.2", "train.lr=0.02", "keep.monitor.probes.0.max=0.15", "train.early_stop.patience=1000"}, TM_RETENTION},
+    {"lora, averaged", "adapter_model.safetensors", {"lora.r=4", "lora.dropout=0.2", "train.lr=0.002", "keep.monitor.probes.0.max=1000", "train.early_stop.patience=1000", "keep.average.kind=ema", "keep.average.every=3", "keep.osf.share=0.3", "keep.wise.scale=0.8"}, TM_OK},
+    {"full, averaged", "model.safetensors", {"method=full", "train.lr=0.005", "keep.monitor.probes.0.max=1000", "train.early_stop.patience=1000", "keep.average.kind=swa", "keep.average.every=2", "keep.osf.share=0.5"}, TM_OK},
+    {"full, lookahead", "model.safetensors", {"method=full", "train.lr=0.005", "keep.monitor.probes.0.max=1000", "train.early_stop.patience=1000", "keep.average.kind=lookahead", "keep.average.every=5"}, TM_OK},
 };
 
 static void recipe(args *a, const scenario *s, const char *out)

@@ -25,7 +25,7 @@ static inline void machine_build(machine *m, const int64_t *limits, tm_model_set
     settings.act = m->job->recipe->precision == TM_PRECISION_BF16 && m->device->real == TM_F32 ? TM_BF16 : m->device->real;
     OK(tm_memory_init(&m->memory, m->device, limits, err));
     OK(tm_model_create(&m->model, run->model_dir, run->file, run->dtype, m->device, &m->memory, 1, err));
-    OK(tm_tuning_select(&m->tuning, m->job->recipe, &m->model, err));
+    OK(tm_tuning_select(&m->tuning, m->job->recipe, m->job->run.method, &m->model, err));
     OK(tm_model_allocate(&m->model, &settings, err));
     OK(tm_batch_create(&m->batch, &m->memory, m->device, settings.max_tokens, m->item_count, 1, err));
     OK(tm_model_fit_batch(&m->model, &m->batch, err));

@@ -328,6 +328,233 @@ static void averages_are_sums_over_checkpoints(void **state)
     }
 }
 
+/* --- WiSE-FT --- */
+
+static void wise_ends_are_exact(void **state)
+{
+    (void)state;
+    for (int m = 0; m < METHODS; m++) {
+        bool whole = strcmp(file_of[m], "model.safetensors") == 0;
+        train_with(m, "averaged", WITH("keep.wise.scale=0"));
+        tm_safetensors *file = open_file(scratch("averaged"), file_of[m]), *start = open_file(scratch("model"), "model.safetensors");
+        for (int64_t i = 0; whole && i < tm_safetensors_count(start); i++) {
+            const tm_st_tensor *b = tm_safetensors_at(start, i), *t = tm_safetensors_find(file, b->name);
+            if (!t || t->bytes != b->bytes || memcmp(t->data, b->data, (size_t)t->bytes) != 0)
+                fail_msg("%s: with scale 0 %s is not the base's; seed %llu", of_method[m][0], b->name, (unsigned long long)seed);
+        }
+        tm_safetensors_close(start);
+        int64_t looked = 0;
+        for (int64_t i = 0; i < tm_safetensors_count(file); i++) {
+            const tm_st_tensor *t = tm_safetensors_at(file, i);
+            for (int64_t k = 0; k < t->count && (strstr(t->name, "lora_B") || strstr(t->name, "lora_embedding_B") || strstr(t->name, "adapter_up")); k++, looked++)
+                assert_true(((const float *)t->data)[k] == 0);
+        }
+        assert_true(looked > 0 || whole);
+        tm_safetensors_close(file);
+        double loss[2], first[2];
+        int64_t step[2];
+        last_losses(scratch("averaged"), loss, step);
+        char *base = run_json_text(scratch("averaged"), "status", NULL); /* done */
+        assert_string_equal(base, "done");
+        free(base);
+        first[0] = loss_of(0, scratch("model"));
+        if (!(fabs(loss[1] - first[0]) <= 1e-6 * first[0]) || loss[0] == loss[1])
+            fail_msg("%s: with scale 0 the loss is %.9g, the base's is %.9g (trained: %.9g); seed %llu", of_method[m][0], loss[1], first[0], loss[0], (unsigned long long)seed);
+    }
+}
+
+/* base + scale (trained - base), of weights and of dW. */
+static void wise_is_between(void **state)
+{
+    (void)state;
+    for (int m = 0; m < METHODS; m++) {
+        train_with(m, "plain", NULL);
+        train_with(m, "averaged", WITH("keep.wise.scale=0.3"));
+        assert_true(files_agree(scratch("plain"), scratch("averaged"), "trail.bin"));
+        result_is_what_was_evaluated(m, "averaged");
+        if (strcmp(of_method[m][0], "method=lora") == 0) {
+            int64_t n, same;
+            double *whole = deltas(scratch("plain"), &n), *part = deltas(scratch("averaged"), &same);
+            assert_int_equal(n, same);
+            for (int64_t i = 0; i < n; i++)
+                whole[i] *= 0.3;
+            must_be_near("0.3 dW", part, whole, n, 1e-6);
+            free(whole);
+            free(part);
+        }
+        tm_safetensors *part = open_file(scratch("averaged"), file_of[m]), *whole = open_file(scratch("plain"), file_of[m]), *base = open_file(scratch("model"), "model.safetensors");
+        for (int64_t i = 0; i < tm_safetensors_count(part); i++) {
+            const tm_st_tensor *p = tm_safetensors_at(part, i), *w = tm_safetensors_find(whole, p->name);
+            char name[600];
+            snprintf(name, sizeof name, "%s", strncmp(p->name, "base_model.model.", 17) == 0 ? p->name + 17 : p->name);
+            char *inner = strstr(name, ".base_layer");
+            if (inner)
+                memmove(inner, inner + 11, strlen(inner + 11) + 1);
+            const tm_st_tensor *b = tm_safetensors_find(base, name);
+            if (strstr(name, "lora_") || strstr(name, "adapter"))
+                continue;
+            assert_true(b || strstr(name, "bias"));
+            for (int64_t k = 0; k < p->count; k++) {
+                double there = b ? ((const float *)b->data)[k] : 0, expect = there + 0.3 * (((const float *)w->data)[k] - there);
+                if (!(fabs(((const float *)p->data)[k] - expect) <= 2e-7 * (1 + fabs(expect))))
+                    fail_msg("%s of %s: %.9g, expected %.9g; seed %llu", name, of_method[m][0], ((const float *)p->data)[k], expect, (unsigned long long)seed);
+            }
+        }
+        tm_safetensors_close(part);
+        tm_safetensors_close(whole);
+        tm_safetensors_close(base);
+    }
+}
+
+/* An average that is scaled: B of the stack, not of what was trained last. */
+static void wise_of_an_average(void **state)
+{
+    (void)state;
+    int64_t n, same;
+    train_with(1, "plain", settings[0].arg);
+    train_with(1, "averaged", WITH("keep.average.kind=ema", "keep.average.every=2", "keep.average.decay=0.7", "keep.wise.scale=0.4"));
+    double *whole = deltas(scratch("plain"), &n), *part = deltas(scratch("averaged"), &same);
+    for (int64_t i = 0; i < n; i++)
+        whole[i] *= 0.4;
+    must_be_near("0.4 of an average", part, whole, n, 1e-6);
+    free(whole);
+    free(part);
+    result_is_what_was_evaluated(1, "averaged");
+}
+
+/* --- Bounds, refusals, rollback --- */
+
+static int64_t rank_of(const char *dir)
+{
+    tm_adapter_config c;
+    OK(tm_adapter_config_read(dir, &c, err));
+    int64_t r = c.r;
+    tm_adapter_config_deinit(&c);
+    return r;
+}
+
+static bool warned(const char *dir, const char *text)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/run.json", dir);
+    json_t *json;
+    OK(tm_json_read(path, &json, err));
+    const json_t *list = json_object_get(json, "warnings");
+    bool found = false;
+    for (size_t i = 0; i < json_array_size(list); i++)
+        found |= strstr(json_string_value(json_array_get(list, i)), text) != NULL;
+    json_decref(json);
+    return found;
+}
+
+static void stacks_are_bounded(void **state)
+{
+    (void)state;
+    /* What weighs less than 1/256 of the newest is left out: 0.3^4 is more than that, 0.3^5 is not. */
+    train_with(1, "averaged", WITH("keep.average.kind=ema", "keep.average.every=1", "keep.average.decay=0.3"));
+    assert_int_equal(rank_of(scratch("averaged")), 3 * 5);
+    assert_false(warned(scratch("averaged"), "keep.average"));
+    train_with(1, "every", WITH("train.checkpoint_every=1", "train.keep_checkpoints=100"));
+    int64_t step[] = {14, 13, 12, 11, 10}, count, same;
+    double weight[5], all = 0, *got = deltas(scratch("averaged"), &count), *sum = calloc((size_t)count, 8);
+    for (int i = 0; i < 5; i++)
+        all += weight[i] = pow(0.3, i);
+    for (int i = 0; i < 5; i++) {
+        char dir[700];
+        snprintf(dir, sizeof dir, step[i] == STEPS ? "%s" : "%s/checkpoint-%lld", scratch("every"), (long long)step[i]);
+        double *one = deltas(dir, &same);
+        for (int64_t k = 0; k < count; k++)
+            sum[k] += weight[i] / all * one[k];
+        free(one);
+    }
+    must_be_near("the newest five", got, sum, count, 2e-6);
+    free(got);
+    free(sum);
+    /* SWA: no more than eight, further apart. Steps 1 to 14 would be 14, every second 7. */
+    train_with(1, "averaged", WITH("keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0"));
+    assert_int_equal(rank_of(scratch("averaged")), 3 * 7);
+    assert_true(warned(scratch("averaged"), "every 2 steps"));
+    train_with(0, "averaged", WITH("keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0"));
+    assert_false(warned(scratch("averaged"), "keep.average"));
+}
+
+static void refused(void **state)
+{
+    (void)state;
+    static const struct {
+        tm_status status;
+        const char *text, *arg[5];
+    } cases[] = {
+        {TM_UNSUPPORTED, "DoRA", {"lora.use_dora=true", "keep.average.kind=ema"}},
+        {TM_UNSUPPORTED, "registers", {"lora.registers=[a, b]", "keep.average.kind=swa", "data.0.registers={a: 1}"}},
+        {TM_RECIPE, "no step from", {"keep.average.kind=swa", "keep.average.every=15"}},
+        {TM_RECIPE, "no step from", {"method=full", "keep.average.kind=swa", "keep.average.start=0.8", "keep.average.every=11"}},
+        {TM_UNSUPPORTED, "use_dora", {"lora.use_dora=true", "keep.wise.scale=0.5"}},
+        {TM_UNSUPPORTED, "prompt", {"method=prompt", "keep.wise.scale=0.5"}},
+        {TM_RECIPE, "init: random", {"method=full", "init=random", "keep.wise.scale=0.5"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        args a = {0};
+        recipe(&a, "refused");
+        for (int k = 0; k < 5 && cases[i].arg[k]; k++)
+            arg(&a, "%s", cases[i].arg[k]);
+        tm_error problem = {0};
+        tm_status st = try_train(&a, &problem);
+        if (st != cases[i].status || !strstr(problem.message, cases[i].text) || !strstr(problem.message, "keep."))
+            fail_msg("%s: status %d, %s", cases[i].arg[0], (int)st, problem.message);
+        args_free(&a);
+    }
+}
+
+/* Says after the last step's weights were changed that the probe has become much worse. Added before the monitor. */
+static tm_status make_worse(void *state, tm_trainer *t, int32_t replica, tm_verdict *verdict, tm_error *err)
+{
+    (void)state;
+    (void)verdict;
+    (void)err;
+    for (int64_t i = 0; i < t->run->eval_count && t->result_changed; i++)
+        if (t->run->evals[i].probe)
+            t->run->evals[i].last[replica].loss = 1e6;
+    return TM_OK;
+}
+
+static tm_status add_worse(tm_trainer *t, tm_error *err)
+{
+    tm_hook hook = {.name = "worse", .evaluate = make_worse};
+    TM_TRY(tm_trainer_add_hook(t, &hook, err));
+    return tm_keep_add(t, err);
+}
+
+/* What is saved is judged as every evaluation is: beyond its budget the weights of the last step, which passed, are the
+ * result, with their own rank. */
+static void a_bad_average_is_rolled_back(void **state)
+{
+    (void)state;
+    static const char *const average[3][4] = {{"keep.average.kind=ema", "keep.average.every=1"}, {"keep.wise.scale=0.05"}, {"keep.average.kind=swa", "keep.average.every=3", "keep.wise.scale=0.5"}};
+    for (int m = 0; m < 4; m++)
+        for (int k = 0; k < 3; k++) {
+            train_with(m, "plain", NULL);
+            OK(tm_dir_remove(scratch("back"), err));
+            args a = run_with(m, "back", average[k]);
+            arg(&a, "keep.monitor.on_breach=rollback");
+            arg(&a, "keep.monitor.probes.0={name: probe, format: tokens, path: '%s', max_drop: 1000}", scratch("held.jsonl"));
+            tm_job job;
+            tm_trainer *t;
+            open_job(&a, TM_JOB_TRAIN, &job);
+            job.run.add_hooks = add_worse;
+            OK(tm_trainer_create(&job.run, job.device, job.plan.part, &t, err));
+            OK(tm_trainer_start(t, err));
+            OK(tm_trainer_run(t, err));
+            assert_int_equal(t->verdict, TM_ROLL_BACK);
+            OK(tm_trainer_save(t, err));
+            tm_trainer_destroy(t);
+            tm_job_close(&job);
+            args_free(&a);
+            if (!files_agree(scratch("plain"), scratch("back"), file_of[m]) || (m && !files_agree(scratch("plain"), scratch("back"), "adapter_config.json")))
+                fail_msg("%s, %s: what was rolled back is not the last step; seed %llu", of_method[m][0], average[k][0], (unsigned long long)seed);
+        }
+}
+
 static int begin(void **state)
 {
     seed = fresh_seed();
@@ -344,6 +571,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(neutral_settings_change_nothing),
         cmocka_unit_test(averages_are_sums_over_checkpoints),
+        cmocka_unit_test(wise_ends_are_exact),
+        cmocka_unit_test(wise_is_between),
+        cmocka_unit_test(wise_of_an_average),
+        cmocka_unit_test(stacks_are_bounded),
+        cmocka_unit_test(refused),
+        cmocka_unit_test(a_bad_average_is_rolled_back),
     };
     return cmocka_run_group_tests_name("average", tests, begin, scratch_end);
 }

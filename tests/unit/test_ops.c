@@ -315,7 +315,7 @@ static void xent_edges(void **state)
         teacher[4 * V + i] = i > 30 ? -INFINITY : teacher[4 * V + i];
     }
     tm_tensor wt = tm_tensor_make(weight, TM_F32, 1, N), twt = tm_tensor_make(tw, TM_F32, 1, N);
-    TM_RUN(d, xent, N, z, 0, target, wt, w, twt, true, tm_tensor_make(loss, TM_F32, 1, N), tm_tensor_make(kl, TM_F32, 1, N), hit);
+    TM_RUN(d, xent, N, z, 0, target, wt, w, twt, tm_tensor_none(), true, tm_tensor_make(loss, TM_F32, 1, N), tm_tensor_make(kl, TM_F32, 1, N), hit);
     assert_true(kl[0] == 0 && loss[2] == 0 && kl[2] == 0 && hit[3] == 1 && hit[4] == 0 && hit[2] == 1);
     for (int i = 0; i < V; i++)
         assert_true(logits[V + i] == 0);
@@ -345,9 +345,9 @@ static void xent_small_kl(void **state)
         b[i] = (double)teacher[i];
     }
     tm_tensor wt = tm_tensor_make(&one, TM_F32, 1, 1);
-    TM_RUN(d, xent, 1, z, 0, &target, wt, w, tm_tensor_none(), false, tm_tensor_make(&loss, TM_F32, 1, 1),
+    TM_RUN(d, xent, 1, z, 0, &target, wt, w, tm_tensor_none(), tm_tensor_none(), false, tm_tensor_make(&loss, TM_F32, 1, 1),
            tm_tensor_make(&kl, TM_F32, 1, 1), &hit);
-    ref_xent(1, V, a, 0, &target, b, &want_loss, &want_kl, &hit);
+    ref_xent(1, V, a, 0, &target, b, NULL, &want_loss, &want_kl, &hit);
     assert_true(want_kl < 1e-7);
     if (!(fabs((double)kl - want_kl) < 0.01 * want_kl))
         fail_msg("kl %g instead of %g (seed %llu)", (double)kl, want_kl, (unsigned long long)seed);
@@ -369,7 +369,7 @@ static void empty(void **state)
     TM_RUN(d, rmsnorm_backward, &rows, t, t, w, 0, t, t, tm_tensor_none());
     TM_RUN(d, glu_forward, &rows, TM_ACT_SILU, t, t);
     TM_RUN(d, gather_rows, 0, zero, t, t);
-    TM_RUN(d, xent, 0, t, 0, zero, t, tm_tensor_none(), tm_tensor_none(), true, t, t, zero);
+    TM_RUN(d, xent, 0, t, 0, zero, t, tm_tensor_none(), tm_tensor_none(), tm_tensor_none(), true, t, t, zero);
     tm_attention a = {1, 1, 64, 1, 0, 0};
     TM_RUN(d, attention_forward, &(tm_spans){0, zero, zero, zero}, &a, t, t, t, t, t);
     TM_RUN(d, attention_backward, &(tm_spans){1, zero, zero, zero}, &a, t, t, t, t, t, t, t, t, t, t);

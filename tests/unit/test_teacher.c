@@ -27,7 +27,7 @@ static const struct method {
     {"head", {"lora.target_modules=[lm_head, q_proj, embed_tokens]", "lora.r=2"}, ALWAYS, 0},
     {"houlsby", {"method=adapter", "adapter.size=5"}, ALWAYS, 1e-2},
     {"prompt", {"method=prompt", "prompt.tokens=3"}, ALWAYS, INFINITY},
-    {"registers", {"lora.registers=[a, b]", "lora.r=2", "data.0.registers={a: 1, b: -0.5}", "data.1.registers={b: 1}"}, ALWAYS, 0},
+    {"registers", {"lora.registers=[a, b]", "lora.r=2", "data.0.registers={a: 1, b: -0.5}"}, ALWAYS, 0},
     {"saved head", {"lora.modules_to_save=[lm_head]", "lora.r=2"}, ADDED, 0},
     {"full", {"method=full"}, NEVER, 0},
     {"freeze", {"method=freeze", "freeze.layers=1", "freeze.embeddings=false"}, NEVER, 0},
@@ -40,11 +40,9 @@ static void recipe(args *a, const struct family *f, const struct method *m, cons
 {
     arg(a, "model=%s", scratch(f->name));
     arg(a, "out=%s", scratch(out));
-    for (int i = 0; i < 2; i++) {
-        arg(a, "data.%d.path=%s", i, scratch(i ? "old.jsonl" : "rows.jsonl"));
-        arg(a, "data.%d.format=tokens", i);
-    }
-    arg(a, "train.batch=6");
+    arg(a, "data.0.path=%s", scratch("rows.jsonl"));
+    arg(a, "data.0.format=tokens");
+    arg(a, "train.batch=20");
     arg(a, "train.steps=6");
     arg(a, "train.warmup_steps=0");
     arg(a, "train.optimizer=sgd");
@@ -57,7 +55,28 @@ static void recipe(args *a, const struct family *f, const struct method *m, cons
         arg(a, "%s", m->arg[i]);
 }
 
-/* --- A trainer to look into: what `old.jsonl` gives is rehearsal --- */
+static void replay(args *a)
+{
+    arg(a, "keep.replay.path=%s", scratch("old.jsonl"));
+    arg(a, "keep.replay.format=tokens");
+    arg(a, "keep.replay.fraction=0.5");
+}
+
+/* What a method asks for: KL at all targets, at replay's, or DER++ beside KL. */
+static const char *const kinds[][4] = {{"keep.kl.beta=0.7"}, {"keep.kl.beta=0.7", "keep.kl.on=[replay]"}, {"keep.kl.beta=0.7", "keep.der.alpha=0.3", "keep.der.beta=0.4"}, {"keep.der.alpha=0.3", "keep.der.beta=0"}};
+enum { KINDS = sizeof kinds / sizeof *kinds };
+
+/* Of a bank no register is on for replay, where the base speaks alone. */
+static int any_kind(const struct method *m, dice *d) { return strcmp(m->name, "registers") == 0 ? 0 : (int)dice_in(d, 0, KINDS - 1); }
+
+static void ask(args *a, int kind)
+{
+    replay(a);
+    for (int i = 0; i < 4 && kinds[kind][i]; i++)
+        arg(a, "%s", kinds[kind][i]);
+}
+
+/* --- A trainer to look into --- */
 
 typedef struct bench {
     tm_job job;
@@ -65,17 +84,11 @@ typedef struct bench {
     tm_trainer *trainer;
 } bench;
 
-/* replay_only: keep.kl.on is [replay]. */
-static void bench_open(bench *b, const args *a, tm_isa isa, bool replay_only)
+static void bench_open(bench *b, const args *a, tm_isa isa)
 {
     tm_memory_plan plan;
     *b = (bench){0};
     open_job(a, TM_JOB_TRAIN, &b->job);
-    b->job.run.rehearsal_from = 1;
-    if (replay_only) {
-        tm_names_deinit(&b->job.recipe->kl_on);
-        OK(tm_names_add(&b->job.recipe->kl_on, "replay", err));
-    }
     OK(tm_cpu_device_create(1, isa, &b->device, err));
     OK(tm_plan_memory(&b->job.run, b->device->traits, 0, &plan, err));
     OK(tm_trainer_create(&b->job.run, b->device, plan.part, &b->trainer, err));
@@ -119,15 +132,17 @@ static void move_trained(tm_trainer *t, double far, dice *d)
 static void off_is_plain(void **state)
 {
     (void)state;
-    static const char *const off[] = {"keep.kl.beta=0", "keep.kl.on=[replay]"};
+    static const char *const off[] = {"keep.kl.beta=0", "keep.kl.on=[replay]", "keep.der.alpha=0", "keep.der.beta=0.1"};
     const struct method *both[] = {&methods[0], &methods[7]};
     for (int i = 0; i < 2; i++) {
         args plain = {0};
         recipe(&plain, &families[0], both[i], "plain");
+        replay(&plain);
         train(&plain);
         args_free(&plain);
         args a = {0};
         recipe(&a, &families[0], both[i], "off");
+        replay(&a);
         for (size_t k = 0; k < sizeof off / sizeof *off; k++)
             arg(&a, "%s", off[k]);
         train(&a);
@@ -149,11 +164,11 @@ static void starts_at_zero_and_falls(void **state)
             args a = {0};
             bench b;
             recipe(&a, &families[f], m, "falls");
-            arg(&a, "keep.kl.beta=1");
+            ask(&a, any_kind(m, &d));
             arg(&a, "train.lr=0");
             if (m == &methods[0])
                 arg(&a, "lora.dropout=0");
-            bench_open(&b, &a, TM_ISA_F64, false);
+            bench_open(&b, &a, TM_ISA_F64);
             tm_trainer *t = b.trainer;
             assert_int_equal(t->teacher.first == NULL, m->stays == ALWAYS || (m->stays == ADDED && f != 1)); /* the untied model has biases and a head of its own */
             tm_step_result start = first_step(&b);
@@ -165,12 +180,12 @@ static void starts_at_zero_and_falls(void **state)
             tm_step_result now = first_step(&b);
             double moved = now.penalty, last = moved;
             assert_true(moved > 1e-6);
-            for (int step = 0; step < 20; step++) { /* to first order 2 % less each time */
+            for (int step = 0; step < 20; step++) { /* to first order 2 % less each time; where it is curved a step may rise */
                 r->lr = 0.02 * now.penalty / (now.grad_norm * now.grad_norm);
                 first_step(&b);
                 r->lr = 0;
                 now = first_step(&b);
-                if (!(now.penalty >= 0 && now.penalty < last))
+                if (!(now.penalty >= 0 && now.penalty < 1.1 * last))
                     fail_msg("%s, %s: from %g to %g; seed %llu", families[f].name, m->name, last, now.penalty, (unsigned long long)seed);
                 last = now.penalty;
             }
@@ -211,13 +226,14 @@ static double log_sum(const float *z, int64_t n)
     return log(sum);
 }
 
-/* The mean over all targets of the step of what `term` makes of two rows of logits, at targets of one origin. */
-static double outside(const machine *m, const float *base, const float *tuned, bool rehearsal, double (*term)(const float *, const float *, int64_t))
+typedef double term(const float *base, const float *tuned, int64_t n, int32_t target);
+
+/* The sum over targets of one origin of a term of both logits, over the number of all targets of the step. */
+static double outside(const machine *m, const float *base, const float *tuned, bool rehearsal, term *of)
 {
-    int64_t vocab = m->model.config.vocab, row = 0, base_row = 0, targets = 0;
+    int64_t vocab = m->model.config.vocab, row = 0, base_row = 0, targets = 0, count;
     int32_t prefix = m->batch.prefix;
     const int64_t *examples;
-    int64_t count;
     double sum = 0;
     tm_order_step(m->job->order, 0, &examples, &count);
     for (int64_t e = 0; e < count; e++) {
@@ -227,7 +243,7 @@ static double outside(const machine *m, const float *base, const float *tuned, b
                 continue;
             targets++;
             if ((x->source == 1) == rehearsal)
-                sum += term(base + (base_row + t - 1) * vocab, tuned + (row + prefix + t - 1) * vocab, vocab);
+                sum += of(base + (base_row + t - 1) * vocab, tuned + (row + prefix + t - 1) * vocab, vocab, x->ids[t]);
         }
         row += x->n + prefix;
         base_row += x->n;
@@ -235,8 +251,24 @@ static double outside(const machine *m, const float *base, const float *tuned, b
     return sum / (double)targets;
 }
 
-static double kl_of(const float *base, const float *tuned, int64_t n)
+static double ce_of(const float *base, const float *tuned, int64_t n, int32_t target)
 {
+    (void)base;
+    return log_sum(tuned, n) - (double)tuned[target];
+}
+
+static double square_of(const float *base, const float *tuned, int64_t n, int32_t target)
+{
+    double sum = 0;
+    (void)target;
+    for (int64_t v = 0; v < n; v++)
+        sum += ((double)tuned[v] - (double)base[v]) * ((double)tuned[v] - (double)base[v]);
+    return sum / (double)n;
+}
+
+static double kl_of(const float *base, const float *tuned, int64_t n, int32_t target)
+{
+    (void)target;
     double a = log_sum(base, n), b = log_sum(tuned, n), sum = 0;
     for (int64_t v = 0; v < n; v++)
         sum += exp(base[v] - a) * ((base[v] - a) - (tuned[v] - b));
@@ -253,41 +285,51 @@ static void copy_trained(const tm_trainer *t, machine *m)
     }
 }
 
-/* The penalty of a step in single precision is what whole logits give, by origin. */
+static void is_near(const char *what, double got, double want, const char *family, const char *method, int kind)
+{
+    if (!(fabs(got - want) <= 2e-5 * fabs(want) + 1e-8))
+        fail_msg("%s, %s, %s: the %s is %.9g, from logits %.9g; seed %llu", family, method, kinds[kind][0], what, got, want, (unsigned long long)seed);
+}
+
+/* Loss and penalty of a step in single precision are what whole logits give, by origin. */
+static void check_logits(const struct family *f, const struct method *m, int kind, dice *d)
+{
+    args a = {0};
+    bench b;
+    machine c;
+    recipe(&a, f, m, "logits");
+    arg(&a, "train.lr=0");
+    ask(&a, kind);
+    bench_open(&b, &a, TM_ISA_AUTO);
+    machine_open(&c, &b.job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
+    float *base = all_logits(&c, true);
+    move_trained(b.trainer, 0.1, d);
+    copy_trained(b.trainer, &c);
+    tm_step_params step = {.clip = 1, .dropout_key = tm_philox_key(b.job.seeds.dropout, TM_PURPOSE_DROPOUT, 0, 0)};
+    memcpy(c.step, &step, sizeof step);
+    float *tuned = all_logits(&c, false);
+    double task = outside(&c, base, tuned, false, kl_of), old = outside(&c, base, tuned, true, kl_of), square = outside(&c, base, tuned, true, square_of);
+    double ce_task = outside(&c, base, tuned, false, ce_of), ce_old = outside(&c, base, tuned, true, ce_of);
+    const double penalty[KINDS] = {0.7 * (task + old), 0.7 * old, 0.7 * task + 0.3 * square, 0.3 * square}, share[KINDS] = {1, 1, 0.4, 0};
+    tm_step_result got = first_step(&b);
+    assert_true(task > 0 && old > 0);
+    is_near("penalty", got.penalty, penalty[kind], f->name, m->name, kind);
+    is_near("loss", got.loss, ce_task + share[kind] * ce_old, f->name, m->name, kind);
+    free(base);
+    free(tuned);
+    machine_close(&c);
+    bench_close(&b);
+    args_free(&a);
+}
+
 static void is_what_logits_give(void **state)
 {
     (void)state;
     dice d = {.key = seed ^ 2};
     for (int f = 0; f < FAMILIES; f++)
-        for (const struct method *m = methods; m < methods + METHODS; m++) {
-            args a = {0};
-            bench b;
-            machine c;
-            bool old_only = dice_in(&d, 0, 1);
-            if (strcmp(m->name, "registers") == 0)
-                continue; /* the machine has gates of its own */
-            recipe(&a, &families[f], m, "logits");
-            arg(&a, "train.lr=0");
-            arg(&a, "keep.kl.beta=0.7");
-            bench_open(&b, &a, TM_ISA_AUTO, old_only);
-            machine_open(&c, &b.job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
-            float *base = all_logits(&c, true);
-            move_trained(b.trainer, 0.1, &d);
-            copy_trained(b.trainer, &c);
-            tm_step_params step = {.clip = 1, .dropout_key = tm_philox_key(b.job.seeds.dropout, TM_PURPOSE_DROPOUT, 0, 0)};
-            memcpy(c.step, &step, sizeof step);
-            float *tuned = all_logits(&c, false);
-            double task = outside(&c, base, tuned, false, kl_of), old = outside(&c, base, tuned, ALWAYS, kl_of);
-            double want = 0.7 * (old + (old_only ? 0 : task)), got = first_step(&b).penalty;
-            assert_true(task > 0 && old > 0);
-            if (!(fabs(got - want) <= 2e-5 * want + 1e-9))
-                fail_msg("%s, %s, %s: the penalty is %.9g, from logits %.9g; seed %llu", families[f].name, m->name, old_only ? "replay" : "all", got, want, (unsigned long long)seed);
-            free(base);
-            free(tuned);
-            machine_close(&c);
-            bench_close(&b);
-            args_free(&a);
-        }
+        for (const struct method *m = methods; m < methods + METHODS; m++)
+            if (strcmp(m->name, "registers") != 0) /* the machine has gates of its own */
+                check_logits(&families[f], m, (int)dice_in(&d, 0, KINDS - 1), &d);
 }
 
 /* --- Against differences --- */
@@ -324,8 +366,8 @@ static void check_gradients(const struct family *f, const struct method *m, dice
     arg(&a, "lora.alpha=5");
     arg(&a, "train.micro_tokens=%d", (int)dice_in(d, 20, 80));
     arg(&a, "train.recompute=%s", dice_in(d, 0, 1) ? "full" : "none");
-    arg(&a, "keep.kl.beta=0.8");
-    bench_open(&b, &a, TM_ISA_F64, dice_in(d, 0, 1));
+    ask(&a, any_kind(m, d));
+    bench_open(&b, &a, TM_ISA_F64);
     move_trained(b.trainer, 0.1, d);
     objective(&b);
     if (!(b.trainer->result[0].penalty > 1e-6))
@@ -366,7 +408,7 @@ static void check_gradients(const struct family *f, const struct method *m, dice
     args_free(&a);
 }
 
-static void gradients_of_kl(void **state)
+static void gradients_of_both(void **state)
 {
     (void)state;
     dice d = {.key = seed ^ 3};
@@ -388,16 +430,16 @@ static bool cut(void *context)
 static void resumed_is_uninterrupted(void **state)
 {
     (void)state;
-    static const int kinds[] = {0, 7};
+    static const int chosen[] = {0, 7};
     for (int i = 0; i < 2; i++) {
         args a = {0}, whole = {0};
-        recipe(&whole, &families[0], &methods[kinds[i]], "whole");
-        recipe(&a, &families[0], &methods[kinds[i]], "cut");
+        recipe(&whole, &families[0], &methods[chosen[i]], "whole");
+        recipe(&a, &families[0], &methods[chosen[i]], "cut");
         args *both[] = {&whole, &a};
         for (int k = 0; k < 2; k++) {
             arg(both[k], "train.checkpoint_every=2");
             arg(both[k], "train.lr=0.05");
-            arg(both[k], "keep.kl.beta=1");
+            ask(both[k], 2);
         }
         train(&whole);
         for (int64_t steps = 3; steps < 6; steps += 2) {
@@ -421,6 +463,41 @@ static void resumed_is_uninterrupted(void **state)
     }
 }
 
+/* --- Layouts leave no trace; more of them in test_trainer.c --- */
+
+static void layouts_agree(void **state)
+{
+    (void)state;
+    static const char *const layouts[][3] = {{"threads=3", "train.micro_tokens=60"}, {"train.packing=false"}, {"train.batch=5", "train.accumulate=4"}, {"train.micro_tokens=1", "train.recompute=full"}, {"isa"}};
+    static const int which[] = {0, 4, 7};
+    for (int i = 0; i < 3; i++)
+        for (int kind = 1; kind < KINDS; kind++) {
+            args plain = {0};
+            recipe(&plain, &families[0], &methods[which[i]], "plain");
+            arg(&plain, "train.lr=0.05");
+            ask(&plain, kind);
+            train(&plain);
+            args_free(&plain);
+            for (size_t k = 0; k < sizeof layouts / sizeof *layouts; k++) {
+                args a = {0};
+                recipe(&a, &families[0], &methods[which[i]], "other");
+                arg(&a, "train.lr=0.05");
+                ask(&a, kind);
+                if (strcmp(layouts[k][0], "isa") == 0)
+                    setenv("TEMPER_ISA", "scalar", 1);
+                for (int j = 0; j < 3 && layouts[k][j] && layouts[k][0][0] != 'i'; j++)
+                    arg(&a, "%s", layouts[k][j]);
+                train(&a);
+                unsetenv("TEMPER_ISA");
+                if (!runs_agree(scratch("plain"), scratch("other"), which[i] == 7 ? model_file() : adapter_file()))
+                    fail_msg("%s, %s: other bytes with %s; seed %llu", methods[which[i]].name, kinds[kind][0], layouts[k][0], (unsigned long long)seed);
+                OK(tm_dir_remove(scratch("other"), err));
+                args_free(&a);
+            }
+            OK(tm_dir_remove(scratch("plain"), err));
+        }
+}
+
 /* --- What is refused --- */
 
 static void refused(void **state)
@@ -432,6 +509,7 @@ static void refused(void **state)
         {"keep.kl.on: nothing is named", {"keep.kl.beta=1", "keep.kl.on=[]"}},
         {"expected task, replay, or both", {"keep.kl.beta=1", "keep.kl.on=[task, base]"}},
         {"nothing is replayed", {"keep.kl.beta=1", "keep.kl.on=[replay]"}},
+        {"keep.der.alpha: 0.5, but nothing is replayed", {"keep.der.alpha=0.5"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         args a = {0};
@@ -459,7 +537,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(off_is_plain), cmocka_unit_test(starts_at_zero_and_falls), cmocka_unit_test(is_what_logits_give),
-        cmocka_unit_test(gradients_of_kl), cmocka_unit_test(resumed_is_uninterrupted), cmocka_unit_test(refused),
+        cmocka_unit_test(gradients_of_both), cmocka_unit_test(layouts_agree), cmocka_unit_test(resumed_is_uninterrupted), cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests_name("teacher", tests, begin, scratch_end);
 }

@@ -1,4 +1,4 @@
-/* Cross-entropy of one target a row, and KL to a teacher. docs/math/xent.md.
+/* Cross-entropy of one target a row, and KL or mean square to a teacher. docs/math/xent.md.
  * Invariants: rows are independent; a row whose weights are 0 gets a gradient of exactly 0. */
 #include "device/cpu/math.h"
 #include "device/cpu/row.h"
@@ -6,7 +6,7 @@
 typedef struct work {
     int64_t n;
     real softcap; /* 0: none */
-    tm_tensor logits, weight, teacher, teacher_weight, loss, kl;
+    tm_tensor logits, weight, teacher, teacher_weight, square_weight, loss, kl;
     const int32_t *target;
     int32_t *hit;
     bool grad;
@@ -93,17 +93,35 @@ static real row_kl(const work *w, int64_t row, const norm *model, const norm *te
     return sum;
 }
 
-/* dz = a (p - [v = target]) + b (p - p'), written over the logits. */
-static void row_grad(const work *w, int64_t row, const norm *model, const norm *teacher, real a, real b)
+static real row_square(const work *w, int64_t row)
+{
+    real sum;
+#define SQUARE(i, lanes, a)                                                                                         \
+    do {                                                                                                            \
+        v16 d_ = v16_sub(logits_at(w, w->logits, row, i, lanes), logits_at(w, w->teacher, row, i, lanes));          \
+        a = v16_fma(d_, (lanes) == V16 ? d_ : v16_select(v16_first(lanes), d_, v16_zero()), a);                     \
+    } while (0)
+    ROW_SUM(w->logits.cols, SQUARE, sum);
+#undef SQUARE
+    return sum / (real)w->logits.cols;
+}
+
+/* Weights of a row: of its cross-entropy, of KL, of the mean square; one of the last two is 0. */
+typedef struct weights {
+    real loss, kl, square;
+} weights;
+
+/* dz = loss (p - [v = target]) + kl (p - p') + 2 / V square (z - z'), written over the logits. */
+static void row_grad(const work *w, int64_t row, const norm *model, const norm *teacher, weights by)
 {
     tm_tensor z = w->logits;
-    if (a == 0 && b == 0) {
+    if (by.loss == 0 && by.kl == 0 && by.square == 0) {
         for (int64_t i = 0; i < z.cols; i += V16)
             lanes_store(z, row, i, lanes_at(z.cols, i), v16_zero());
         return;
     }
     int32_t target = w->target[row];
-    v16 aa = v16_set1(a), bb = v16_set1(b), one = v16_set1(1);
+    v16 aa = v16_set1(by.loss), bb = v16_set1(by.kl), cc = v16_set1(by.square * (2 / (real)z.cols)), one = v16_set1(1);
     for (int64_t i = 0; i < z.cols; i += V16) {
         int lanes = lanes_at(z.cols, i);
         v16 zz = logits_at(w, z, row, i, lanes), p = v16_sub(zz, v16_set1(model->max));
@@ -115,11 +133,13 @@ static void row_grad(const work *w, int64_t row, const norm *model, const norm *
             rest = v16_select(below, p, v16_select(upto, v16_sub(p, one), p));
         }
         v16 g = v16_mul(aa, rest);
-        if (b != 0) {
+        if (by.kl != 0) {
             q = v16_sub(logits_at(w, w->teacher, row, i, lanes), v16_set1(teacher->max));
             q = v16_mul(v16_exp(q), v16_set1(teacher->inverse));
             g = v16_fma(bb, v16_sub(p, q), g);
         }
+        if (by.square != 0)
+            g = v16_fma(cc, v16_sub(zz, logits_at(w, w->teacher, row, i, lanes)), g);
         if (w->softcap > 0) {
             v16 th = v16_div(zz, v16_set1(w->softcap)); /* the cap's derivative is 1 - tanh^2 */
             g = v16_mul(g, v16_fnma(th, th, one));
@@ -127,6 +147,8 @@ static void row_grad(const work *w, int64_t row, const norm *model, const norm *
         lanes_store(z, row, i, lanes, g);
     }
 }
+
+static real weight_at(tm_tensor weight, int64_t row) { return weight.data ? real_load(weight.data, weight.dtype, row) : 0; }
 
 static void one_row(void *context, int64_t row, int thread)
 {
@@ -138,20 +160,23 @@ static void one_row(void *context, int64_t row, int thread)
     real top = capped_one(w, real_load(z.data, z.dtype, row * z.ld + target));
     real_store(w->loss.data, w->loss.dtype, row, model.log_sum + (model.max - top));
     w->hit[row] = is_hit(z, row, target, model.top);
-    if (w->teacher.data) {
+    weights by = {.loss = weight_at(w->weight, row), .square = weight_at(w->square_weight, row)};
+    if (w->teacher.data && by.square != 0)
+        real_store(w->kl.data, w->kl.dtype, row, row_square(w, row));
+    else if (w->teacher.data) {
+        by.kl = weight_at(w->teacher_weight, row);
         teacher = row_norm(w, w->teacher, row);
         real_store(w->kl.data, w->kl.dtype, row, row_kl(w, row, &model, &teacher));
     }
-    if (w->grad) {
-        real b = w->teacher.data && w->teacher_weight.data ? real_load(w->teacher_weight.data, w->teacher_weight.dtype, row) : 0;
-        row_grad(w, row, &model, &teacher, real_load(w->weight.data, w->weight.dtype, row), b);
-    }
+    if (w->grad)
+        row_grad(w, row, &model, &teacher, by);
 }
 
 void TM_KERNEL(xent)(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight,
-                     tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+                     tm_tensor teacher, tm_tensor teacher_weight, tm_tensor square_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
     work w = {.n = n, .softcap = (real)softcap, .logits = logits, .weight = weight, .teacher = teacher, .teacher_weight = teacher_weight,
+              .square_weight = teacher.data ? square_weight : tm_tensor_none(),
               .loss = loss, .kl = kl, .target = target, .hit = hit, .grad = grad};
     tm_pool_run(tm_cpu_of(d)->pool, one_row, &w, n);
 }

@@ -99,7 +99,7 @@ struct delta_terms {
     __device__ float moved(int64_t row, int64_t col) const { return factor * pull(row, col, away(row, col)); }
 };
 
-TM_LANE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+TM_ON_DEVICE static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void tm_cuda_delta_anchor(tm_device *d, const tm_lowrank *lr, const tm_lowrank *start, tm_tensor importance, double strength, tm_tensor da, tm_tensor db, double *penalty)
 {

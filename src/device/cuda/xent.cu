@@ -1,4 +1,4 @@
-/* Cross-entropy of one target a row, and KL to a teacher: a thread a row. docs/math/xent.md. */
+/* Cross-entropy of one target a row, and KL or mean square to a teacher: a thread a row. docs/math/xent.md. */
 #include "device/cuda/math.cuh"
 
 /* softmax of a row is exp(z - max) * inverse; log-sum-exp is max + log_sum. */
@@ -37,9 +37,9 @@ TM_LANE float kl_term(const tm_cuda_softmax &model, const tm_cuda_softmax &teach
     return q == 0 ? p : term;
 }
 
-void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, tm_tensor square_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
-    if (!tm_cuda_floats(d, "xent", {logits, weight, teacher, teacher_weight, loss, kl}))
+    if (!tm_cuda_floats(d, "xent", {logits, weight, teacher, teacher_weight, square_weight, loss, kl}))
         return;
     tm_cuda_each(d, "xent", n, [=] __device__(int64_t row) {
         tm_tensor z = logits;
@@ -47,21 +47,26 @@ void tm_cuda_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, cons
         tm_cuda_softmax model = softmax_of(z, softcap, row), other = {0, 0, 0, 0};
         put(loss, 0, row, model.log_sum + (model.max - capped(softcap, at(z, row, want))));
         hit[row] = is_hit(z, row, (int32_t)want, model.top);
-        if (teacher.data) {
+        float c = teacher.data && square_weight.data ? at(square_weight, 0, row) : 0;
+        if (c != 0)
+            put(kl, 0, row, row_sum(z.cols, [&](int64_t i, float a) { float apart = capped(softcap, at(z, row, i)) - capped(softcap, at(teacher, row, i)); return fmaf(apart, apart, a); }) / (float)z.cols);
+        else if (teacher.data) {
             other = softmax_of(teacher, softcap, row);
             put(kl, 0, row, row_sum(z.cols, [&](int64_t i, float a) { return a + kl_term(model, other, capped(softcap, at(z, row, i)), capped(softcap, at(teacher, row, i))); }));
         }
         if (!grad)
             return;
-        float a = at(weight, 0, row), b = teacher.data && teacher_weight.data ? at(teacher_weight, 0, row) : 0;
+        float a = at(weight, 0, row), b = c == 0 && teacher.data && teacher_weight.data ? at(teacher_weight, 0, row) : 0, cc = c * (2 / (float)z.cols);
         for (int64_t i = 0; i < z.cols; i++) {
-            if (a == 0 && b == 0) {
+            if (a == 0 && b == 0 && c == 0) {
                 put(z, row, i, 0);
                 continue;
             }
             float zz = capped(softcap, at(z, row, i)), p = exp_of(zz - model.max) * model.inverse, g = a * (i == want ? p - 1 : p);
             if (b != 0)
                 g = fmaf(b, p - exp_of(capped(softcap, at(teacher, row, i)) - other.max) * other.inverse, g);
+            if (c != 0)
+                g = fmaf(cc, zz - capped(softcap, at(teacher, row, i)), g);
             if (softcap > 0) {
                 float th = zz / softcap;
                 g = g * fmaf(-th, th, 1);

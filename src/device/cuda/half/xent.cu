@@ -343,9 +343,9 @@ template <class T, int V> static void choose(tm_cuda *c, int64_t n, const xent_w
         launch<T, V, false, false>(c, n, w);
 }
 
-bool tm_half_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
+bool tm_half_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, const int32_t *target, tm_tensor weight, tm_tensor teacher, tm_tensor teacher_weight, tm_tensor square_weight, bool grad, tm_tensor loss, tm_tensor kl, int32_t *hit)
 {
-    if (!tm_half_alike({logits, teacher}))
+    if (square_weight.data || !tm_half_alike({logits, teacher}))
         return false;
     bool whole = tm_half_fits({logits, teacher}) && logits.ld % 8 == 0 && (!teacher.data || teacher.ld % 8 == 0);
     xent_work w = {logits, weight, teacher, teacher_weight, loss, kl, softcap, target, hit, grad, 0};

@@ -239,19 +239,25 @@ static tm_status measure(measuring *m, const char *path, const char *old, double
 tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     tm_recipe *recipe;
+    *text = NULL;
+    TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
+    return tm_fisher_recipe(recipe, request->out, request->add, callbacks, text, err);
+}
+
+tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err)
+{
     tm_job job;
     measuring m = {0};
     tm_buf out = {0};
     double mean;
     tm_status st;
     *text = NULL;
-    TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
     TM_TRY(tm_job_open(recipe, TM_JOB_MEASURE, &job, err));
     if (recipe->method == TM_METHOD_NONE)
         TM_GO(tm_fail(err, TM_RECIPE, "method: none trains nothing: importances are of what is trained"));
     TM_GO(open_measuring(&m, &job, callbacks, err));
-    TM_GO(measure(&m, request->out, request->add, &mean, err));
-    TM_GO(put_summary(request->out, &m.facts, mean, &out, err));
+    TM_GO(measure(&m, path, add, &mean, err));
+    TM_GO(put_summary(path, &m.facts, mean, &out, err));
     *text = out.data;
     out = (tm_buf){0};
 out:

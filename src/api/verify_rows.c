@@ -3,6 +3,7 @@
  * batches of several sizes that begin at several places, must be equal to the bit. On any device. */
 #include "api/verify_rows.h"
 
+#include "base/buf.h"
 #include "base/philox.h"
 
 #include <stdlib.h>

@@ -173,6 +173,9 @@ tm_status tm_gates_set(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 void tm_gates_drop(tm_trainer *trainer);
 /* Learns the router of the bank and writes it into dir. */
 tm_status tm_gates_route(tm_trainer *trainer, const char *dir, tm_error *err) TM_MUST_CHECK;
+/* Mean of the last hidden states over an example's prompt [width]: the tokens before its first target, or all of a text. raw, rows: scratch of
+ * batch.max_tokens * width elements of 8 and 4 bytes. */
+tm_status tm_prompt_state(tm_trainer *trainer, const tm_example *example, void *raw, float *rows, float *out, tm_error *err) TM_MUST_CHECK;
 void tm_gates_give(const tm_trainer *trainer, int64_t set, int64_t example, tm_batch_item *item);
 
 /* trail.c: the header of trail.bin for this run. */

@@ -259,6 +259,7 @@ static void check_gradient(probe *p, dice *d, const char *name)
 {
     scatter(p, d, 0.3);
     double penalty;
+    int checked = 0;
     objective(p, &penalty);
     assert_true(penalty > 1e-3);
     for (int round = 0; round < 40; round++) {
@@ -266,15 +267,24 @@ static void check_gradient(probe *p, dice *d, const char *name)
         tm_tensor v = p->trainer->trained[i].value, g = p->trainer->trained[i].grad;
         int64_t k = dice_in(d, 0, v.rows * v.cols - 1);
         objective(p, NULL);
-        double *value = &((double *)v.data)[k], kept = *value, is = ((double *)g.data)[k], eps = 1e-5;
-        *value = kept + eps;
-        double up = objective(p, NULL);
-        *value = kept - eps;
-        double down = objective(p, NULL), want = (up - down) / (2 * eps);
+        double *value = &((double *)v.data)[k], kept = *value, is = ((double *)g.data)[k], slope[2];
+        for (int wide = 0; wide < 2; wide++) {
+            double eps = wide ? 4e-5 : 2e-5, up, down;
+            *value = kept + eps;
+            up = objective(p, NULL);
+            *value = kept - eps;
+            down = objective(p, NULL);
+            slope[wide] = (up - down) / (2 * eps);
+        }
         *value = kept;
-        if (!(fabs(is - want) <= 1e-6 * fabs(want) + 1e-7))
+        double want = (4 * slope[0] - slope[1]) / 3; /* without the third derivative */
+        if (fabs(slope[0] - slope[1]) > 1e-3 * fabs(want) && strcmp(name, "o-lora") == 0)
+            continue; /* a kink of |A_old A^T| lies between */
+        checked++;
+        if (!(fabs(is - want) <= 2e-6 * fabs(want) + 1e-7))
             fail_msg("%s, seed %llu: %s element %lld: gradient %.10g, differences %.10g", name, (unsigned long long)seed, p->trainer->trained_param[i]->name, (long long)k, is, want);
     }
+    assert_true(checked > 30);
 }
 
 static void gradients_are_differences(void **state)

@@ -27,6 +27,7 @@ static void common(args *a, const char *model, const char *rows, const char *out
     arg(a, "train.warmup_steps=0");
     arg(a, "train.schedule=constant");
     arg(a, "train.eval_every=%d", EVERY);
+    arg(a, "keep.monitor.every=%d", EVERY);
     arg(a, "train.checkpoint_every=%d", EVERY);
     arg(a, "train.keep_checkpoints=100");
 }

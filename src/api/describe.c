@@ -63,6 +63,8 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
         tm_buf_printf(out, ", \"replay\": \"%s\"", tm_dataset_hash(job->data, job->recipe->data_count)->hex);
     if (job->importances)
         tm_buf_printf(out, ", \"importances\": \"%s\"", job->importances_hash.hex);
+    for (int64_t i = 0; i < job->previous_hashes.count; i++)
+        tm_buf_printf(out, "%s\"%s\"%s", i ? ", " : ", \"previous\": [", job->previous_hashes.item[i], i + 1 == job->previous_hashes.count ? "]" : "");
     tm_buf_text(out, ", \"result\": ");
     tm_json_put_string(out, result);
     tm_buf_char(out, '}');

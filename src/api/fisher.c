@@ -285,12 +285,29 @@ static bool measured_before(const char *path, const tm_importance_facts *facts)
     return same;
 }
 
+/* For run.json: which adapters keep.orthogonal stays away from. */
+static tm_status hash_previous(tm_job *job, tm_error *err)
+{
+    const tm_names *previous = &job->recipe->orthogonal_previous;
+    for (int64_t i = 0; i < previous->count; i++) {
+        tm_sha256 hash;
+        char *file = tm_path_join(previous->item[i], tm_method_lora.file, err);
+        tm_status st = file ? tm_sha256_file(file, &hash, err) : TM_NO_MEMORY;
+        free(file);
+        TM_TRY(st);
+        TM_TRY(tm_names_add(&job->previous_hashes, hash.hex, err));
+    }
+    return TM_OK;
+}
+
 tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
     measuring m = {0};
     double mean;
     tm_status st = TM_OK;
+    if (r->orthogonal_lambda > 0)
+        TM_TRY(hash_previous(job, err));
     if (r->ewc_lambda == 0 || r->method == TM_METHOD_NONE)
         return TM_OK;
     job->importances = r->ewc_importances ? tm_strdup(r->ewc_importances, err) : tm_path_join(job->folder.dir, "importances.safetensors", err);

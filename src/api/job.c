@@ -470,6 +470,7 @@ void tm_job_close(tm_job *job)
     tm_rehearsal_deinit(&job->rehearsal);
     free(job->cache);
     free(job->importances);
+    tm_names_deinit(&job->previous_hashes);
     tm_names_deinit(&job->warnings);
     tm_tokenizer_close(job->tokenizer);
     tm_ids_deinit(&job->prompt_ids);

@@ -24,6 +24,7 @@ typedef struct tm_job {
     tm_run run;
     char *importances;         /* file that keep.ewc reads; NULL: none */
     tm_sha256 importances_hash;
+    tm_names previous_hashes;  /* of the adapters in keep.orthogonal.previous */
     tm_device *device;
     int64_t own;               /* bytes that the device took for itself */
     char no_gpu[512];          /* device: auto took the CPU although there is an NVIDIA driver: why; "" otherwise */

@@ -190,6 +190,10 @@ static tm_status plan_measuring(measuring *m, tm_error *err)
     asked.longest = asked.shortest = longest;
     asked.most = tokens;
     TM_TRY(tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err));
+    if (m->recipe.precision == TM_PRECISION_F16 && m->recipe.ewc_importance == TM_IMPORTANCE_FISHER) {
+        asked.precision = TM_PRECISION_F32; /* single gradients, with nothing to adjust a loss's scale by */
+        TM_TRY(tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err));
+    }
     if (tm_target_fits(&m->job->target, m->plan.peak))
         return TM_OK;
     return tm_fail(err, TM_NO_FIT, "measuring importances needs %.2f GiB of memory, %.2f are available: fewer lora.target_modules, shorter train.seq, or keep.ewc.importances measured on a larger machine",
@@ -239,19 +243,25 @@ static tm_status measure(measuring *m, const char *path, const char *old, double
 tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     tm_recipe *recipe;
+    *text = NULL;
+    TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
+    return tm_fisher_recipe(recipe, request->out, request->add, callbacks, text, err);
+}
+
+tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err)
+{
     tm_job job;
     measuring m = {0};
     tm_buf out = {0};
     double mean;
     tm_status st;
     *text = NULL;
-    TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
     TM_TRY(tm_job_open(recipe, TM_JOB_MEASURE, &job, err));
     if (recipe->method == TM_METHOD_NONE)
         TM_GO(tm_fail(err, TM_RECIPE, "method: none trains nothing: importances are of what is trained"));
     TM_GO(open_measuring(&m, &job, callbacks, err));
-    TM_GO(measure(&m, request->out, request->add, &mean, err));
-    TM_GO(put_summary(request->out, &m.facts, mean, &out, err));
+    TM_GO(measure(&m, path, add, &mean, err));
+    TM_GO(put_summary(path, &m.facts, mean, &out, err));
     *text = out.data;
     out = (tm_buf){0};
 out:
@@ -295,6 +305,7 @@ tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_erro
             if (callbacks->note)
                 callbacks->note(callbacks->context, "measuring importances of old data (keep.ewc)");
             TM_GO(measure(&m, job->importances, NULL, &mean, err));
+            job->device->peak_bytes = job->device->used_bytes; /* what follows is the run, whose peak is held against its plan */
         }
     }
     TM_GO(tm_sha256_file(job->importances, &job->importances_hash, err));

@@ -1,5 +1,7 @@
 /* temper sequence and temper sweep: the laboratory with this library's training, evaluation and merging. */
+#include "api/compare.h"
 #include "api/job.h"
+#include "api/route.h"
 
 #include "base/file.h"
 #include "lab/analysis.h"
@@ -21,22 +23,50 @@ static tm_status train(void *context, tm_recipe *recipe, tm_error *err)
     return st == TM_RETENTION ? TM_OK : st; /* what the gate left is the run's result */
 }
 
-static tm_status evaluate(void *context, tm_recipe *recipe, double *values, tm_error *err)
+/* How far the recipe's model moved from the start on an evaluation's rows, nats a target. */
+static tm_status measure_kl(const tm_recipe *recipe, const tm_eval_entry *entry, const char *start, double *out, tm_error *err)
+{
+    static const char *const formats[] = {"auto", "text", "completion", "tokens", "messages", "sharegpt", "alpaca", "bridge", "choice"};
+    const char *adapter = tm_tuning_from(recipe);
+    char *paths[] = {(char *)(uintptr_t)start, (char *)(uintptr_t)(adapter ? adapter : recipe->model)}, seq[48], threads[48], format[48];
+    char *overrides[] = {seq, threads, format};
+    tm_token_scores scores[2] = {{0}};
+    if (!adapter && strcmp(start, recipe->model) == 0) {
+        *out = 0;
+        return TM_OK;
+    }
+    snprintf(seq, sizeof seq, "train.seq=%lld", (long long)recipe->seq);
+    snprintf(threads, sizeof threads, "threads=%lld", (long long)recipe->threads);
+    snprintf(format, sizeof format, "data.0.format=%s", formats[entry->data.format]);
+    tm_compare_request request = {.paths = paths, .path_count = 2, .model = recipe->model, .data = entry->data.path, .overrides = overrides, .override_count = 3};
+    TM_TRY(tm_compare_tokens(&request, scores, err));
+    *out = scores[1].kl;
+    return TM_OK;
+}
+
+static tm_status evaluate(void *context, tm_recipe *recipe, const char *start, double *values, tm_error *err)
 {
     (void)context;
     int metric[TM_LAB_MOST_TASKS];
     int64_t count = recipe->eval_count;
-    tm_scores *scores;
-    for (int64_t i = 0; i < count; i++)
+    tm_scores *scores = NULL;
+    tm_status st = TM_OK;
+    for (int64_t i = 0; i < count && st == TM_OK; i++) {
         metric[i] = recipe->eval[i].metric;
-    tm_status st = TM_NEW(&scores, count, err);
+        if (metric[i] == TM_METRIC_KL) {
+            recipe->eval[i].metric = TM_METRIC_LOSS; /* of which there is always one; its value is not used */
+            st = measure_kl(recipe, &recipe->eval[i], start, &values[i], err);
+        }
+    }
+    if (st == TM_OK)
+        st = TM_NEW(&scores, count, err);
     if (st != TM_OK) {
         tm_recipe_destroy(recipe);
         return st;
     }
-    st = tm_evaluate_recipe(recipe, scores, err);
+    st = tm_evaluate_recipe(recipe, scores, NULL, err);
     for (int64_t i = 0; st == TM_OK && i < count; i++)
-        values[i] = tm_metric_value(metric[i], &scores[i]);
+        values[i] = metric[i] == TM_METRIC_KL ? values[i] : tm_metric_value(metric[i], &scores[i]);
     free(scores);
     return st;
 }
@@ -119,6 +149,16 @@ out:
     return st;
 }
 
+static tm_status importances(void *context, tm_recipe *recipe, const char *out, const char *add, tm_error *err)
+{
+    tm_callbacks quiet = *(const tm_callbacks *)context;
+    char *text = NULL;
+    quiet.note = NULL;
+    tm_status st = tm_fisher_recipe(recipe, out, add, &quiet, &text, err);
+    free(text);
+    return st;
+}
+
 static void note(void *context, const char *text)
 {
     const tm_callbacks *callbacks = context;
@@ -139,7 +179,7 @@ static tm_status write_results(const tm_sequence_file *file, const tm_sequence_r
     TM_GO(tm_sequence_results(file, result, &analysis, &results, err));
     TM_GO(tm_file_write(path, results.data, results.size, err));
     TM_GO(tm_sequence_report_write(out, err));
-    TM_GO(tm_sequence_table(file, &analysis, &table, err));
+    TM_GO(tm_sequence_table(file, result, &analysis, &table, err));
     tm_buf *given = json ? &results : &table;
     *text = given->data;
     *given = (tm_buf){0};
@@ -154,7 +194,7 @@ out:
 static tm_lab_calls calls_of(const tm_callbacks *callbacks)
 {
     static const tm_callbacks silent = {0};
-    return (tm_lab_calls){(void *)(uintptr_t)(callbacks ? callbacks : &silent), train, evaluate, merge, rows, note};
+    return (tm_lab_calls){(void *)(uintptr_t)(callbacks ? callbacks : &silent), train, evaluate, merge, rows, importances, tm_route_modules, note};
 }
 
 tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)

@@ -21,6 +21,7 @@ typedef struct tm_command {
     X(generate)         \
     X(chat)             \
     X(plan)             \
+    X(advise)           \
     X(tokenize)         \
     X(tokenizer)        \
     X(template)         \

@@ -125,13 +125,52 @@ static tm_status stage_folder(const chain *c, size_t k, char **out)
     return folder_of(c, !separate, name, out);
 }
 
+/* What `ewc: previous` pulls by: the importances of task k - 1 at the state it left, added to those before it. They lie in
+ * that task's run folder; older ones of the arm's own keep.ewc.path were measured by the first run into its folder. */
+static tm_status remember(const chain *c, size_t k, const tm_lab_state *state, tm_names *settings)
+{
+    static const char name[] = "importances-next.safetensors";
+    static const char *const without[] = {"keep.ewc.path=null", "keep.ewc.importances=null", "keep.replay=null", "keep.generate=null"};
+    tm_lab_runner *r = c->r;
+    tm_names own = {0};
+    tm_recipe *recipe = NULL;
+    char *last = NULL, *before = NULL, *out = NULL, *add = NULL;
+    tm_status st;
+    TM_GO(stage_folder(c, k - 1, &last));
+    if (k > 1)
+        TM_GO(stage_folder(c, k - 2, &before));
+    st = TM_NO_MEMORY;
+    if (!(out = tm_path_join(last, name, r->err)) || !(add = tm_path_join(k > 1 ? before : last, k > 1 ? name : "importances.safetensors", r->err)))
+        goto out;
+    TM_GO(tm_lab_set(settings, "keep.ewc.importances", out, r->err));
+    if (tm_path_exists(out))
+        goto out;
+    TM_GO(settings_of(c, state, last, &own));
+    if (state->adapter)
+        TM_GO(tm_lab_set(&own, init_key(c->arm->method), state->adapter, r->err));
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++)
+        TM_GO(tm_names_add(&own, without[i], r->err));
+    TM_GO(tm_sequence_train_recipe(r->file, c->arm, order_of(c) + k - 1, 1, r->overrides, r->override_count, &own, &recipe, r->err));
+    const char *older = tm_path_exists(add) ? add : k == 1 ? c->arm->importances : NULL;
+    st = r->calls->importances(r->calls->context, recipe, out, older, r->err);
+out:
+    tm_names_deinit(&own);
+    free(last);
+    free(before);
+    free(out);
+    free(add);
+    return st;
+}
+
 /* What the arm is told of the tasks before the k-th. */
-static tm_status look_back(const chain *c, size_t k, tm_names *settings)
+static tm_status look_back(const chain *c, size_t k, const tm_lab_state *state, tm_names *settings)
 {
     tm_buf list = {0};
     tm_status st = TM_OK;
     if (c->arm->replay)
         TM_TRY(tm_lab_rehearse(c->r, c->arm, order_of(c), k, settings));
+    if (c->arm->ewc)
+        TM_TRY(k ? remember(c, k, state, settings) : c->arm->old_importances ? TM_OK : tm_names_add(settings, "keep.ewc.lambda=0", c->r->err));
     if (!c->arm->orthogonal || !k)
         return TM_OK;
     tm_buf_text(&list, "keep.orthogonal.previous=[");
@@ -164,7 +203,7 @@ static tm_status run_stage(const chain *c, size_t k, tm_lab_state *state)
     if (st == TM_OK)
         st = settings_of(c, state, folder, &settings);
     if (st == TM_OK)
-        st = look_back(c, k, &settings);
+        st = look_back(c, k, state, &settings);
     if (st == TM_OK)
         st = train(c, state, &task, 1, folder, &settings, &next);
     if (st == TM_OK) {
@@ -199,33 +238,66 @@ static tm_status run_joint(const chain *c, tm_lab_state *state)
     return st;
 }
 
-/* A module a task, each from the start model; by task id: a task that was learned is answered by its own module. */
-static tm_status run_separate(const chain *c, tm_lab_state *start)
+/* The module of the k-th task; its scores go into the rows from then on. */
+static tm_status run_module(const chain *c, size_t k, const tm_lab_state *start, tm_lab_state *module)
 {
     size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
-    double *r = c->out->r;
-    for (size_t k = 0; k < T; k++) {
-        tm_names settings = {0};
-        tm_lab_state next = {0};
-        char *folder = NULL;
-        int32_t task = order_of(c)[k];
-        double values[TM_LAB_MOST_TASKS];
-        tm_status st = stage_folder(c, k, &folder);
-        if (st == TM_OK)
-            st = settings_of(c, start, folder, &settings);
-        if (st == TM_OK)
-            st = train(c, start, &task, 1, folder, &settings, &next);
-        if (st == TM_OK)
-            st = tm_lab_evaluate(c->r, &next, sets_of(c), folder, values);
-        for (size_t j = 0; st == TM_OK && j < T; j++)
-            r[(k + 1) * T + j] = j == k ? values[task] : r[k * T + j];
-        memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
-        tm_lab_state_deinit(&next);
-        tm_names_deinit(&settings);
-        free(folder);
-        TM_TRY(st);
+    tm_names settings = {0};
+    char *folder = NULL;
+    int32_t task = order_of(c)[k];
+    double values[TM_LAB_MOST_TASKS], *r = c->out->r;
+    tm_status st = stage_folder(c, k, &folder);
+    if (st == TM_OK)
+        st = settings_of(c, start, folder, &settings);
+    if (st == TM_OK)
+        st = train(c, start, &task, 1, folder, &settings, module);
+    if (st == TM_OK)
+        st = tm_lab_evaluate(c->r, module, sets_of(c), folder, values);
+    for (size_t j = 0; st == TM_OK && j < T; j++)
+        r[(k + 1) * T + j] = j == k ? values[task] : r[k * T + j];
+    memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
+    tm_names_deinit(&settings);
+    free(folder);
+    return st;
+}
+
+/* The same at the end without task ids, by the order's places. */
+static tm_status route(const chain *c, const tm_lab_state *modules)
+{
+    size_t T = tasks_of(c);
+    const int32_t *order = order_of(c);
+    double scores[TM_LAB_MOST_TASKS];
+    int64_t *confusion = NULL;
+    char *folder = NULL;
+    tm_status st;
+    TM_GO(TM_NEW(&confusion, T * T, c->r->err));
+    TM_GO(TM_NEW(&c->out->routed, T, c->r->err));
+    TM_GO(TM_NEW(&c->out->confusion, T * T, c->r->err));
+    TM_GO(folder_of(c, false, NULL, &folder));
+    TM_GO(tm_lab_route(c->r, modules, folder, scores, confusion));
+    for (size_t i = 0; i < T; i++) {
+        c->out->routed[i] = scores[order[i]];
+        for (size_t j = 0; j < T; j++)
+            c->out->confusion[i * T + j] = confusion[(size_t)order[i] * T + (size_t)order[j]];
     }
-    return TM_OK;
+out:
+    free(confusion);
+    free(folder);
+    return st;
+}
+
+/* A module a task, each from the start model; by task id: a task that was learned is answered by its own module. */
+static tm_status run_separate(const chain *c, const tm_lab_state *start)
+{
+    tm_lab_state modules[TM_LAB_MOST_TASKS] = {0}; /* by the file's tasks */
+    tm_status st = TM_OK;
+    for (size_t k = 0; k < tasks_of(c) && st == TM_OK; k++)
+        st = run_module(c, k, start, &modules[order_of(c)[k]]);
+    if (st == TM_OK && !c->select)
+        st = route(c, modules);
+    for (size_t k = 0; k < tasks_of(c); k++)
+        tm_lab_state_deinit(&modules[k]);
+    return st;
 }
 
 static void rises_of(const chain *c, bool *rises)
@@ -312,6 +384,8 @@ static void chain_deinit(tm_lab_chain *c)
 {
     free(c->r);
     free(c->probe);
+    free(c->routed);
+    free(c->confusion);
 }
 
 /* Every configuration on the validation sets in the first order; the best by merit is chosen, the first of equals. */

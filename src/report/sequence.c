@@ -20,9 +20,9 @@ typedef struct view {
 static const char STYLE[] = "<style>.heat{display:flex;flex-wrap:wrap;gap:18px 28px}.heat figure{margin:0}.heat figcaption{font-weight:600;font-size:13px;margin-bottom:4px}"
                             ".heat table{width:auto;font-variant-numeric:tabular-nums}.heat td{padding:4px 9px;text-align:right;border:0;min-width:52px}"
                             ".heat th{width:auto;padding:4px 9px 4px 0;border:0;color:var(--soft);font-size:12.5px}.heat td i{display:block}"
-                            ".scroll{overflow-x:auto}.arms td,.arms th{width:auto;white-space:nowrap;font-variant-numeric:tabular-nums}"
+                            ".scroll{overflow-x:auto}.arms td,.arms th{width:auto;white-space:nowrap;padding-right:10px;font-size:13px;font-variant-numeric:tabular-nums}"
                             ".whisker{stroke:var(--ink);stroke-width:1.5;stroke-opacity:.75}rect.mean{fill:var(--c1);fill-opacity:.75}rect.mean.old{fill:var(--c2)}rect.mean.end{fill:var(--c6)}"
-                            ".spot{fill:var(--c1)}.spot.old{fill:var(--c2)}.front{fill:none;stroke:var(--pale);stroke-dasharray:4 4}</style>\n";
+                            ".whisker.pale{stroke-opacity:.28}.spot{fill:var(--c1)}.spot.old{fill:var(--c2)}.front{fill:none;stroke:var(--pale);stroke-dasharray:4 4}</style>\n";
 
 static void put(view *v, const char *html) { tm_buf_text(v->out, html); }
 
@@ -129,7 +129,7 @@ static void put_table(view *v)
     put(v, "<div class=\"scroll\"><table class=\"arms\"><tr><th>arm</th>");
     for (int m = 0; m < 5 + probes; m++)
         tm_buf_printf(v->out, "<th>%s</th>", metrics[m]);
-    put(v, "<th>against the baseline</th><th>p</th><th></th></tr>\n");
+    put(v, "<th>difference</th><th>p</th><th></th></tr>\n");
     for (size_t i = 0; i < json_array_size(v->arms); i++) {
         const json_t *arm = json_array_get(v->arms, i);
         double p = against(arm, "average", "p_holm");
@@ -144,7 +144,7 @@ static void put_table(view *v)
         if (!isnan(p))
             tm_buf_printf(v->out, "%.2g", p);
         tm_buf_printf(v->out, "</td><td class=\"soft\">%s</td></tr>\n",
-                      is_kind(arm, "joint") ? "all tasks at once" : is_kind(arm, "frozen") ? "nothing trained" : is_true(arm, "old_data") ? "sees old data" : "");
+                      is_kind(arm, "joint") ? "all at once" : is_kind(arm, "frozen") ? "untrained" : is_true(arm, "old_data") ? "old data" : "");
     }
     put(v, "</table></div></section>\n");
 }
@@ -226,7 +226,7 @@ static void put_spot(view *v, const json_t *arm, const axis *x, const axis *y)
             continue;
         low = at(k ? y : x, low);
         high = at(k ? y : x, high);
-        tm_buf_printf(v->out, "<line class=\"whisker\" stroke-opacity=\".3\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", k ? px : low, k ? px : high, k ? low : py, k ? high : py);
+        tm_buf_printf(v->out, "<line class=\"whisker pale\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", k ? px : low, k ? px : high, k ? low : py, k ? high : py);
     }
     tm_buf_printf(v->out, "<circle class=\"spot%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"%d\"/><text x=\"%.1f\" y=\"%.1f\">", look(arm), px, py, is_true(arm, "front") ? 6 : 4, px + 9, py - 7);
     put_text(v, run_text(arm, "name"));
@@ -351,6 +351,69 @@ static void put_maps(view *v)
     free(scale);
 }
 
+/* --- Separate modules --- */
+
+/* An arm's chains summed over all of the first order: prompts of a task (rows) given to a module (columns). */
+static void put_confusion(view *v, const json_t *arm, const json_t *order)
+{
+    const json_t *chains = json_object_get(arm, "chains");
+    size_t T = json_array_size(order);
+    put(v, "<figure><figcaption>");
+    put_text(v, run_text(arm, "name"));
+    put(v, "</figcaption><table><tr><th>prompts of \\ went to</th>");
+    for (size_t j = 0; j < T; j++) {
+        put(v, "<th>");
+        put_text(v, json_string_value(json_array_get(order, j)));
+        put(v, "</th>");
+    }
+    put(v, "<th>score by id</th><th>by prompt</th></tr>\n");
+    for (size_t i = 0; i < T; i++) {
+        double by_id = 0, routed = 0, n = 0;
+        put(v, "<tr><th>");
+        put_text(v, json_string_value(json_array_get(order, i)));
+        put(v, "</th>");
+        for (size_t j = 0; j < T; j++) {
+            double count = 0;
+            for (size_t c = 0; c < json_array_size(chains); c++) {
+                const json_t *chain = json_array_get(chains, c);
+                const json_t *cell = json_array_get(json_array_get(json_object_get(chain, "confusion"), i), j), *score = json_array_get(json_array_get(json_object_get(chain, "routed"), 0), i);
+                if (run_number(chain, "order") != 1)
+                    continue;
+                count += json_number_value(cell);
+                n += j == 0;
+                by_id += j == 0 ? cell_of(chain, T, i) : 0;
+                routed += j == 0 ? (json_is_number(score) ? json_number_value(score) : NAN) : 0;
+            }
+            put(v, i == j ? "<td><b>" : "<td>");
+            put_number(v, count);
+            put(v, i == j ? "</b></td>" : "</td>");
+        }
+        put(v, "<td>");
+        put_number(v, n > 0 ? by_id / n : NAN);
+        put(v, "</td><td>");
+        put_number(v, n > 0 ? routed / n : NAN);
+        put(v, "</td></tr>\n");
+    }
+    put(v, "</table></figure>\n");
+}
+
+static bool is_routed(const json_t *arm) { return json_object_get(json_array_get(json_object_get(arm, "chains"), 0), "confusion") != NULL; }
+
+static void put_routing(view *v)
+{
+    bool any = false;
+    for (size_t i = 0; i < json_array_size(v->arms); i++)
+        any |= is_routed(json_array_get(v->arms, i));
+    if (!any)
+        return;
+    open_card(v, "Separate modules", "Everywhere above the right module is known (by task id). Here a router chooses it by what the start model makes of the prompt: how many test prompts went where, and the scores both ways.");
+    put(v, "<div class=\"heat scroll\">");
+    for (size_t i = 0; i < json_array_size(v->arms); i++)
+        if (is_routed(json_array_get(v->arms, i)))
+            put_confusion(v, json_array_get(v->arms, i), json_array_get(json_object_get(v->json, "orders"), 0));
+    put(v, "</div></section>\n");
+}
+
 /* --- What was chosen --- */
 
 static void put_choices(view *v)
@@ -405,6 +468,7 @@ tm_status tm_sequence_report_write(const char *dir, tm_error *err)
     put_bars(&v, "forgetting", "Forgetting", "What a task lost from its best score; lower is better.");
     put_bars(&v, "bwt", "Backward transfer", "What later tasks did to a task since it was learned; higher is better.");
     put_maps(&v);
+    put_routing(&v);
     put_choices(&v);
     page_close(&html, run_text(json, "temper"));
     TM_GO(tm_buf_check(&html, err));

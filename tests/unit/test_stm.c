@@ -290,6 +290,9 @@ static void rehearsal_is_not_masked(void **state)
     assert_int_equal(json_integer_value(json_object_get(json_array_get(json_object_get(run, "data"), 0), "targets")), 0);
     assert_true(json_integer_value(json_object_get(old, "targets")) > 0 && json_integer_value(json_object_get(run, "targets")) > 0);
     json_decref(run);
+    free(read_mask("with-old", &run));
+    assert_int_equal(json_integer_value(json_object_get(run, "examples")), 40);
+    json_decref(run);
     args_free(&a);
 }
 

@@ -133,7 +133,10 @@ typedef struct tm_forgetting_request {
     const char *data;  /* write the data there, and nothing else; NULL: run */
     bool quick;        /* two tasks, four arms, and TM_FAILED unless joint >= replay >= naive in what is left of the old */
     bool fixed;        /* no search for configurations: every method as it is set */
+    bool recipe;       /* *text: the sequence that would be run (docs/formats/sequence.md), and nothing is run */
+    int tasks;         /* 0: 5, with quick 2 */
     int seeds, orders; /* 0: 20 and 3, with quick 2 and 1 */
+    int steps;         /* of a task; 0: 120, with quick 40 */
     bool json;
 } tm_forgetting_request;
 

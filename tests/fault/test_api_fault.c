@@ -25,6 +25,7 @@ static const char *const stories = "models/stories260K";
 
 /* --- Training --- */
 
+static char *expected, *got; /* text of a command without failures, and with */
 static args training; /* out=run */
 static const char *const *beside; /* more of every recipe; NULL: nothing */
 
@@ -163,6 +164,76 @@ static void averaged_training_survives(void **state)
     remove_folder("run");
 }
 
+/* EWC measures before it trains; LoRA also has earlier adapters to stay away from. */
+static void pulled_training_survives(void **state)
+{
+    (void)state;
+    char old[600], previous[600];
+    snprintf(old, sizeof old, "keep.ewc.path=%s", scratch("held.jsonl"));
+    snprintf(previous, sizeof previous, "keep.orthogonal.previous=[%s]", scratch("other"));
+    for (int full = 0; full < 2; full++) {
+        const char *keeps[] = {"keep.ewc.lambda=2", old, "keep.l2sp.lambda=0.1", full ? "keep.ewc.importance=path" : previous, NULL};
+        beside = keeps;
+        result_file = full ? "model.safetensors" : "adapter_model.safetensors";
+        make_reference(full ? "full" : "lora");
+        fault_sample(full ? "train, full, pulled" : "train, pulled", POINTS, seed, run_training, check_training);
+        args_free(&training);
+        beside = NULL;
+    }
+    remove_folder("run");
+}
+
+static tm_status run_fisher(tm_error *err)
+{
+    args a = recipe("unused", "lora");
+    tm_fisher_request request = {.source = {.overrides = a.item, .override_count = a.count}, .out = scratch("new.importances"), .add = scratch("old.importances")};
+    last = tm_fisher(&request, NULL, &got, err);
+    args_free(&a);
+    return last;
+}
+
+/* Either the whole file, or none; no text without it. */
+static void check_fisher(void)
+{
+    if (last == TM_OK || tm_path_exists(scratch("new.importances")))
+        assert_true(files_agree(scratch_dir, scratch("reference-importances"), "new.importances"));
+    assert_true(last == TM_OK || !got);
+    free(got);
+    got = NULL;
+    unlink(scratch("new.importances"));
+}
+
+static void measuring_survives(void **state)
+{
+    (void)state;
+    args a = recipe("unused", "lora");
+    tm_fisher_request request = {.source = {.overrides = a.item, .override_count = a.count}, .out = scratch("old.importances")};
+    OK(tm_fisher(&request, NULL, &got, err));
+    free(got);
+    OK(run_fisher(err));
+    free(got);
+    OK(tm_dir_create(scratch("reference-importances"), err));
+    OK(tm_path_move(scratch("new.importances"), scratch("reference-importances/new.importances"), err));
+    fault_sample("fisher", POINTS, seed, run_fisher, check_fisher);
+    args_free(&a);
+}
+
+/* What is made before a run: texts of the base, a buffer that it chooses, a mask. */
+static void rehearsed_training_survives(void **state)
+{
+    (void)state;
+    static char old[600];
+    static const char *const rehearsal[] = {"model=models/stories260K", "keep.generate.samples=3", "keep.generate.max_tokens=6", "keep.generate.fraction=0.2", old, "keep.replay.format=tokens",
+                                            "keep.replay.fraction=0.3", "keep.replay.buffer=3", "keep.replay.select=diverse", "keep.stm.threshold=20", NULL};
+    snprintf(old, sizeof old, "keep.replay.path=%s", scratch("held.jsonl"));
+    beside = rehearsal;
+    result_file = "adapter_model.safetensors";
+    make_reference("lora");
+    fault_sample("train with rehearsal", POINTS, seed, run_training, check_training);
+    args_free(&training);
+    beside = NULL;
+}
+
 static void resuming_survives(void **state)
 {
     (void)state;
@@ -178,7 +249,6 @@ static void resuming_survives(void **state)
 /* --- What reads --- */
 
 static const char *scored, *scored_metric;
-static char *expected, *got; /* text of a command without failures, and with */
 
 /* A command that gives a text: on success the whole, and otherwise none. */
 static void check_text(void)
@@ -461,15 +531,18 @@ static int begin(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(training_survives),   cmocka_unit_test(full_training_survives),
-        cmocka_unit_test(averaged_training_survives),
+        cmocka_unit_test(averaged_training_survives), cmocka_unit_test(pulled_training_survives), cmocka_unit_test(measuring_survives),
+        cmocka_unit_test(rehearsed_training_survives),
         cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives),
         cmocka_unit_test(evaluation_survives), cmocka_unit_test(scores_survive), cmocka_unit_test(generation_survives),
         cmocka_unit_test(comparing_survives),  cmocka_unit_test(inspecting_survives),
         cmocka_unit_test(merging_survives),    cmocka_unit_test(verifying_survives),
         cmocka_unit_test(tokenizing_survives), cmocka_unit_test(init_survives)};
+    if (argc > 1) /* one of them */
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("commands while things fail", tests, begin, scratch_end);
 }

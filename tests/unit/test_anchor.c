@@ -259,6 +259,7 @@ static void check_gradient(probe *p, dice *d, const char *name)
 {
     scatter(p, d, 0.3);
     double penalty;
+    int checked = 0;
     objective(p, &penalty);
     assert_true(penalty > 1e-3);
     for (int round = 0; round < 40; round++) {
@@ -266,15 +267,24 @@ static void check_gradient(probe *p, dice *d, const char *name)
         tm_tensor v = p->trainer->trained[i].value, g = p->trainer->trained[i].grad;
         int64_t k = dice_in(d, 0, v.rows * v.cols - 1);
         objective(p, NULL);
-        double *value = &((double *)v.data)[k], kept = *value, is = ((double *)g.data)[k], eps = 1e-5;
-        *value = kept + eps;
-        double up = objective(p, NULL);
-        *value = kept - eps;
-        double down = objective(p, NULL), want = (up - down) / (2 * eps);
+        double *value = &((double *)v.data)[k], kept = *value, is = ((double *)g.data)[k], slope[2];
+        for (int wide = 0; wide < 2; wide++) {
+            double eps = wide ? 4e-5 : 2e-5, up, down;
+            *value = kept + eps;
+            up = objective(p, NULL);
+            *value = kept - eps;
+            down = objective(p, NULL);
+            slope[wide] = (up - down) / (2 * eps);
+        }
         *value = kept;
-        if (!(fabs(is - want) <= 1e-6 * fabs(want) + 1e-7))
+        double want = (4 * slope[0] - slope[1]) / 3; /* without the third derivative */
+        if (fabs(slope[0] - slope[1]) > 1e-3 * fabs(want) && strcmp(name, "o-lora") == 0)
+            continue; /* a kink of |A_old A^T| lies between */
+        checked++;
+        if (!(fabs(is - want) <= 2e-6 * fabs(want) + 1e-7))
             fail_msg("%s, seed %llu: %s element %lld: gradient %.10g, differences %.10g", name, (unsigned long long)seed, p->trainer->trained_param[i]->name, (long long)k, is, want);
     }
+    assert_true(checked > 30);
 }
 
 static void gradients_are_differences(void **state)
@@ -522,6 +532,18 @@ static void shuffled_importances_keep_less(void **state)
 
 /* --- Killed, resumed, packed --- */
 
+/* The run took what was planned, to the byte, and the pulls are a part of it. */
+static void must_be_as_planned(const char *run)
+{
+    char path[600];
+    json_t *json;
+    snprintf(path, sizeof path, "%s/run.json", run);
+    OK(tm_json_read(path, &json, err));
+    assert_int_equal(json_integer_value(json_object_get(json, "planned_bytes")), json_integer_value(json_object_get(json, "peak_bytes")));
+    assert_true(json_integer_value(json_object_get(json_object_get(json, "planned_parts"), "keep")) > 0);
+    json_decref(json);
+}
+
 static bool count_down(void *context) { return (*(int *)context)-- <= 0; }
 
 static void resumed_runs_end_alike(void **state)
@@ -554,6 +576,7 @@ static void resumed_runs_end_alike(void **state)
         }
         if (!runs_agree(scratch("whole"), scratch("broken"), result_of(methods[i % 2])) || !files_agree(scratch("whole"), scratch("broken"), "importances.safetensors"))
             fail_msg("case %d", i);
+        must_be_as_planned(scratch("whole"));
         char *x = run_json_text(scratch("whole"), "sha256", "importances"), *y = run_json_text(scratch("broken"), "sha256", "importances");
         assert_int_equal(strlen(x), 64);
         assert_string_equal(x, y);

@@ -430,11 +430,11 @@ static bool cut(void *context)
 static void resumed_is_uninterrupted(void **state)
 {
     (void)state;
-    static const int chosen[] = {0, 7};
+    static const int places[] = {0, 7};
     for (int i = 0; i < 2; i++) {
         args a = {0}, whole = {0};
-        recipe(&whole, &families[0], &methods[chosen[i]], "whole");
-        recipe(&a, &families[0], &methods[chosen[i]], "cut");
+        recipe(&whole, &families[0], &methods[places[i]], "whole");
+        recipe(&a, &families[0], &methods[places[i]], "cut");
         args *both[] = {&whole, &a};
         for (int k = 0; k < 2; k++) {
             arg(both[k], "train.checkpoint_every=2");

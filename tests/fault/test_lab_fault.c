@@ -117,8 +117,8 @@ static void damaged_results(void **state)
     (void)state;
     tm_error err;
     static const char *const texts[] = {"{}", "{\"arms\": 3, \"tasks\": [1]}", "{\"arms\": [1, {}], \"tasks\": [{}], \"orders\": [[1, \"x\"]], \"warnings\": [2]}",
-                                        "{\"arms\": [{\"kind\": \"sequence\", \"summary\": {\"learned\": {\"mean\": 1e308}, \"forgetting\": {\"mean\": -1e308}}, \"chains\": [{\"order\": 1, \"R\": 5}]}], "
-                                        "\"orders\": [[\"<b>\"]]}"};
+                                        ("{\"arms\": [{\"kind\": \"sequence\", \"summary\": {\"learned\": {\"mean\": 1e308}, \"forgetting\": {\"mean\": -1e308}}, \"chains\": [{\"order\": 1, \"R\": 5}]}], "
+                                        "\"orders\": [[\"<b>\"]]}")};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         size_t size;
         store("out/results.json", texts[i]);

@@ -1,4 +1,4 @@
-/* Averages of weights along a run: see average.h.
+/* Averages of weights along a run: see keep.h, docs/math/average.md.
  *
  * 1. What is averaged is what a model computes with: weights, and of LoRA dW = s B A, never A and B apart. A sum of dW is
  *    the product of stacked matrices, so every averaged A and B has its place in a stack from the start; when the run ends
@@ -6,7 +6,7 @@
  * 2. Which weights are averaged, and where they lie in the stack, follows from the step's number alone: a checkpoint
  *    holds tensors only.
  * 3. Averages are in the device's real type and change by fused multiply-adds in a fixed order. */
-#include "keep/average.h"
+#include "keep/keep.h"
 
 #include "keep/kept.h"
 

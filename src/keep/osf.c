@@ -1,4 +1,4 @@
-/* OSF: see osf.h.
+/* OSF: see keep.h, docs/math/osf.md.
  *
  * W0 = U S V^T of every matrix inside the blocks that is trained, or that LoRA adapts; of the first k directions U [k, out]
  * and V [k, in] (rows) are kept. Invariant after every step: U dW = 0 and dW V^T = 0.
@@ -7,7 +7,7 @@
  * 2. What the optimiser's scaling of single elements and its decay moved back in is taken out behind its update: of a weight
  *    by what U W0 and W0 V^T were (so the start is a fixed point to the bit), of LoRA's factors directly: A V^T = 0, U B = 0.
  * 3. Directions depend on the base alone: a resumed run computes them again, with the same bits. */
-#include "keep/osf.h"
+#include "keep/keep.h"
 
 #include "base/buf.h"
 #include "base/pool.h"

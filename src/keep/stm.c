@@ -9,6 +9,7 @@
 
 #include "base/exact.h"
 #include "base/json.h"
+#include "keep/keep.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,11 +1,8 @@
-/* Selective token masking (2501.14315): targets that surprise the base give no loss. */
+/* Selective token masking: which targets (the hook: keep.h). */
 #ifndef TM_KEEP_STM_H
 #define TM_KEEP_STM_H
 
 #include "train/trainer.h"
-
-/* Adds the masking to a trainer whose recipe asks for it (keep.stm); nothing otherwise. */
-tm_status tm_stm_add(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 
 /* Sets bit k of bits[(n + 7) / 8] where target k is masked: threshold > 0: where exp(loss) exceeds it; else the
  * floor(fraction n) targets of highest loss, of equal ones the first. *masked: how many. */

@@ -1,6 +1,6 @@
-/* Methods with a teacher: see teacher.h. They have no hook: what they add is a term of the loss at each target
+/* Methods with a teacher: see keep.h. They have no hook: what they add is a term of the loss at each target
  * (src/train/teacher.h has the weights, op xent the term), reported as `penalty`. docs/math/kl.md. */
-#include "keep/teacher.h"
+#include "keep/keep.h"
 
 static const char *const origins[TM_ORIGINS] = {[TM_FROM_TASK] = "task", [TM_FROM_REHEARSAL] = "replay"};
 

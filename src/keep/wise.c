@@ -1,9 +1,9 @@
-/* WiSE-FT: see wise.h.
+/* WiSE-FT: see keep.h, docs/math/average.md.
  *
  * What an adapter adds is scaled by its last matrix (B of LoRA, the way up of a bottleneck); the base's own weights are
  * read from the model's files again, so that no second copy stands in memory. Scale 0 gives the base to the bit. It comes
  * behind the averages: what is scaled is what would be saved. */
-#include "keep/wise.h"
+#include "keep/keep.h"
 
 #include "base/buf.h"
 

@@ -294,6 +294,7 @@ static void put_json(const tm_recipe *r, const base *all, size_t count, const ba
     tm_buf recipe = {0};
     put_recipe(r, b, c, &recipe);
     tm_buf_text(out, "], \"recipe\": ");
+    out->failed |= recipe.failed;
     tm_json_put_string(out, tm_buf_str(&recipe));
     tm_buf_text(out, "}\n");
     tm_buf_deinit(&recipe);

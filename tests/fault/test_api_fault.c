@@ -294,6 +294,20 @@ static void planning_survives(void **state)
     args_free(&training);
 }
 
+static tm_status run_advise(tm_error *err)
+{
+    tm_advise_request request = {.source = {.overrides = training.item, .override_count = training.count}, .json = true};
+    return last = tm_advise_recipe(&request, &got, err);
+}
+
+static void advising_survives(void **state)
+{
+    (void)state;
+    training = recipe("run", "lora");
+    fault_sample("advise", POINTS, seed, run_advise, check_plan);
+    args_free(&training);
+}
+
 static tm_status run_eval(tm_error *err)
 {
     char *arguments[] = {"threads=1", "train.seq=64"};
@@ -537,7 +551,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(training_survives),   cmocka_unit_test(full_training_survives),
         cmocka_unit_test(averaged_training_survives), cmocka_unit_test(pulled_training_survives), cmocka_unit_test(measuring_survives),
         cmocka_unit_test(rehearsed_training_survives),
-        cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives),
+        cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives), cmocka_unit_test(advising_survives),
         cmocka_unit_test(evaluation_survives), cmocka_unit_test(scores_survive), cmocka_unit_test(generation_survives),
         cmocka_unit_test(comparing_survives),  cmocka_unit_test(inspecting_survives),
         cmocka_unit_test(merging_survives),    cmocka_unit_test(verifying_survives),

@@ -1,7 +1,8 @@
 /* Every op beside the matrix product, at the shape of a 135M-parameter llama: T 1024 in spans of 256,
  * C 576, H 9, K 3, D 64, F 1536, V 49152. Each is compared with the machine's limit: attention with the
  * peak of fused multiply-adds on registers, the others with copying as many bytes as they must move
- * (working set as large, so in the same cache).
+ * (working set as large, so in the same cache). Low-rank deltas (delta_anchor: 1024 x 1024, rank 16; and overlap with 64 rows of old
+ * ones) are compared with the peak too; linear forward stands beside them, at T 1024 and 1024 x 1024.
  * With one thread the time is the processor's own, so that other programs count less.
  * usage: build/cpu/bench/ops [threads] [avx512|avx2|scalar] [span length] [head size] [part of an op's name] */
 #include "peak.h"
@@ -9,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { T = 1024, C = 576, H = 9, K = 3, F = 1536, V = 49152, TARGETS = 128, TRAINED = 16 << 20, BLOCK_BYTES = 65536 };
+enum { T = 1024, C = 576, H = 9, K = 3, F = 1536, V = 49152, TARGETS = 128, TRAINED = 16 << 20, SIDE = 1024, RANK = 16, OLD = 64, BLOCK_BYTES = 65536 };
 
 static double best_of(void (*call)(void *), void *context)
 {
@@ -58,6 +59,9 @@ typedef struct bench {
     int32_t *ids;
     tm_tensor x, y, z, w, dw, rstd, cos, sin, q, k, v, out, dq, dk, dv, lse, delta, gate_up, h, logits, teacher, weight, loss, kl, table;
     int32_t hit[TARGETS];
+    tm_lowrank lr, start;
+    tm_tensor importance, da, db, old, lx, ly;
+    double penalty;
 } bench;
 
 static tm_tensor tensor(int64_t rows, int64_t cols)
@@ -106,6 +110,16 @@ static void trail_b(void *context)
     TM_RUN(b->d, trail, 1, &b->trained, &out);
 }
 
+CALL(linear_b, linear_forward, &b->rows, b->lx, b->importance, tm_tensor_none(), b->ly)
+CALL(anchor_b, anchor, b->trained.value, b->trained.m, b->trained.v, 1e-9, b->trained.grad, &b->penalty)
+CALL(delta_b, delta_anchor, &b->lr, NULL, tm_tensor_none(), 1e-9, b->da, b->db, &b->penalty)
+CALL(delta_i, delta_anchor, &b->lr, NULL, b->importance, 1e-9, b->da, b->db, &b->penalty)
+CALL(delta_s, delta_anchor, &b->lr, &b->start, b->importance, 1e-9, b->da, b->db, &b->penalty)
+CALL(overlap_b, overlap, b->old, b->lr.a, 1e-9, b->da, &b->penalty)
+CALL(square_b, square_add, 1e-9, b->trained.grad, b->trained.m)
+CALL(path_b, path_add, b->trained.grad, b->trained.m, b->trained.value, b->trained.v)
+CALL(sample_b, sample_targets, TARGETS, b->logits, 0, 7, NULL, b->hit)
+
 static void setup(bench *b, int64_t span, int64_t D)
 {
     int64_t spans = T / span, chunks = 0;
@@ -139,8 +153,12 @@ static void setup(bench *b, int64_t span, int64_t D)
     b->gate_up = tensor(T, 2 * F), b->h = tensor(T, F);
     b->logits = tensor(TARGETS, V), b->teacher = tensor(TARGETS, V), b->weight = tensor(1, TARGETS);
     b->loss = tensor(1, TARGETS), b->kl = tensor(1, TARGETS), b->table = tensor(V, C);
-    b->trained = (tm_trained){tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), 0.01f, 1, 0, 0};
+    b->trained = (tm_trained){tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), tensor(1, TRAINED), 0.01f, 1, 0, 0, 0};
     TM_RUN(b->d, fill, b->trained.v, 0.01);
+    b->lr = (tm_lowrank){.a = tensor(RANK, SIDE), .b = tensor(SIDE, RANK), .scale = 2};
+    b->start = (tm_lowrank){.a = tensor(RANK, SIDE), .b = tensor(SIDE, RANK), .scale = 2};
+    b->importance = tensor(SIDE, SIDE), b->da = tensor(RANK, SIDE), b->db = tensor(SIDE, RANK), b->old = tensor(OLD, SIDE);
+    b->lx = tensor(T, SIDE), b->ly = tensor(T, SIDE);
     b->step = (tm_step_params){.lr = 1e-9, .bias1 = 1, .bias2 = 1, .clip = 1};
 }
 
@@ -160,7 +178,7 @@ int main(int argc, char **argv)
     bench_clock_for(tm_cpu_of(b.d)->pool);
     setup(&b, span, D);
     double pairs = 0.5 * (double)span * (double)(span + 1) * (double)(T / span) * H; /* (query, key) pairs that see each other */
-    double row = 4.0 * T * C, logits = 4.0 * TARGETS * V, trained = 4.0 * TRAINED;
+    double row = 4.0 * T * C, logits = 4.0 * TARGETS * V, trained = 4.0 * TRAINED, side = 2.0 * SIDE * SIDE;
     const struct {
         const char *name;
         void (*call)(void *);
@@ -177,7 +195,11 @@ int main(int argc, char **argv)
         {"scatter", scatter_b, 0, 3 * row},           {"axpy", axpy_b, 0, 3 * row},
         {"dropout", dropout_b, 0, 2 * row},           {"grad_norm", norm_g, 0, trained},
         {"adamw", adam_b, 0, 7 * trained},            {"sgd", sgd_b, 0, 5 * trained},
-        {"trail", trail_b, 0, trained},
+        {"trail", trail_b, 0, trained},                {"anchor", anchor_b, 0, 5 * trained},
+        {"square_add", square_b, 0, 3 * trained},     {"path_add", path_b, 0, 5 * trained},
+        {"sample_targets", sample_b, 0, 2 * logits},  {"linear forward", linear_b, side * T, 0},
+        {"delta_anchor", delta_b, side * 3 * RANK, 0}, {"delta_anchor + F", delta_i, side * 3 * RANK, 0},
+        {"delta_anchor + start", delta_s, side * 4 * RANK, 0}, {"overlap", overlap_b, 4.0 * OLD * RANK * SIDE, 0},
     };
     tm_pool *pool = tm_cpu_of(b.d)->pool;
     double most = 0; /* a second */

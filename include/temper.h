@@ -103,6 +103,16 @@ typedef struct tm_fisher_request {
  * found, for people; free(). */
 tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
 
+typedef struct tm_sweep_request {
+    tm_recipe_source source; /* "key=a,b,c": each value is tried, with every combination of the others */
+    const char *out;         /* NULL: runs/sweep */
+    const char *metric;      /* name of the evaluation that decides; NULL: the first */
+    bool json;
+} tm_sweep_request;
+
+/* A recipe with several values of some keys, each combination a run below OUT, the best by its evaluation. *text: free(). */
+tm_status tm_sweep_recipe(const tm_sweep_request *request, const tm_callbacks *callbacks, char **text, tm_error *err);
+
 /* A recipe with every key and what it means, settled for this machine when a model is given. model and
  * data may be NULL. *yaml: its text; free(). */
 tm_status tm_init(const char *model, const char *data, char **yaml, tm_error *err);
@@ -123,7 +133,10 @@ typedef struct tm_forgetting_request {
     const char *data;  /* write the data there, and nothing else; NULL: run */
     bool quick;        /* two tasks, four arms, and TM_FAILED unless joint >= replay >= naive in what is left of the old */
     bool fixed;        /* no search for configurations: every method as it is set */
+    bool recipe;       /* *text: the sequence that would be run (docs/formats/sequence.md), and nothing is run */
+    int tasks;         /* 0: 5, with quick 2 */
     int seeds, orders; /* 0: 20 and 3, with quick 2 and 1 */
+    int steps;         /* of a task; 0: 120, with quick 40 */
     bool json;
 } tm_forgetting_request;
 
@@ -170,6 +183,18 @@ typedef struct tm_plan_request {
 } tm_plan_request;
 
 /* Memory and time before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
+
+typedef struct tm_advise_request {
+    tm_recipe_source source;
+    int64_t tasks;          /* that come one after another; 0: one */
+    char *const *bases;     /* [base_count] model folders to choose from; none: the recipe's */
+    size_t base_count;
+    bool json;
+} tm_advise_request;
+
+/* Base, method and settings for a recipe's data, each with its reason and what that rests on, and a recipe of them. Reads the data and
+ * runs the base over a sample of them; trains nothing. */
+tm_status tm_advise_recipe(const tm_advise_request *request, char **text, tm_error *err);
 tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err);
 
 /* --- Using a model --- */

@@ -25,11 +25,9 @@ enum { SIDE = 1024 };
 typedef enum product { FORWARD, INPUT, WEIGHT } product;
 
 /* The type that the device computes in when it is left the choice. */
-static tm_dtype act_of(const tm_device *d) { return d->traits.half ? TM_BF16 : d->real; }
-
 static double product_rate(tm_device *d, product which, char *memory, const tm_rows *rows)
 {
-    tm_dtype act = act_of(d);
+    tm_dtype act = d->traits.act;
     int64_t bytes = tm_dtype_bytes(d->real, SIDE * SIDE);
     tm_tensor a = tm_tensor_make(memory, act, SIDE, SIDE), b = tm_tensor_make(memory + bytes, act, SIDE, SIDE);
     tm_tensor c = tm_tensor_make(memory + 2 * bytes, which == WEIGHT ? d->real : act, SIDE, SIDE);
@@ -75,7 +73,7 @@ static tm_status measure_products(tm_device *d, rate *out, tm_error *err)
 static tm_status measure_memory(tm_device *d, rate *out, tm_error *err)
 {
     enum { ELEMENTS = 32 << 20 };
-    tm_dtype act = act_of(d);
+    tm_dtype act = d->traits.act;
     int64_t bytes = 2 * tm_dtype_bytes(act, ELEMENTS);
     void *memory;
     TM_TRY(tm_device_alloc(d, bytes, &memory, err));

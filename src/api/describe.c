@@ -194,6 +194,8 @@ tm_status tm_job_describe(const tm_job *job, const tm_trainer *t, const char *st
     put_integer(out, "steps_done", t ? t->step : 0);
     put_integer(out, "tokens", t ? t->tokens : 0);
     put_integer(out, "targets", t ? t->targets : 0);
+    if (t && t->loss_scale[0].scale > 0)
+        put_integer(out, "skipped_steps", t->loss_scale[0].skipped);
     put_key(out, "seconds");
     tm_buf_printf(out, "%.3f", t ? t->seconds : 0);
     put_plan(out, &job->plan);

@@ -59,7 +59,7 @@ static void put_table(tm_buf *out, int metric, const tm_scores *s)
     tm_buf_printf(out, "targets         %lld\n", (long long)s->targets);
 }
 
-/* scores [eval_count]; items: of the first. */
+/* scores, items (may be NULL) [eval_count]. */
 static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_error *err)
 {
     tm_trainer *trainer = NULL;
@@ -71,17 +71,17 @@ static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_erro
     if (st == TM_OK) {
         tm_model_begin_step(&trainer->model, NULL);
         for (int64_t i = 0; i < job->eval_count && st == TM_OK; i++)
-            st = tm_trainer_evaluate(trainer, &job->evals[i], 0, &scores[i], i ? NULL : items, err);
+            st = tm_trainer_evaluate(trainer, &job->evals[i], 0, &scores[i], items ? &items[i] : NULL, err);
     }
     tm_trainer_destroy(trainer);
     return st;
 }
 
-tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err)
+tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_buf *items, tm_error *err)
 {
     tm_job job;
     TM_TRY(tm_job_open(recipe, TM_JOB_EVAL, &job, err));
-    tm_status st = evaluate(&job, scores, NULL, err);
+    tm_status st = evaluate(&job, scores, items, err);
     tm_job_close(&job);
     return st;
 }

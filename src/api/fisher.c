@@ -41,12 +41,10 @@ static tm_status load_old(measuring *m, tm_error *err)
         m->run.data = m->job->data;
         return m->run.data ? TM_OK : tm_fail(err, TM_RECIPE, "keep.ewc.path: importances are measured on old data: give its path, or data");
     }
-    tm_model_config config;
     tm_pool *pool = NULL;
     tm_data_entry entry = {.path = r->ewc_path, .weight = 1};
-    TM_TRY(tm_model_config_read(r->model, &config, err));
-    int64_t vocab = config.vocab;
-    tm_model_config_deinit(&config);
+    int64_t vocab, seq;
+    TM_TRY(tm_job_longest(r, &vocab, &seq, err));
     if (!m->job->tokenizer && tm_tokenizer_is_in(r->model))
         TM_TRY(tm_tokenizer_open(r->model, &m->tokenizer, err));
     tm_data_settings settings = tm_job_data_settings(r, m->job->tokenizer ? m->job->tokenizer : m->tokenizer, vocab, m->job->cache);
@@ -60,10 +58,11 @@ static tm_status load_old(measuring *m, tm_error *err)
 /* So many steps of the order as have keep.ewc.samples examples, each example once: chosen by seeds.subset. */
 static tm_status choose_examples(measuring *m, tm_error *err)
 {
+    static const double none[TM_REHEARSALS]; /* of the job's data, not what is rehearsed */
     const tm_recipe *r = &m->recipe;
     bool path = r->ewc_importance == TM_IMPORTANCE_PATH;
     tm_order_settings settings = {.seed = m->job->seeds.subset, .mix = r->mix, .shuffle = true, .batch = path ? r->batch : 1, .batch_tokens = path ? r->batch_tokens : 0,
-                                  .accumulate = path ? r->accumulate : 1, .epochs = 1};
+                                  .accumulate = path ? r->accumulate : 1, .epochs = 1, .rehearsal = none, .rehearsals = m->own ? 0 : m->job->rehearsal.count};
     TM_TRY(tm_order_create(m->run.data, NULL, &settings, &m->order, err));
     m->facts.samples = 0;
     for (m->run.steps = 0; m->run.steps < tm_order_steps(m->order) && m->facts.samples < r->ewc_samples; m->run.steps++) {
@@ -78,13 +77,13 @@ static tm_status choose_examples(measuring *m, tm_error *err)
 
 /* --- What is measured, said in the file --- */
 
-static tm_status hash_data(const tm_dataset *data, tm_sha256 *out, tm_error *err)
+static tm_status hash_data(const tm_dataset *data, int64_t sources, tm_sha256 *out, tm_error *err)
 {
     *out = *tm_dataset_hash(data, 0);
-    if (tm_dataset_sources(data) == 1)
+    if (sources == 1)
         return TM_OK;
     tm_buf all = {0};
-    for (int64_t i = 0; i < tm_dataset_sources(data); i++)
+    for (int64_t i = 0; i < sources; i++)
         tm_buf_text(&all, tm_dataset_hash(data, i)->hex);
     tm_status st = tm_buf_check(&all, err);
     if (st == TM_OK)
@@ -116,7 +115,7 @@ static tm_status gather_facts(measuring *m, tm_error *err)
         free(file);
         TM_TRY(st);
     }
-    TM_TRY(hash_data(m->run.data, &f->data, err));
+    TM_TRY(hash_data(m->run.data, m->own ? 1 : r->data_count, &f->data, err));
     return tm_hf_hash(r->model, &f->model, err);
 }
 
@@ -240,19 +239,25 @@ static tm_status measure(measuring *m, const char *path, const char *old, double
 tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     tm_recipe *recipe;
+    *text = NULL;
+    TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
+    return tm_fisher_recipe(recipe, request->out, request->add, callbacks, text, err);
+}
+
+tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err)
+{
     tm_job job;
     measuring m = {0};
     tm_buf out = {0};
     double mean;
     tm_status st;
     *text = NULL;
-    TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
     TM_TRY(tm_job_open(recipe, TM_JOB_MEASURE, &job, err));
     if (recipe->method == TM_METHOD_NONE)
         TM_GO(tm_fail(err, TM_RECIPE, "method: none trains nothing: importances are of what is trained"));
     TM_GO(open_measuring(&m, &job, callbacks, err));
-    TM_GO(measure(&m, request->out, request->add, &mean, err));
-    TM_GO(put_summary(request->out, &m.facts, mean, &out, err));
+    TM_GO(measure(&m, path, add, &mean, err));
+    TM_GO(put_summary(path, &m.facts, mean, &out, err));
     *text = out.data;
     out = (tm_buf){0};
 out:

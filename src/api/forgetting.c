@@ -66,49 +66,73 @@ static tm_status judge(const char *out, tm_buf *text, tm_error *err)
 
 /* --- The run --- */
 
-static tm_status write_recipe(const tm_forgetting_request *q, const char *out, char recipe[PATH_SIZE], tm_error *err)
+static tm_status make_recipe(const tm_forgetting_request *q, const char *out, const char *model, tm_buf *yaml, tm_error *err)
 {
-    char model[PATH_SIZE], data[PATH_SIZE];
-    tm_buf yaml = {0};
-    TM_TRY(find_shared(model_file, model, err));
-    *strrchr(model, '/') = 0;
+    char data[PATH_SIZE];
     if (strpbrk(out, "\"\\") || strpbrk(model, "\"\\") || strlen(out) > PATH_SIZE - 64)
         return tm_fail(err, TM_USAGE, "%s: expected a shorter name without quotes and backslashes", out);
     snprintf(data, sizeof data, "%s/data", out);
+    tm_forgetting_form form = tm_forgetting_form_of(q->quick, data, model);
+    form.grid &= !q->fixed;
+    form.tasks = q->tasks ? q->tasks : form.tasks;
+    form.seeds = q->seeds ? q->seeds : form.seeds;
+    form.orders = q->orders ? q->orders : form.orders;
+    form.steps = q->steps ? q->steps : form.steps;
+    return tm_forgetting_recipe(&form, yaml, err);
+}
+
+/* Data and sequence below out; recipe: the sequence's file. */
+static tm_status prepare(const tm_forgetting_request *q, const char *out, char recipe[PATH_SIZE], tm_error *err)
+{
+    char model[PATH_SIZE];
+    tm_buf yaml = {0};
+    tm_status st;
+    TM_GO(find_shared(model_file, model, err));
+    *strrchr(model, '/') = 0;
+    TM_GO(make_recipe(q, out, model, &yaml, err));
+    snprintf(recipe, PATH_SIZE, "%s/data", out);
+    TM_GO(write_world(recipe, err));
     snprintf(recipe, PATH_SIZE, "%s/forgetting.yaml", out);
-    tm_forgetting_form form = {.data = data, .model = model, .quick = q->quick, .grid = !q->quick && !q->fixed, .seeds = q->seeds ? q->seeds : q->quick ? 2 : 20,
-                               .orders = q->orders ? q->orders : q->quick ? 1 : 3, .steps = q->quick ? 40 : 120, .batch_tokens = q->quick ? 512 : 1024};
-    TM_TRY(write_world(data, err));
-    tm_status st = tm_forgetting_recipe(&form, &yaml, err);
-    if (st == TM_OK)
-        st = tm_file_write(recipe, yaml.data, yaml.size, err);
+    TM_GO(tm_file_write(recipe, yaml.data, yaml.size, err));
+out:
     tm_buf_deinit(&yaml);
     return st;
+}
+
+static tm_status take_text(tm_buf *from, char **text, tm_error *err)
+{
+    *text = tm_strdup(tm_buf_str(from), err);
+    tm_buf_deinit(from);
+    return *text ? TM_OK : TM_NO_MEMORY;
 }
 
 tm_status tm_bench_forgetting(const tm_forgetting_request *q, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     const char *out = q->out ? q->out : q->quick ? "runs/forgetting-quick" : "runs/forgetting";
     char recipe[PATH_SIZE];
-    tm_buf all = {0};
+    tm_buf more = {0};
     *text = NULL;
+    if (q->tasks < 0 || q->tasks > TM_FORGETTING_TASKS)
+        return tm_fail(err, TM_USAGE, "%d tasks: expected 1 to %d", q->tasks, TM_FORGETTING_TASKS);
+    if (q->recipe) {
+        TM_TRY(make_recipe(q, out, "models/town1M", &more, err));
+        return take_text(&more, text, err);
+    }
     if (q->data) {
         TM_TRY(write_world(q->data, err));
-        *text = tm_strdup("", err);
-        return *text ? TM_OK : err->status;
+        return take_text(&more, text, err);
     }
-    TM_TRY(write_recipe(q, out, recipe, err));
+    TM_TRY(prepare(q, out, recipe, err));
     TM_TRY(tm_sequence(&(tm_sequence_request){.path = recipe, .out = out, .json = q->json}, callbacks, text, err));
     if (!q->quick)
         return TM_OK;
     if (!q->json)
-        tm_buf_text(&all, *text);
-    tm_status st = judge(out, &all, err);
+        tm_buf_text(&more, *text);
+    tm_status st = judge(out, &more, err);
     if (st == TM_OK && !q->json) {
         free(*text);
-        *text = all.data;
-        return TM_OK;
+        return take_text(&more, text, err);
     }
-    tm_buf_deinit(&all);
+    tm_buf_deinit(&more);
     return st;
 }

@@ -15,7 +15,7 @@
 
 static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_device *device, const int64_t *limits, tm_error *err)
 {
-    tm_model_settings settings = {.act = !s->logits && device->traits.half ? TM_BF16 : device->real, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
+    tm_model_settings settings = {.act = s->logits ? device->real : device->traits.act, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
     int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);

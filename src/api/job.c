@@ -386,8 +386,11 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
         return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
     TM_TRY(tm_device_open(r->device, r->threads, &job->device, job->no_gpu, err));
     job->own = job->device->used_bytes;
-    if (r->precision == TM_PRECISION_F16)
-        return tm_fail(err, TM_RECIPE, "%s: precision: f16 is not implemented yet; expected f32 or bf16", where);
+    if (r->precision == TM_PRECISION_F16 && !job->device->traits.apart)
+        return tm_fail(err, TM_RECIPE, "%s: precision: f16 runs on a GPU alone (device is %s); expected f32 or bf16", where, job->device->name);
+    int exponent;
+    if (frexp(r->loss_scale, &exponent) != 0.5)
+        return tm_fail(err, TM_RECIPE, "%s: train.loss_scale: found %g, expected a power of two, as 65536", where, r->loss_scale);
     TM_TRY(tm_method_find(r->method, &method, err));
     if (isnan(r->lr))
         r->lr = method->auto_lr;

@@ -46,8 +46,11 @@ void tm_job_close(tm_job *job);
 
 /* tm_train with a recipe that is loaded already; it is the call's from here on. */
 tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err) TM_MUST_CHECK;
-/* Scores [recipe->eval_count] of every evaluation of a recipe, nothing trained; the recipe is the call's from here on. */
-tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_error *err) TM_MUST_CHECK;
+/* tm_fisher likewise: into the file path, added to those of `add` (NULL: none). */
+tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err) TM_MUST_CHECK;
+/* Scores [recipe->eval_count] of every evaluation of a recipe, nothing trained; items (may be NULL) [eval_count] get a JSON line an item.
+ * The recipe is the call's from here on. */
+tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_buf *items, tm_error *err) TM_MUST_CHECK;
 
 /* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);

@@ -330,11 +330,14 @@ tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err)
     tm_status fits = TM_OK;
     *text = NULL;
     TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
-    int offload = recipe->offload;
-    if (request->gpu) /* opening plans for this machine, which may have no GPU to offload from */
+    int offload = recipe->offload, precision = recipe->precision;
+    if (request->gpu) { /* opening plans for this machine, which may have no GPU to offload from, or to compute in f16 */
         recipe->offload = TM_OFFLOAD_NONE;
+        recipe->precision = TM_PRECISION_AUTO;
+    }
     TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
     job.asked.offload = offload;
+    job.asked.precision = precision;
     tm_status st = plan_job(&job, request, &out, &fits, err);
     tm_job_close(&job);
     if (st != TM_OK) {

@@ -3,6 +3,8 @@
  *
  * 1. The run folder is only read; the second run lives in a folder beside it that is removed at the end.
  * 2. What the run was made from must still be there: another model or data file is said, not trained. */
+#include "api/job.h"
+#include "api/verify_rows.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/json.h"
@@ -146,6 +148,45 @@ out:
     free(written);
     free(file);
     free(out);
+    return st;
+}
+
+/* --- The products --- */
+
+static void add_shape(tm_row_shape shape[5], int *count, const tm_linear_group *g)
+{
+    shape[(*count)++] = (tm_row_shape){g->out, g->in, g->weight.dtype};
+}
+
+/* Whether the products that this run is made of keep a row's bits on its device, whatever stands beside it. */
+static tm_status check_products(check *c, tm_error *err)
+{
+    tm_recipe *recipe;
+    tm_job job;
+    tm_device *counting = NULL;
+    tm_trainer *t = NULL;
+    char *file = tm_path_join(c->aside, "recipe.json", err);
+    tm_status st = file ? tm_recipe_load(file, NULL, 0, &recipe, err) : TM_NO_MEMORY;
+    free(file);
+    TM_TRY(st);
+    TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
+    tm_row_shape shape[5];
+    int count = 0, kept = 0;
+    TM_GO(tm_counting_device_create(job.device->traits, &counting, err));
+    TM_GO(tm_trainer_create(&job.run, counting, NULL, &t, err));
+    const tm_block *b = &t->model.block[0];
+    add_shape(shape, &count, &b->qkv);
+    add_shape(shape, &count, &b->o);
+    add_shape(shape, &count, &b->gate_up);
+    add_shape(shape, &count, &b->down);
+    add_shape(shape, &count, &t->model.head_group);
+    TM_GO(tm_verify_rows(job.device, t->model.settings.act, shape, count, &kept, err));
+    tm_buf_printf(&c->text, "products on %s: %d of %d keep the bits of a row, alone and among others\n", job.device->detail, kept, 2 * count);
+    c->findings += kept < 2 * count;
+out:
+    tm_trainer_destroy(t);
+    tm_device_destroy(counting);
+    tm_job_close(&job);
     return st;
 }
 
@@ -361,6 +402,7 @@ tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal,
     if (!c.findings) {
         TM_GO(make_aside(&c, err));
         TM_GO(run_again(&c, callbacks, err));
+        TM_GO(check_products(&c, err));
         TM_GO(compare_all(&c, err));
     }
     *equal = c.findings == 0;

@@ -265,6 +265,14 @@ static tm_status entry_set(loader *l, const tm_option_table *table, void *entry,
     return located(l, line, name, tm_option_set(o, entry, ours, l->err));
 }
 
+/* The line of what stands in the line `own` of its file, within something of `line`. */
+static int inner_line(const loader *l, int line, int own)
+{
+    if (l->override >= 0 || own <= 0)
+        return line;
+    return l->in_layer ? -(l->override_count + own) : own;
+}
+
 /* An entry as a whole: a mapping, or the name of a file. */
 static tm_status entry_fill(loader *l, const tm_option_table *table, void *entry, int line, const tm_node *node)
 {
@@ -278,7 +286,7 @@ static tm_status entry_fill(loader *l, const tm_option_table *table, void *entry
     }
     int lines[64] = {0};
     for (size_t i = 0; i < node->count; i++)
-        TM_TRY(entry_set(l, table, entry, line < 0 ? line : node->item[i].line, node->item[i].key, node->item[i].value,
+        TM_TRY(entry_set(l, table, entry, inner_line(l, line, node->item[i].line), node->item[i].key, node->item[i].value,
                          line < 0 ? NULL : lines));
     entry_set_line(table, entry, line);
     return TM_OK;
@@ -327,7 +335,7 @@ static tm_status list_set(loader *l, const tm_option *list, int line, const tm_n
         for (size_t i = 0; i < node->count; i++) {
             const tm_node *value = node->item[i].value;
             TM_TRY(entry_append(l, list, line, &entry));
-            TM_TRY(entry_fill(l, table, entry, line < 0 ? line : value->line, value));
+            TM_TRY(entry_fill(l, table, entry, inner_line(l, line, value->line), value));
         }
         return TM_OK;
     }
@@ -445,7 +453,7 @@ static tm_status apply_map(loader *l, const char *group, const tm_node *map)
 {
     for (size_t i = 0; i < map->count; i++) {
         const tm_item *item = &map->item[i];
-        int line = l->override >= 0 ? -(l->override + 1) : l->in_layer ? -(l->override_count + item->line) : item->line;
+        int line = inner_line(l, -(l->override + 1), item->line);
         char key[MAX_KEY];
         int n = snprintf(key, sizeof key, "%s%s%s", group, *group ? "." : "", item->key);
         if (n < 0 || (size_t)n >= sizeof key)

@@ -14,12 +14,14 @@ typedef struct tm_command {
 #define CLI_COMMANDS(X) \
     X(demo)             \
     X(train)            \
+    X(sweep)            \
     X(sequence)         \
     X(fisher)           \
     X(eval)             \
     X(generate)         \
     X(chat)             \
     X(plan)             \
+    X(advise)           \
     X(tokenize)         \
     X(tokenizer)        \
     X(template)         \

@@ -3,30 +3,46 @@
 
 #include <stdlib.h>
 
+/* Arguments of `bench forgetting`; false: exit code 2. */
+static bool forgetting_arguments(int argc, char **argv, tm_forgetting_request *q)
+{
+    struct number {
+        const char *option;
+        int most, *to;
+        const char *text;
+    } numbers[] = {{"--tasks", 5, &q->tasks, NULL}, {"--seeds", 10000, &q->seeds, NULL}, {"--orders", 100, &q->orders, NULL}, {"--steps", 1000000, &q->steps, NULL}};
+    struct flag {
+        const char *option;
+        bool *to;
+    } flags[] = {{"--quick", &q->quick}, {"--fixed", &q->fixed}, {"--recipe", &q->recipe}, {"--json", &q->json}};
+    for (int i = 2; i < argc; i++) {
+        bool known = cli_option(argc, argv, &i, "--data", &q->data) || cli_option(argc, argv, &i, "--out", &q->out);
+        for (int k = 0; !known && k < 4; k++)
+            known = cli_option(argc, argv, &i, numbers[k].option, &numbers[k].text);
+        for (int k = 0; !known && k < 4; k++)
+            if ((known = cli_is(argv[i], flags[k].option)))
+                *flags[k].to = true;
+        if (!known) {
+            cli_usage(&cmd_bench, "unknown argument %s", argv[i]);
+            return false;
+        }
+    }
+    for (int k = 0; k < 4; k++) {
+        int64_t value = 0;
+        if (numbers[k].text && !cli_integer(&cmd_bench, numbers[k].option, numbers[k].text, 1, numbers[k].most, &value))
+            return false;
+        *numbers[k].to = (int)value;
+    }
+    return true;
+}
+
 static int forgetting(int argc, char **argv)
 {
     tm_forgetting_request request = {0};
-    const char *seeds = NULL, *orders = NULL;
-    int64_t number[2] = {0};
     tm_error err = {0};
     char *text = NULL;
-    for (int i = 2; i < argc; i++) {
-        if (cli_option(argc, argv, &i, "--data", &request.data) || cli_option(argc, argv, &i, "--out", &request.out) ||
-            cli_option(argc, argv, &i, "--seeds", &seeds) || cli_option(argc, argv, &i, "--orders", &orders))
-            continue;
-        if (cli_is(argv[i], "--quick"))
-            request.quick = true;
-        else if (cli_is(argv[i], "--fixed"))
-            request.fixed = true;
-        else if (cli_is(argv[i], "--json"))
-            request.json = true;
-        else
-            return cli_usage(&cmd_bench, "unknown argument %s", argv[i]);
-    }
-    if ((seeds && !cli_integer(&cmd_bench, "--seeds", seeds, 1, 10000, &number[0])) || (orders && !cli_integer(&cmd_bench, "--orders", orders, 1, 100, &number[1])))
+    if (!forgetting_arguments(argc, argv, &request))
         return 2;
-    request.seeds = (int)number[0];
-    request.orders = (int)number[1];
     tm_progress line;
     tm_callbacks callbacks = cli_watch_begin(&line);
     tm_status st = tm_bench_forgetting(&request, &callbacks, &text, &err);
@@ -83,14 +99,17 @@ const tm_command cmd_bench = {
         "  --threads N      0: all\n"
         "  --tokenizer DIR  model folder or tokenizer.json\n"
         "  --text FILE      what it reads; the first MiB is used\n\n"
-        "usage: temper bench forgetting [--quick] [--fixed] [--seeds N] [--orders N] [--out DIR] [--json]\n"
-        "       temper bench forgetting --data DIR\n\n"
+        "usage: temper bench forgetting [--quick] [--fixed] [--tasks N] [--seeds N] [--orders N] [--steps N] [--out DIR] [--json]\n"
+        "       temper bench forgetting --data DIR | --recipe\n\n"
         "Methods that keep skills, compared on a small model that knows a town's people and plays by heart and is\n"
         "taught five things one after another (docs/forgetting.md). The whole of it is for a GPU, or a night; it goes\n"
         "on where it was killed.\n\n"
         "  --quick          two tasks, four arms; a minute; fails unless joint >= replay >= naive\n"
         "  --fixed          every method as it is set, in place of the best of four configurations on validation rows\n"
-        "  --seeds, --orders  how many of the training (20), and of the tasks (3)\n"
-        "  --data DIR       writes the data there, and nothing else\n\n"
+        "  --tasks N        only the first N of five\n"
+        "  --seeds N, --orders N  of the training (20), of the tasks (3)\n"
+        "  --steps N        of a task (120)\n"
+        "  --data DIR       writes the data there, and nothing else\n"
+        "  --recipe         prints the sequence that would be run, and nothing else\n\n"
         "example: temper bench --tokenizer models/stories260K --text data/demo/pushkin-train.txt\n",
 };

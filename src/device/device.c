@@ -6,8 +6,8 @@
 
 /* A CPU's share of logits should stay in its caches; a GPU's must give its matrix product enough rows: 2048 rows of
  * 150,000 tokens are 600 MB. */
-tm_device_traits tm_cpu_traits(void) { return (tm_device_traits){.real = TM_F32, .head_rows = TM_CHUNK_TOKENS}; }
-tm_device_traits tm_cuda_traits(void) { return (tm_device_traits){.real = TM_F32, .head_rows = 2048, .borrows = true, .apart = true, .half = true}; }
+tm_device_traits tm_cpu_traits(void) { return (tm_device_traits){.real = TM_F32, .act = TM_F32, .head_rows = TM_CHUNK_TOKENS}; }
+tm_device_traits tm_cuda_traits(void) { return (tm_device_traits){.real = TM_F32, .head_rows = 2048, .borrows = true, .apart = true, .act = TM_BF16}; }
 int64_t tm_cuda_own_bytes(void) { return TM_CUDA_PARTIALS * (int64_t)sizeof(uint64_t); }
 
 tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err)

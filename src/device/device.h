@@ -75,7 +75,7 @@ typedef struct tm_device_traits {
     int32_t head_rows; /* rows of the loss head that are computed at once: a multiple of TM_CHUNK_TOKENS */
     bool borrows;      /* wants a workspace: tm_device_calls.lend */
     bool apart;        /* has memory of its own: tm_device_calls.stash */
-    bool half;         /* computes in bf16 as fast as memory allows: the precision that `auto` takes */
+    tm_dtype act;      /* of activations where `precision: auto` decides: real; on a GPU bf16, or f16 where it has no bf16 */
 } tm_device_traits;
 
 struct tm_device {

@@ -86,6 +86,7 @@ typedef struct tm_step_params {
     double bias1, bias2; /* AdamW: 1 - beta1^t, 1 - beta2^t */
     double grad_norm;    /* written by the grad_norm op: global L2 norm before clipping */
     double clip;         /* written by the grad_norm op: factor on every gradient */
+    double unscale;      /* 1 / the scale that the loss's gradient was multiplied by (train/loss_scale.h); for the unscale op */
     uint64_t dropout_key; /* tm_philox_key(dropout seed, DROPOUT, step, 0) */
 } tm_step_params;
 

@@ -105,15 +105,17 @@ static tm_status anchor_begin(void *state, tm_trainer *t, tm_error *err)
         TM_TRY(tm_importances_open(path, &file, err));
     for (int64_t i = 0; i < a->count && st == TM_OK; i++) {
         const anchor_term *term = &a->term[i];
-        const tm_param *p = term->param ? term->param : term->module->weight;
-        if (term->param)
-            copy(t, p->value, term->start);
-        else {
+        char name[300]; /* of a module's own weight, also where the base ties it to another */
+        if (term->param) {
+            snprintf(name, sizeof name, "%s", term->param->name);
+            copy(t, term->param->value, term->start);
+        } else {
+            snprintf(name, sizeof name, "%s.weight", term->module->name);
             copy(t, term->module->lora->a->value, term->start);
             copy(t, term->module->lora->b->value, term->start_b);
         }
         if (file)
-            st = read_importance(t, file, path, p->name, term->importance, err);
+            st = read_importance(t, file, path, name, term->importance, err);
     }
     if (st == TM_OK && file)
         st = t->device->calls->sync(t->device, err); /* the file is read by then */

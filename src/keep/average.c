@@ -25,7 +25,7 @@ typedef struct stack { /* of one module's low-rank matrices */
 
 typedef struct average {
     int kind;
-    int64_t every, first;    /* steps between two weights, and the first step averaged (EMA: the start is there already) */
+    int64_t every, first;    /* steps between two weights, and the first step that may be one of them */
     int64_t slots;           /* of every stack */
     stack *stack;
     tm_kept *kept;           /* what is averaged in place, or Lookahead's slow weights; then the stacks */
@@ -38,21 +38,16 @@ typedef struct average {
 
 /* --- Which weights --- */
 
-/* How many weights are averaged after so many steps. */
-static int64_t taken_by(const average *s, int64_t step)
-{
-    if (s->kind == TM_AVERAGE_EMA)
-        return 1 + step / s->every;
-    return step < s->first ? 0 : step / s->every - (s->first - 1) / s->every;
-}
+/* How many weights were averaged by then. */
+static int64_t updates_by(const average *s, int64_t step) { return step < s->first ? 0 : step / s->every - (s->first - 1) / s->every; }
+/* The same with EMA's first, the start. */
+static int64_t taken_by(const average *s, int64_t step) { return updates_by(s, step) + (s->kind == TM_AVERAGE_EMA); }
 
-static bool takes_at(const average *s, int64_t step) { return step % s->every == 0 && (s->kind == TM_AVERAGE_EMA || step >= s->first); }
+static bool takes_at(const average *s, int64_t step) { return step % s->every == 0 && step >= s->first; }
 
-/* The weight of number i of `taken` in the average; 0 where its slot was given to a later one. */
+/* The weight in the average of number i, one of the newest `slots` of `taken`. */
 static double weight_of(const average *s, const tm_recipe *recipe, int64_t i, int64_t taken)
 {
-    if (taken - i > s->slots)
-        return 0;
     if (s->kind == TM_AVERAGE_SWA)
         return 1.0 / (double)taken;
     double decay = recipe->average_decay, all = 0, own = 0, power = 1;
@@ -70,7 +65,7 @@ static int64_t slots_of_ema(const tm_recipe *recipe, int64_t steps)
     for (double power = recipe->average_decay; power >= LEAST_SHARE; power *= recipe->average_decay)
         most++;
     int64_t all = 1 + steps / recipe->average_every;
-    return most < all ? most : all;
+    return most < all || steps == 0 ? most : all; /* 0: a plan without data */
 }
 
 /* --- Taking --- */
@@ -191,9 +186,9 @@ static tm_status average_end(void *state, tm_trainer *t, tm_error *err)
     int64_t taken = taken_by(s, t->step);
     if (t->verdict == TM_ROLL_BACK)
         return TM_OK;
-    if (!taken)
-        return tm_trainer_warn(t, err, "keep.average: the run ended at step %lld, before step %lld, from which on weights are averaged: the result is not an average",
-                               (long long)t->step, (long long)s->first);
+    if (!updates_by(s, t->step))
+        return tm_trainer_warn(t, err, "keep.average: the run ended at step %lld, before any weights were averaged (from step %lld on, every %lld): the result is not an average",
+                               (long long)t->step, (long long)s->first, (long long)s->every);
     for (int64_t i = 0; i < s->in_place; i++)
         TM_RUN(t->device, cast, s->kept[i].value, s->param[i]->value);
     t->result_changed = true;
@@ -280,16 +275,17 @@ static tm_status check(const tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
-/* When SWA begins, and how often: with stacks no more than they hold. */
-static tm_status settle_swa(average *s, tm_trainer *t, bool stacks, tm_error *err)
+/* Which steps are averaged, and the places that stacks have for them. */
+static tm_status settle_steps(average *s, tm_trainer *t, bool stacks, tm_error *err)
 {
     int64_t steps = t->run->steps;
-    s->first = (int64_t)ceil(t->recipe->average_start * (double)steps);
-    s->first = s->first > 1 ? s->first : 1;
-    while (stacks && taken_by(s, steps) > MOST_SWA)
+    bool swa = s->kind == TM_AVERAGE_SWA;
+    int64_t from = swa ? (int64_t)ceil(t->recipe->average_start * (double)steps) : 1;
+    s->first = from > 1 ? from : 1;
+    while (swa && stacks && updates_by(s, steps) > MOST_SWA)
         s->every++;
-    s->slots = steps > 0 ? taken_by(s, steps) : MOST_SWA;
-    if (s->slots < 1)
+    s->slots = !swa ? slots_of_ema(t->recipe, steps) : steps > 0 ? updates_by(s, steps) : MOST_SWA;
+    if (steps > 0 && !updates_by(s, steps))
         return tm_fail(err, TM_RECIPE, "keep.average: no step from %lld to %lld is a multiple of every: %lld; set a smaller every", (long long)s->first, (long long)steps, (long long)s->every);
     if (s->every == t->recipe->average_every)
         return TM_OK;
@@ -339,10 +335,8 @@ static tm_status settle(average *s, tm_trainer *t, tm_error *err)
     for (int64_t i = 0; i < t->model.config.layers * TM_SLOTS + 2; i++)
         stacks |= lora_at(&t->model, i) != NULL;
     TM_TRY(check(t, err));
-    if (s->kind == TM_AVERAGE_SWA)
-        TM_TRY(settle_swa(s, t, stacks, err));
-    if (s->kind == TM_AVERAGE_EMA)
-        s->slots = slots_of_ema(t->recipe, t->run->steps);
+    if (s->kind != TM_AVERAGE_LOOKAHEAD)
+        TM_TRY(settle_steps(s, t, stacks, err));
     return take_memory(s, t, err);
 }
 

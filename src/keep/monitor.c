@@ -22,7 +22,8 @@ double tm_probe_damage(const tm_eval_set *set, int32_t r)
     double first = tm_metric_value(metric, &set->first[r]), now = tm_metric_value(metric, &set->last[r]);
     if (metric == TM_METRIC_KL)
         return now;
-    return first > 0 ? (tm_metrics[metric].rises ? first - now : now - first) / first : 0;
+    double worse = tm_metrics[metric].rises ? first - now : now - first;
+    return first != 0 ? worse / first : worse > 0 ? INFINITY : 0; /* what was not measured is not a number, and a breach */
 }
 
 double tm_probe_budget(const tm_eval_set *set)

@@ -27,6 +27,6 @@ void tm_analysis_deinit(tm_analysis *analysis);
 
 /* results.c: results.json, and a table for people. */
 tm_status tm_sequence_results(const tm_sequence_file *file, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err) TM_MUST_CHECK;
-tm_status tm_sequence_table(const tm_sequence_file *file, const tm_analysis *analysis, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+tm_status tm_sequence_table(const tm_sequence_file *file, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 
 #endif

@@ -31,14 +31,18 @@ typedef struct tm_world {
 tm_status tm_world_write(const tm_world *world, const char *dir, tm_error *err) TM_MUST_CHECK;
 
 /* What is run on it. */
+enum { TM_FORGETTING_TASKS = 5 };
 typedef struct tm_forgetting_form {
     const char *data, *model;
-    bool quick;              /* two tasks, four arms, fewer rows */
+    bool quick;              /* few arms, fewer rows */
     bool grid;               /* configurations are chosen on select.jsonl */
+    int tasks;               /* the first so many */
     int seeds, orders;
     int steps, batch_tokens; /* of a task */
 } tm_forgetting_form;
 
+/* The form that recipes/forgetting.yaml is, and the short one. */
+tm_forgetting_form tm_forgetting_form_of(bool quick, const char *data, const char *model);
 /* The sequence as YAML, appended to out. data and model must be fit for a quoted YAML scalar: no quote, no backslash. */
 tm_status tm_forgetting_recipe(const tm_forgetting_form *form, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 

@@ -17,57 +17,57 @@
 #define TWO_RATES "train.lr: [1e-3, 3e-4], "
 #define TWO_LORA_RATES "train.lr: [5e-3, 1e-3], "
 
-typedef enum arm_flags {
-    QUICK = 1,    /* in the short form too */
-    PREVIOUS = 2, /* what the method knows of the old grows by every task */
-} arm_flags;
-
 static const struct arm {
     const char *name;
-    int flags;
+    bool quick;        /* in the short form too */
     const char *more;  /* keys of the arm beside set and grid */
     const char *set;   /* of the recipe */
     const char *grid;
 } arms[] = {
-    {"frozen", QUICK, "frozen: true", NULL, NULL},
-    {"naive", QUICK, NULL, NULL, RATES},
-    {"naive-lora", 0, NULL, LORA, LORA_RATES},
-    {"joint", QUICK, "joint: true", "keep: {" REPLAY("0.25") "}", RATES},
+    {"frozen", true, "frozen: true", NULL, NULL},
+    {"naive", true, NULL, NULL, RATES},
+    {"naive-lora", false, NULL, LORA, LORA_RATES},
+    {"joint", true, "joint: true", "keep: {" REPLAY("0.25") "}", RATES},
     /* Without old data. */
-    {"rate-tenth", 0, NULL, "train: {lr: 1e-4}", "train.lr: [2e-4, 1e-4, 7e-5, 5e-5]"},
-    {"rate-hundredth", 0, NULL, "train: {lr: 1e-5}", "train.lr: [2e-5, 1e-5, 7e-6, 5e-6]"},
-    {"freeze", 0, NULL, "method: freeze, freeze: {layers: 2}", TWO_RATES "freeze.layers: [1, 3]"},
-    {"l2sp", 0, NULL, "keep: {l2sp: {lambda: 0.1}}", TWO_RATES "keep.l2sp.lambda: [0.1, 1]"},
-    {"kl", 0, NULL, "keep: {" KL("0.5") "}", TWO_RATES "keep.kl.beta: [0.1, 1]"},
-    {"stm", 0, NULL, "keep: {stm: {threshold: 50}}", TWO_RATES "keep.stm.threshold: [10, 100]"},
-    {"ema", 0, NULL, "keep: {average: {kind: ema}}", TWO_RATES "keep.average.decay: [0.8, 0.95]"},
-    {"swa", 0, NULL, "keep: {average: {kind: swa}}", TWO_RATES "keep.average.start: [0.25, 0.75]"},
-    {"lookahead", 0, NULL, "keep: {average: {kind: lookahead}}", TWO_RATES "keep.average.alpha: [0.3, 0.7]"},
-    {"wise", 0, NULL, "keep: {wise: {scale: 0.5}}", TWO_RATES "keep.wise.scale: [0.3, 0.7]"},
-    {"osf", 0, NULL, "keep: {osf: {share: 0.5}}", TWO_RATES "keep.osf.share: [0.3, 0.7]"},
-    {"olora", 0, "orthogonal: previous", LORA, TWO_LORA_RATES "keep.orthogonal.lambda: [0.1, 1]"},
-    {"separate", 0, "between: separate", LORA, LORA_RATES},
-    {"generate", 0, NULL, "keep: {generate: {samples: 256, max_tokens: 100, fraction: 0.25}}", TWO_RATES "keep.generate.fraction: [0.05, 0.25]"},
+    {"rate-tenth", false, NULL, "train: {lr: 1e-4}", "train.lr: [2e-4, 1e-4, 7e-5, 5e-5]"},
+    {"rate-hundredth", false, NULL, "train: {lr: 1e-5}", "train.lr: [2e-5, 1e-5, 7e-6, 5e-6]"},
+    {"freeze", false, NULL, "method: freeze, freeze: {layers: 2}", TWO_RATES "freeze.layers: [1, 3]"},
+    {"l2sp", false, NULL, "keep: {l2sp: {lambda: 0.3}}", TWO_RATES "keep.l2sp.lambda: [0.1, 1]"},
+    {"kl", false, NULL, "keep: {" KL("0.3") "}", TWO_RATES "keep.kl.beta: [0.1, 1]"},
+    {"stm", false, NULL, "keep: {stm: {threshold: 100}}", TWO_RATES "keep.stm.threshold: [100, 1000]"},
+    {"ema", false, NULL, "keep: {average: {kind: ema}}", TWO_RATES "keep.average.decay: [0.8, 0.95]"},
+    {"swa", false, NULL, "keep: {average: {kind: swa}}", TWO_RATES "keep.average.start: [0.25, 0.75]"},
+    {"lookahead", false, NULL, "keep: {average: {kind: lookahead}}", TWO_RATES "keep.average.alpha: [0.3, 0.7]"},
+    {"wise", false, NULL, "keep: {wise: {scale: 0.5}}", TWO_RATES "keep.wise.scale: [0.3, 0.7]"},
+    {"osf", false, NULL, "keep: {osf: {share: 0.5}}", TWO_RATES "keep.osf.share: [0.3, 0.7]"},
+    {"olora", false, "orthogonal: previous", LORA, TWO_LORA_RATES "keep.orthogonal.lambda: [0.1, 1]"},
+    {"separate", false, "between: separate", LORA, LORA_RATES},
+    {"generate", false, NULL, "keep: {generate: {samples: 128, max_tokens: 60, fraction: 0.25}}", TWO_RATES "keep.generate.fraction: [0.05, 0.25]"},
     /* With old data. */
-    {"replay-1", 0, NULL, "keep: {" REPLAY("0.01") "}", RATES},
-    {"replay-5", 0, NULL, "keep: {" REPLAY("0.05") "}", RATES},
-    {"replay", QUICK | PREVIOUS, NULL, "keep: {" REPLAY("0.25") "}", RATES},
-    {"replay-lora", PREVIOUS, NULL, LORA ", keep: {" REPLAY("0.25") "}", LORA_RATES},
-    {"der", 0, NULL, "keep: {" REPLAY("0.25") ", der: {alpha: 0.1}}", TWO_RATES "keep.der.alpha: [0.03, 0.3]"},
-    {"ewc", 0, NULL, "keep: {" EWC("1") "}", TWO_RATES "keep.ewc.lambda: [0.1, 10]"},
-    {"ewc-lora", 0, NULL, LORA ", keep: {" EWC("1") "}", TWO_LORA_RATES "keep.ewc.lambda: [0.1, 10]"},
-    {"path", 0, NULL, "keep: {ewc: {lambda: 1, importance: path, path: \"@old/replay.jsonl\", samples: 256}}", TWO_RATES "keep.ewc.lambda: [0.1, 10]"},
+    {"replay-1", false, "replay: previous", "keep: {" REPLAY("0.01") "}", RATES},
+    {"replay-5", false, "replay: previous", "keep: {" REPLAY("0.05") "}", RATES},
+    {"replay", true, "replay: previous", "keep: {" REPLAY("0.25") "}", RATES},
+    {"replay-lora", false, "replay: previous", LORA ", keep: {" REPLAY("0.25") "}", LORA_RATES},
+    {"der", false, "replay: previous", "keep: {" REPLAY("0.25") ", der: {alpha: 0.1}}", TWO_RATES "keep.der.alpha: [0.03, 0.3]"},
+    {"ewc", false, NULL, "keep: {" EWC("0.3") "}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
+    {"ewc-lora", false, NULL, LORA ", keep: {" EWC("0.1") "}", TWO_LORA_RATES "keep.ewc.lambda: [0.01, 0.1]"},
+    {"path", false, NULL, "keep: {ewc: {lambda: 0.3, importance: path, path: \"@old/replay.jsonl\", samples: 256}}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
     /* Together. */
-    {"replay+ewc", 0, NULL, "keep: {" REPLAY("0.05") ", " EWC("1") "}", TWO_RATES "keep.ewc.lambda: [0.1, 10]"},
-    {"replay+kl", 0, NULL, "keep: {" REPLAY("0.05") ", " KL("0.5") "}", TWO_RATES "keep.kl.beta: [0.1, 1]"},
-    {"replay+slow", 0, NULL, "train: {lr: 1e-4}, keep: {" REPLAY("0.05") "}", "train.lr: [3e-4, 2e-4, 1e-4, 5e-5]"},
+    {"replay+ewc", false, "replay: previous", "keep: {" REPLAY("0.05") ", " EWC("0.3") "}", TWO_RATES "keep.ewc.lambda: [0.1, 1]"},
+    {"replay+kl", false, "replay: previous", "keep: {" REPLAY("0.05") ", " KL("0.3") "}", TWO_RATES "keep.kl.beta: [0.1, 1]"},
+    {"replay+slow", false, "replay: previous", "train: {lr: 1e-4}, keep: {" REPLAY("0.05") "}", "train.lr: [3e-4, 2e-4, 1e-4, 5e-5]"},
 };
 
 static const struct task {
     const char *name, *metric;
-    bool quick;
-} tasks[] = {
-    {"people", "exact", true}, {"russian", "accuracy", true}, {"arithmetic", "exact", false}, {"conflict", "exact", false}, {"style", "accuracy", false}};
+} tasks[TM_FORGETTING_TASKS] = {{"people", "exact"}, {"russian", "accuracy"}, {"arithmetic", "exact"}, {"conflict", "exact"}, {"style", "accuracy"}};
+
+tm_forgetting_form tm_forgetting_form_of(bool quick, const char *data, const char *model)
+{
+    tm_forgetting_form form = {.data = data, .model = model, .quick = quick, .grid = !quick, .tasks = quick ? 2 : TM_FORGETTING_TASKS, .seeds = quick ? 2 : 20,
+                               .orders = quick ? 1 : 3, .steps = quick ? 40 : 120, .batch_tokens = quick ? 512 : 1024};
+    return form;
+}
 
 static void add_data(tm_buf *out, const char *text, const char *data)
 {
@@ -92,11 +92,9 @@ static void add_tasks(tm_buf *out, const tm_forgetting_form *form)
 {
     char file[64];
     tm_buf_text(out, "tasks:\n");
-    for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++) {
+    for (int i = 0; i < form->tasks; i++) {
         const struct task *t = &tasks[i];
         bool facts = strcmp(t->metric, "exact") == 0;
-        if (form->quick && !t->quick)
-            continue;
         tm_buf_printf(out, "  - name: %s\n", t->name);
         snprintf(file, sizeof file, "%s/train", t->name);
         add_set(out, "train", form->data, file, NULL, 0);
@@ -117,7 +115,7 @@ static void add_arms(tm_buf *out, const tm_forgetting_form *form)
     tm_buf_text(out, "baseline: naive\narms:\n");
     for (size_t i = 0; i < sizeof arms / sizeof *arms; i++) {
         const struct arm *a = &arms[i];
-        if (form->quick && !(a->flags & QUICK))
+        if (form->quick && !a->quick)
             continue;
         tm_buf_printf(out, "  - {name: %s", a->name);
         if (a->more)
@@ -137,7 +135,7 @@ tm_status tm_forgetting_recipe(const tm_forgetting_form *form, tm_buf *out, tm_e
 {
     tm_buf_text(out, "# What `temper bench forgetting` runs: a small model that knows plays and a town by heart learns new people, Russian,\n"
                      "# sums, news of old people, and plays again, by every method. docs/forgetting.md says what came of it.\n");
-    tm_buf_printf(out, "#   temper bench forgetting --data %s && temper sequence recipes/forgetting.yaml\n", form->data);
+    tm_buf_printf(out, "#   temper bench forgetting --data %s; temper sequence FILE --out runs/forgetting\n", form->data);
     tm_buf_text(out, "recipe:\n  model: ");
     tm_json_put_string(out, form->model);
     tm_buf_printf(out, "\n  method: full\n  train: {steps: %d, batch_tokens: %d, seq: 160, lr: 1e-3, betas: [0.9, 0.98], schedule: cosine, warmup_steps: %d, "

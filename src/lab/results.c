@@ -63,6 +63,20 @@ static void put_matrix(tm_buf *out, const char *name, const double *r, size_t ro
     tm_buf_char(out, ']');
 }
 
+static void put_routing(tm_buf *out, const tm_lab_chain *c, size_t tasks)
+{
+    double right = 0, all = 0;
+    put_matrix(out, "routed", c->routed, 1, tasks);
+    tm_buf_text(out, ", \"confusion\": [");
+    for (size_t i = 0; i < tasks * tasks; i++) {
+        tm_buf_printf(out, "%s%lld%s", i % tasks ? ", " : i ? ", [" : "[", (long long)c->confusion[i], i % tasks + 1 == tasks ? "]" : "");
+        all += (double)c->confusion[i];
+        right += i % (tasks + 1) == 0 ? (double)c->confusion[i] : 0;
+    }
+    tm_buf_text(out, "], \"routing_errors\": ");
+    tm_json_put_number(out, all > 0 ? 1 - right / all : NAN);
+}
+
 static void put_metrics(tm_buf *out, const tm_sequence_metrics *metrics)
 {
     const double *value = (const double *)metrics;
@@ -126,6 +140,8 @@ static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *ar
         put_matrix(out, "R", c->r, f->tasks + 1, f->tasks);
         if (f->probe_name.count)
             put_matrix(out, "P", c->probe, f->tasks + 1, (size_t)f->probe_name.count);
+        if (c->routed)
+            put_routing(out, c, f->tasks);
         tm_buf_char(out, '}');
     }
     tm_buf_text(out, "]}");
@@ -165,7 +181,27 @@ static void put_cell(tm_buf *out, const tm_summary *s)
     tm_buf_printf(out, "  %*s%s", columns < 17 ? 17 - columns : 0, "", text);
 }
 
-tm_status tm_sequence_table(const tm_sequence_file *f, const tm_analysis *analysis, tm_buf *out, tm_error *err)
+/* What is left of separate modules when nobody says whose question it is: means over chains. */
+static void put_routed(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *arm, const tm_lab_arm_result *a)
+{
+    double sum = 0, right = 0, all = 0;
+    for (size_t c = 0; c < a->chains; c++)
+        for (size_t i = 0; i < f->tasks; i++) {
+            sum += a->chain[c].routed[i] / (double)(f->tasks * a->chains);
+            for (size_t j = 0; j < f->tasks; j++) {
+                all += (double)a->chain[c].confusion[i * f->tasks + j];
+                right += i == j ? (double)a->chain[c].confusion[i * f->tasks + j] : 0;
+            }
+        }
+    tm_buf_printf(out, "%s: by task id above; chosen by the prompt: average ", arm->name);
+    if (isnan(sum))
+        tm_buf_text(out, "not known for these metrics");
+    else
+        tm_buf_printf(out, "%.4g", sum);
+    tm_buf_printf(out, ", %.3g %% of prompts went to another task's module\n", all > 0 ? 100 * (1 - right / all) : 0);
+}
+
+tm_status tm_sequence_table(const tm_sequence_file *f, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err)
 {
     static const int columns[] = {TM_SEQ_average, TM_SEQ_learned, TM_SEQ_bwt, TM_SEQ_forgetting, TM_SEQ_held};
     size_t width = strlen("arm"), count = f->probe_name.count ? 5 : 4;
@@ -188,6 +224,9 @@ tm_status tm_sequence_table(const tm_sequence_file *f, const tm_analysis *analys
         }
         tm_buf_char(out, '\n');
     }
+    for (size_t i = 0; i < f->arms; i++)
+        if (result->arm[i].chains && result->arm[i].chain[0].routed)
+            put_routed(out, f, &f->arm[i], &result->arm[i]);
     bool rises = tm_metrics[f->task[0].metric].rises;
     tm_buf_printf(out, "%zu order%s, %zu seed%s; average and learned: %s is better, bwt: higher, forgetting: lower; ±: 95 %% over seeds; p: Holm; *: no arm learns more and forgets less\n", f->orders,
                   f->orders == 1 ? "" : "s", f->seeds, f->seeds == 1 ? "" : "s", rises ? "higher" : "lower");

@@ -1,8 +1,10 @@
 /* Running a sequence: see sequence.h. Folders: OUT/start, OUT/ARM/order-1/seed-1/1-TASK (of a joint arm
- * OUT/ARM/seed-1/joint), and while a configuration is chosen OUT/ARM/select-1/... in place of OUT/ARM/... */
+ * OUT/ARM/seed-1/joint, of separate modules OUT/ARM/seed-1/TASK: the order is nothing to them), and while a
+ * configuration is chosen OUT/ARM/select-1/... in place of OUT/ARM/... */
 #include "lab/stage.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "train/score.h"
 
 #include <math.h>
@@ -97,7 +99,6 @@ static tm_status train(const chain *c, const tm_lab_state *from, const int32_t *
     tm_lab_runner *r = c->r;
     tm_recipe *recipe;
     char text[64];
-    TM_TRY(settings_of(c, from, folder, settings));
     if (from->adapter)
         TM_TRY(tm_lab_set(settings, init_key(c->arm->method), from->adapter, r->err));
     TM_TRY(tm_sequence_train_recipe(r->file, c->arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
@@ -112,18 +113,97 @@ static tm_status train(const chain *c, const tm_lab_state *from, const int32_t *
 
 /* --- Chains --- */
 
+static tm_status stage_folder(const chain *c, size_t k, char **out)
+{
+    char name[96];
+    const char *task = c->r->file->task[order_of(c)[k]].name;
+    bool separate = c->arm->between == TM_BETWEEN_SEPARATE;
+    if (separate)
+        snprintf(name, sizeof name, "%s", task);
+    else
+        snprintf(name, sizeof name, "%zu-%s", k + 1, task);
+    return folder_of(c, !separate, name, out);
+}
+
+/* What `ewc: previous` pulls by: the importances of task k - 1 at the state it left, added to those before it. They lie in
+ * that task's run folder; older ones of the arm's own keep.ewc.path were measured by the first run into its folder. */
+static tm_status remember(const chain *c, size_t k, const tm_lab_state *state, tm_names *settings)
+{
+    static const char name[] = "importances-next.safetensors";
+    static const char *const without[] = {"keep.ewc.path=null", "keep.ewc.importances=null", "keep.replay=null", "keep.generate=null"};
+    tm_lab_runner *r = c->r;
+    tm_names own = {0};
+    tm_recipe *recipe = NULL;
+    char *last = NULL, *before = NULL, *out = NULL, *add = NULL;
+    tm_status st;
+    TM_GO(stage_folder(c, k - 1, &last));
+    if (k > 1)
+        TM_GO(stage_folder(c, k - 2, &before));
+    st = TM_NO_MEMORY;
+    if (!(out = tm_path_join(last, name, r->err)) || !(add = tm_path_join(k > 1 ? before : last, k > 1 ? name : "importances.safetensors", r->err)))
+        goto out;
+    TM_GO(tm_lab_set(settings, "keep.ewc.importances", out, r->err));
+    if (tm_path_exists(out))
+        goto out;
+    TM_GO(settings_of(c, state, last, &own));
+    if (state->adapter)
+        TM_GO(tm_lab_set(&own, init_key(c->arm->method), state->adapter, r->err));
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++)
+        TM_GO(tm_names_add(&own, without[i], r->err));
+    TM_GO(tm_sequence_train_recipe(r->file, c->arm, order_of(c) + k - 1, 1, r->overrides, r->override_count, &own, &recipe, r->err));
+    const char *older = tm_path_exists(add) ? add : k == 1 ? c->arm->importances : NULL;
+    st = r->calls->importances(r->calls->context, recipe, out, older, r->err);
+out:
+    tm_names_deinit(&own);
+    free(last);
+    free(before);
+    free(out);
+    free(add);
+    return st;
+}
+
+/* What the arm is told of the tasks before the k-th. */
+static tm_status look_back(const chain *c, size_t k, const tm_lab_state *state, tm_names *settings)
+{
+    tm_buf list = {0};
+    tm_status st = TM_OK;
+    if (c->arm->replay)
+        TM_TRY(tm_lab_rehearse(c->r, c->arm, order_of(c), k, settings));
+    if (c->arm->ewc)
+        TM_TRY(k ? remember(c, k, state, settings) : c->arm->old_importances ? TM_OK : tm_names_add(settings, "keep.ewc.lambda=0", c->r->err));
+    if (!c->arm->orthogonal || !k)
+        return TM_OK;
+    tm_buf_text(&list, "keep.orthogonal.previous=[");
+    for (size_t i = 0; i < k && st == TM_OK; i++) {
+        char *folder = NULL;
+        st = stage_folder(c, i, &folder);
+        tm_buf_text(&list, i ? ", " : "");
+        tm_json_put_string(&list, folder ? folder : "");
+        free(folder);
+    }
+    tm_buf_char(&list, ']');
+    if (st == TM_OK)
+        st = tm_buf_check(&list, c->r->err);
+    if (st == TM_OK)
+        st = tm_names_add(settings, list.data, c->r->err);
+    tm_buf_deinit(&list);
+    return st;
+}
+
 /* The k-th task of the order, from a state that it replaces. */
 static tm_status run_stage(const chain *c, size_t k, tm_lab_state *state)
 {
-    const tm_sequence_file *f = c->r->file;
     tm_names settings = {0};
     tm_lab_state next = {0};
-    char name[96], *folder = NULL;
+    char *folder = NULL;
     int32_t task = order_of(c)[k];
-    snprintf(name, sizeof name, "%zu-%s", k + 1, f->task[task].name);
-    tm_status st = folder_of(c, true, name, &folder);
+    tm_status st = stage_folder(c, k, &folder);
     if (st == TM_OK && k && c->arm->between == TM_BETWEEN_MERGE)
         st = tm_lab_merge(c->r, state);
+    if (st == TM_OK)
+        st = settings_of(c, state, folder, &settings);
+    if (st == TM_OK)
+        st = look_back(c, k, state, &settings);
     if (st == TM_OK)
         st = train(c, state, &task, 1, folder, &settings, &next);
     if (st == TM_OK) {
@@ -147,12 +227,76 @@ static tm_status run_joint(const chain *c, tm_lab_state *state)
         all[i] = (int32_t)i;
     tm_status st = folder_of(c, false, "joint", &folder);
     if (st == TM_OK)
+        st = settings_of(c, state, folder, &settings);
+    if (st == TM_OK)
         st = train(c, state, all, tasks_of(c), folder, &settings, &next);
     if (st == TM_OK)
         st = measure(c, &next, folder, tasks_of(c));
     tm_lab_state_deinit(&next);
     tm_names_deinit(&settings);
     free(folder);
+    return st;
+}
+
+/* The module of the k-th task; its scores go into the rows from then on. */
+static tm_status run_module(const chain *c, size_t k, const tm_lab_state *start, tm_lab_state *module)
+{
+    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
+    tm_names settings = {0};
+    char *folder = NULL;
+    int32_t task = order_of(c)[k];
+    double values[TM_LAB_MOST_TASKS], *r = c->out->r;
+    tm_status st = stage_folder(c, k, &folder);
+    if (st == TM_OK)
+        st = settings_of(c, start, folder, &settings);
+    if (st == TM_OK)
+        st = train(c, start, &task, 1, folder, &settings, module);
+    if (st == TM_OK)
+        st = tm_lab_evaluate(c->r, module, sets_of(c), folder, values);
+    for (size_t j = 0; st == TM_OK && j < T; j++)
+        r[(k + 1) * T + j] = j == k ? values[task] : r[k * T + j];
+    memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
+    tm_names_deinit(&settings);
+    free(folder);
+    return st;
+}
+
+/* The same at the end without task ids, by the order's places. */
+static tm_status route(const chain *c, const tm_lab_state *modules)
+{
+    size_t T = tasks_of(c);
+    const int32_t *order = order_of(c);
+    double scores[TM_LAB_MOST_TASKS];
+    int64_t *confusion = NULL;
+    char *folder = NULL;
+    tm_status st;
+    TM_GO(TM_NEW(&confusion, T * T, c->r->err));
+    TM_GO(TM_NEW(&c->out->routed, T, c->r->err));
+    TM_GO(TM_NEW(&c->out->confusion, T * T, c->r->err));
+    TM_GO(folder_of(c, false, NULL, &folder));
+    TM_GO(tm_lab_route(c->r, modules, folder, scores, confusion));
+    for (size_t i = 0; i < T; i++) {
+        c->out->routed[i] = scores[order[i]];
+        for (size_t j = 0; j < T; j++)
+            c->out->confusion[i * T + j] = confusion[(size_t)order[i] * T + (size_t)order[j]];
+    }
+out:
+    free(confusion);
+    free(folder);
+    return st;
+}
+
+/* A module a task, each from the start model; by task id: a task that was learned is answered by its own module. */
+static tm_status run_separate(const chain *c, const tm_lab_state *start)
+{
+    tm_lab_state modules[TM_LAB_MOST_TASKS] = {0}; /* by the file's tasks */
+    tm_status st = TM_OK;
+    for (size_t k = 0; k < tasks_of(c) && st == TM_OK; k++)
+        st = run_module(c, k, start, &modules[order_of(c)[k]]);
+    if (st == TM_OK && !c->select)
+        st = route(c, modules);
+    for (size_t k = 0; k < tasks_of(c); k++)
+        tm_lab_state_deinit(&modules[k]);
     return st;
 }
 
@@ -196,7 +340,10 @@ static tm_status run_chain(const chain *c)
         st = measure_start(c, &state, 0);
     if (st == TM_OK && c->arm->kind == TM_ARM_JOINT)
         st = run_joint(c, &state);
-    for (size_t k = 0; st == TM_OK && k < T && c->arm->kind != TM_ARM_JOINT; k++) {
+    bool separate = c->arm->kind == TM_ARM_SEQUENCE && c->arm->between == TM_BETWEEN_SEPARATE;
+    if (st == TM_OK && separate)
+        st = run_separate(c, &state);
+    for (size_t k = 0; st == TM_OK && k < T && c->arm->kind != TM_ARM_JOINT && !separate; k++) {
         if (c->arm->kind == TM_ARM_SEQUENCE)
             st = run_stage(c, k, &state);
         else {
@@ -237,6 +384,8 @@ static void chain_deinit(tm_lab_chain *c)
 {
     free(c->r);
     free(c->probe);
+    free(c->routed);
+    free(c->confusion);
 }
 
 /* Every configuration on the validation sets in the first order; the best by merit is chosen, the first of equals. */

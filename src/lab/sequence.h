@@ -11,16 +11,31 @@
 #include "lab/metrics.h"
 #include "lab/sequence_file.h"
 
+/* Separate modules, to be chosen by the prompt. recipe_of makes the recipe that evaluates the tests by module i, or, with i = tasks, by
+ * the start model, and then with the training data of all tasks, entries[t] entries of each. */
+typedef struct tm_lab_routing {
+    size_t tasks;
+    const size_t *entries;
+    tm_status (*recipe_of)(const void *owner, size_t module, tm_recipe **out, tm_error *err);
+    const void *owner;
+} tm_lab_routing;
+
 /* What the laboratory asks of those above it. Recipes are the callee's from the call on. */
 typedef struct tm_lab_calls {
     void *context;
     /* Trains into the recipe's out; a finished run there is left as it is. */
     tm_status (*train)(void *context, tm_recipe *recipe, tm_error *err);
-    /* The value of every evaluation's own metric. */
-    tm_status (*evaluate)(void *context, tm_recipe *recipe, double *values, tm_error *err);
+    /* The value of every evaluation's own metric; kl: KL(start || the recipe's model), start a model folder. */
+    tm_status (*evaluate)(void *context, tm_recipe *recipe, const char *start, double *values, tm_error *err);
     /* model with adapter in its weights, to a new folder. */
     tm_status (*merge)(void *context, const char *model, const char *adapter, const char *out, tm_error *err);
-    /* KL(first || second) in nats a target on a data set; adapters NULL: none. */
+    /* Every example of the recipe's data, and of keep.replay, as rows of format tokens: a file, whole or not at all. */
+    tm_status (*rows)(void *context, tm_recipe *recipe, const char *out, tm_error *err);
+    /* Importances of the recipe's data (keep.ewc), to a file; add: older ones that they are added to, NULL: none. */
+    tm_status (*importances)(void *context, tm_recipe *recipe, const char *out, const char *add, tm_error *err);
+    /* scores [tasks] of the tests when a router chooses the module of every prompt (NaN: the metric is no mean over prompts), and how often
+     * it chose which: confusion [tasks of the prompts, modules], zeroed before. */
+    tm_status (*route)(void *context, const tm_lab_routing *routing, double *scores, int64_t *confusion, tm_error *err);
     void (*note)(void *context, const char *text);
 } tm_lab_calls;
 
@@ -31,6 +46,8 @@ typedef struct tm_lab_chain {
     double *r;                /* [tasks + 1, tasks], by the order's places; NaN: not measured */
     double *probe;            /* [tasks + 1, probes] */
     tm_sequence_metrics metrics;
+    double *routed;           /* separate modules: [tasks] at the end, chosen by a router; NULL: not asked */
+    int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module */
 } tm_lab_chain;
 
 typedef struct tm_lab_config { /* of a grid, on validation sets: means over its chains */

@@ -468,10 +468,35 @@ out:
     return st;
 }
 
-tm_status tm_sequence_eval_recipe(const tm_sequence_file *f, tm_lab_sets sets, char *const *overrides, size_t override_count, const tm_names *extra,
-                                  tm_recipe **out, tm_error *err)
+/* {data: [what the tasks learn from]}. */
+static tm_status make_data(const tm_sequence_file *f, const int32_t *tasks, size_t count, made *m, tm_error *err)
 {
-    static const char *const nothing[] = {"data=null", "keep=null", "lora=null", "bitfit=null", "adapter=null", "prompt=null", "train.early_stop=null", "method=none"};
+    tm_status st = TM_OK;
+    const tm_node **nodes = NULL;
+    size_t n = 0, room = 0;
+    for (size_t i = 0; i < count; i++) {
+        const tm_node *train = f->task[tasks[i]].train;
+        size_t entries = tm_sequence_entries(f, (size_t)tasks[i]);
+        TM_GO(TM_GROW(&nodes, &room, n + entries, err));
+        for (size_t k = 0; k < entries; k++)
+            nodes[n++] = train->kind == TM_NODE_LIST ? train->item[k].value : train;
+    }
+    st = make_list(m, "data", nodes, n, err);
+out:
+    free(nodes);
+    return st;
+}
+
+size_t tm_sequence_entries(const tm_sequence_file *f, size_t task)
+{
+    const tm_node *train = f->task[task].train;
+    return train->kind == TM_NODE_LIST ? train->count : 1;
+}
+
+static tm_status eval_recipe(const tm_sequence_file *f, tm_lab_sets sets, const tm_node *data, char *const *overrides, size_t override_count, const tm_names *extra,
+                             tm_recipe **out, tm_error *err)
+{
+    static const char *const nothing[] = {"keep=null", "lora=null", "bitfit=null", "adapter=null", "prompt=null", "train.early_stop=null", "method=none", "data=null"};
     const tm_node *nodes[TM_LAB_MOST_TASKS];
     char name[128];
     made m = {0};
@@ -479,7 +504,7 @@ tm_status tm_sequence_eval_recipe(const tm_sequence_file *f, tm_lab_sets sets, c
     size_t count = sets == TM_SETS_PROBES ? (f->probes ? f->probes->count : 0) : f->tasks;
     tm_status st = TM_OK;
     *out = NULL;
-    for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++)
+    for (size_t i = 0; i < sizeof nothing / sizeof *nothing - (data != NULL); i++)
         TM_GO(tm_names_add(&own, nothing[i], err));
     for (size_t i = 0; i < count; i++) {
         nodes[i] = sets == TM_SETS_PROBES ? f->probes->item[i].value : sets == TM_SETS_VALID ? f->task[i].valid : f->task[i].test;
@@ -489,10 +514,29 @@ tm_status tm_sequence_eval_recipe(const tm_sequence_file *f, tm_lab_sets sets, c
         TM_GO(tm_names_add(&own, name, err));
     }
     TM_GO(make_list(&m, "eval", nodes, count, err));
-    st = load(f, NULL, &m.map, overrides, override_count, &own, extra, out, err);
+    st = load(f, data, &m.map, overrides, override_count, &own, extra, out, err);
 out:
     free(m.items);
     tm_names_deinit(&own);
+    return st;
+}
+
+tm_status tm_sequence_eval_recipe(const tm_sequence_file *f, tm_lab_sets sets, char *const *overrides, size_t override_count, const tm_names *extra,
+                                  tm_recipe **out, tm_error *err)
+{
+    return eval_recipe(f, sets, NULL, overrides, override_count, extra, out, err);
+}
+
+tm_status tm_sequence_route_recipe(const tm_sequence_file *f, char *const *overrides, size_t override_count, tm_recipe **out, tm_error *err)
+{
+    made m = {0};
+    int32_t all[TM_LAB_MOST_TASKS];
+    for (size_t i = 0; i < f->tasks; i++)
+        all[i] = (int32_t)i;
+    tm_status st = make_data(f, all, f->tasks, &m, err);
+    if (st == TM_OK)
+        st = eval_recipe(f, TM_SETS_TEST, &m.map, overrides, override_count, NULL, out, err);
+    free(m.items);
     return st;
 }
 
@@ -500,64 +544,65 @@ tm_status tm_sequence_train_recipe(const tm_sequence_file *f, const tm_lab_arm *
                                    size_t override_count, const tm_names *extra, tm_recipe **out, tm_error *err)
 {
     made m = {0};
-    tm_status st = TM_OK;
-    const tm_node **nodes = NULL;
-    size_t n = 0, room = 0;
     *out = NULL;
-    for (size_t i = 0; i < count; i++) {
-        const tm_node *train = f->task[tasks[i]].train;
-        size_t entries = train->kind == TM_NODE_LIST ? train->count : 1;
-        TM_GO(TM_GROW(&nodes, &room, n + entries, err));
-        for (size_t k = 0; k < entries; k++)
-            nodes[n++] = train->kind == TM_NODE_LIST ? train->item[k].value : train;
-    }
-    TM_GO(make_list(&m, "data", nodes, n, err));
-    st = load(f, arm->set, &m.map, overrides, override_count, NULL, extra, out, err);
-out:
-    free(nodes);
+    tm_status st = make_data(f, tasks, count, &m, err);
+    if (st == TM_OK)
+        st = load(f, arm->set, &m.map, overrides, override_count, NULL, extra, out, err);
     free(m.items);
     return st;
 }
 
 /* --- Checks --- */
 
+/* What holds of an arm's recipe, whatever the task; `whole`: with its configuration. */
+static tm_status check_recipe(reader *r, tm_lab_arm *arm, const tm_recipe *recipe, bool whole)
+{
+    tm_sequence_file *f = r->f;
+    if (recipe->init == TM_INIT_RANDOM)
+        return refuse(r, arm->line, "arm %s: a sequence starts from a model with weights, not from init: random; train one first", arm->name);
+    if (!recipe->model)
+        return refuse(r, arm->line, "the recipe has no model");
+    if (!f->model && !(f->model = tm_strdup(recipe->model, r->err)))
+        return TM_NO_MEMORY;
+    if (strcmp(f->model, recipe->model) != 0)
+        return refuse(r, arm->line, "arm %s: all arms start from one model, %s, this one from %s", arm->name, f->model, recipe->model);
+    if (recipe->lora_init || recipe->bitfit_init || recipe->adapter_init || recipe->prompt_init)
+        return refuse(r, arm->line, "arm %s: a sequence starts from a model without an adapter: merge it first (temper merge)", arm->name);
+    if (whole && arm->ewc && recipe->ewc_lambda == 0)
+        return refuse(r, arm->line, "arm %s: ewc: previous needs a strength: set keep.ewc.lambda", arm->name);
+    arm->method = recipe->method;
+    arm->old_data = arm->kind == TM_ARM_JOINT || arm->replay || recipe->replay_path;
+    arm->old_importances = recipe->ewc_path || recipe->ewc_importances;
+    if (recipe->ewc_importances && !arm->importances && !(arm->importances = tm_strdup(recipe->ewc_importances, r->err)))
+        return TM_NO_MEMORY;
+    return TM_OK;
+}
+
+/* With configuration c of the grid, 0: without it, its own keys are then to blame. */
+static tm_status check_configuration(reader *r, tm_lab_arm *arm, size_t c, int32_t task)
+{
+    tm_names settings = {0};
+    tm_recipe *recipe = NULL;
+    tm_status st = c ? tm_grid_settings(&arm->grid, c - 1, &settings, r->err) : TM_OK;
+    if (st == TM_OK)
+        st = tm_sequence_train_recipe(r->f, arm, &task, 1, r->overrides, r->override_count, &settings, &recipe, r->err);
+    if (st == TM_RECIPE && c)
+        st = tm_fail_prefix(r->err, "%s:%d: grid", r->f->path, arm->grid.line);
+    if (st == TM_OK)
+        st = check_recipe(r, arm, recipe, c > 0);
+    tm_recipe_destroy(recipe);
+    tm_names_deinit(&settings);
+    return st;
+}
+
 /* Every recipe of an arm, loaded once. */
 static tm_status check_arm(reader *r, tm_lab_arm *arm)
 {
-    const tm_sequence_file *f = r->f;
-    tm_names settings = {0};
-    tm_status st = TM_OK;
-    size_t configs = tm_grid_count(&arm->grid);
-    for (size_t c = 0; c <= configs && st == TM_OK; c++) { /* first without the grid: its own keys are then to blame */
-        for (size_t t = 0; t < (c ? 1 : f->tasks) && st == TM_OK; t++) {
-            tm_recipe *recipe = NULL;
-            int32_t task = (int32_t)t;
-            if (c)
-                st = tm_grid_settings(&arm->grid, c - 1, &settings, r->err);
-            if (st == TM_OK)
-                st = tm_sequence_train_recipe(f, arm, &task, 1, r->overrides, r->override_count, c ? &settings : NULL, &recipe, r->err);
-            if (st == TM_RECIPE && c)
-                st = tm_fail_prefix(r->err, "%s:%d: grid", f->path, arm->grid.line);
-            if (st == TM_OK) {
-                arm->method = recipe->method;
-                arm->old_data = arm->kind == TM_ARM_JOINT || arm->replay || recipe->replay_path;
-                if (recipe->init == TM_INIT_RANDOM)
-                    st = refuse(r, arm->line, "arm %s: a sequence starts from a model with weights, not from init: random; train one first", arm->name);
-                else if (!recipe->model)
-                    st = refuse(r, arm->line, "the recipe has no model");
-                else if (!f->model && !(r->f->model = tm_strdup(recipe->model, r->err)))
-                    st = TM_NO_MEMORY;
-                else if (strcmp(f->model, recipe->model) != 0)
-                    st = refuse(r, arm->line, "arm %s: all arms start from one model, %s, this one from %s", arm->name, f->model, recipe->model);
-                else if (recipe->lora_init || recipe->bitfit_init || recipe->adapter_init || recipe->prompt_init)
-                    st = refuse(r, arm->line, "arm %s: a sequence starts from a model without an adapter: merge it first (temper merge)", arm->name);
-            }
-            tm_recipe_destroy(recipe);
-            tm_names_deinit(&settings);
-            settings = (tm_names){0};
-        }
-    }
-    return st;
+    for (size_t t = 0; t < r->f->tasks; t++)
+        TM_TRY(check_configuration(r, arm, 0, (int32_t)t));
+    for (size_t c = 1; c <= tm_grid_count(&arm->grid); c++)
+        TM_TRY(check_configuration(r, arm, c, 0));
+    return TM_OK;
 }
 
 /* How an arm goes from one task to the next, and whether it can. */
@@ -689,6 +734,7 @@ void tm_sequence_file_close(tm_sequence_file *f)
         free(f->task[i].name);
     for (size_t i = 0; i < f->arms; i++) {
         free(f->arm[i].name);
+        free(f->arm[i].importances);
         tm_grid_deinit(&f->arm[i].grid);
     }
     free(f->task);

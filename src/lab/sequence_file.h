@@ -38,6 +38,8 @@ typedef struct tm_lab_arm {
     const tm_node *set; /* recipe keys; NULL: none */
     tm_lab_grid grid;
     bool replay, ewc, orthogonal; /* "previous": made of the tasks before */
+    bool old_importances;         /* its recipe has importances before the first task, of keep.ewc.path or ... */
+    char *importances;            /* ... of this file; NULL: none */
     bool old_data;                /* sees data of earlier tasks while it learns a new one */
     int method;                   /* TM_METHOD_... of its recipe */
 } tm_lab_arm;
@@ -75,6 +77,9 @@ typedef enum tm_lab_sets { TM_SETS_TEST, TM_SETS_VALID, TM_SETS_PROBES } tm_lab_
  * extra: "key=value" (model, method, METHOD.init). */
 tm_status tm_sequence_eval_recipe(const tm_sequence_file *file, tm_lab_sets sets, char *const *overrides, size_t override_count, const tm_names *extra,
                                   tm_recipe **out, tm_error *err) TM_MUST_CHECK;
+/* That of the tests, and with the training data of all tasks: what a router learns from. */
+tm_status tm_sequence_route_recipe(const tm_sequence_file *file, char *const *overrides, size_t override_count, tm_recipe **out, tm_error *err) TM_MUST_CHECK;
+size_t tm_sequence_entries(const tm_sequence_file *file, size_t task); /* entries of data that a task has */
 /* The recipe that an arm is trained with on tasks[count] (indices). */
 tm_status tm_sequence_train_recipe(const tm_sequence_file *file, const tm_lab_arm *arm, const int32_t *tasks, size_t count, char *const *overrides,
                                    size_t override_count, const tm_names *extra, tm_recipe **out, tm_error *err) TM_MUST_CHECK;

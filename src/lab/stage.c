@@ -132,7 +132,7 @@ tm_status tm_lab_evaluate(tm_lab_runner *r, const tm_lab_state *state, tm_lab_se
         TM_GO(tm_names_add(&names, recipe->eval[i].name, r->err));
     tm_recipe *given = recipe;
     recipe = NULL;
-    TM_GO(r->calls->evaluate(r->calls->context, given, values, r->err));
+    TM_GO(r->calls->evaluate(r->calls->context, given, r->file->model, values, r->err));
     TM_GO(tm_dir_create(folder, r->err));
     st = store_values(path, names.item, names.count, &key, values, r->err);
 out:
@@ -207,4 +207,146 @@ tm_status tm_lab_merge(tm_lab_runner *r, tm_lab_state *s)
     s->model = merged;
     s->adapter = NULL;
     return TM_OK;
+}
+
+/* --- Rehearsal --- */
+
+/* The file's name follows from what is in it. */
+static tm_status rows_path(const tm_lab_runner *r, const tm_recipe *recipe, const int32_t *tasks, size_t count, tm_buf *out)
+{
+    tm_buf text = {0};
+    tm_sha256 hash;
+    tm_buf_printf(&text, "seq %lld replay %s\n", (long long)recipe->seq, recipe->replay_path ? recipe->replay_path : "");
+    for (size_t i = 0; i < count; i++)
+        tm_buf_printf(&text, "%s\n", r->file->task[tasks[i]].name);
+    tm_status st = tm_buf_check(&text, r->err);
+    if (st == TM_OK)
+        st = tm_sha256_bytes(text.data, text.size, &hash, r->err);
+    tm_buf_deinit(&text);
+    TM_TRY(st);
+    tm_buf_printf(out, "%s/previous", r->out);
+    TM_TRY(tm_buf_check(out, r->err));
+    TM_TRY(tm_dir_create(out->data, r->err));
+    tm_buf_printf(out, "/%.16s.jsonl", hash.hex);
+    return tm_buf_check(out, r->err);
+}
+
+tm_status tm_lab_rehearse(tm_lab_runner *r, const tm_lab_arm *arm, const int32_t *tasks, size_t count, tm_names *settings)
+{
+    tm_recipe *recipe;
+    tm_buf path = {0};
+    if (!count)
+        return TM_OK; /* what the arm rehearses anyway is in its recipe */
+    TM_TRY(tm_sequence_train_recipe(r->file, arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
+    tm_status st = rows_path(r, recipe, tasks, count, &path);
+    if (st == TM_OK && !tm_path_exists(path.data))
+        st = r->calls->rows(r->calls->context, recipe, path.data, r->err);
+    else
+        tm_recipe_destroy(recipe);
+    if (st == TM_OK)
+        st = tm_lab_set(settings, "keep.replay.path", path.data, r->err);
+    if (st == TM_OK)
+        st = tm_names_add(settings, "keep.replay.format=tokens", r->err);
+    tm_buf_deinit(&path);
+    return st;
+}
+
+/* --- Routing --- */
+
+typedef struct modules {
+    tm_lab_runner *r;
+    const tm_lab_state *state;
+} modules;
+
+static tm_status module_recipe(const void *owner, size_t module, tm_recipe **out, tm_error *err)
+{
+    const modules *m = owner;
+    const tm_lab_runner *r = m->r;
+    tm_names extra = {0};
+    if (module == r->file->tasks)
+        return tm_sequence_route_recipe(r->file, r->overrides, r->override_count, out, err);
+    tm_status st = state_settings(&m->state[module], &extra, err);
+    if (st == TM_OK)
+        st = tm_sequence_eval_recipe(r->file, TM_SETS_TEST, r->overrides, r->override_count, &extra, out, err);
+    tm_names_deinit(&extra);
+    return st;
+}
+
+/* Of all modules and the tests. */
+static tm_status routing_key(const modules *m, tm_sha256 *key)
+{
+    const tm_lab_runner *r = m->r;
+    tm_buf text = {0};
+    tm_recipe *recipe = NULL;
+    tm_status st = TM_OK;
+    for (size_t t = 0; t < r->file->tasks && st == TM_OK; t++) {
+        st = module_recipe(m, t, &recipe, r->err);
+        if (st == TM_OK)
+            st = evaluation_key(&m->state[t], recipe, key, r->err);
+        tm_buf_printf(&text, "%s\n", st == TM_OK ? key->hex : "");
+        tm_recipe_destroy(recipe);
+        recipe = NULL;
+    }
+    if (st == TM_OK)
+        st = tm_buf_check(&text, r->err);
+    if (st == TM_OK)
+        st = tm_sha256_bytes(text.data, text.size, key, r->err);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+static bool stored_routing(const char *path, size_t tasks, const tm_sha256 *key, double *scores, int64_t *confusion)
+{
+    json_t *json = NULL;
+    tm_error ignored;
+    if (!tm_path_exists(path) || tm_json_read(path, &json, &ignored) != TM_OK)
+        return false;
+    const char *was = json_string_value(json_object_get(json, "key"));
+    const json_t *s = json_object_get(json, "scores"), *c = json_object_get(json, "confusion");
+    bool same = was && strcmp(was, key->hex) == 0 && json_array_size(s) == tasks && json_array_size(c) == tasks * tasks;
+    for (size_t i = 0; same && i < tasks; i++)
+        scores[i] = json_is_number(json_array_get(s, i)) ? json_number_value(json_array_get(s, i)) : NAN;
+    for (size_t i = 0; same && i < tasks * tasks; i++)
+        confusion[i] = json_integer_value(json_array_get(c, i));
+    json_decref(json);
+    return same;
+}
+
+static tm_status store_routing(const char *path, size_t tasks, const tm_sha256 *key, const double *scores, const int64_t *confusion, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_buf_printf(&text, "{\"key\": \"%s\", \"scores\": [", key->hex);
+    for (size_t i = 0; i < tasks; i++) {
+        tm_buf_text(&text, i ? ", " : "");
+        tm_json_put_number(&text, scores[i]);
+    }
+    tm_buf_text(&text, "], \"confusion\": [");
+    for (size_t i = 0; i < tasks * tasks; i++)
+        tm_buf_printf(&text, "%s%lld", i ? ", " : "", (long long)confusion[i]);
+    tm_buf_text(&text, "]}\n");
+    tm_status st = tm_buf_check(&text, err);
+    if (st == TM_OK)
+        st = tm_file_write(path, text.data, text.size, err);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *state, const char *folder, double *scores, int64_t *confusion)
+{
+    modules m = {r, state};
+    size_t tasks = r->file->tasks, entries[TM_LAB_MOST_TASKS];
+    tm_lab_routing routing = {tasks, entries, module_recipe, &m};
+    tm_sha256 key;
+    for (size_t t = 0; t < tasks; t++)
+        entries[t] = tm_sequence_entries(r->file, t);
+    char *path = tm_path_join(folder, "routed.json", r->err);
+    tm_status st = path ? routing_key(&m, &key) : TM_NO_MEMORY;
+    if (st == TM_OK && !stored_routing(path, tasks, &key, scores, confusion)) {
+        memset(confusion, 0, tasks * tasks * sizeof *confusion);
+        st = r->calls->route(r->calls->context, &routing, scores, confusion, r->err);
+        if (st == TM_OK)
+            st = store_routing(path, tasks, &key, scores, confusion, r->err);
+    }
+    free(path);
+    return st;
 }

@@ -183,6 +183,8 @@ static void lay_slice(tm_batch *b, const tm_batch_item *items, int64_t first, in
     }
 }
 
+static double grad_scale(const tm_batch_item *item) { return item->grad_scale > 0 ? item->grad_scale : 1; }
+
 static void store_real(const tm_batch *b, void *array, int64_t i, double value)
 {
     if (b->device->real == TM_F64)
@@ -229,7 +231,7 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
             index[n] = (int32_t)items[e].index;
             b->target_item[n] = (int32_t)e;
             b->target_token[n] = t;
-            store_real(b, b->staging_real, n, weight * items[e].scale);
+            store_real(b, b->staging_real, n, weight * items[e].scale * grad_scale(&items[e]));
             b->any_teacher |= asks;
             b->any_square |= items[e].square > 0;
             teacher_row[n] = asks ? (int32_t)taught++ : -1;
@@ -301,11 +303,11 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_teacher; i++)
-        store_real(b, b->staging_real, i, items[b->target_item[i]].kl);
+        store_real(b, b->staging_real, i, items[b->target_item[i]].kl * grad_scale(&items[b->target_item[i]]));
     if (b->any_teacher)
         d->calls->upload(d, b->teacher_weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_square; i++)
-        store_real(b, b->staging_real, i, items[b->target_item[i]].square);
+        store_real(b, b->staging_real, i, items[b->target_item[i]].square * grad_scale(&items[b->target_item[i]]));
     if (b->any_square)
         d->calls->upload(d, b->square_weight.data, b->staging_real, real_bytes);
 }

@@ -12,6 +12,7 @@ typedef struct tm_batch_item {
     int32_t replica;      /* items of a batch ascend by replica */
     uint32_t index;       /* of the example in its replica's step */
     double scale;         /* on every weight: 1 / targets of the step */
+    double grad_scale;    /* on what the gradient starts from, beside (train/loss_scale.h); 0: 1 */
     const float *gates;   /* registers: [gates] of the item or, by_token, [n, gates]; NULL: all off */
     bool gates_by_token;
     double kl, square;    /* weight of KL(teacher || model) at every target, or of the mean square between their logits; 0: none; of

@@ -10,8 +10,6 @@
 #include <string.h>
 
 /* The type of activations that the device is at its best with. */
-static tm_dtype act_of(const tm_device *d) { return d->traits.half ? TM_BF16 : d->real; }
-
 /* Numbers in [-1, 1] everywhere, whatever type they are read as: two bf16 make an f32. Not zeros: a GPU computes with
  * those at less power, so faster than with what a run has. */
 static void fill(tm_device *d, char *memory, int64_t bytes)
@@ -36,7 +34,7 @@ static const double budget_seconds = 0.020;
 /* Seconds of one y = x w^T with all sides n; infinity when the device reports a failure. */
 static double time_product(tm_device *d, int64_t n, char *memory)
 {
-    tm_dtype act = act_of(d);
+    tm_dtype act = d->traits.act;
     int64_t bytes = tm_dtype_bytes(act, n * n);
     tm_tensor x = tm_tensor_make(memory, act, n, n), w = tm_tensor_make(memory + bytes, act, n, n);
     tm_tensor y = tm_tensor_make(memory + 2 * bytes, act, n, n);
@@ -50,7 +48,7 @@ static double time_product(tm_device *d, int64_t n, char *memory)
 /* Best rate at one size; the first call warms up. *seconds: of the best call. */
 static double best_rate(tm_device *d, int64_t n, double deadline, double *seconds)
 {
-    int64_t bytes = 3 * tm_dtype_bytes(act_of(d), n * n);
+    int64_t bytes = 3 * tm_dtype_bytes(d->traits.act, n * n);
     void *memory;
     tm_error ignored;
     *seconds = INFINITY;
@@ -469,7 +467,7 @@ static void measure_memory(bench *b, int64_t rows, int64_t width, tm_work *rate)
 
 tm_status tm_calibrate(tm_device *d, tm_calibration *out, tm_error *err)
 {
-    bench b = {.d = d, .act = act_of(d), .err = err};
+    bench b = {.d = d, .act = d->traits.act, .err = err};
     int64_t peak_bytes = d->peak_bytes;
     *out = (tm_calibration){.reserve = -1};
     for (int i = 0; i < 5; i++)

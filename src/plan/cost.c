@@ -193,6 +193,7 @@ static void cost_dropout(tm_device *d, const tm_rows *rows, const tm_step_params
 }
 
 /* The list of trained tensors is on the device: tm_plan_memory adds what these move. */
+static void cost_unscale(tm_device *d, int64_t n, const tm_trained *t, const tm_step_params *step) { add_bytes(d, 0); }
 static void cost_grad_norm(tm_device *d, int64_t n, const tm_trained *t, int32_t replicas, double max_norm, tm_step_params *step) { add_bytes(d, 0); }
 static void cost_adamw(tm_device *d, int64_t n, const tm_trained *t, double beta1, double beta2, double eps, const tm_step_params *step) { add_bytes(d, 0); }
 static void cost_sgd(tm_device *d, int64_t n, const tm_trained *t, double momentum, bool first, const tm_step_params *step) { add_bytes(d, 0); }

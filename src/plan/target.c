@@ -17,13 +17,15 @@ static void set_reserve(tm_target *t)
     t->reserve = !t->cuda ? 0 : t->reserve_measured ? t->rates.reserve : guessed_reserve;
 }
 
+static int precision_of(tm_dtype act) { return act == TM_BF16 ? TM_PRECISION_BF16 : act == TM_F16 ? TM_PRECISION_F16 : TM_PRECISION_F32; }
+
 static bool is_cuda(const tm_device *d) { return strcmp(d->name, "cuda") == 0; }
 
 tm_status tm_target_device(tm_device *d, tm_target *out, tm_error *err)
 {
     tm_calibrations all;
     *out = (tm_target){.here = true, .cuda = is_cuda(d), .traits = d->traits, .own = d->used_bytes,
-                       .precision = d->traits.half ? TM_PRECISION_BF16 : TM_PRECISION_F32};
+                       .precision = precision_of(d->traits.act)};
     snprintf(out->name, sizeof out->name, "%s", d->detail);
     out->gpu = out->cuda ? tm_gpu_find(d->detail) : NULL;
     TM_TRY(tm_calibrations_load(&all, err));
@@ -44,6 +46,7 @@ tm_status tm_target_gpu(const tm_gpu *gpu, tm_target *out, tm_error *err)
     tm_calibrations all;
     *out = (tm_target){.cuda = true, .gpu = gpu, .traits = tm_cuda_traits(), .own = tm_cuda_own_bytes(), .memory = gpu->memory,
                        .precision = gpu->bf16 ? TM_PRECISION_BF16 : TM_PRECISION_F16};
+    out->traits.act = gpu->bf16 ? TM_BF16 : TM_F16;
     snprintf(out->name, sizeof out->name, "%s", gpu->name);
     TM_TRY(tm_calibrations_load(&all, err));
     const tm_calibrated *from = NULL;

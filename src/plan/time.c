@@ -73,7 +73,7 @@ static double step_bytes(const tm_trainer *t)
         const tm_param *p = t->trained_param[i];
         double n = (double)tm_param_count(p) * p->replicas * (double)tm_dtype_bytes(t->device->real, 1);
         int state = (p->m.data != NULL) + (p->v.data != NULL);
-        bytes += n * (1 + 1 + 3 + 2 * state + 1);
+        bytes += n * (1 + 1 + 3 + 2 * state + 1 + 2 * (t->model.settings.act == TM_F16)); /* and unscaled */
     }
     return bytes;
 }

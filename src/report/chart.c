@@ -298,6 +298,36 @@ static void draw_dots(canvas *v, const chart_series *s, const size_t *keep, size
     }
 }
 
+enum { MARK_WIDTH = 58, MARK_HEIGHT = 13, MOST_MARKS = 12 };
+
+/* Beside the dots of a path, on whichever side of the frame's middle there is more room: first, last, then those between that
+ * overlap none before. */
+static void draw_marks(canvas *v, const chart_series *s, const size_t *keep, size_t n)
+{
+    double at[MOST_MARKS][2];
+    int marks = 0;
+    for (size_t k = 0; k < n && marks < MOST_MARKS; k++) {
+        size_t i = k == 0 ? 0 : k == 1 ? n - 1 : k - 1;
+        const chart_point *p = &s->points[keep[i]];
+        if (!drawable(p) || !p->mark)
+            continue;
+        double x = axis_at(&v->x, p->x), y = axis_at(&v->y, p->y);
+        bool left = x > v->c->width / 2, room = true;
+        x += left ? -10 : 10;
+        y += y < TOP + MARK_HEIGHT ? MARK_HEIGHT : -6;
+        double from = left ? x - MARK_WIDTH : x;
+        for (int m = 0; m < marks; m++)
+            room &= fabs(from - at[m][0]) > MARK_WIDTH || fabs(y - at[m][1]) > MARK_HEIGHT;
+        if (!room && k > 0)
+            continue;
+        at[marks][0] = from;
+        at[marks++][1] = y;
+        tm_buf_printf(v->out, "<text class=\"tick%s\" x=\"%.1f\" y=\"%.1f\">", left ? " end" : "", x, y);
+        html_text(v->out, p->mark);
+        tm_buf_text(v->out, "</text>");
+    }
+}
+
 /* What the hover script needs: pixels and values of every drawn point. */
 static void put_data(canvas *v, const chart_series *s, const size_t *keep, size_t n)
 {
@@ -341,6 +371,8 @@ void chart_draw(tm_buf *out, const chart *c)
         draw_line(&v, series, keep, n);
         if (series->look == CHART_DOTS || series->look == CHART_PATH)
             draw_dots(&v, series, keep, n);
+        if (series->look == CHART_PATH)
+            draw_marks(&v, series, keep, n);
         tm_buf_text(out, "</g>\n");
     }
     tm_buf_text(out, "</svg>\n");

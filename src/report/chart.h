@@ -9,6 +9,7 @@
 typedef struct chart_point {
     double x, y;       /* a NaN y breaks the line */
     const char *label; /* title of the dot; NULL: none */
+    const char *mark;  /* CHART_PATH: written beside the dot, where there is room (the first and the last always); NULL: nothing */
 } chart_point;
 
 typedef enum chart_look {

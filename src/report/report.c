@@ -314,7 +314,7 @@ static chart_point *row_points(page *p, size_t column)
         return NULL;
     }
     for (size_t i = 0; i < run->row_count; i++)
-        points[i] = (chart_point){run->rows[i].step, *(const double *)((const char *)&run->rows[i] + column), NULL};
+        points[i] = (chart_point){run->rows[i].step, *(const double *)((const char *)&run->rows[i] + column), NULL, NULL};
     return points;
 }
 #define ROW_POINTS(p, field) row_points((p), offsetof(run_row, field))
@@ -340,7 +340,7 @@ static chart_point *smoothed(page *p, const chart_point *points, size_t count)
                 sum += points[k].y;
                 n++;
             }
-        smooth[i] = (chart_point){points[i].x, n && isfinite(points[i].y) ? sum / (double)n : NAN, NULL};
+        smooth[i] = (chart_point){points[i].x, n && isfinite(points[i].y) ? sum / (double)n : NAN, NULL, NULL};
     }
     return smooth;
 }
@@ -353,7 +353,7 @@ static chart_point *eval_points(page *p, const run_eval *eval, run_metric metric
         return NULL;
     }
     for (size_t i = 0; i < eval->count; i++)
-        points[i] = (chart_point){eval->rows[i].step, eval->rows[i].value[metric], NULL};
+        points[i] = (chart_point){eval->rows[i].step, eval->rows[i].value[metric], NULL, NULL};
     return points;
 }
 
@@ -455,20 +455,24 @@ static void put_probe_curve(page *p, const run_eval *probe)
 /* The path of the run in the plane of new skill (better to the right) and old skill (better up). */
 static void put_plane(page *p, const run_eval *probe)
 {
-    enum { LABEL = 160 };
+    enum { LABEL = 160, MARK = 24 };
     const run_eval *skill = p->skill;
     char label[64], x_label[96];
     chart_point *points = malloc((skill->count + 1) * sizeof *points);
-    char (*labels)[LABEL] = malloc((skill->count + 1) * sizeof *labels);
+    char (*labels)[LABEL] = malloc((skill->count + 1) * sizeof *labels), (*marks)[MARK] = malloc((skill->count + 1) * sizeof *marks);
     size_t n = 0;
-    if (!points || !labels)
+    if (!points || !labels || !marks)
         p->out->failed = true;
-    for (size_t i = 0; points && labels && i < skill->count; i++) {
+    for (size_t i = 0; points && labels && marks && i < skill->count; i++) {
         double x = skill->rows[i].value[skill->metric], y = eval_at(probe, skill->rows[i].step);
         if (!isfinite(x) || !isfinite(y))
             continue;
         snprintf(labels[n], LABEL, "step %.0f: %.48s %.4g, %.48s %.4g", skill->rows[i].step, skill->name, x, probe->name, y);
-        points[n] = (chart_point){x, y, labels[n]};
+        if (skill->rows[i].step == 0)
+            snprintf(marks[n], MARK, "start");
+        else
+            snprintf(marks[n], MARK, "step %.0f", skill->rows[i].step);
+        points[n] = (chart_point){x, y, labels[n], marks[n]};
         n++;
     }
     chart_series series = {"path", "path", CHART_PATH, points, n};
@@ -484,6 +488,7 @@ static void put_plane(page *p, const run_eval *probe)
     put(p, "</section>\n");
     free(points);
     free(labels);
+    free(marks);
 }
 
 static void put_column(page *p, const char *id, const char *title, const char *text, const char *y_label, chart_point *points,
@@ -597,7 +602,7 @@ static void put_timing(page *p)
         return;
     }
     for (size_t i = 0; i < run->timing_count; i++)
-        points[i] = (chart_point){run->timing[i].step, run->timing[i].tokens_per_s, NULL};
+        points[i] = (chart_point){run->timing[i].step, run->timing[i].tokens_per_s, NULL, NULL};
     put(p, "<div class=\"two\">\n");
     put_memory(p);
     put_column(p, "speed", "Speed", "The one curve that differs from run to run.", "tokens a second", points, run->timing_count, NAN, NULL, "c6");

@@ -153,8 +153,7 @@ void tm_gates_give(const tm_trainer *t, int64_t set, int64_t example, tm_batch_i
 
 enum { ROUTED = 4096 }; /* examples that it learns from, evenly over the data */
 
-/* Mean of the base's last hidden states over an example's prompt: the tokens before its first target, or all of a text. */
-static tm_status prompt_state(tm_trainer *t, const tm_example *e, void *raw, float *rows, float *out, tm_error *err)
+tm_status tm_prompt_state(tm_trainer *t, const tm_example *e, void *raw, float *rows, float *out, tm_error *err)
 {
     tm_model *m = &t->model;
     int64_t C = m->config.width, prompt = e->n;
@@ -193,7 +192,7 @@ tm_status tm_gates_route(tm_trainer *t, const char *dir, tm_error *err)
         if (t->gates[0].by_token[example])
             continue;
         memcpy(gates + used * K, t->gates[0].whole + example * K, (size_t)K * sizeof *gates);
-        st = prompt_state(t, tm_dataset_at(data, example), raw, rows, h + used++ * C, err);
+        st = tm_prompt_state(t, tm_dataset_at(data, example), raw, rows, h + used++ * C, err);
     }
     t->model.linear.base_only = false;
     TM_GO(st);

@@ -126,6 +126,9 @@ static tm_status write_state(tm_trainer *t, int32_t r, const char *path, tm_erro
                              "timing_bytes", (json_int_t)at.timing, "trail_bytes", (json_int_t)at.trail, "best_metric", pack_best(t->best_metric),
                              "best_step", (json_int_t)t->best_step, "bad_evals", (json_int_t)t->bad_evals,
                              "best_checkpoint_metric", pack_best(t->best_checkpoint_metric), "evals", evals);
+    if (t->loss_scale[r].scale > 0)
+        failed |= json_object_set_new(json, "loss_scale", json_pack("{s:f, s:I, s:I}", "scale", t->loss_scale[r].scale, "good", (json_int_t)t->loss_scale[r].good,
+                                                                    "skipped", (json_int_t)t->loss_scale[r].skipped));
     json_t *warnings = json_array();
     for (int64_t i = 0; i < t->warnings.count; i++)
         failed |= json_array_append_new(warnings, json_string(t->warnings.item[i]));
@@ -149,6 +152,13 @@ static tm_status read_state(tm_trainer *t, int32_t r, const char *path, tm_run_p
     for (size_t i = 0; i < sizeof integers / sizeof integers[0]; i++)
         TM_GO(tm_json_get_int(json, path, integers[i].key, -1, integers[i].value, err));
     TM_GO(tm_json_get_number(json, path, "seconds", 0, &t->seconds, err));
+    if (t->loss_scale[r].scale > 0) {
+        const json_t *scale = json_object_get(json, "loss_scale");
+        double first = t->loss_scale[r].scale;
+        TM_GO(tm_json_get_number(scale, path, "scale", first, &t->loss_scale[r].scale, err));
+        TM_GO(tm_json_get_int(scale, path, "good", 0, &t->loss_scale[r].good, err));
+        TM_GO(tm_json_get_int(scale, path, "skipped", 0, &t->loss_scale[r].skipped, err));
+    }
     t->best_metric = unpack_best(json_object_get(json, "best_metric"));
     t->best_checkpoint_metric = unpack_best(json_object_get(json, "best_checkpoint_metric"));
     const json_t *evals = json_object_get(json, "evals"), *warnings = json_object_get(json, "warnings");

@@ -111,6 +111,9 @@ static tm_status build(tm_trainer *t, tm_error *err)
     t->device_params = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof(tm_step_params) * run->replicas);
     TM_TRY(TM_NEW(&t->params, run->replicas, err));
     TM_TRY(TM_NEW(&t->result, run->replicas, err));
+    TM_TRY(TM_NEW(&t->loss_scale, run->replicas, err));
+    for (int32_t r = 0; r < run->replicas && act == TM_F16; r++)
+        t->loss_scale[r].scale = t->recipe->loss_scale;
     TM_TRY(TM_NEW(&t->host_penalty, run->replicas, err));
     t->penalty = tm_arena_take(&t->memory.arena[TM_MEM_BATCH], (int64_t)sizeof *t->penalty * run->replicas);
     tm_teacher_take_probes(t);
@@ -151,6 +154,7 @@ void tm_trainer_destroy(tm_trainer *t)
     free(t->host_penalty);
     free(t->params);
     free(t->result);
+    free(t->loss_scale);
     free(t->items);
     tm_names_deinit(&t->warnings);
     tm_micro_drop(t);
@@ -254,7 +258,7 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
         TM_TRY(TM_GROW(&t->items, &t->items_capacity, *count + n, err));
         for (int64_t i = 0; i < n; i++) {
             const tm_example *e = tm_dataset_at(t->run->data, examples[i]);
-            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i};
+            t->items[(*count)++] = (tm_batch_item){.ids = e->ids, .weight = e->weight, .n = e->n, .replica = r, .index = (uint32_t)i, .grad_scale = t->loss_scale[r].scale};
             tm_gates_give(t, -1, examples[i], &t->items[*count - 1]);
             targets += e->targets;
             tokens += e->n;
@@ -281,8 +285,10 @@ static void set_params(tm_trainer *t)
     const tm_recipe *recipe = t->recipe;
     double factor = tm_schedule_factor(recipe->schedule, t->step, recipe->warmup_steps, t->run->steps, recipe->decay_steps);
     for (int32_t r = 0; r < t->run->replicas; r++) {
+        int64_t update = t->step + 1 - t->loss_scale[r].skipped;
         t->params[r] = (tm_step_params){
-            .lr = recipe->lr * factor, .bias1 = 1 - power(recipe->beta1, t->step + 1), .bias2 = 1 - power(recipe->beta2, t->step + 1), .clip = 1,
+            .lr = recipe->lr * factor, .bias1 = 1 - power(recipe->beta1, update), .bias2 = 1 - power(recipe->beta2, update), .clip = 1,
+            .unscale = t->loss_scale[r].scale > 0 ? 1 / t->loss_scale[r].scale : 1,
             .dropout_key = tm_philox_key(t->run->seeds[r].dropout, TM_PURPOSE_DROPOUT, (uint32_t)t->step, 0)};
         t->result[r].lr = t->params[r].lr;
     }
@@ -370,6 +376,29 @@ static tm_status optimise(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+/* A step that is not finite ends the run; in f16 it was skipped by the optimiser, and the loss's scale is halved. */
+static tm_status judge_step(tm_trainer *t, int32_t r, tm_error *err)
+{
+    tm_step_result *s = &t->result[r];
+    tm_loss_scale *scale = &t->loss_scale[r];
+    if (scale->scale == 0 && (!isfinite(s->loss) || !isfinite(s->grad_norm)))
+        return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g: training diverged; try a lower train.lr, or warm-up",
+                       (long long)t->step + 1, s->loss, s->grad_norm);
+    if (scale->scale == 0)
+        return TM_OK;
+    s->skipped = !isfinite(s->grad_norm);
+    if (!tm_loss_scale_move(scale, !s->skipped))
+        return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g even with a loss scale of 1, after %lld skipped steps: training diverged, or the "
+                       "model's activations exceed the range of f16 (65504); try a lower train.lr, warm-up, or precision: bf16 or f32",
+                       (long long)t->step + 1, s->loss, s->grad_norm, (long long)scale->skipped);
+    /* What hooks see of it. */
+    for (int64_t i = 0; s->skipped && i < t->trained_count; i++) {
+        const tm_trained *trained = &t->trained[r * t->trained_count + i];
+        t->device->calls->zero(t->device, trained->grad.data, tm_dtype_bytes(trained->grad.dtype, trained->grad.rows * trained->grad.cols));
+    }
+    return TM_OK;
+}
+
 tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
 {
     int64_t count;
@@ -385,6 +414,8 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
         done += n;
     }
     tm_model_finish_gradients(&t->model);
+    if (t->model.settings.act == TM_F16)
+        TM_RUN(t->device, unscale, t->trained_count * t->run->replicas, t->device_trained, t->device_params);
     TM_TRY(tm_trainer_penalties(t, err));
     TM_TRY(optimise(t, err));
     TM_TRY(t->device->calls->sync(t->device, err)); /* the step's one wait */
@@ -392,9 +423,7 @@ tm_status tm_trainer_step(tm_trainer *t, tm_error *err)
     for (int32_t r = 0; r < t->run->replicas; r++) {
         t->result[r].grad_norm = t->params[r].grad_norm;
         t->result[r].penalty += t->host_penalty[r];
-        if (!isfinite(t->result[r].loss) || !isfinite(t->result[r].grad_norm))
-            return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g: training diverged; try a lower train.lr, or warm-up",
-                           (long long)t->step + 1, t->result[r].loss, t->result[r].grad_norm);
+        TM_TRY(judge_step(t, r, err));
     }
     t->step++;
     t->tokens += t->result[0].tokens;
@@ -420,14 +449,14 @@ static tm_status write_step_rows(tm_trainer *t, tm_error *err)
     for (int32_t r = 0; r < t->run->replicas && st == TM_OK; r++) {
         const tm_step_result *s = &t->result[r];
         tm_run_folder *folder = t->run->folder[r];
-        if (t->step % t->recipe->log_every == 0 || t->step == t->run->steps) {
+        if (t->step % t->recipe->log_every == 0 || t->step == t->run->steps || s->skipped) {
             tm_buf_clear(&row);
             tm_buf_printf(&row, "{\"step\": %lld", (long long)t->step);
             put_number(&row, "loss", s->loss);
             put_number(&row, "penalty", s->penalty);
             put_number(&row, "grad_norm", s->grad_norm);
             put_number(&row, "lr", s->lr);
-            tm_buf_printf(&row, ", \"tokens\": %lld}\n", (long long)s->tokens);
+            tm_buf_printf(&row, ", \"tokens\": %lld%s}\n", (long long)s->tokens, s->skipped ? ", \"skipped\": true" : "");
             TM_GO(tm_run_folder_row(folder, folder->metrics, &row, err));
             tm_buf_clear(&row);
             tm_buf_printf(&row, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_s\": %.1f, \"share\": %.4f, \"bytes\": %lld}\n", (long long)t->step,
@@ -529,13 +558,14 @@ bool tm_eval_due(const tm_trainer *t, int64_t step)
     if (step == 0 || step == t->run->steps)
         return true;
     int64_t every = t->recipe->eval_every, probes = t->recipe->monitor_every;
-    if (t->recipe->probe_count && probes != TM_AUTO_INT && probes > 0 && step % probes == 0)
+    bool early = step == 10 || step == 25 || step == 50 || step == 100 || step == 150;
+    if (t->recipe->probe_count && (probes == TM_AUTO_INT ? early : probes > 0 && step % probes == 0))
         return true;
     if (every != TM_AUTO_INT)
         return every > 0 && step % every == 0;
     /* About 20 a run; dense in the first 150 steps, where most damage falls. */
     every = t->run->steps / 20 > 1 ? t->run->steps / 20 : 1;
-    return step % every == 0 || step == 10 || step == 25 || step == 50 || step == 100 || step == 150;
+    return step % every == 0 || early;
 }
 
 static tm_status evaluate_now(tm_trainer *t, tm_error *err)

@@ -10,6 +10,7 @@
 
 #include "text/dataset.h"
 #include "train/hooks.h"
+#include "train/loss_scale.h"
 #include "train/run_folder.h"
 #include "train/teacher.h"
 #include "tune/tune.h"
@@ -79,6 +80,7 @@ typedef struct tm_step_target {
 typedef struct tm_step_result { /* of one replica */
     double loss, penalty, grad_norm, lr;
     int64_t tokens, targets;
+    bool skipped; /* the gradients were not finite in f16: nothing was changed */
 } tm_step_result;
 
 typedef struct tm_trainer {
@@ -96,6 +98,7 @@ typedef struct tm_trainer {
     double *penalty, *host_penalty; /* [R] of this step: device, host */
     tm_step_params *params;    /* [R] host */
     tm_step_params *device_params;
+    tm_loss_scale *loss_scale; /* [R] */
     tm_teacher teacher;
     struct tm_gate_set *gates; /* registers: of the data, then of every evaluation set; NULL: none */
     tm_hook *hooks;
@@ -170,6 +173,9 @@ tm_status tm_gates_set(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 void tm_gates_drop(tm_trainer *trainer);
 /* Learns the router of the bank and writes it into dir. */
 tm_status tm_gates_route(tm_trainer *trainer, const char *dir, tm_error *err) TM_MUST_CHECK;
+/* Mean of the last hidden states over an example's prompt [width]: the tokens before its first target, or all of a text. raw, rows: scratch of
+ * batch.max_tokens * width elements of 8 and 4 bytes. */
+tm_status tm_prompt_state(tm_trainer *trainer, const tm_example *example, void *raw, float *rows, float *out, tm_error *err) TM_MUST_CHECK;
 void tm_gates_give(const tm_trainer *trainer, int64_t set, int64_t example, tm_batch_item *item);
 
 /* trail.c: the header of trail.bin for this run. */

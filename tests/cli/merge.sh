@@ -8,7 +8,7 @@ adapter()
 {
     name=$1
     shift
-    run train model=$model data="$dir/data.txt" train.steps=4 train.seq=64 train.batch=2 lora.r=4 train.lr=3e-3 train.warmup_steps=0 threads=1 out="$dir/$name" "$@"
+    run train model=$model data="$dir/data.txt" train.steps=6 train.seq=64 train.batch=2 lora.r=4 train.lr=3e-3 train.warmup_steps=0 threads=1 out="$dir/$name" "$@"
     result $status "training $name"
 }
 # loss of a model [with an adapter]
@@ -20,7 +20,7 @@ loss()
 near() { [ -n "$1" ] && [ -n "$2" ] && awk -v a="$1" -v b="$2" 'BEGIN { d = a - b; exit !(d < 2e-5 && d > -2e-5) }'; }
 
 base=$(loss $model)
-for kind in lora: dora:lora.use_dora=true rslora:lora.use_rslora=true head:lora.modules_to_save=[lm_head] both:lora.target_modules=[q_proj,lm_head]; do
+for kind in lora: dora:lora.use_dora=true rslora:lora.use_rslora=true head:lora.modules_to_save=[lm_head] both:lora.target_modules=[q_proj,lm_head] average:keep.average.kind=ema; do
     name=${kind%%:*}
     adapter "$name" ${kind#*:}
     expect "merging $name" 0 'logits against the model with the adapter on.* RMS [0-9.]*e-0[5-9]|RMS 0 ' merge --model $model --adapter "$dir/$name" --out "$dir/m-$name"
@@ -36,6 +36,11 @@ result $? "the head stays tied otherwise"
 run merge --model $model --adapter "$dir/dora:0" --adapter "$dir/lora:0.0" --out "$dir/zero"
 cmp -s $model/model.safetensors "$dir/zero/model.safetensors"
 result $? "scale 0 gives the base's bytes"
+for name in lora dora; do
+    run merge --model $model --adapter "$dir/$name:1.0" --out "$dir/one-$name"
+    cmp -s "$dir/m-$name/model.safetensors" "$dir/one-$name/model.safetensors"
+    result $? "scale 1 gives the bytes of no scale: $name"
+done
 run merge --model $model --adapter "$dir/lora" --adapter "$dir/lora:-1" --out "$dir/none"
 cmp -s $model/model.safetensors "$dir/none/model.safetensors"
 result $? "an adapter and its opposite give the base's bytes"

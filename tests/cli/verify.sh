@@ -9,6 +9,8 @@ run train model="$dir/model" data="$dir/data.txt" train.steps=4 train.seq=32 tra
     eval="$dir/held.txt" keep.monitor.probes.0.path="$dir/old.txt"
 result $status "a run to verify"
 expect "an untouched run is equal" 0 'run: equal to the bit over 4 steps' verify "$dir/run"
+grep -q '^products on .*: 10 of 10 keep the bits of a row' "$dir/out"
+result $? "the run's products keep a row's bits"
 [ -z "$(find "$dir" -name '.*.verify-*')" ]
 result $? "nothing is left beside the run"
 

@@ -25,7 +25,9 @@ static const char *const stories = "models/stories260K";
 
 /* --- Training --- */
 
+static char *expected, *got; /* text of a command without failures, and with */
 static args training; /* out=run */
+static const char *const *beside; /* more of every recipe; NULL: nothing */
 
 static args recipe(const char *out, const char *method)
 {
@@ -44,6 +46,8 @@ static args recipe(const char *out, const char *method)
     arg(&a, "train.checkpoint_every=1");
     arg(&a, "train.eval_every=2");
     arg(&a, "lora.r=2");
+    for (int i = 0; beside && beside[i]; i++)
+        arg(&a, "%s", beside[i]);
     return a;
 }
 
@@ -143,6 +147,77 @@ static void check_resumed(void)
     assert_true(newest_checkpoint("run") >= 1);
 }
 
+static void averaged_training_survives(void **state)
+{
+    (void)state;
+    static const char *const keeps[] = {"keep.average.kind=ema", "keep.average.every=1", "keep.osf.share=0.4", "keep.wise.scale=0.5", NULL};
+    beside = keeps;
+    for (int full = 0; full < 2; full++) {
+        result_file = full ? "model.safetensors" : "adapter_model.safetensors";
+        make_reference(full ? "full" : "lora");
+        fault_sample(full ? "train, full, averaged" : "train, averaged", POINTS, seed, run_training, check_training);
+        interrupt_after_first_step();
+        fault_sample(full ? "resume, full, averaged" : "resume, averaged", POINTS, seed, run_training, check_resumed);
+        args_free(&training);
+    }
+    beside = NULL;
+    remove_folder("run");
+}
+
+/* EWC measures before it trains; LoRA also has earlier adapters to stay away from. */
+static void pulled_training_survives(void **state)
+{
+    (void)state;
+    char old[600], previous[600];
+    snprintf(old, sizeof old, "keep.ewc.path=%s", scratch("held.jsonl"));
+    snprintf(previous, sizeof previous, "keep.orthogonal.previous=[%s]", scratch("other"));
+    for (int full = 0; full < 2; full++) {
+        const char *keeps[] = {"keep.ewc.lambda=2", old, "keep.l2sp.lambda=0.1", full ? "keep.ewc.importance=path" : previous, NULL};
+        beside = keeps;
+        result_file = full ? "model.safetensors" : "adapter_model.safetensors";
+        make_reference(full ? "full" : "lora");
+        fault_sample(full ? "train, full, pulled" : "train, pulled", POINTS, seed, run_training, check_training);
+        args_free(&training);
+        beside = NULL;
+    }
+    remove_folder("run");
+}
+
+static tm_status run_fisher(tm_error *err)
+{
+    args a = recipe("unused", "lora");
+    tm_fisher_request request = {.source = {.overrides = a.item, .override_count = a.count}, .out = scratch("new.importances"), .add = scratch("old.importances")};
+    last = tm_fisher(&request, NULL, &got, err);
+    args_free(&a);
+    return last;
+}
+
+/* Either the whole file, or none; no text without it. */
+static void check_fisher(void)
+{
+    if (last == TM_OK || tm_path_exists(scratch("new.importances")))
+        assert_true(files_agree(scratch_dir, scratch("reference-importances"), "new.importances"));
+    assert_true(last == TM_OK || !got);
+    free(got);
+    got = NULL;
+    unlink(scratch("new.importances"));
+}
+
+static void measuring_survives(void **state)
+{
+    (void)state;
+    args a = recipe("unused", "lora");
+    tm_fisher_request request = {.source = {.overrides = a.item, .override_count = a.count}, .out = scratch("old.importances")};
+    OK(tm_fisher(&request, NULL, &got, err));
+    free(got);
+    OK(run_fisher(err));
+    free(got);
+    OK(tm_dir_create(scratch("reference-importances"), err));
+    OK(tm_path_move(scratch("new.importances"), scratch("reference-importances/new.importances"), err));
+    fault_sample("fisher", POINTS, seed, run_fisher, check_fisher);
+    args_free(&a);
+}
+
 static void resuming_survives(void **state)
 {
     (void)state;
@@ -158,7 +233,6 @@ static void resuming_survives(void **state)
 /* --- What reads --- */
 
 static const char *scored, *scored_metric;
-static char *expected, *got; /* text of a command without failures, and with */
 
 /* A command that gives a text: on success the whole, and otherwise none. */
 static void check_text(void)
@@ -445,6 +519,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(training_survives),   cmocka_unit_test(full_training_survives),
+        cmocka_unit_test(averaged_training_survives), cmocka_unit_test(pulled_training_survives), cmocka_unit_test(measuring_survives),
         cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives),
         cmocka_unit_test(evaluation_survives), cmocka_unit_test(scores_survive), cmocka_unit_test(generation_survives),
         cmocka_unit_test(comparing_survives),  cmocka_unit_test(inspecting_survives),

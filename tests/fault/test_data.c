@@ -71,7 +71,7 @@ static tm_status data(tm_error *err)
     if (st == TM_OK)
         st = tm_dataset_overlap(d, (const tm_dataset *const *)&held, &examples, 1, &tok, pool, found, err);
     if (st == TM_OK)
-        st = tm_dataset_duplicates(d, found, err);
+        st = tm_dataset_duplicates(d, tm_dataset_sources(d), found, err);
     tm_order_destroy(order);
     tm_dataset_destroy(held);
     tm_dataset_destroy(d);

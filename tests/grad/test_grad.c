@@ -38,6 +38,7 @@
 #define CHECK_axpy "tests/unit/test_ops.c"
 #define CHECK_fill "tests/unit/test_ops.c"
 #define CHECK_dropout "cases"
+#define CHECK_unscale "tests/unit/test_optim.c"
 #define CHECK_grad_norm "tests/unit/test_optim.c"
 #define CHECK_adamw "tests/unit/test_optim.c"
 #define CHECK_sgd "tests/unit/test_optim.c"

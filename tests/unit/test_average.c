@@ -478,6 +478,21 @@ static void stacks_are_bounded(void **state)
     assert_false(warned(scratch("averaged"), "keep.average"));
 }
 
+/* A run that ends before anything was averaged saves what it has, and says so. */
+static void ended_too_early(void **state)
+{
+    (void)state;
+#define EARLY "train.eval_every=1", "train.early_stop.metric=eval.held.loss", "train.early_stop.patience=1", "train.early_stop.min_delta=1000"
+    for (int m = 0; m < 2; m++)
+        for (int ema = 0; ema < 2; ema++) {
+            train_with(m, "plain", WITH(EARLY));
+            train_with(m, "averaged", WITH(EARLY, "keep.average.every=9", ema ? "keep.average.kind=ema" : "keep.average.kind=swa"));
+            assert_true(warned(scratch("averaged"), "the result is not an average"));
+            if (!runs_agree(scratch("plain"), scratch("averaged"), file_of[m]))
+                fail_msg("%s: without an average the result is another; seed %llu", of_method[m][0], (unsigned long long)seed);
+        }
+}
+
 static void refused(void **state)
 {
     (void)state;
@@ -488,6 +503,7 @@ static void refused(void **state)
         {TM_UNSUPPORTED, "DoRA", {"lora.use_dora=true", "keep.average.kind=ema"}},
         {TM_UNSUPPORTED, "registers", {"lora.registers=[a, b]", "keep.average.kind=swa", "data.0.registers={a: 1}"}},
         {TM_RECIPE, "no step from", {"keep.average.kind=swa", "keep.average.every=15"}},
+        {TM_RECIPE, "no step from", {"keep.average.kind=ema", "keep.average.every=15"}},
         {TM_RECIPE, "no step from", {"method=full", "keep.average.kind=swa", "keep.average.start=0.8", "keep.average.every=11"}},
         {TM_UNSUPPORTED, "use_dora", {"lora.use_dora=true", "keep.wise.scale=0.5"}},
         {TM_UNSUPPORTED, "prompt", {"method=prompt", "keep.wise.scale=0.5"}},
@@ -575,6 +591,7 @@ int main(void)
         cmocka_unit_test(wise_is_between),
         cmocka_unit_test(wise_of_an_average),
         cmocka_unit_test(stacks_are_bounded),
+        cmocka_unit_test(ended_too_early),
         cmocka_unit_test(refused),
         cmocka_unit_test(a_bad_average_is_rolled_back),
     };

@@ -1,6 +1,7 @@
 /* Whole runs on the CUDA device, here on the processor (tests/emulated): the bits of the CPU device, with graphs and
  * without, in one micro-batch or several. On a GPU: make test-cuda, with TEMPER_CUDA_LIBRARY naming another library. */
 #include "../support/run.h"
+#include "train/trail.h"
 
 static uint64_t seed;
 static const char *library;
@@ -51,12 +52,21 @@ static void recipe_of(args *out, const char *name, const char *device, const cha
     *out = a;
 }
 
+static int runs;
+
+/* The folder of the last run_of; overwritten by the next call. */
+static const char *last_run(void)
+{
+    static char name[64];
+    snprintf(name, sizeof name, "run%d", runs - 1);
+    return name;
+}
+
 /* What a run leaves: the trail of its weights. */
 static char *run_of(const char *device, const char *precision, const char *method, const char *extra, size_t *size)
 {
     args a;
     char name[64], path[1100];
-    static int runs;
     snprintf(name, sizeof name, "run%d", runs++);
     recipe_of(&a, name, device, precision, method, extra);
     train(&a);
@@ -116,6 +126,257 @@ static void bits_of_a_layout(void **state)
                 compare(want, size, "bf16", methods[m], layouts[i]);
         free(want);
     }
+}
+
+/* --- f16 --- */
+
+/* Step rows of a run's metrics.jsonl: row i of step step[i]. Returns how many. */
+enum { MOST_ROWS = 64 };
+typedef struct step_row {
+    int64_t step;
+    double loss; /* NaN: null */
+    bool skipped;
+} step_row;
+
+static int64_t step_rows(const char *name, step_row row[MOST_ROWS])
+{
+    char path[1100], *line;
+    size_t size;
+    int64_t n = 0;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", scratch(name));
+    char *text = slurp(path, &size);
+    for (char *at = text; (line = strsep(&at, "\n"));) {
+        const char *value = strstr(line, "\"loss\": ");
+        if (!value || strstr(line, "\"eval\""))
+            continue;
+        assert_true(n < MOST_ROWS);
+        row[n++] = (step_row){strtoll(strstr(line, "\"step\": ") + 8, NULL, 10), strncmp(value + 8, "null", 4) == 0 ? NAN : strtod(value + 8, NULL),
+                              strstr(line, "\"skipped\": true") != NULL};
+    }
+    free(text);
+    return n;
+}
+
+/* Under a loss scale: the layouts' bits, and losses as in f32. */
+static void f16_as_bf16(void **state)
+{
+    (void)state;
+    begin();
+    for (size_t m = 0; m < 4; m += 3) {
+        size_t size;
+        step_row single[MOST_ROWS], half[MOST_ROWS];
+        free(run_of("cuda", "f32", methods[m], "train.batch=6", &size));
+        int64_t n = step_rows(last_run(), single);
+        char *want = run_of("cuda", "f16", methods[m], layouts[0], &size);
+        assert_int_equal(step_rows(last_run(), half), n);
+        for (int64_t i = 0; i < n; i++)
+            if (half[i].skipped || !(fabs(half[i].loss - single[i].loss) <= 1e-2 * single[i].loss))
+                fail_msg("%s: the loss of step %lld is %.6f in f16%s, %.6f in f32 (seed %llu)", methods[m], (long long)i + 1, half[i].loss,
+                         half[i].skipped ? " (skipped)" : "", single[i].loss, (unsigned long long)seed);
+        for (size_t i = 1; i < sizeof layouts / sizeof *layouts; i += 2)
+            if (strcmp(methods[m], "full") != 0 || i < 2 || i > 5)
+                compare(want, size, "f16", methods[m], layouts[i]);
+        free(want);
+    }
+}
+
+typedef struct ending {
+    int steps_left;
+} ending;
+
+static bool time_to_end(void *context) { return ((ending *)context)->steps_left-- == 0; }
+
+static void train_some(const args *a, int steps)
+{
+    ending end = {steps};
+    tm_callbacks callbacks = {.interrupted = time_to_end, .context = &end};
+    tm_recipe_source source = {.overrides = a->item, .override_count = a->count};
+    char *out = NULL;
+    FAILS(TM_FAILED, "interrupted", tm_train(&source, &callbacks, &out, err));
+    free(out);
+}
+
+/* A scale that overflows: steps are skipped, change no weight and are counted, until it fits. Killed and resumed: the same. */
+static void f16_skips_and_recovers(void **state)
+{
+    (void)state;
+    begin();
+    static const char *const kinds[] = {"lora", "full"};
+    static const char *const options = "train.batch=3 train.steps=18 train.loss_scale=67108864 train.log_every=7 train.checkpoint_every=3";
+    for (int m = 0; m < 2; m++) {
+        step_row row[MOST_ROWS];
+        size_t size;
+        char whole[64], path[1100];
+        free(run_of("cuda", "f16", kinds[m], options, &size));
+        snprintf(whole, sizeof whole, "%s", last_run());
+        int64_t n = step_rows(whole, row), skipped = 0;
+        tm_trail trail;
+        snprintf(path, sizeof path, "%s/trail.bin", scratch(whole));
+        OK(tm_trail_open(path, &trail, err));
+        assert_int_equal(trail.steps, 18);
+        size_t record = 8 * (1 + (size_t)trail.tensors.count);
+        for (int64_t i = 0; i < n; i++) {
+            skipped += row[i].skipped;
+            assert_true(row[i].skipped || row[i].step % 7 == 0 || row[i].step == 18);
+            if (row[i].step < 2)
+                continue;
+            const char *now = trail.record + (size_t)(row[i].step - 1) * record;
+            bool moved = memcmp(now + 8, now - record + 8, record - 8) != 0;
+            if (moved == row[i].skipped)
+                fail_msg("%s: step %lld %s (seed %llu)", kinds[m], (long long)row[i].step, moved ? "was skipped and moved weights" : "moved nothing", (unsigned long long)seed);
+        }
+        tm_trail_close(&trail);
+        if (skipped < 2 || skipped > 14)
+            fail_msg("%s: %lld steps skipped (seed %llu)", kinds[m], (long long)skipped, (unsigned long long)seed);
+        snprintf(path, sizeof path, "%s/run.json", scratch(whole));
+        json_t *json;
+        OK(tm_json_read(path, &json, err));
+        assert_int_equal(json_integer_value(json_object_get(json, "skipped_steps")), skipped);
+        json_decref(json);
+        for (int at = 4; at < 18; at += 11) {
+            args a;
+            char name[64];
+            snprintf(name, sizeof name, "killed%d-%d", m, at);
+            recipe_of(&a, name, "cuda", "f16", kinds[m], options);
+            train_some(&a, at);
+            train(&a);
+            args_free(&a);
+            if (!runs_agree(scratch(whole), scratch(name), m ? model_file() : adapter_file()))
+                fail_msg("%s, ended after step %d and resumed: other bytes (seed %llu)", kinds[m], at, (unsigned long long)seed);
+        }
+    }
+}
+
+/* One row again and again: once the scale fits, the run is that of a scale that fitted at once, as if the skipped steps had not
+ * been (AdamW's corrections count updates). */
+static void f16_skipped_steps_leave_no_trace(void **state)
+{
+    (void)state;
+    begin();
+    OK(tm_file_write(scratch("one.jsonl"), "{\"input_ids\": [1, 5, 17, 40, 3, 9]}\n", 36, err));
+    step_row row[MOST_ROWS];
+    int64_t skipped = 0;
+    tm_trail trail[2];
+    for (int i = 0; i < 2; i++) {
+        args a;
+        char path[1100];
+        const char *name = i ? "fits" : "overflows";
+        recipe_of(&a, name, "cuda", "f16", "lora", "train.batch=1 train.schedule=constant train.warmup_steps=0 lora.dropout=0");
+        arg(&a, "data.0.path=%s", scratch("one.jsonl"));
+        arg(&a, "train.steps=%d", 30 - (int)skipped);
+        arg(&a, "train.loss_scale=%.0f", ldexp(1, 30 - (int)skipped));
+        train(&a);
+        args_free(&a);
+        int64_t n = step_rows(name, row), found = 0;
+        for (int64_t k = 0; k < n; k++)
+            found += row[k].skipped;
+        assert_true(i ? found == 0 : found > 0 && found < 25);
+        skipped += found;
+        snprintf(path, sizeof path, "%s/trail.bin", scratch(name));
+        OK(tm_trail_open(path, &trail[i], err));
+    }
+    size_t tensors = (size_t)trail[0].tensors.count;
+    for (int64_t k = 0; k < trail[1].steps; k++)
+        if (memcmp(trail[0].record + (size_t)(k + skipped) * 8 * (1 + tensors) + 8, trail[1].record + (size_t)k * 8 * (1 + tensors) + 8, 8 * tensors) != 0)
+            fail_msg("update %lld is another one after %lld skipped steps (seed %llu)", (long long)k + 1, (long long)skipped, (unsigned long long)seed);
+    tm_trail_close(&trail[0]);
+    tm_trail_close(&trail[1]);
+}
+
+/* Replicas of one process have a scale each: together they are what they are alone. */
+static void f16_in_packs(void **state)
+{
+    (void)state;
+    begin();
+    enum { R = 3 };
+    static tm_job job[R];
+    static tm_order *order[R];
+    static tm_run_folder *folder[R];
+    static tm_seeds seeds[R];
+    for (int r = 0; r < R; r++)
+        for (int packed = 0; packed < 2; packed++) {
+            args a;
+            char name[32];
+            snprintf(name, sizeof name, "%s-%d", packed ? "pack" : "alone", r);
+            recipe_of(&a, name, "cuda", "f16", "lora", "train.batch=2 train.steps=16 train.loss_scale=67108864 lora.dropout=0.1");
+            arg(&a, "train.seed=%d", 50 + r);
+            if (packed) {
+                open_job(&a, TM_JOB_TRAIN, &job[r]);
+                order[r] = job[r].order;
+                folder[r] = &job[r].folder;
+                seeds[r] = job[r].seeds;
+            } else
+                train(&a);
+            args_free(&a);
+        }
+    tm_run run = job[0].run;
+    tm_memory_plan plan;
+    tm_trainer *trainer;
+    run.replicas = R;
+    run.order = order;
+    run.folder = folder;
+    run.seeds = seeds;
+    OK(tm_plan_memory(&run, job[0].device->traits, job[0].own, &plan, err));
+    OK(tm_trainer_create(&run, job[0].device, plan.part, &trainer, err));
+    OK(tm_trainer_start(trainer, err));
+    OK(tm_trainer_run(trainer, err));
+    OK(tm_trainer_save(trainer, err));
+    for (int r = 0; r < R; r++) {
+        assert_true(trainer->loss_scale[r].skipped > 0);
+        char alone[32], pack[32];
+        snprintf(alone, sizeof alone, "alone-%d", r);
+        snprintf(pack, sizeof pack, "pack-%d", r);
+        if (!runs_agree(scratch(alone), scratch(pack), adapter_file()))
+            fail_msg("replica %d has other bytes than alone (seed %llu)", r, (unsigned long long)seed);
+    }
+    tm_trainer_destroy(trainer);
+    for (int r = 0; r < R; r++)
+        tm_job_close(&job[r]);
+}
+
+/* Weights whose products no f16 holds: every further step overflows, and the run says so. */
+static void f16_that_never_fits(void **state)
+{
+    (void)state;
+    begin();
+    args a;
+    tm_error problem;
+    recipe_of(&a, "never", "cuda", "f16", "lora", "train.batch=1 train.steps=40 train.warmup_steps=0");
+    arg(&a, "train.lr=1e8"); /* after the first step activations are beyond f16 */
+    assert_int_equal(try_train(&a, &problem), TM_FAILED);
+    if (!strstr(problem.message, "even with a loss scale of 1, after 17 skipped steps"))
+        fail_msg("%s", problem.message);
+    args_free(&a);
+}
+
+/* On the processor it is refused; a GPU without bf16 takes it by itself. */
+static void f16_where(void **state)
+{
+    (void)state;
+    begin();
+    args a;
+    tm_error problem;
+    tm_job job;
+    recipe_of(&a, "nowhere", "cpu", "f16", "lora", "");
+    assert_int_equal(try_train(&a, &problem), TM_RECIPE);
+    assert_non_null(strstr(problem.message, "precision: f16 runs on a GPU alone (device is cpu)"));
+    args_free(&a);
+    recipe_of(&a, "nowhere", "cuda", "f16", "lora", "train.loss_scale=1000");
+    assert_int_equal(try_train(&a, &problem), TM_RECIPE);
+    assert_non_null(strstr(problem.message, "expected a power of two"));
+    args_free(&a);
+    static const char *const sm[] = {"75", "80"};
+    static const int precision[] = {TM_PRECISION_F16, TM_PRECISION_BF16};
+    for (int i = 0; i < 2; i++) {
+        setenv("TEMPER_EMULATED_SM", sm[i], 1);
+        recipe_of(&a, "somewhere", "cuda", "auto", "lora", "");
+        open_job(&a, TM_JOB_PLAN, &job);
+        if (strcmp(library, EMULATED) == 0)
+            assert_int_equal(job.recipe->precision, precision[i]);
+        tm_job_close(&job);
+        args_free(&a);
+    }
+    unsetenv("TEMPER_EMULATED_SM");
 }
 
 /* Weights in bf16, rounded at random by key: the same bits again, recomputed or not. */
@@ -179,6 +440,8 @@ int main(void)
 {
     seed = fresh_seed();
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(f16_as_bf16),
+                                       cmocka_unit_test(f16_skips_and_recovers), cmocka_unit_test(f16_skipped_steps_leave_no_trace),
+                                       cmocka_unit_test(f16_in_packs), cmocka_unit_test(f16_that_never_fits), cmocka_unit_test(f16_where), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
     return cmocka_run_group_tests(tests, memory_begin, scratch_end);
 }

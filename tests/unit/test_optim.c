@@ -223,6 +223,36 @@ static void norms_at_the_edge(void **state)
     tm_device_destroy(d);
 }
 
+/* Gradients of a replica times its own factor; a replica without a finite norm is left as it was by both optimisers. */
+static void unscaled_and_skipped(void **state)
+{
+    (void)state;
+    for (int isa = TM_ISA_AUTO; isa <= TM_ISA_AVX512; isa++) {
+        tm_device *d = device(2, (tm_isa)isa);
+        if (!d)
+            continue;
+        set s = set_make(-1), before = set_make(-1);
+        for (int r = 0; r < REPLICAS; r++)
+            s.step[r].unscale = 1.0 / (1 << (4 * r));
+        TM_RUN(d, unscale, s.n, s.t, s.step);
+        for (int64_t i = 0; i < s.n; i++)
+            for (int64_t k = 0; k < s.t[i].value.cols; k++)
+                assert_true(((float *)s.t[i].grad.data)[k] == ((float *)before.t[i].grad.data)[k] / (float)(1 << (4 * s.t[i].replica)));
+        ((float *)s.t[1].grad.data)[7] = isa % 2 ? INFINITY : NAN; /* of replica 1 */
+        uint64_t out[2][TENSORS], was[TENSORS];
+        TM_RUN(d, trail, before.n, before.t, was);
+        set_run(&s, d, REPLICAS, out);
+        for (int64_t i = 0; i < s.n; i++) {
+            size_t bytes = (size_t)s.t[i].value.cols * 4;
+            bool same = out[0][i] == was[i] && out[1][i] == was[i] && memcmp(s.t[i].m.data, before.t[i].m.data, bytes) == 0 && memcmp(s.t[i].v.data, before.t[i].v.data, bytes) == 0;
+            assert_true(same == (s.t[i].replica == 1 || bytes == 0));
+        }
+        set_free(&s);
+        set_free(&before);
+        tm_device_destroy(d);
+    }
+}
+
 /* Weights in bf16 that move by a quarter of their spacing: right in the mean, one of two neighbours each, the same bits on
  * every instruction set, others in the next step and in another tensor. */
 static void rounded_at_random(void **state)
@@ -272,7 +302,7 @@ int main(int argc, char **argv)
     printf("seed %llu\n", (unsigned long long)seed);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_pytorch), cmocka_unit_test(trail_is_the_documented_sum), cmocka_unit_test(against_double_loops),
-        cmocka_unit_test(same_bits),  cmocka_unit_test(norms_at_the_edge),
+        cmocka_unit_test(same_bits),  cmocka_unit_test(norms_at_the_edge), cmocka_unit_test(unscaled_and_skipped),
         cmocka_unit_test(rounded_at_random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -283,6 +283,26 @@ static void shares_at_the_ends(void **state)
     }
 }
 
+/* Norm and clipping are of projected gradients: where all directions of what is trained stay, nothing is left of them. */
+static void gradients_are_projected_first(void **state)
+{
+    (void)state;
+    static const char *const more[] = {"lora.target_modules=[q_proj]", "train.max_grad_norm=0.01", NULL};
+    double norm[2];
+    for (int i = 0; i < 2; i++) {
+        json_t *row;
+        size_t size;
+        train_with(4, "plain", i ? 1 : -1, more);
+        char *text = slurp(scratch("plain/metrics.jsonl"), &size), *first = strstr(text, "{\"step\": 1, "), *end = strchr(first, '\n');
+        OK(tm_json_parse(first, (size_t)(end - first), "metrics.jsonl", &row, err));
+        norm[i] = json_number_value(json_object_get(row, "grad_norm"));
+        json_decref(row);
+        free(text);
+    }
+    if (!(norm[0] > 1e-3) || !(norm[1] < 1e-5 * norm[0]))
+        fail_msg("norm of projected gradients %.3g, of plain ones %.3g; seed %llu", norm[1], norm[0], (unsigned long long)seed);
+}
+
 static void refused(void **state)
 {
     (void)state;
@@ -311,7 +331,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_singular_values), cmocka_unit_test(matrices_of_zeros), cmocka_unit_test(updates_stay_out_of_the_top),
-        cmocka_unit_test(shares_at_the_ends), cmocka_unit_test(refused),
+        cmocka_unit_test(shares_at_the_ends), cmocka_unit_test(gradients_are_projected_first), cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests_name("osf", tests, begin, scratch_end);
 }

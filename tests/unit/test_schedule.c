@@ -1,5 +1,6 @@
 /* The course of the rate against figures of transformers' get_*_schedule and against its formulas. */
 #include "base/options.h"
+#include "train/loss_scale.h"
 #include "train/schedule.h"
 
 #include "../support/run.h"
@@ -51,8 +52,25 @@ static void formulas(void **state)
     }
 }
 
+/* torch.amp.GradScaler's course: doubled after 2000 good steps in a row, halved at once, until it would be below 1. */
+static void loss_scale(void **state)
+{
+    (void)state;
+    tm_loss_scale s = {.scale = 65536};
+    for (int i = 0; i < 1999; i++)
+        assert_true(tm_loss_scale_move(&s, true) && s.scale == 65536);
+    assert_true(tm_loss_scale_move(&s, false) && s.scale == 32768 && s.skipped == 1);
+    for (int i = 0; i < 1999; i++)
+        assert_true(tm_loss_scale_move(&s, true) && s.scale == 32768);
+    assert_true(tm_loss_scale_move(&s, true) && s.scale == 65536 && s.good == 0);
+    for (int i = 0; i < 16; i++)
+        assert_true(tm_loss_scale_move(&s, false));
+    assert_true(s.scale == 1 && s.skipped == 17);
+    assert_false(tm_loss_scale_move(&s, false));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(figures_of_transformers), cmocka_unit_test(formulas)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(figures_of_transformers), cmocka_unit_test(loss_scale), cmocka_unit_test(formulas)};
     return cmocka_run_group_tests_name("schedule", tests, NULL, NULL);
 }

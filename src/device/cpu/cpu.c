@@ -113,7 +113,7 @@ tm_status tm_cpu_device_create(int threads, tm_isa isa, tm_device **out, tm_erro
     TM_TRY(TM_NEW(&cpu, 1, err));
     cpu->base = (tm_device){.ops = found->ops, .calls = &cpu_calls, .name = "cpu", .detail = cpu->detail,
                             .traits = tm_cpu_traits()};
-    cpu->base.real = cpu->base.traits.real = found->isa == TM_ISA_F64 ? TM_F64 : TM_F32;
+    cpu->base.real = cpu->base.traits.real = cpu->base.traits.act = found->isa == TM_ISA_F64 ? TM_F64 : TM_F32;
     cpu->bf16_dot = has_bf16_dot(found->isa);
     tm_status st = TM_OK;
     TM_GO(tm_pool_create(threads, &cpu->pool, err));

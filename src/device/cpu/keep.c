@@ -7,29 +7,11 @@
 #include "device/cpu/math.h"
 #include "device/cpu/pack.h"
 #include "device/cpu/row.h"
+#include "device/cpu/wide.h"
 
 enum { BLOCK = 4096, GROUP = 64 };
 
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* --- Sums in double: sixteen chains, joined by the tree of simd.h --- */
-
-LANES_FN void add_products(double lane[V16], v16 a, v16 b) /* exact products of two floats */
-{
-    real x[V16], y[V16];
-    v16_put(x, a);
-    v16_put(y, b);
-    for (int i = 0; i < V16; i++)
-        lane[i] += (double)x[i] * (double)y[i];
-}
-
-static double join_lanes(double lane[V16])
-{
-    for (int step = V16 / 2; step; step /= 2)
-        for (int i = 0; i < step; i++)
-            lane[i] += lane[i + step];
-    return lane[0];
-}
 
 /* total, and n partial sums by groups. A round that is not the last has whole groups. */
 static double add_groups(double total, const double *partial, int64_t n)
@@ -56,7 +38,7 @@ static void anchor_block(void *context, int64_t task, int thread)
 {
     const anchor_job local = *(const anchor_job *)context, *j = &local;
     (void)thread;
-    double lane[V16] = {0};
+    v16d sum = v16d_zero();
     int64_t begin = j->first + task * BLOCK, end = min64(begin + BLOCK, j->n);
     for (int64_t i = begin; i < end; i += V16) {
         int lanes = lanes_at(end, i);
@@ -65,9 +47,9 @@ static void anchor_block(void *context, int64_t task, int thread)
             away = v16_sub(away, lanes_load(j->anchor, 0, i, lanes));
         v16 pull = j->importance.data ? v16_mul(lanes_load(j->importance, 0, i, lanes), away) : away;
         lanes_store(j->grad, 0, i, lanes, v16_fma(j->strength, pull, lanes_load(j->grad, 0, i, lanes)));
-        add_products(lane, pull, away);
+        sum = v16d_add_product(sum, pull, away);
     }
-    j->partial[task] = join_lanes(lane);
+    j->partial[task] = v16d_reduce(sum);
 }
 
 void TM_KERNEL(anchor)(tm_device *d, tm_tensor value, tm_tensor anchor, tm_tensor importance, double strength,
@@ -161,30 +143,48 @@ V16_FN void micro(const product *p, int64_t i0, int64_t n0, int rows, int vector
             v16_put(c + i * ldc + v * V16, sum[i][v]);
 }
 
-static __attribute__((noinline)) void micro_wide(const product *p, int64_t i, int64_t n) { micro(p, i, n, MR, NV); }
+/* Rows i .. i + rows of a and `vectors` vectors of b's columns from n on; rows at most MR, or 2 MR for one vector. */
+#define MICRO_FN(name, vectors, LAST)                                               \
+    static __attribute__((noinline)) void name(const product *p, int64_t i, int64_t n, int64_t rows) \
+    {                                                                               \
+        switch (rows) {                                                             \
+        case 1: micro(p, i, n, 1, vectors); break;                                  \
+        case 2: micro(p, i, n, 2, vectors); break;                                  \
+        case 3: micro(p, i, n, 3, vectors); break;                                  \
+            MORE_ROWS(vectors)                                                      \
+        default: micro(p, i, n, LAST, vectors); break;                              \
+        }                                                                           \
+    }
+#if defined(TM_SIMD_AVX512)
+#define MORE_ROWS(vectors)                         \
+    case 4: micro(p, i, n, 4, vectors); break;     \
+    case 5: micro(p, i, n, 5, vectors); break;     \
+    case 6: micro(p, i, n, 6, vectors); break;     \
+    case 7: micro(p, i, n, 7, vectors); break;
+#else
+#define MORE_ROWS(vectors)
+#endif
+MICRO_FN(micro_wide, NV, MR)
+#if defined(TM_SIMD_AVX512)
 static __attribute__((noinline)) void micro_tall(const product *p, int64_t i, int64_t n) { micro(p, i, n, 2 * MR, 1); }
-static __attribute__((noinline)) void micro_one(const product *p, int64_t i, int64_t n) { micro(p, i, n, 1, 1); }
+MICRO_FN(micro_narrow, 1, MR)
+#endif
 
 static void multiply(const product *p)
 {
     int64_t n = 0;
-    for (; n + NV * V16 <= p->n; n += NV * V16) {
-        if (p->n == V16)
-            break;
-        int64_t i = 0;
-        for (; i + MR <= p->m; i += MR)
-            micro_wide(p, i, n);
-        for (; i < p->m; i++)
-            for (int v = 0; v < NV; v++)
-                micro_one(p, i, n + v * V16);
-    }
+    for (; n + NV * V16 <= p->n; n += NV * V16)
+        for (int64_t i = 0; i < p->m; i += MR)
+            micro_wide(p, i, n, min64(MR, p->m - i));
+#if defined(TM_SIMD_AVX512)
     for (; n < p->n; n += V16) {
         int64_t i = 0;
         for (; i + 2 * MR <= p->m; i += 2 * MR)
             micro_tall(p, i, n);
-        for (; i < p->m; i++)
-            micro_one(p, i, n);
+        for (; i < p->m; i += MR)
+            micro_narrow(p, i, n, min64(MR, p->m - i));
     }
+#endif
 }
 
 /* A part of t as rows of `real`, filled up to whole vectors with zeros. */
@@ -211,7 +211,7 @@ static void delta_part(tile *t, const tm_lowrank *lr, int64_t row, int64_t rows,
 /* One row of a tile: delta = strength scale F (scale B A - start); the row's sum of F D^2. */
 static double weigh_row(const delta_job *j, int64_t row, int64_t col, int64_t cols, real *delta, const real *before)
 {
-    double lane[V16] = {0};
+    v16d sum = v16d_zero();
     v16 scale = v16_set1((real)j->lr->scale), start = j->start ? v16_set1((real)j->start->scale) : v16_zero();
     for (int64_t i = 0; i < cols; i += V16) {
         v16 away = v16_mul(scale, v16_get(delta + i));
@@ -219,9 +219,9 @@ static double weigh_row(const delta_job *j, int64_t row, int64_t col, int64_t co
             away = v16_sub(away, v16_mul(start, v16_get(before + i)));
         v16 pull = j->importance.data ? v16_mul(lanes_load(j->importance, row, col + i, lanes_at(cols, i)), away) : away;
         v16_put(delta + i, v16_mul(j->factor, pull));
-        add_products(lane, pull, away);
+        sum = v16d_add_product(sum, pull, away);
     }
-    return join_lanes(lane);
+    return v16d_reduce(sum);
 }
 
 /* db += M A^T and da's partial B^T M of one tile, M in t->delta. */
@@ -492,10 +492,10 @@ static void draw_row(void *context, int64_t row, int thread)
     }
     max = v16_set1(v16_reduce_max(max));
     for (; b < blocks; b++) {
-        double lane[V16] = {0};
+        v16d share_sum = v16d_zero();
         for (int64_t i = b * DRAW_BLOCK, end = min64(i + DRAW_BLOCK, V); i < end; i += V16)
-            add_products(lane, shares(j, row, i, lanes_at(end, i), max), one);
-        total += sum[b] = join_lanes(lane);
+            share_sum = v16d_add_product(share_sum, shares(j, row, i, lanes_at(end, i), max), one);
+        total += sum[b] = v16d_reduce(share_sum);
     }
     tm_philox random = tm_philox_at(j->key, j->place ? j->place[row] : (uint32_t)row, 0, 0, 0);
     double u = (double)(((uint64_t)random.word[1] << 32 | random.word[0]) >> 11) * 0x1p-53 * total;

@@ -66,7 +66,25 @@ static int64_t run_batch(tm_device *d, work *w, const tm_trained *t, int64_t n)
     return done;
 }
 
-/* --- Norm and clip --- */
+/* --- Unscaling, norm and clip --- */
+
+static void unscale_block(const work *w, const tm_trained *t, int64_t begin, int64_t count, partial *out)
+{
+    (void)out;
+    v16 factor = v16_set1((real)w->step[t->replica].unscale);
+    for (int64_t i = begin; i < begin + count; i += V16) {
+        int lanes = lanes_at(begin + count, i);
+        lanes_store(t->grad, 0, i, lanes, v16_mul(lanes_load(t->grad, 0, i, lanes), factor));
+    }
+}
+
+void TM_KERNEL(unscale)(tm_device *d, int64_t n, const tm_trained *t, const tm_step_params *step)
+{
+    for (int64_t done = 0; done < n;) {
+        work w = {.block = unscale_block, .step = step};
+        done += run_batch(d, &w, t + done, n - done);
+    }
+}
 
 static void square_block(const work *w, const tm_trained *t, int64_t begin, int64_t count, partial *out)
 {
@@ -131,6 +149,8 @@ static void adamw_block(const work *w, const tm_trained *t, int64_t begin, int64
 {
     (void)out;
     const tm_step_params *s = &w->step[t->replica];
+    if (!isfinite(s->grad_norm))
+        return;
     double lr = s->lr * (double)t->lr_ratio;
     v16 clip = v16_set1((real)s->clip), decay = v16_set1((real)(1 - lr * (double)t->weight_decay));
     v16 new1 = v16_set1((real)(1 - w->beta1)), beta2 = v16_set1((real)w->beta2), new2 = v16_set1((real)(1 - w->beta2));
@@ -156,6 +176,8 @@ static void sgd_block(const work *w, const tm_trained *t, int64_t begin, int64_t
 {
     (void)out;
     const tm_step_params *s = &w->step[t->replica];
+    if (!isfinite(s->grad_norm))
+        return;
     v16 clip = v16_set1((real)s->clip), decay = v16_set1((real)t->weight_decay), momentum = v16_set1((real)w->momentum);
     v16 rate = v16_set1((real)(-s->lr * (double)t->lr_ratio));
     for (int64_t i = begin; i < begin + count; i += V16) {

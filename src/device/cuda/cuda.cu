@@ -200,8 +200,8 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     TM_TRY(find(index, &properties, err));
     snprintf(c->detail, sizeof c->detail, "%.200s", properties.name);
     c->index = index;
-    c->index = index;
     c->architecture = 10 * properties.major + properties.minor;
+    c->base.traits.act = properties.major < 8 ? TM_F16 : TM_BF16;
     c->processors = properties.multiProcessorCount;
     cudaError_t error = cudaSetDevice(index);
     if (error == cudaSuccess)

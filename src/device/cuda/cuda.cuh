@@ -110,6 +110,8 @@ template <class F> static inline void tm_cuda_each(tm_device *d, const char *op,
 
 /* --- Elements and sums --- */
 
+TM_LANE bool is_finite(double x) { return fabs(x) < INFINITY; }
+
 #ifdef TM_CUDA_EMULATED
 TM_LANE float from_f16(uint16_t h) { return tm_f16_to_f32(h); }
 TM_LANE uint16_t to_f16(float x) { return tm_f32_to_f16(x); }

@@ -32,6 +32,16 @@ template <class F> static void each_element(tm_device *d, const char *op, int64_
     });
 }
 
+struct tm_cuda_unscale_element {
+    const tm_step_params *step;
+    __device__ void operator()(const tm_trained &t, int64_t i) const { put_element(t.grad, i, element(t.grad, i) * (float)step[t.replica].unscale); }
+};
+
+void tm_cuda_unscale(tm_device *d, int64_t n, const tm_trained *t, const tm_step_params *step)
+{
+    each_element(d, "unscale", n, t, tm_cuda_unscale_element{step});
+}
+
 struct tm_cuda_square_block {
     double *partial;
     __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t block) const
@@ -70,6 +80,8 @@ struct tm_cuda_adamw_element {
     __device__ void operator()(const tm_trained &t, int64_t i) const
     {
         const tm_step_params *s = &step[t.replica];
+        if (!is_finite(s->grad_norm))
+            return;
         double lr = s->lr * (double)t.lr_ratio;
         float decay = (float)(1 - lr * (double)t.weight_decay), new1 = (float)(1 - beta1), new2 = (float)(1 - beta2);
         float g = element(t.grad, i) * (float)s->clip, p = element(t.value, i) * decay, before = element(t.m, i);
@@ -97,6 +109,8 @@ struct tm_cuda_sgd_element {
     __device__ void operator()(const tm_trained &t, int64_t i) const
     {
         const tm_step_params *s = &step[t.replica];
+        if (!is_finite(s->grad_norm))
+            return;
         float g = element(t.grad, i) * (float)s->clip, p = element(t.value, i);
         if (t.weight_decay != 0)
             g = fmaf(t.weight_decay, p, g);

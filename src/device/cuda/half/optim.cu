@@ -204,6 +204,28 @@ TM_LANE void store_weights(const tm_trained &t, const tm_step_params *s, int64_t
     *(uint2 *)((uint16_t *)t.value.data + i) = make_uint2(a | b << 16, c | d << 16);
 }
 
+struct unscale_block {
+    const tm_step_params *step;
+
+    __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t) const
+    {
+        float f = (float)step[t.replica].unscale;
+        bool whole = end - begin == BLOCK && (uintptr_t)t.grad.data % 16 == 0;
+        for (int64_t i = begin + 4 * threadIdx.x; whole && i < end; i += 4 * THREADS) {
+            float4 g = load_four(t.grad, i);
+            store_four(t.grad, i, make_float4(g.x * f, g.y * f, g.z * f, g.w * f));
+        }
+        for (int64_t i = begin + threadIdx.x; !whole && i < end; i += THREADS)
+            put_element(t.grad, i, element(t.grad, i) * f);
+    }
+};
+
+bool tm_half_unscale(tm_device *d, int64_t n, const tm_trained *t, const tm_step_params *step)
+{
+    run(d, "unscale", n, t, 4, unscale_block{step});
+    return true;
+}
+
 struct adamw_block {
     const tm_step_params *step;
     double beta1, beta2, eps;
@@ -224,6 +246,8 @@ struct adamw_block {
     __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t) const
     {
         const tm_step_params *s = &step[t.replica];
+        if (!is_finite(s->grad_norm))
+            return;
         double lr = s->lr * (double)t.lr_ratio;
         factors f = {(float)s->clip, (float)(1 - lr * (double)t.weight_decay), (float)(1 - beta1), (float)(1 - beta2), (float)beta2, (float)sqrt(s->bias2), (float)eps, (float)(-lr / s->bias1)};
         enum { N = BLOCK / 4 / THREADS };
@@ -282,6 +306,8 @@ struct sgd_block {
     __device__ void operator()(const tm_trained &t, int64_t begin, int64_t end, int64_t) const
     {
         const tm_step_params *s = &step[t.replica];
+        if (!is_finite(s->grad_norm))
+            return;
         float clip = (float)s->clip, rate = (float)(-s->lr * (double)t.lr_ratio), mu = (float)momentum;
         bool remembers = t.m.data != nullptr, whole = end - begin == BLOCK && in_fours(t);
         for (int64_t i = begin + 4 * threadIdx.x; whole && i < end; i += 4 * THREADS) {

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""The tables and the picture of docs/forgetting.md from results.json of `temper bench forgetting`.
+
+    python3 bench/forgetting_plot.py runs/forgetting/results.json docs/forgetting.svg
+
+Prints a Markdown table to stdout; writes the plane "learned against kept". Standard library only.
+learned: mean over tasks of the score right after learning them, over tasks scored by exact recall.
+kept: recall of the old people's facts after the last task. Bars: the range over chains (seeds, orders)."""
+import html
+import json
+import statistics
+import sys
+
+
+def figures(results):
+    exact = [i for i, t in enumerate(results["tasks"]) if t["metric"] == "exact"]
+    names = [t["name"] for t in results["tasks"]]
+    probe = {p["name"]: i for i, p in enumerate(results["probes"])}
+    for arm in results["arms"]:
+        rows = []
+        for chain in arm["chains"]:
+            order = [names.index(n) for n in results["orders"][chain["order"] - 1]]
+            R, P, T = chain["R"], chain["P"], len(names)
+            at = lambda i, place: R[i][place] if R[i][place] is not None else R[T][place]
+            facts = [k for k in range(T) if order[k] in exact]
+            rows.append({
+                "learned": statistics.mean(at(k + 1, k) for k in facts),
+                "still": statistics.mean(R[T][k] for k in facts),
+                "other": statistics.mean(R[T][k] for k in range(T) if k not in facts) if len(facts) < T else float("nan"),
+                "people": P[T][probe["old-people"]],
+                "prose": P[T][probe["old-prose"]],
+            })
+        yield arm, {k: [r[k] for r in rows] for k in rows[0]}
+
+
+def cell(values):
+    text = "%.3f" % statistics.mean(values)
+    return text + " (%.3f to %.3f)" % (min(values), max(values)) if len(values) > 1 else text
+
+
+def table(results):
+    print("| arm | new facts when learned | new facts at the end | other tasks at the end | old people | old prose |\n|---|---|---|---|---|---|")
+    for arm, f in figures(results):
+        learned = "" if arm["kind"] != "sequence" else cell(f["learned"])
+        print("| %s | %s | %s | %s | %s | %s |" % (arm["name"], learned, cell(f["still"]), cell(f["other"]), cell(f["people"]), cell(f["prose"])))
+
+
+def picture(results, path):
+    W, H, L, B = 760, 560, 60, 50
+    x = lambda v: L + v * (W - L - 130)
+    y = lambda v: H - B - v * (H - B - 20)
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">' % (W, H),
+           '<rect width="100%" height="100%" fill="#fff"/>']
+    for i in range(6):
+        v = i / 5
+        out.append('<path d="M%.0f %.0fH%.0fM%.0f %.0fV%.0f" stroke="#ddd"/>' % (x(0), y(v), x(1), x(v), y(0), y(1)))
+        out.append('<text x="%.0f" y="%.0f" text-anchor="end">%.1f</text><text x="%.0f" y="%.0f" text-anchor="middle">%.1f</text>' % (x(0) - 6, y(v) + 4, v, x(v), y(0) + 16, v))
+    out.append('<text x="%.0f" y="%.0f" text-anchor="middle">recall of new facts, right after learning them</text>' % (x(0.5), H - 10))
+    out.append('<text transform="translate(16 %.0f) rotate(-90)" text-anchor="middle">recall of old people, at the end</text>' % y(0.5))
+    placed = []
+    for arm, f in sorted(figures(results), key=lambda p: -statistics.mean(p[1]["people"])):
+        xs, ys = f["learned" if arm["kind"] == "sequence" else "still"], f["people"]
+        mx, my = x(statistics.mean(xs)), y(statistics.mean(ys))
+        color = "#c40" if arm["old_data"] else "#06c" if arm["kind"] == "sequence" else "#444"
+        out.append('<path d="M%.1f %.1fH%.1fM%.1f %.1fV%.1f" stroke="%s" stroke-opacity=".4"/>' % (x(min(xs)), my, x(max(xs)), mx, y(min(ys)), y(max(ys)), color))
+        out.append('<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>' % (mx, my, color))
+        ly = my + 4
+        while any(abs(ly - py) < 12 and abs(mx - px) < 90 for px, py in placed):
+            ly += 12
+        placed.append((mx, ly))
+        out.append('<text x="%.1f" y="%.1f" fill="%s">%s</text>' % (mx + 8, ly, color, html.escape(arm["name"])))
+    out.append("</svg>")
+    open(path, "w").write("\n".join(out) + "\n")
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1]) as file:
+        read = json.load(file)
+    table(read)
+    if len(sys.argv) > 2:
+        picture(read, sys.argv[2])

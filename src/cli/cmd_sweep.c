@@ -1,0 +1,48 @@
+/* temper sweep. */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int run(int argc, char **argv)
+{
+    tm_sweep_request request = {0};
+    cli_recipe_args args;
+    for (int i = 1; i < argc; i++) {
+        int first = i;
+        bool used = cli_option(argc, argv, &i, "--out", &request.out) || cli_option(argc, argv, &i, "--metric", &request.metric);
+        if (!used && cli_is(argv[i], "--json"))
+            used = request.json = true;
+        for (int k = first; used && k <= i; k++)
+            argv[k] = NULL;
+    }
+    int code = cli_recipe_arguments(&cmd_sweep, argc, argv, &args);
+    if (code)
+        return code;
+    request.source = args.source;
+    char *text = NULL;
+    tm_error err = {0};
+    tm_progress line;
+    tm_callbacks callbacks = cli_watch_begin(&line);
+    tm_status st = tm_sweep_recipe(&request, &callbacks, &text, &err);
+    tm_progress_end(&line, NULL);
+    if (text)
+        fputs(text, stdout);
+    free(text);
+    cli_recipe_deinit(&args);
+    return st == TM_OK ? 0 : cli_failed(&err);
+}
+
+const tm_command cmd_sweep = {
+    .name = "sweep", .summary = "a recipe with several values of some keys, the best by its evaluation", .run = run,
+    .help = "usage: temper sweep RECIPE.yaml key=a,b,c [key=x,y ...] [--metric NAME] [--out DIR] [--json]\n\n"
+            "Trains every combination of the values, each as an ordinary run in a folder named by its settings, and\n"
+            "prints them from the best to the worst by the last value of the recipe's first evaluation, which should be\n"
+            "a validation set (eval, or val_split of data). OUT/sweep.json holds the same. Killed, it goes on with the\n"
+            "same command; with more values it keeps the runs that are there.\n\n"
+            "  --metric N   the evaluation that decides, by its name\n"
+            "  --out DIR    default: runs/sweep\n"
+            "  --json       for scripts\n"
+            "  key=value    with one value: a recipe key of all runs; lists as [a,b]\n\n"
+            "example: temper sweep recipes/lora.yaml train.lr=5e-4,2e-3 lora.r=4,16 train.steps=20\n",
+};

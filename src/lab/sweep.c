@@ -1,0 +1,267 @@
+/* Sweeps: see sweep.h. A run's folder is named by its settings, so that a sweep with more values finds the runs of the
+ * one before. */
+#include "lab/sweep.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "lab/stage.h"
+#include "train/score.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- Arguments --- */
+
+static tm_status add_values(tm_sweep *s, const char *argument, const char *equal, tm_error *err)
+{
+    char key[200], value[256];
+    snprintf(key, sizeof key, "%.*s", (int)(equal - argument < 199 ? equal - argument : 199), argument);
+    for (const char *at = equal + 1;; at++) {
+        size_t n = strcspn(at, ",");
+        if (!n || n >= sizeof value)
+            return tm_fail(err, TM_USAGE, "%s: expected values of 1 to 255 characters between the commas", argument);
+        memcpy(value, at, n);
+        value[n] = 0;
+        TM_TRY(tm_grid_add(&s->grid, key, value, err));
+        at += n;
+        if (!*at)
+            return TM_OK;
+    }
+}
+
+tm_status tm_sweep_arguments(tm_sweep *s, char *const *arguments, size_t count, tm_error *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        const char *equal = strchr(arguments[i], '=');
+        bool many = equal && equal[1] && !strchr("[{\"'", equal[1]) && strchr(equal, ',');
+        TM_TRY(many ? add_values(s, arguments[i], equal, err) : tm_names_add(&s->fixed, arguments[i], err));
+    }
+    if (!s->grid.count)
+        return tm_fail(err, TM_USAGE, "nothing to sweep: give some key several values, as train.lr=1e-3,3e-3");
+    if (tm_grid_count(&s->grid) > TM_LAB_MOST_CONFIGS)
+        return tm_fail(err, TM_USAGE, "more than %d combinations", TM_LAB_MOST_CONFIGS);
+    return TM_OK;
+}
+
+void tm_sweep_deinit(tm_sweep *s)
+{
+    tm_names_deinit(&s->fixed);
+    tm_grid_deinit(&s->grid);
+}
+
+/* --- Runs --- */
+
+typedef struct sweep_run {
+    tm_names settings;
+    char *folder;
+    char status[32];
+    double first, last;
+} sweep_run;
+
+typedef struct sweeper {
+    const tm_sweep *s;
+    sweep_run *run;
+    size_t count;
+    char *eval; /* the evaluation that decided */
+    int metric;
+    tm_error *err;
+} sweeper;
+
+/* "lr-1e-3,lambda-3": the last words of the keys and the values; what is no good in a name becomes _. */
+static tm_status name_run(const sweeper *w, sweep_run *run, size_t index)
+{
+    tm_buf name = {0};
+    tm_buf_printf(&name, "%s/", w->s->out);
+    size_t begin = name.size;
+    for (int64_t i = 0; i < run->settings.count; i++) {
+        const char *text = run->settings.item[i], *equal = strchr(text, '='), *dot = memrchr(text, '.', (size_t)(equal - text));
+        tm_buf_printf(&name, "%s%.*s-%s", i ? "," : "", (int)(equal - (dot ? dot + 1 : text)), dot ? dot + 1 : text, equal + 1);
+    }
+    TM_TRY(tm_buf_check(&name, w->err));
+    for (char *c = name.data + begin; *c; c++)
+        if (!isalnum((unsigned char)*c) && !strchr(".,+-_", *c))
+            *c = '_';
+    if (name.size - begin > 200) {
+        name.size = begin + 200;
+        name.data[name.size] = 0;
+    }
+    for (size_t i = 0; i < index; i++)
+        if (strcmp(w->run[i].folder, name.data) == 0) { /* _ stands for several characters, or it was cut */
+            tm_buf_printf(&name, "~%zu", index + 1);
+            break;
+        }
+    TM_TRY(tm_buf_check(&name, w->err));
+    run->folder = name.data;
+    return TM_OK;
+}
+
+static tm_status load_recipe(const sweeper *w, const sweep_run *run, tm_recipe **out)
+{
+    tm_names all = {0};
+    tm_status st = TM_OK;
+    for (int64_t i = 0; i < w->s->fixed.count; i++)
+        TM_GO(tm_names_add(&all, w->s->fixed.item[i], w->err));
+    for (int64_t i = 0; i < run->settings.count; i++)
+        TM_GO(tm_names_add(&all, run->settings.item[i], w->err));
+    TM_GO(tm_lab_set(&all, "out", run->folder, w->err));
+    st = tm_recipe_load(w->s->recipe, all.item, (size_t)all.count, out, w->err);
+out:
+    tm_names_deinit(&all);
+    return st;
+}
+
+/* Every recipe is loaded before the first run. */
+static tm_status prepare(sweeper *w)
+{
+    size_t count = tm_grid_count(&w->s->grid);
+    TM_TRY(TM_NEW(&w->run, count, w->err));
+    for (; w->count < count;) {
+        sweep_run *run = &w->run[w->count++];
+        tm_recipe *recipe = NULL;
+        TM_TRY(tm_grid_settings(&w->s->grid, w->count - 1, &run->settings, w->err));
+        TM_TRY(name_run(w, run, w->count - 1));
+        TM_TRY(load_recipe(w, run, &recipe));
+        bool some = recipe->eval_count > 0;
+        for (int64_t i = 0; i < recipe->data_count; i++)
+            some |= recipe->data[i].val_split > 0;
+        tm_recipe_destroy(recipe);
+        if (!some)
+            return tm_fail(w->err, TM_RECIPE, "the recipe has no evaluation to choose by: add eval, or val_split to data");
+    }
+    return TM_OK;
+}
+
+/* What run.json says of the evaluation that decides. */
+static tm_status read_run(sweeper *w, sweep_run *run)
+{
+    json_t *json = NULL;
+    char *path = tm_path_join(run->folder, "run.json", w->err);
+    tm_status st = path ? tm_json_read(path, &json, w->err) : TM_NO_MEMORY;
+    const json_t *evals = json_object_get(json, "evals"), *found = NULL;
+    const char *status = json_string_value(json_object_get(json, "status"));
+    for (size_t i = 0; st == TM_OK && !found && i < json_array_size(evals); i++) {
+        const json_t *e = json_array_get(evals, i);
+        const char *name = json_string_value(json_object_get(e, "name"));
+        if (name && (w->s->metric ? strcmp(name, w->s->metric) == 0 : !json_is_true(json_object_get(e, "probe"))))
+            found = e;
+    }
+    if (st == TM_OK && !found)
+        st = tm_fail(w->err, TM_USAGE, "%s: there is no evaluation %s in this run", path, w->s->metric ? w->s->metric : "");
+    if (st == TM_OK) {
+        const char *metric = json_string_value(json_object_get(found, "metric"));
+        w->metric = metric ? tm_metric_named(metric, strlen(metric)) : -1;
+        if (w->metric < 0)
+            st = tm_fail(w->err, TM_INPUT, "%s: evals: unknown metric", path);
+    }
+    if (st == TM_OK && !w->eval && !(w->eval = tm_strdup(json_string_value(json_object_get(found, "name")), w->err)))
+        st = TM_NO_MEMORY;
+    if (st == TM_OK) {
+        const json_t *first = json_object_get(found, "first"), *last = json_object_get(found, "last");
+        run->first = json_is_number(first) ? json_number_value(first) : NAN;
+        run->last = json_is_number(last) ? json_number_value(last) : NAN;
+        snprintf(run->status, sizeof run->status, "%s", status ? status : "");
+    }
+    json_decref(json);
+    free(path);
+    return st;
+}
+
+/* --- Results --- */
+
+static int better_first(const void *a, const void *b, void *context)
+{
+    const sweeper *w = context;
+    const sweep_run *x = *(const sweep_run *const *)a, *y = *(const sweep_run *const *)b;
+    double sign = tm_metrics[w->metric].rises ? -1 : 1, u = sign * x->last, v = sign * y->last;
+    if (isnan(u) || isnan(v))
+        return isnan(u) != isnan(v) ? (isnan(u) ? 1 : -1) : (x > y) - (x < y);
+    return u != v ? (u > v) - (u < v) : (x > y) - (x < y);
+}
+
+static void put_json(const sweeper *w, const sweep_run *const *order, tm_buf *out)
+{
+    tm_buf_text(out, "{\n \"eval\": ");
+    tm_json_put_string(out, w->eval);
+    tm_buf_printf(out, ",\n \"metric\": \"%s\",\n \"better\": \"%s\",\n \"best\": ", tm_metrics[w->metric].name, tm_metrics[w->metric].rises ? "higher" : "lower");
+    tm_json_put_string(out, order[0]->folder);
+    tm_buf_text(out, ",\n \"runs\": [");
+    for (size_t i = 0; i < w->count; i++) {
+        tm_buf_printf(out, "%s\n  {\"folder\": ", i ? "," : "");
+        tm_json_put_string(out, order[i]->folder);
+        tm_buf_text(out, ", \"settings\": [");
+        for (int64_t k = 0; k < order[i]->settings.count; k++) {
+            tm_buf_text(out, k ? ", " : "");
+            tm_json_put_string(out, order[i]->settings.item[k]);
+        }
+        tm_buf_printf(out, "], \"status\": \"%s\", \"first\": ", order[i]->status);
+        tm_json_put_number(out, order[i]->first);
+        tm_buf_text(out, ", \"last\": ");
+        tm_json_put_number(out, order[i]->last);
+        tm_buf_char(out, '}');
+    }
+    tm_buf_text(out, "]\n}\n");
+}
+
+static void put_table(const sweeper *w, const sweep_run *const *order, tm_buf *out)
+{
+    const tm_lab_grid *g = &w->s->grid;
+    int width[64];
+    for (size_t k = 0; k < g->count && k < 64; k++) {
+        width[k] = (int)strlen(g->keys[k].key);
+        for (int64_t i = 0; i < g->keys[k].values.count; i++)
+            width[k] = (int)strlen(g->keys[k].values.item[i]) > width[k] ? (int)strlen(g->keys[k].values.item[i]) : width[k];
+        tm_buf_printf(out, "%-*s  ", width[k], g->keys[k].key);
+    }
+    tm_buf_printf(out, "%s %s  %10s\n", w->eval, tm_metrics[w->metric].name, "at start");
+    int value = (int)(strlen(w->eval) + 1 + strlen(tm_metrics[w->metric].name));
+    for (size_t i = 0; i < w->count; i++) {
+        for (size_t k = 0; k < g->count && k < 64; k++)
+            tm_buf_printf(out, "%-*s  ", width[k], strchr(order[i]->settings.item[k], '=') + 1);
+        tm_buf_printf(out, "%*.5g  %10.5g  %s%s%s\n", value, order[i]->last, order[i]->first, strcmp(order[i]->status, "done") != 0 ? order[i]->status : "",
+                      i || strcmp(order[i]->status, "done") == 0 ? "" : ", ", i ? "" : "best");
+    }
+    tm_buf_printf(out, "%s\n", order[0]->folder);
+}
+
+tm_status tm_sweep_run(const tm_sweep *s, const tm_lab_calls *calls, tm_buf *json, tm_buf *table, tm_error *err)
+{
+    sweeper w = {.s = s, .err = err};
+    const sweep_run **order = NULL;
+    char text[1024], *path = NULL;
+    tm_status st;
+    TM_GO(prepare(&w));
+    TM_GO(tm_dir_create(s->out, err));
+    for (size_t i = 0; i < w.count; i++) {
+        tm_recipe *recipe;
+        snprintf(text, sizeof text, "[%zu/%zu] %s", i + 1, w.count, w.run[i].folder);
+        if (calls->note)
+            calls->note(calls->context, text);
+        TM_GO(load_recipe(&w, &w.run[i], &recipe));
+        TM_GO(calls->train(calls->context, recipe, err));
+        TM_GO(read_run(&w, &w.run[i]));
+    }
+    TM_GO(TM_NEW(&order, w.count, err));
+    for (size_t i = 0; i < w.count; i++)
+        order[i] = &w.run[i];
+    qsort_r(order, w.count, sizeof *order, better_first, &w);
+    put_json(&w, order, json);
+    put_table(&w, order, table);
+    TM_GO(tm_buf_check(json, err));
+    TM_GO(tm_buf_check(table, err));
+    st = TM_NO_MEMORY;
+    if (!(path = tm_path_join(s->out, "sweep.json", err)))
+        goto out;
+    st = tm_file_write(path, json->data, json->size, err);
+out:
+    for (size_t i = 0; i < w.count; i++) {
+        tm_names_deinit(&w.run[i].settings);
+        free(w.run[i].folder);
+    }
+    free(w.run);
+    free(w.eval);
+    free(order);
+    free(path);
+    return st;
+}

@@ -1,0 +1,157 @@
+#!/bin/sh
+# temper sequence: whole, killed and gone on with, twice the same bytes; every arm; and files that are wrong.
+. tests/cli/lib.sh
+head -c 4000 data/demo/shakespeare-train.txt > "$dir/a.txt"
+head -c 4000 data/demo/pushkin-train.txt > "$dir/b.txt"
+head -c 700 data/demo/shakespeare-dev.txt > "$dir/a-test.txt"
+head -c 700 data/demo/pushkin-dev.txt > "$dir/b-test.txt"
+head -c 1400 data/demo/shakespeare-dev.txt | tail -c 700 > "$dir/a-valid.txt"
+head -c 1400 data/demo/pushkin-dev.txt | tail -c 700 > "$dir/b-valid.txt"
+
+# file ARMS [MORE]: a sequence of two tasks
+file()
+{
+    cat > "$dir/s.yaml" <<EOF
+recipe:
+  model: $model
+  method: lora
+  lora: {r: 2, dropout: 0}
+  train: {steps: 3, batch: 2, seq: 32, lr: 1e-2, checkpoint_every: 0, eval_every: 1000}
+tasks:
+  - {name: a, train: $dir/a.txt, test: $dir/a-test.txt, valid: $dir/a-valid.txt}
+  - {name: b, train: {path: $dir/b.txt, format: text}, test: {path: $dir/b-test.txt, metric: accuracy}, valid: {path: $dir/b-valid.txt, metric: accuracy}}
+probes: [{name: old, path: data/demo/stories-probe.jsonl, limit: 2}]
+orders: 2
+$2
+arms:
+$1
+EOF
+}
+
+# get EXPRESSION: of results.json, as jq would; with what is surely here
+get() { grep -oE "$1" "$dir/runs/results.json"; }
+
+file '  - {name: naive}
+  - {name: joint, joint: true}
+  - {name: frozen, frozen: true}' 'seeds: 2'
+expect "a sequence" 0 '^naive +\*? ' sequence "$dir/s.yaml" --out "$dir/runs" threads=1
+[ "$(get '"R": \[\[[-0-9.e, ]*\], \[[-0-9.e, ]*\], \[[-0-9.e, ]*\]\]' | wc -l)" -eq 5 ]
+result $? "four chains and the frozen one have whole matrices"
+[ "$(get '"R": \[\[[-0-9.e, ]*\], \[null, null\]' | wc -l)" -eq 2 ]
+result $? "a joint arm has no row between"
+[ -s "$dir/runs/report.html" ] && grep -q '</html>' "$dir/runs/report.html" && ! grep -qE '(src|href)=' "$dir/runs/report.html"
+result $? "the page is there and asks nothing of the network"
+[ -s "$dir/runs/naive/order-2/seed-2/2-a/run.json" ] && [ -s "$dir/runs/naive/order-2/seed-2/1-b/merged/model.safetensors" ] && [ -s "$dir/runs/joint/seed-1/joint/eval.json" ]
+result $? "every training is a run folder"
+run eval --model $model --data "$dir/a-test.txt" --json train.seq=32
+grep -q "$(grep -o '"a": [0-9.]*' "$dir/runs/start/eval.json" | cut -d' ' -f2)" "$dir/out"
+result $? "the start's score is what temper eval says"
+cp "$dir/runs/results.json" "$dir/whole.json"
+
+expect "again: nothing is done" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/runs" threads=1
+cmp -s "$dir/runs/results.json" "$dir/whole.json"
+result $? "and the results are the same bytes"
+expect "elsewhere, with other threads" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/other" threads=2
+cmp -s "$dir/other/results.json" "$dir/whole.json"
+result $? "the same bytes too"
+
+"$temper" sequence "$dir/s.yaml" --out "$dir/killed" threads=1 >/dev/null 2>&1 &
+pid=$!
+tries=0
+while [ ! -e "$dir/killed/naive/order-1/seed-1/2-b/run.json" ] && [ $tries -lt 3000 ] && kill -0 $pid 2>/dev/null; do
+    tries=$((tries + 1))
+    sleep 0.01
+done
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+[ ! -e "$dir/killed/results.json" ]
+result $? "killed on its way"
+expect "and gone on with" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/killed" threads=1
+cmp -s "$dir/killed/results.json" "$dir/whole.json"
+result $? "ends with the same bytes"
+
+expect "JSON" 0 '"baseline": "naive"' sequence "$dir/s.yaml" --out "$dir/runs" --json
+expect "keys for all arms; a folder of another sequence is refused" 2 'runs/naive/order-1/seed-1/1-a.*train.steps is 2, the run there has 3' sequence "$dir/s.yaml" --out "$dir/runs" train.steps=2
+
+rm -rf "$dir/runs"
+file '  - {name: naive, grid: {train.lr: [1e-2, 1e-3]}}
+  - {name: replay, replay: previous, set: {keep: {replay: {fraction: 0.5}}}, grid: {train.lr: [1e-2, 1e-3]}}
+  - {name: further, between: continue}
+  - {name: apart, between: separate}
+  - {name: whole, set: {method: full, train: {lr: 1e-3}}}'
+expect "every way from task to task" 0 'arm further tries 1 configuration, another one 2' sequence "$dir/s.yaml" --out "$dir/runs" threads=1
+get '"settings": \["train.lr=1e-2"\].*"chosen": true' >/dev/null && get '"settings": \["train.lr=1e-3"\].*"chosen": false' >/dev/null
+result $? "the rate that learns is chosen"
+[ -e "$dir/runs/naive/select-2/order-1/seed-1000001/2-b/valid.json" ] && [ ! -e "$dir/runs/naive/select-2/order-1/seed-1000001/2-b/eval.json" ]
+result $? "on validation sets, with other seeds, and no look at the test"
+grep -q "$dir/runs/previous/[0-9a-f]*.jsonl" "$dir/runs/replay/order-1/seed-1/2-b/run.json" &&
+    ! grep -q '/runs/previous/' "$dir/runs/replay/order-1/seed-1/1-a/run.json"
+result $? "replay: previous rehearses the task before"
+[ -e "$dir/runs/apart/seed-1/a/run.json" ] && [ ! -e "$dir/runs/apart/order-1" ]
+result $? "separate modules know no order"
+grep -q '"init": "'"$dir"'/runs/further/order-1/seed-1/1-a"' "$dir/runs/further/order-1/seed-1/2-b/run.json"
+result $? "continue goes on with the adapter"
+[ ! -e "$dir/runs/further/order-1/seed-1/1-a/merged" ]
+result $? "and merges nothing"
+
+# bad NAME PATTERN: the file as it is now is refused
+bad() { expect "$1" 2 "$2" sequence "$dir/s.yaml" --out "$dir/bad"; }
+file '  - {name: naive}' 'orders: [[a, bb]]'
+sed -i '/^orders: 2/d' "$dir/s.yaml"
+bad "an order with an unknown task" 's.yaml:10: orders: there is no task bb; did you mean b\?'
+sed -i 's/\[\[a, bb\]\]/[[a, a]]/' "$dir/s.yaml"
+bad "a task twice" 's.yaml:10: orders: a is there twice'
+sed -i 's/\[\[a, a\]\]/[[a]]/' "$dir/s.yaml"
+bad "a task left out" 's.yaml:10: orders: expected lists that name every task once'
+sed -i 's/\[\[a\]\]/3/' "$dir/s.yaml"
+bad "more orders than there are" 'orders: 2 tasks have 2 orders, 3 were asked for'
+file '  - {name: naive}
+  - {name: naive}'
+bad "two arms of a name" 's.yaml:14: two arms are named naive \(the first in line 13\)'
+file '  - {name: naive, set: {train: {lrr: 1}}}'
+bad "an unknown key of an arm" 's.yaml:13: unknown key train.lrr; did you mean train.lr\?'
+file '  - {name: naive, sett: {train: {lr: 1}}}'
+bad "an unknown key of the file" 's.yaml:13: unknown key arms.sett; did you mean set\?'
+file '  - {name: naive, set: {train: {lr: fast}}}'
+bad "a wrong value" 's.yaml:13: train.lr: expected a number'
+file '  - {name: naive, grid: {train.lr: [1, x]}}'
+bad "a wrong value of a grid" 's.yaml:13: grid: argument train.lr=x'
+file '  - {name: na/ive}'
+bad "a name that is no folder" 's.yaml:13: arms.name: a name is 1 to 64 letters'
+file '  - {name: naive, joint: true, frozen: true}'
+bad "joint and frozen" 's.yaml:13: an arm is joint or frozen, not both'
+file '  - {name: naive, between: sideways}'
+bad "an unknown way" 's.yaml:13: arms.between: expected merge, continue, separate, found'
+file '  - {name: naive, set: {method: bitfit}, between: merge}'
+bad "what cannot be merged" 'only LoRA adapters can be merged'
+file '  - {name: naive, set: {init: random}}'
+bad "a start at random" 'a sequence starts from a model with weights'
+file '  - {name: naive}' 'seeds: [1, 1]'
+bad "a seed twice" 's.yaml:11: seeds: 1 is there twice'
+file '  - {name: naive, grid: {train.lr: [1, 2]}}' 'seeds: [1000001]'
+bad "a seed that chooses and tests" 'seed 1000001 is in seeds and in select_seeds'
+file '  - {name: naive}' 'baseline: none'
+bad "a baseline that is not there" 's.yaml:11: baseline: there is no arm none'
+file '  - {name: naive}'
+sed -i 's/b-test.txt, metric/b-tset.txt, metric/' "$dir/s.yaml"
+bad "a missing file" 's.yaml:8: eval.1.path: no such file or folder: .*b-tset.txt'
+file '  - {name: naive}'
+sed -i 's/path: .*b.txt, format/path: nowhere.txt, format/' "$dir/s.yaml"
+bad "missing data" 's.yaml:8: data.0.path: no such file or folder: nowhere.txt'
+sed -i 's/name: b, /name: a, /' "$dir/s.yaml"
+bad "two tasks of a name" 's.yaml:8: two tasks are named a \(the first in line 7\)'
+file '  - {name: naive, grid: {train.lr: [1, 2]}}'
+sed -i 's/, valid: .*b-valid.*accuracy}}/}/' "$dir/s.yaml"
+bad "a grid without validation sets" 'every task needs valid'
+: > "$dir/s.yaml"
+bad "an empty file" 's.yaml:1: the file is empty'
+printf 'tasks: [{name: a}]\n' > "$dir/s.yaml"
+bad "a task without data" 's.yaml:1: a task needs train'
+file '  - {name: naive}'
+: > "$dir/plain"
+expect "an out that cannot be" 1 'plain' sequence "$dir/s.yaml" --out "$dir/plain/x" threads=1
+expect "a file that is not there" 2 'none.yaml' sequence "$dir/none.yaml"
+expect "no file" 2 'SEQUENCE.yaml is missing' sequence
+expect "two files" 2 'two files' sequence a b
+expect "help" 0 'example: ' sequence --help
+exit $code

@@ -51,7 +51,7 @@ static void advise_method(const tm_situation *s, tm_shift shift, tm_counsel *c)
         add(c, "train.lr", "2e-5", TM_EVIDENCE_RATE, "a usual rate for all weights");
         return;
     }
-    add(c, "method", "lora", s->full_fits ? TM_EVIDENCE_METHOD : TM_EVIDENCE_MEMORY, s->full_fits ? "learns as much here as training all weights, for less memory, and can be taken off again"
+    add(c, "method", "lora", s->full_fits ? TM_EVIDENCE_METHOD : TM_EVIDENCE_MEMORY, s->full_fits ? "less memory, and it can be taken off again; in the benchmark below it learned as much as training all weights"
                                                                                                  : "training all weights does not fit this device");
     const char *rank = shift == TM_SHIFT_NEAR || s->tokens < small_data ? "8" : shift == TM_SHIFT_MILD ? "16" : "32";
     const char *alpha = rank[0] == '8' ? "16" : rank[0] == '1' ? "32" : "64";

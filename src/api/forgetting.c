@@ -49,6 +49,10 @@ static double kept(const json_t *results, const char *arm)
     return count > 0 ? sum / count : NAN;
 }
 
+/* Over ten seeds the means were 0.33 to 0.39, 0.23 to 0.31 and 0.03 to 0.06 (docs/forgetting.md): margins well below the
+ * least difference of a seed, 0.045 and 0.20, hold for any two of them. */
+static const double joint_margin = 0.01, replay_margin = 0.1;
+
 static tm_status judge(const char *out, tm_buf *text, tm_error *err)
 {
     char path[PATH_SIZE];
@@ -57,11 +61,12 @@ static tm_status judge(const char *out, tm_buf *text, tm_error *err)
     TM_TRY(tm_json_read(path, &results, err));
     double frozen = kept(results, "frozen"), joint = kept(results, "joint"), replay = kept(results, "replay"), naive = kept(results, "naive");
     json_decref(results);
-    bool holds = joint >= replay && replay >= naive;
-    tm_buf_printf(text, "\nleft of the old: frozen %.3f, joint %.3f, replay %.3f, naive %.3f: joint >= replay >= naive %s\n", frozen, joint, replay, naive,
-                  holds ? "holds" : "does not hold");
-    return holds ? tm_buf_check(text, err)
-                 : tm_fail(err, TM_FAILED, "%s: joint %.3f >= replay %.3f >= naive %.3f does not hold in what is left of the old", path, joint, replay, naive);
+    bool holds = joint >= replay + joint_margin && replay >= naive + replay_margin;
+    if (!holds)
+        return tm_fail(err, TM_FAILED, "%s: of the old is left: joint %.3f, replay %.3f, naive %.3f; expected joint >= replay + %.2f >= naive + %.2f", path, joint,
+                       replay, naive, joint_margin, joint_margin + replay_margin);
+    tm_buf_printf(text, "\nleft of the old: frozen %.3f, joint %.3f, replay %.3f, naive %.3f: joint >= replay >= naive holds\n", frozen, joint, replay, naive);
+    return tm_buf_check(text, err);
 }
 
 /* --- The run --- */

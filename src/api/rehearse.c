@@ -25,6 +25,8 @@ tm_status tm_rehearsal_of(const tm_recipe *r, bool evaluate, bool plan, tm_rehea
         out->fraction[out->count++] = r->replay_fraction;
     if (out->generate)
         out->fraction[out->count++] = r->generate_fraction;
+    if (out->fraction[0] + out->fraction[1] >= 1) /* before texts are written for it */
+        return tm_fail(err, TM_RECIPE, "keep.replay.fraction and keep.generate.fraction: %g of the tokens together; expected less than 1", out->fraction[0] + out->fraction[1]);
     if (plan || !out->count)
         return TM_OK;
     out->texts = tm_path_join(folder_of(r), "rehearsal.jsonl", err);

@@ -169,6 +169,7 @@ static tm_status write_replay(const tm_world *w, const tm_buf *english, const ch
     tm_world_prose(tm_buf_str(english), english->size, 0, 0.7, PROSE_BYTES, &prose);
     tm_status st;
     TM_GO(tm_buf_check(&prose, err));
+    TM_GO(tm_buf_check(&facts[TM_PART_TRAIN], err));
     tm_buf_add(&both, facts[TM_PART_TRAIN].data, facts[TM_PART_TRAIN].size);
     TM_GO(tm_buf_check(&both, err));
     TM_GO(add_shuffled(&prose, w->seed, 1, both.size, &both, err));

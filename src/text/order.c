@@ -158,7 +158,7 @@ static tm_status add_rehearsal(stream *s, double task_length, tm_error *err)
         TM_TRY(TM_NEW(&s->old[i].order, n, err));
     }
     if (!(left > 0))
-        return tm_fail(err, TM_RECIPE, "keep.replay.fraction and keep.generate.fraction: together %g of the tokens; expected less than 1", 1 - left);
+        return tm_fail(err, TM_RECIPE, "rehearsal: %g of the tokens; expected less than 1", 1 - left);
     all += left / task_length;
     for (int64_t i = 0; i < o->rehearsals; i++)
         s->old[i].share /= all;

@@ -559,7 +559,8 @@ bool tm_eval_due(const tm_trainer *t, int64_t step)
         return true;
     int64_t every = t->recipe->eval_every, probes = t->recipe->monitor_every;
     bool early = step == 10 || step == 25 || step == 50 || step == 100 || step == 150;
-    if (t->recipe->probe_count && (probes == TM_AUTO_INT ? early : probes > 0 && step % probes == 0))
+    /* Most damage falls before evaluations that are far apart would see it. */
+    if (t->recipe->probe_count && (probes == TM_AUTO_INT ? early && step < every : probes > 0 && step % probes == 0))
         return true;
     if (every != TM_AUTO_INT)
         return every > 0 && step % every == 0;

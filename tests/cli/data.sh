@@ -63,4 +63,7 @@ for recipe in style documents instruct-ru tools completion; do
     [ "$status" -eq 0 ] && grep -q '"status": "done"' "$dir/recipe-$recipe/run.json"
     result $? "recipes/$recipe.yaml runs"
 done
+run train recipes/average.yaml train.steps=10 train.batch=1 out="$dir/recipe-average"
+[ "$status" -eq 0 ] && grep -q '"r": 8' "$dir/recipe-average/adapter_config.json"
+result $? "recipes/average.yaml runs"
 exit $code

@@ -218,6 +218,22 @@ static void measuring_survives(void **state)
     args_free(&a);
 }
 
+/* What is made before a run: texts of the base, a buffer that it chooses, a mask. */
+static void rehearsed_training_survives(void **state)
+{
+    (void)state;
+    static char old[600];
+    static const char *const rehearsal[] = {"model=models/stories260K", "keep.generate.samples=3", "keep.generate.max_tokens=6", "keep.generate.fraction=0.2", old, "keep.replay.format=tokens",
+                                            "keep.replay.fraction=0.3", "keep.replay.buffer=3", "keep.replay.select=diverse", "keep.stm.threshold=20", NULL};
+    snprintf(old, sizeof old, "keep.replay.path=%s", scratch("held.jsonl"));
+    beside = rehearsal;
+    result_file = "adapter_model.safetensors";
+    make_reference("lora");
+    fault_sample("train with rehearsal", POINTS, seed, run_training, check_training);
+    args_free(&training);
+    beside = NULL;
+}
+
 static void resuming_survives(void **state)
 {
     (void)state;
@@ -515,15 +531,18 @@ static int begin(void **state)
     return 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(training_survives),   cmocka_unit_test(full_training_survives),
         cmocka_unit_test(averaged_training_survives), cmocka_unit_test(pulled_training_survives), cmocka_unit_test(measuring_survives),
+        cmocka_unit_test(rehearsed_training_survives),
         cmocka_unit_test(resuming_survives),   cmocka_unit_test(planning_survives),
         cmocka_unit_test(evaluation_survives), cmocka_unit_test(scores_survive), cmocka_unit_test(generation_survives),
         cmocka_unit_test(comparing_survives),  cmocka_unit_test(inspecting_survives),
         cmocka_unit_test(merging_survives),    cmocka_unit_test(verifying_survives),
         cmocka_unit_test(tokenizing_survives), cmocka_unit_test(init_survives)};
+    if (argc > 1) /* one of them */
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("commands while things fail", tests, begin, scratch_end);
 }

@@ -14,9 +14,9 @@ static inline void keep_case_start(opcase *c)
 {
     layout_init(&c->layout, 1, (int32_t[]){1}, 1); /* no tokens here */
     c->splits = false;
-    case_field(c, "penalty", WIDE, ADDED, 1, 1);
-    case_field(c, "dpenalty", WIDE, IN, 1, 1);
-    case_field(c, "spare penalty", WIDE, ADDED, 1, 1);
+    case_field(c, "penalty", DOUBLE, ADDED, 1, 1);
+    case_field(c, "dpenalty", DOUBLE, IN, 1, 1);
+    case_field(c, "spare penalty", DOUBLE, ADDED, 1, 1);
     c->f[PENALTY].value[0] = 0.25;
     c->f[DPENALTY].value[0] = 1;
     case_out(c, PENALTY, DPENALTY);

@@ -111,7 +111,7 @@ static inline tm_spans layout_spans(const layout *l) { return (tm_spans){l->exam
 
 /* --- Cases --- */
 
-typedef enum kind { ACT, REAL, WEIGHT, WIDE /* double on every device */ } kind;
+typedef enum kind { ACT, REAL, WEIGHT, DOUBLE /* double on every device */ } kind;
 typedef enum role { IN, OUT, ADDED } role; /* ADDED: +=, starts at random values */
 
 typedef struct field {

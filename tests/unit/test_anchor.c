@@ -532,6 +532,18 @@ static void shuffled_importances_keep_less(void **state)
 
 /* --- Killed, resumed, packed --- */
 
+/* The run took what was planned, to the byte, and the pulls are a part of it. */
+static void must_be_as_planned(const char *run)
+{
+    char path[600];
+    json_t *json;
+    snprintf(path, sizeof path, "%s/run.json", run);
+    OK(tm_json_read(path, &json, err));
+    assert_int_equal(json_integer_value(json_object_get(json, "planned_bytes")), json_integer_value(json_object_get(json, "peak_bytes")));
+    assert_true(json_integer_value(json_object_get(json_object_get(json, "planned_parts"), "keep")) > 0);
+    json_decref(json);
+}
+
 static bool count_down(void *context) { return (*(int *)context)-- <= 0; }
 
 static void resumed_runs_end_alike(void **state)
@@ -564,6 +576,7 @@ static void resumed_runs_end_alike(void **state)
         }
         if (!runs_agree(scratch("whole"), scratch("broken"), result_of(methods[i % 2])) || !files_agree(scratch("whole"), scratch("broken"), "importances.safetensors"))
             fail_msg("case %d", i);
+        must_be_as_planned(scratch("whole"));
         char *x = run_json_text(scratch("whole"), "sha256", "importances"), *y = run_json_text(scratch("broken"), "sha256", "importances");
         assert_int_equal(strlen(x), 64);
         assert_string_equal(x, y);

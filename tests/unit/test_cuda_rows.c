@@ -18,7 +18,7 @@ static int kept_by(tm_device *d, tm_dtype act, const tm_row_shape *shape, int co
 static void devices_keep_rows(void **state)
 {
     (void)state;
-    dice chance = {.key = seed};
+    dice rolls = {.key = seed};
     static const tm_dtype types[][2] = {{TM_F32, TM_F32}, {TM_BF16, TM_BF16}, {TM_BF16, TM_F32}, {TM_F16, TM_F16}, {TM_F16, TM_BF16}};
     const char *library = EMULATED;
     for (int gpu = 0; gpu < 2; gpu++) {
@@ -34,7 +34,7 @@ static void devices_keep_rows(void **state)
             if (!gpu && types[i][0] == TM_F16)
                 continue; /* the CPU does not compute in it */
             for (int k = 0; k < 2; k++)
-                shape[k] = (tm_row_shape){dice_in(&chance, 1, 90), dice_in(&chance, 1, 90), types[i][1]};
+                shape[k] = (tm_row_shape){dice_in(&rolls, 1, 90), dice_in(&rolls, 1, 90), types[i][1]};
             int kept = kept_by(d, types[i][0], shape, 2);
             if (kept != 4)
                 fail_msg("%s, types %d and %d: %d of 4 (seed %llu)", d->name, types[i][0], types[i][1], kept, (unsigned long long)seed);

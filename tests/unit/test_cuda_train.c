@@ -113,6 +113,26 @@ static void bits_of_the_cpu(void **state)
     }
 }
 
+/* Methods that change what is trained, or what is saved: the bits of the CPU too. */
+static void bits_of_what_is_kept(void **state)
+{
+    (void)state;
+    static const char *const keeps[] = {"train.batch=6 keep.osf.share=0.4 keep.average.kind=ema keep.average.every=1 keep.average.decay=0.5 keep.wise.scale=0.5",
+                                        "train.batch=6 keep.osf.share=0.7 keep.average.kind=lookahead keep.average.every=2"};
+    begin();
+    for (size_t m = 0; m < 4; m += 3)
+        for (size_t i = 0; i < 2; i++) {
+            size_t size;
+            char first[64], *want = run_of("cpu", "f32", methods[m], keeps[i], &size);
+            snprintf(first, sizeof first, "%s", last_run());
+            compare(want, size, "f32", methods[m], keeps[i]);
+            if (!files_agree(scratch(first), scratch(last_run()), m ? model_file() : adapter_file()))
+                fail_msg("%s, %s: another result (seed %llu)", methods[m], keeps[i], (unsigned long long)seed);
+            free(want);
+            free(run_of("cuda", "bf16", methods[m], keeps[i], &size));
+        }
+}
+
 /* bf16: the same bits in every layout where the base is frozen; full fine-tuning has them for the same layout. */
 static void bits_of_a_layout(void **state)
 {
@@ -440,7 +460,7 @@ int main(void)
 {
     seed = fresh_seed();
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(f16_as_bf16),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_what_is_kept), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(f16_as_bf16),
                                        cmocka_unit_test(f16_skips_and_recovers), cmocka_unit_test(f16_skipped_steps_leave_no_trace),
                                        cmocka_unit_test(f16_in_packs), cmocka_unit_test(f16_that_never_fits), cmocka_unit_test(f16_where), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
     return cmocka_run_group_tests(tests, memory_begin, scratch_end);

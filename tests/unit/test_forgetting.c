@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "io/compress.h"
 #include "lab/forgetting.h"
+#include "lab/sequence_file.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -217,6 +218,34 @@ static void test_prose(void **state)
     assert_int_equal(none.size, 0);
 }
 
+/* Every arm of every form is a sequence that loads, and of the whole form each tries as many configurations. */
+static void test_sequence(void **state)
+{
+    (void)state;
+    OK(tm_world_write(&world, scratch("a"), err));
+    for (int form = 0; form < 3; form++) {
+        tm_sequence_file file;
+        tm_buf yaml = {0};
+        char data[512];
+        snprintf(data, sizeof data, "%s", scratch("a"));
+        tm_forgetting_form f = tm_forgetting_form_of(form == 2, data, "models/town1M");
+        f.grid = form == 0;
+        OK(tm_forgetting_recipe(&f, &yaml, err));
+        OK(tm_file_write(scratch("s.yaml"), yaml.data, yaml.size, err));
+        OK(tm_sequence_file_open(scratch("s.yaml"), NULL, 0, &file, err));
+        assert_int_equal(file.tasks, form == 2 ? 2 : TM_FORGETTING_TASKS);
+        assert_int_equal(file.probe_name.count, 2);
+        assert_string_equal(file.arm[file.baseline].name, "naive");
+        assert_true(form == 2 ? file.arms == 4 : file.arms > 25);
+        for (int64_t i = 0; i < file.warnings.count; i++)
+            fail_msg("%s", file.warnings.item[i]);
+        for (size_t i = 0; i < file.arms; i++)
+            assert_int_equal(tm_grid_count(&file.arm[i].grid), form || file.arm[i].kind == TM_ARM_FROZEN ? 1 : 4);
+        tm_sequence_file_close(&file);
+        tm_buf_deinit(&yaml);
+    }
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -235,7 +264,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_disjoint), cmocka_unit_test(test_facts), cmocka_unit_test(test_people_alone),
-        cmocka_unit_test(test_sums), cmocka_unit_test(test_prose), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_sums), cmocka_unit_test(test_prose), cmocka_unit_test(test_sequence), cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, begin, scratch_end);
 }

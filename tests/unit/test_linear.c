@@ -261,7 +261,7 @@ static void dora_norms(void **state)
 static void lora_is_its_parts(void **state)
 {
     (void)state;
-    enum { T = 37, K = 29, N = 22, R = 3, PARTS = 2, FIRST = 6, WIDE = 10, ALL = 8000 };
+    enum { T = 37, K = 29, N = 22, R = 3, PARTS = 2, FIRST = 6, COLUMNS = 10, ALL = 8000 };
     tm_device *d = device(2, TM_ISA_AUTO);
     rng r = {77};
     float memory[2][ALL], start[ALL];
@@ -281,8 +281,8 @@ static void lora_is_its_parts(void **state)
 #define TAKE(rows_, cols_) (at += (rows_) * (cols_), tm_tensor_make(at - (rows_) * (cols_), TM_F32, rows_, cols_))
         x = TAKE(T, K), w = TAKE(N, K), bias = TAKE(1, N), y = TAKE(T, N), h = TAKE(T, N / 2), dx = TAKE(T, K);
         for (int i = 0; i < PARTS; i++) {
-            part[i] = (tm_lora_part){.lr = {.a = TAKE(R, K), .b = TAKE(WIDE, R), .scale = 0.5f, .dropout = i ? 0.3f : 0, .module = (uint32_t)i, .step = &step}, .first = i * FIRST};
-            part[i].xa = TAKE(T, R), part[i].dxa = TAKE(T, R), part[i].da = TAKE(R, K), part[i].db = TAKE(WIDE, R);
+            part[i] = (tm_lora_part){.lr = {.a = TAKE(R, K), .b = TAKE(COLUMNS, R), .scale = 0.5f, .dropout = i ? 0.3f : 0, .module = (uint32_t)i, .step = &step}, .first = i * FIRST};
+            part[i].xa = TAKE(T, R), part[i].dxa = TAKE(T, R), part[i].da = TAKE(R, K), part[i].db = TAKE(COLUMNS, R);
         }
         assert_true(at <= memory[whole] + ALL);
         if (whole) {
@@ -292,11 +292,11 @@ static void lora_is_its_parts(void **state)
         }
         TM_RUN(d, linear_forward, &rows, x, w, bias, y);
         for (int i = 0; i < PARTS; i++)
-            TM_RUN(d, lowrank_forward, &rows, &part[i].lr, x, part[i].xa, tm_tensor_cols(y, part[i].first, WIDE));
+            TM_RUN(d, lowrank_forward, &rows, &part[i].lr, x, part[i].xa, tm_tensor_cols(y, part[i].first, COLUMNS));
         TM_RUN(d, glu_forward, &rows, TM_ACT_SILU, y, h);
         TM_RUN(d, linear_backward_input, &rows, y, w, true, dx);
         for (int i = 0; i < PARTS; i++)
-            TM_RUN(d, lowrank_backward, &rows, &part[i].lr, tm_tensor_cols(y, part[i].first, WIDE), x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
+            TM_RUN(d, lowrank_backward, &rows, &part[i].lr, tm_tensor_cols(y, part[i].first, COLUMNS), x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
     }
     assert_memory_equal(memory[0], memory[1], sizeof start);
     assert_memory_not_equal(memory[0], start, sizeof start);

@@ -27,6 +27,7 @@ static void common(args *a, const char *model, const char *rows, const char *out
     arg(a, "train.warmup_steps=0");
     arg(a, "train.schedule=constant");
     arg(a, "train.eval_every=%d", EVERY);
+    arg(a, "keep.monitor.every=%d", EVERY);
     arg(a, "train.checkpoint_every=%d", EVERY);
     arg(a, "train.keep_checkpoints=100");
 }
@@ -359,10 +360,29 @@ static int begin(void **state)
     return reference_count == ROWS_MAX ? 0 : -1;
 }
 
+/* With evaluations far apart probes are taken before the first of them all the same. */
+static void probes_are_early(void **state)
+{
+    (void)state;
+    tm_recipe recipe = {.eval_every = 120, .monitor_every = TM_AUTO_INT, .probe_count = 1};
+    tm_run run = {.steps = 1000};
+    tm_trainer t = {.run = &run, .recipe = &recipe};
+    static const int64_t due[] = {0, 10, 25, 50, 100, 120, 240, 1000}, not_due[] = {1, 20, 75, 150, 200, 999};
+    for (size_t i = 0; i < sizeof due / sizeof *due; i++)
+        assert_true(tm_eval_due(&t, due[i]));
+    for (size_t i = 0; i < sizeof not_due / sizeof *not_due; i++)
+        assert_false(tm_eval_due(&t, not_due[i]));
+    recipe.probe_count = 0; /* nothing old is watched: as the recipe says */
+    assert_false(tm_eval_due(&t, 10));
+    recipe.probe_count = 1;
+    recipe.monitor_every = 30;
+    assert_true(tm_eval_due(&t, 30) && !tm_eval_due(&t, 10));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(probes_measure_what_they_say), cmocka_unit_test(kl_starts_at_zero_and_is_never_negative), cmocka_unit_test(stop_and_rollback),
+        cmocka_unit_test(probes_are_early), cmocka_unit_test(probes_measure_what_they_say), cmocka_unit_test(kl_starts_at_zero_and_is_never_negative), cmocka_unit_test(stop_and_rollback),
         cmocka_unit_test(rollback_to_the_start), cmocka_unit_test(warn_goes_on),
     };
     return cmocka_run_group_tests_name("monitor", tests, begin, scratch_end);

@@ -132,7 +132,7 @@ static void too_much_is_refused(void **state)
     tm_order *o;
     static const double all[] = {0.6, 0.4}, some[] = {0.5, 0.4};
     tm_order_settings s = {.batch = 5, .accumulate = 1, .steps = 3, .rehearsal = all, .rehearsals = 2};
-    FAILS(TM_RECIPE, "together 1 of the tokens", tm_order_create(data, entries, &s, &o, err));
+    FAILS(TM_RECIPE, "rehearsal: 1 of the tokens", tm_order_create(data, entries, &s, &o, err));
     s.rehearsal = some;
     bool none[OTHER] = {false};
     tm_dataset_keep(data, 3, none);

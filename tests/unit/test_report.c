@@ -165,6 +165,9 @@ static void says_what_happened(void **state)
     assert_says(&html, "<th class=\"mono\">data.1.path</th><td class=\"mono\">b.txt</td>");
     assert_says(&html, "<th class=\"mono\">lora.r</th><td class=\"mono\">4</td><td class=\"help\">Rank of the low-rank matrices</td>");
     assert_says(&html, "00ff");
+    assert_says(&html, ">start</text>"); /* the path is marked: its start, its end, steps between */
+    assert_says(&html, ">step 300</text>");
+    assert_says(&html, ">step 160</text>");
     for (const char *const *id = (const char *const[]){"loss", "probe", "plane", "rate", "norm", "speed", NULL}; *id; id++) {
         char text[64];
         snprintf(text, sizeof text, "<svg class=\"chart\" id=\"%s\"", *id);

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Methods that rewrite what is trained, through the program: replay, texts of the base, masked tokens, each and together.
+. tests/cli/lib.sh
+head -c 6000 data/demo/shakespeare-dev.txt > "$dir/data.txt"
+head -c 6000 data/demo/shakespeare-train.txt > "$dir/old.txt"
+short="train.steps=4 train.seq=64 train.batch=4 train.warmup_steps=0 threads=1 train.checkpoint_every=2 model=$model data=$dir/data.txt"
+texts="keep.generate.samples=6 keep.generate.max_tokens=32 keep.generate.fraction=0.3"
+
+expect "replay" 0 '' train $short keep.replay.path="$dir/old.txt" keep.replay.fraction=0.3 out="$dir/replay"
+grep -q '"rehearsal": \[{.*"fraction": 0.3' "$dir/replay/run.json"
+result $? "run.json says what was rehearsed"
+expect "texts of the base" 0 'keep.generate: 6 texts kept, 0 repeats, 0 empty, 0 too long' train $short $texts out="$dir/texts"
+grep -q '"begin": "bos"' "$dir/texts/rehearsal.json" && [ "$(wc -l < "$dir/texts/rehearsal.jsonl")" -eq 6 ]
+result $? "the run folder has them, and where they come from"
+expect "a mask" 0 'keep.stm: 20.0 % of the targets .* blocks new facts' train $short keep.stm.fraction=0.2 out="$dir/mask"
+head -1 "$dir/mask/stm.bin" | grep -aq '"temper_stm": 1, "threshold": 0, "fraction": 0.2'
+result $? "stm.bin says what it is"
+expect "all together, the base chooses the buffer" 0 '' train $short $texts keep.replay.path="$dir/old.txt" keep.replay.buffer=5 \
+    keep.replay.select=diverse keep.stm.threshold=20 out="$dir/all"
+cmp -s "$dir/texts/rehearsal.jsonl" "$dir/all/rehearsal.jsonl"
+result $? "the same texts"
+expect "verifying" 0 'equal to the bit' verify "$dir/all"
+expect "another run in the folder" 2 'holds another run: samples' train $short $texts keep.generate.samples=7 out="$dir/all"
+expect "too much" 2 '1.2 of the tokens together' train $short $texts keep.generate.fraction=0.6 keep.replay.path="$dir/old.txt" keep.replay.fraction=0.6 out="$dir/much"
+expect "no such file" 2 'keep.replay.path: no such file' train $short keep.replay.path="$dir/none" out="$dir/none-out"
+expect "a plan makes nothing" 0 'peak' plan $short $texts out="$dir/plan"
+[ ! -e "$dir/plan" ]
+result $? "and no folder"
+run train recipes/replay.yaml train.steps=2 train.batch=2 keep.generate.samples=3 keep.generate.max_tokens=16 eval.0.limit=2 \
+    keep.monitor.probes.0.limit=2 keep.monitor.probes.1.limit=2 out="$dir/recipe"
+result $status "recipes/replay.yaml"
+exit $code

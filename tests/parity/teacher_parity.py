@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from peft_parity import ALL, MODELS, Run, fresh, load
 
-LR, STEPS, BETA, ALPHA, CE = 0.02, 4, 0.7, 0.05, 0.4
+LR, STEPS, BETA, ALPHA, CE = 0.2, 3, 0.7, 0.05, 0.4
 FAMILIES = ["llama-biased-tied", "qwen3", "gemma2", "mistral"]
 
 

@@ -34,6 +34,7 @@ static const char *const recipes[][6] = {
     {"lora.r=4", "keep.monitor.probes.0={name: base, metric: kl, path: KL, format: tokens}"},
     {"lora.r=4", "keep.kl.beta=0.1"},
     {"method=full", "keep.kl.beta=0.1", "train.recompute=full"},
+    {"method=full", "keep.der.alpha=0.1", "keep.replay={path: KL, format: tokens, fraction: 0.3}"},
     {"lora.modules_to_save=[lm_head]", "keep.kl.beta=0.1", "keep.monitor.probes.0={name: base, metric: kl, path: KL, format: tokens}"},
     {"method=full", "keep.monitor.on_breach=rollback", "keep.monitor.probes.0={name: base, metric: kl, path: KL, format: tokens}"},
 };

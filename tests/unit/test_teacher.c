@@ -180,7 +180,7 @@ static void starts_at_zero_and_falls(void **state)
             tm_step_result now = first_step(&b);
             double moved = now.penalty, last = moved;
             assert_true(moved > 1e-6);
-            for (int step = 0; step < 20; step++) { /* to first order 2 % less each time; where it is curved a step may rise */
+            for (int step = 0; step < 6; step++) { /* to first order 2 % less each time; where it is curved a step may rise */
                 r->lr = 0.02 * now.penalty / (now.grad_norm * now.grad_norm);
                 first_step(&b);
                 r->lr = 0;
@@ -189,7 +189,7 @@ static void starts_at_zero_and_falls(void **state)
                     fail_msg("%s, %s: from %g to %g; seed %llu", families[f].name, m->name, last, now.penalty, (unsigned long long)seed);
                 last = now.penalty;
             }
-            if (!(last < 0.8 * moved))
+            if (!(last < 0.94 * moved))
                 fail_msg("%s, %s: trained alone it went from %g to %g; seed %llu", families[f].name, m->name, moved, last, (unsigned long long)seed);
             print_message("  %-8s %-12s %.2e -> %.2e\n", families[f].name, m->name, moved, last);
             bench_close(&b);
@@ -330,6 +330,48 @@ static void is_what_logits_give(void **state)
         for (const struct method *m = methods; m < methods + METHODS; m++)
             if (strcmp(m->name, "registers") != 0) /* the machine has gates of its own */
                 check_logits(&families[f], m, (int)dice_in(&d, 0, KINDS - 1), &d);
+}
+
+/* With lora.init the base is still the model of the files, also where the adapter brings tensors of the base's own. */
+static void base_is_without_the_adapter(void **state)
+{
+    (void)state;
+    static const struct method saved = {"saved", {"lora.modules_to_save=[lm_head, embed_tokens]", "lora.r=2"}, NEVER, 0};
+    for (int f = 0; f < 2; f++) {
+        args first = {0}, a = {0}, plain = {0};
+        tm_job job;
+        bench b;
+        machine tuned, untouched;
+        recipe(&first, &families[f], &saved, "first");
+        arg(&first, "train.lr=0.5");
+        train(&first);
+        recipe(&plain, &families[f], &saved, "plain");
+        recipe(&a, &families[f], &saved, "second");
+        ask(&plain, 0);
+        ask(&a, 0);
+        arg(&a, "train.lr=0");
+        arg(&a, "lora.init=%s", scratch("first"));
+        bench_open(&b, &a, TM_ISA_AUTO);
+        open_job(&plain, TM_JOB_PLAN, &job);
+        machine_open(&tuned, &b.job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
+        machine_open(&untouched, &job, TM_ISA_AUTO, 0, (tm_model_settings){.logits = true});
+        tm_step_params step = {.clip = 1, .dropout_key = tm_philox_key(b.job.seeds.dropout, TM_PURPOSE_DROPOUT, 0, 0)};
+        memcpy(tuned.step, &step, sizeof step);
+        float *base = all_logits(&untouched, true), *now = all_logits(&tuned, false);
+        double want = 0.7 * (outside(&tuned, base, now, false, kl_of) + outside(&tuned, base, now, true, kl_of));
+        assert_true(want > 1e-4);
+        is_near("penalty", first_step(&b).penalty, want, families[f].name, "lora.init", 0);
+        free(base);
+        free(now);
+        machine_close(&tuned);
+        machine_close(&untouched);
+        tm_job_close(&job);
+        bench_close(&b);
+        OK(tm_dir_remove(scratch("first"), err));
+        args_free(&first);
+        args_free(&plain);
+        args_free(&a);
+    }
 }
 
 /* --- Against differences --- */
@@ -536,7 +578,7 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(off_is_plain), cmocka_unit_test(starts_at_zero_and_falls), cmocka_unit_test(is_what_logits_give),
+        cmocka_unit_test(off_is_plain), cmocka_unit_test(starts_at_zero_and_falls), cmocka_unit_test(is_what_logits_give), cmocka_unit_test(base_is_without_the_adapter),
         cmocka_unit_test(gradients_of_both), cmocka_unit_test(layouts_agree), cmocka_unit_test(resumed_is_uninterrupted), cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests_name("teacher", tests, begin, scratch_end);

@@ -41,6 +41,8 @@ CLI_COMMANDS(X)
 bool cli_is(const char *argument, const char *option); /* NULL is none */
 /* Prints "temper: message" to stderr and gives the exit code of err. */
 int cli_failed(const tm_error *err);
+/* The end of a command whose result is a text: prints it (NULL: none), frees it, and gives the exit code of st; err as in cli_failed. */
+int cli_end(tm_status st, char *text, const tm_error *err);
 /* Prints what is wrong with the arguments; gives 2. */
 int cli_usage(const tm_command *command, const char *fmt, ...) TM_PRINTF(2, 3);
 

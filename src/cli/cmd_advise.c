@@ -1,8 +1,6 @@
 /* temper advise. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
-
 static int run(int argc, char **argv)
 {
     tm_error err = {0};
@@ -33,11 +31,8 @@ static int run(int argc, char **argv)
         request.bases = bases.item;
         request.base_count = (size_t)bases.count;
         tm_status st = tm_advise_recipe(&request, &text, &err);
-        if (text)
-            fputs(text, stdout);
-        free(text);
         cli_recipe_deinit(&args);
-        code = st == TM_OK ? 0 : cli_failed(&err);
+        code = cli_end(st, text, &err);
     }
     tm_names_deinit(&bases);
     return code;

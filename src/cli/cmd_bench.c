@@ -1,8 +1,6 @@
 /* temper bench. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
-
 /* Arguments of `bench forgetting`; false: exit code 2. */
 static bool forgetting_arguments(int argc, char **argv, tm_forgetting_request *q)
 {
@@ -47,10 +45,7 @@ static int forgetting(int argc, char **argv)
     tm_callbacks callbacks = cli_watch_begin(&line);
     tm_status st = tm_bench_forgetting(&request, &callbacks, &text, &err);
     tm_progress_end(&line, NULL);
-    if (text)
-        fputs(text, stdout);
-    free(text);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 static int run(int argc, char **argv)
@@ -78,11 +73,8 @@ static int run(int argc, char **argv)
         return cli_usage(&cmd_bench, "--tokenizer and --text go together");
     request.threads = (int)number;
     char *text;
-    if (tm_bench(&request, &text, &err) != TM_OK)
-        return cli_failed(&err);
-    fputs(text, stdout);
-    free(text);
-    return 0;
+    tm_status st = tm_bench(&request, &text, &err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_bench = {

@@ -1,7 +1,6 @@
 /* temper compare. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static int compare(tm_compare_request *request, const tm_names *paths, const tm_names *overrides)
@@ -14,11 +13,8 @@ static int compare(tm_compare_request *request, const tm_names *paths, const tm_
     request->path_count = (size_t)paths->count;
     request->overrides = overrides->item;
     request->override_count = (size_t)overrides->count;
-    if (tm_compare(request, &text, &err) != TM_OK)
-        return cli_failed(&err);
-    fputs(text, stdout);
-    free(text);
-    return 0;
+    tm_status st = tm_compare(request, &text, &err);
+    return cli_end(st, text, &err);
 }
 
 static int run(int argc, char **argv)

@@ -1,7 +1,6 @@
 /* temper eval. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static int run(int argc, char **argv)
@@ -36,11 +35,8 @@ static int run(int argc, char **argv)
     request.overrides = overrides.item;
     request.override_count = (size_t)overrides.count;
     tm_status st = tm_eval(&request, &text, &err);
-    if (text)
-        fputs(text, stdout);
-    free(text);
     tm_names_deinit(&overrides);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_eval = {

@@ -1,8 +1,6 @@
 /* temper fisher. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
-
 static int run(int argc, char **argv)
 {
     tm_error err = {0};
@@ -10,10 +8,10 @@ static int run(int argc, char **argv)
     tm_fisher_request request = {0};
     for (int i = 1; i < argc; i++) {
         int first = i;
-        const char **value = argv[i][0] == '-' && argv[i][1] == '-' && argv[i][2] == 'a' ? &request.add : &request.out;
-        if (!cli_option(argc, argv, &i, "--out", &request.out) && !cli_option(argc, argv, &i, "--add", &request.add))
+        bool add = cli_option(argc, argv, &i, "--add", &request.add);
+        if (!add && !cli_option(argc, argv, &i, "--out", &request.out))
             continue;
-        if (!*value)
+        if (!(add ? request.add : request.out))
             return cli_usage(&cmd_fisher, "%s: a value is missing", argv[first]);
         for (; first <= i; first++)
             argv[first] = NULL;
@@ -29,11 +27,8 @@ static int run(int argc, char **argv)
     tm_callbacks callbacks = cli_watch_begin(&line);
     tm_status st = tm_fisher(&request, &callbacks, &text, &err);
     tm_progress_end(&line, NULL);
-    if (text)
-        fputs(text, stdout);
-    free(text);
     cli_recipe_deinit(&args);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_fisher = {

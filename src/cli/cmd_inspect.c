@@ -1,7 +1,6 @@
 /* temper inspect. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,11 +12,8 @@ static int inspect(tm_inspect_request *request, const tm_names *overrides)
         return cli_usage(&cmd_inspect, "a path is missing");
     request->overrides = overrides->item;
     request->override_count = (size_t)overrides->count;
-    if (tm_inspect(request, &text, &err) != TM_OK)
-        return cli_failed(&err);
-    fputs(text, stdout);
-    free(text);
-    return 0;
+    tm_status st = tm_inspect(request, &text, &err);
+    return cli_end(st, text, &err);
 }
 
 static int run(int argc, char **argv)

@@ -1,8 +1,6 @@
 /* temper plan. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
-
 static int run(int argc, char **argv)
 {
     tm_error err = {0};
@@ -28,11 +26,8 @@ static int run(int argc, char **argv)
     char *text = NULL;
     request.source = args.source;
     tm_status st = tm_plan(&request, &text, &err);
-    if (text)
-        fputs(text, stdout);
-    free(text);
     cli_recipe_deinit(&args);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_plan = {

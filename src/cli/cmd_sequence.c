@@ -1,7 +1,6 @@
 /* temper sequence. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static int run(int argc, char **argv)
@@ -33,11 +32,8 @@ static int run(int argc, char **argv)
     tm_callbacks callbacks = cli_watch_begin(&line);
     tm_status st = tm_sequence(&request, &callbacks, &text, &err);
     tm_progress_end(&line, NULL);
-    if (text)
-        fputs(text, stdout);
-    free(text);
     tm_names_deinit(&overrides);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_sequence = {

@@ -1,7 +1,6 @@
 /* temper sweep. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static int run(int argc, char **argv)
@@ -26,11 +25,8 @@ static int run(int argc, char **argv)
     tm_callbacks callbacks = cli_watch_begin(&line);
     tm_status st = tm_sweep_recipe(&request, &callbacks, &text, &err);
     tm_progress_end(&line, NULL);
-    if (text)
-        fputs(text, stdout);
-    free(text);
     cli_recipe_deinit(&args);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_sweep = {

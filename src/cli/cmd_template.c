@@ -1,8 +1,6 @@
 /* temper template. */
 #include "cli/cli.h"
 
-#include <stdlib.h>
-
 static int run(int argc, char **argv)
 {
     tm_template_request request = {0};
@@ -20,10 +18,7 @@ static int run(int argc, char **argv)
     tm_error err = {0};
     char *text = NULL;
     tm_status st = tm_template(&request, &text, &err);
-    if (st == TM_OK && (fputs(text, stdout) < 0 || fflush(stdout) != 0))
-        st = tm_fail_errno(&err, TM_IO, "writing the result");
-    free(text);
-    return st == TM_OK ? 0 : cli_failed(&err);
+    return cli_end(st, text, &err);
 }
 
 const tm_command cmd_template = {

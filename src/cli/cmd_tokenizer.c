@@ -50,11 +50,8 @@ static int train(int argc, char **argv, tm_names *special)
     request.special = special->item;
     request.special_count = (size_t)special->count;
     char *text;
-    if (tm_tokenizer_train(&request, &text, &err) != TM_OK)
-        return cli_failed(&err);
-    fputs(text, stdout);
-    free(text);
-    return 0;
+    tm_status st = tm_tokenizer_train(&request, &text, &err);
+    return cli_end(st, text, &err);
 }
 
 static int run(int argc, char **argv)

@@ -4,6 +4,7 @@
 #include "base/names.h"
 
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const tm_command *const commands[] = {
@@ -17,6 +18,19 @@ int cli_failed(const tm_error *err)
 {
     fprintf(stderr, "temper: %s\n", err->message);
     return tm_status_exit_code(err->status);
+}
+
+int cli_end(tm_status st, char *text, const tm_error *err)
+{
+    bool lost = text && (fputs(text, stdout) < 0 || fflush(stdout) != 0);
+    free(text);
+    if (st != TM_OK)
+        return cli_failed(err);
+    if (!lost)
+        return 0;
+    tm_error problem = {0};
+    (void)!tm_fail_errno(&problem, TM_IO, "writing the result");
+    return cli_failed(&problem);
 }
 
 int cli_usage(const tm_command *command, const char *fmt, ...)

@@ -223,4 +223,16 @@ static inline char *run_json_text(const char *dir, const char *key, const char *
     return copy;
 }
 
+/* A number of dir/run.json. */
+static inline int64_t run_json_integer(const char *dir, const char *key)
+{
+    char path[1024];
+    json_t *json;
+    snprintf(path, sizeof path, "%s/run.json", dir);
+    OK(tm_json_read(path, &json, err));
+    int64_t value = json_integer_value(json_object_get(json, key));
+    json_decref(json);
+    return value;
+}
+
 #endif

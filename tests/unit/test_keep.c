@@ -60,14 +60,17 @@ static void recipe(args *a, const struct tuning *t, const char *out)
     arg(a, "eval.0.format=tokens");
 }
 
-/* Puts the path of old rows where a setting says OLD. */
+/* Puts the path of old rows wherever a setting says OLD. */
 static void add(args *a, const char *text)
 {
-    const char *mark = strstr(text, "OLD");
-    if (mark)
-        arg(a, "%.*s%s%s", (int)(mark - text), text, scratch("old.jsonl"), mark + 3);
-    else
-        arg(a, "%s", text);
+    tm_buf filled = {0};
+    for (const char *mark; (mark = strstr(text, "OLD")); text = mark + 3) {
+        tm_buf_add(&filled, text, (size_t)(mark - text));
+        tm_buf_text(&filled, scratch("old.jsonl"));
+    }
+    tm_buf_text(&filled, text);
+    arg(a, "%s", tm_buf_str(&filled));
+    tm_buf_deinit(&filled);
 }
 
 static void run(const struct tuning *t, const char *out, const char *setting, const char *layout)
@@ -129,23 +132,12 @@ static void interrupt(const args *a, int64_t steps)
     free(out);
 }
 
-static int64_t integer_of(const char *dir, const char *key)
-{
-    char path[1024];
-    json_t *json;
-    snprintf(path, sizeof path, "%s/run.json", dir);
-    OK(tm_json_read(path, &json, err));
-    int64_t value = json_integer_value(json_object_get(json, key));
-    json_decref(json);
-    return value;
-}
-
 /* Another layout, another thread count, an interruption behind a checkpoint: the same bytes; and memory as planned. */
 static void one_method(const struct tuning *t, const char *name, const char *setting)
 {
     static const char *const layouts[] = {"threads=2", "train.packing=false", "train.micro_tokens=1"};
     run(t, "on", setting, NULL);
-    int64_t planned = integer_of(scratch("on"), "planned_bytes"), peak = integer_of(scratch("on"), "peak_bytes");
+    int64_t planned = run_json_integer(scratch("on"), "planned_bytes"), peak = run_json_integer(scratch("on"), "peak_bytes");
     if (planned != peak)
         fail_msg("%s, %s: %lld bytes planned, %lld taken", t->name, name, (long long)planned, (long long)peak);
     for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
@@ -186,7 +178,7 @@ static void all_together(void **state)
 {
     const struct tuning *t = begin(state);
     one_method(t, "all", "keep={replay: {path: OLD, format: tokens, fraction: 0.3}, kl: {beta: 0.5, on: [task]}, der: {alpha: 0.3}, stm: {fraction: 0.2}, "
-                         "l2sp: {lambda: 0.1}, osf: {share: 0.3}, average: {kind: swa, every: 1}, wise: {scale: 0.9}}");
+                         "ewc: {lambda: 5, path: OLD, samples: 6}, l2sp: {lambda: 0.1}, osf: {share: 0.3}, average: {kind: swa, every: 1}, wise: {scale: 0.9}}");
     drop("on");
 }
 

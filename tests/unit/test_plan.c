@@ -63,17 +63,6 @@ static void add(args *a, const char *text)
         arg(a, "%s", text);
 }
 
-static int64_t run_json_integer(const char *dir, const char *key)
-{
-    char path[1024];
-    json_t *json;
-    snprintf(path, sizeof path, "%s/run.json", dir);
-    OK(tm_json_read(path, &json, err));
-    int64_t value = json_integer_value(json_object_get(json, key));
-    json_decref(json);
-    return value;
-}
-
 static void planned_is_taken(void **state)
 {
     const struct kind *model = *state;

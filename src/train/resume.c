@@ -158,6 +158,9 @@ static tm_status read_state(tm_trainer *t, int32_t r, const char *path, tm_run_p
         TM_GO(tm_json_get_number(scale, path, "scale", first, &t->loss_scale[r].scale, err));
         TM_GO(tm_json_get_int(scale, path, "good", 0, &t->loss_scale[r].good, err));
         TM_GO(tm_json_get_int(scale, path, "skipped", 0, &t->loss_scale[r].skipped, err));
+        int power;
+        if (!isfinite(t->loss_scale[r].scale) || t->loss_scale[r].scale < 1 || frexp(t->loss_scale[r].scale, &power) != 0.5)
+            TM_GO(tm_fail(err, TM_INPUT, "%s: loss_scale.scale is %g; expected a power of two from 1 on", path, t->loss_scale[r].scale));
     }
     t->best_metric = unpack_best(json_object_get(json, "best_metric"));
     t->best_checkpoint_metric = unpack_best(json_object_get(json, "best_checkpoint_metric"));

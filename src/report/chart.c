@@ -26,8 +26,7 @@ static double axis_at(const axis *a, double value)
     return a->start + share * a->length;
 }
 
-/* The step of 1, 2 or 5 times a power of ten that cuts span into about n parts. */
-static double nice_gap(double span, int n)
+double chart_gap(double span, int n)
 {
     double raw = span / n, power = pow(10, floor(log10(raw)));
     double lead = raw / power;
@@ -50,7 +49,7 @@ static void axis_ticks(axis *a, int wanted, bool whole)
         a->gap = 0;
         return;
     }
-    a->gap = nice_gap(a->high - a->low, wanted);
+    a->gap = chart_gap(a->high - a->low, wanted);
     if (whole && a->gap < 1)
         a->gap = 1;
     double first = ceil(a->low / a->gap - 1e-9);

@@ -45,6 +45,9 @@ typedef struct chart {
 /* Appends the <svg>; a sentence when there is nothing to draw. */
 void chart_draw(tm_buf *out, const chart *c);
 
+/* The gap between ticks: 1, 2 or 5 times a power of ten, that cuts span (> 0) into about n parts. */
+double chart_gap(double span, int n);
+
 /* Text with & < > " ' escaped; control characters become spaces, invalid UTF-8 becomes U+FFFD. */
 void html_text(tm_buf *out, const char *text);
 /* A number for people: 4 significant digits, 1,234,567 with separators for whole numbers. */

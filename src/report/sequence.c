@@ -204,14 +204,15 @@ static void put_bars(view *v, const char *metric, const char *title, const char 
 
 /* --- The Pareto plot --- */
 
-static void put_ticks(view *v, const axis *x, const axis *y)
+/* Lines across at round values of one axis, with their numbers: below, or to the left. */
+static void put_ticks(view *v, const axis *a, const axis *across, bool upright)
 {
-    for (int i = 0; i <= 4; i++) {
-        double vx = x->low + (x->high - x->low) * i / 4, vy = y->low + (y->high - y->low) * i / 4;
-        tm_buf_printf(v->out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"mid\" x=\"%.1f\" y=\"%.1f\">", at(x, vx), at(x, vx), y->to, y->from, at(x, vx), y->from + 18);
-        put_number(v, vx);
-        tm_buf_printf(v->out, "</text><line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"end\" x=\"%.1f\" y=\"%.1f\">", x->from, x->to, at(y, vy), at(y, vy), fmin(x->from, x->to) - 8, at(y, vy) + 4);
-        put_number(v, vy);
+    double gap = chart_gap(a->high > a->low ? a->high - a->low : 1, 5), edge = upright ? across->from : fmin(across->from, across->to);
+    for (double k = ceil(a->low / gap - 1e-9); k * gap <= a->high + gap * 1e-9; k++) {
+        double place = at(a, k * gap), along[2] = {across->from, across->to};
+        tm_buf_printf(v->out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"%s\" x=\"%.1f\" y=\"%.1f\">", upright ? place : along[0], upright ? place : along[1],
+                      upright ? along[0] : place, upright ? along[1] : place, upright ? "mid" : "end", upright ? place : edge - 8, upright ? edge + 18 : place + 4);
+        put_number(v, k == 0 ? 0 : k * gap);
         put(v, "</text>\n");
     }
 }
@@ -255,7 +256,8 @@ static void put_pareto(view *v)
     y = (axis){y.low - margin_y, y.high + margin_y, y.from, y.to};
     open_card(v, "New against old", "Right: learns more. Below: forgets less. Large dots: no other arm does both better. Orange: sees old data while it learns.");
     tm_buf_printf(v->out, "<svg viewBox=\"0 0 %d 410\" width=\"100%%\" role=\"img\" aria-label=\"learned against forgetting\">\n", WIDTH);
-    put_ticks(v, &x, &y);
+    put_ticks(v, &x, &y, true);
+    put_ticks(v, &y, &x, false);
     for (size_t i = 0; i < json_array_size(v->arms); i++) {
         const json_t *arm = json_array_get(v->arms, i);
         if (is_kind(arm, "sequence") && !isnan(summary(arm, "learned", "mean")) && !isnan(summary(arm, "forgetting", "mean")))

@@ -30,6 +30,13 @@ static inline int memory_begin(void **state)
     return mkdtemp(scratch_dir) ? 0 : -1;
 }
 
+/* Sanitizers look for other things than bits, and take their time: there every so many of cases that are alike will do. */
+#ifdef TM_SANITIZE
+enum { SPARSE = 3 };
+#else
+enum { SPARSE = 1 };
+#endif
+
 /* --- Random numbers --- */
 
 typedef struct dice {

@@ -113,7 +113,7 @@ static const scenario *plain(void **state)
 static void layout_leaves_no_trace(void **state)
 {
     const scenario *s = plain(state);
-    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i += SPARSE)
         same_as_plain(s, "", layouts[i]);
 }
 

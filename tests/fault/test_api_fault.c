@@ -11,7 +11,7 @@
 
 #include <sched.h>
 
-enum { STEPS = 4, POINTS = 40 };
+enum { STEPS = 4, POINTS = 40 / SPARSE };
 
 static uint64_t seed;
 static tm_status last; /* of the operation that is being checked */

@@ -204,15 +204,18 @@ static void put_bars(view *v, const char *metric, const char *title, const char 
 
 /* --- The Pareto plot --- */
 
+enum { MAX_TICKS = 12 }; /* what is drawn comes from a file: a gap may be lost against the values */
+
 /* Lines across at round values of one axis, with their numbers: below, or to the left. */
 static void put_ticks(view *v, const axis *a, const axis *across, bool upright)
 {
     double gap = chart_gap(a->high > a->low ? a->high - a->low : 1, 5), edge = upright ? across->from : fmin(across->from, across->to);
-    for (double k = ceil(a->low / gap - 1e-9); k * gap <= a->high + gap * 1e-9; k++) {
-        double place = at(a, k * gap), along[2] = {across->from, across->to};
+    double first = ceil(a->low / gap - 1e-9);
+    for (int i = 0; i < MAX_TICKS && (first + i) * gap <= a->high + gap * 1e-9; i++) {
+        double value = first + i == 0 ? 0 : (first + i) * gap, place = at(a, value), along[2] = {across->from, across->to};
         tm_buf_printf(v->out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"%s\" x=\"%.1f\" y=\"%.1f\">", upright ? place : along[0], upright ? place : along[1],
                       upright ? along[0] : place, upright ? along[1] : place, upright ? "mid" : "end", upright ? place : edge - 8, upright ? edge + 18 : place + 4);
-        put_number(v, k == 0 ? 0 : k * gap);
+        put_number(v, value);
         put(v, "</text>\n");
     }
 }

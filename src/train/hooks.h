@@ -27,7 +27,6 @@ typedef struct tm_hook {
     tm_status (*step)(void *state, struct tm_trainer *t, tm_error *err);
     /* After an evaluation of all sets (t->evals). */
     tm_status (*evaluate)(void *state, struct tm_trainer *t, int32_t replica, tm_verdict *verdict, tm_error *err);
-    tm_status (*task_end)(void *state, struct tm_trainer *t, tm_error *err);
     /* After the last step. What changes the result here sets t->result_changed (and leaves it alone with t->verdict
      * TM_ROLL_BACK): then the result is evaluated once more. */
     tm_status (*end)(void *state, struct tm_trainer *t, tm_error *err);

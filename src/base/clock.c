@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 double tm_clock_seconds(void)
@@ -44,10 +43,4 @@ int64_t tm_memory_available(void)
     if (limit >= 0 && used >= 0 && (system < 0 || limit - used < system))
         return limit > used ? limit - used : 0;
     return system;
-}
-
-int64_t tm_memory_peak_rss(void)
-{
-    struct rusage usage;
-    return getrusage(RUSAGE_SELF, &usage) == 0 ? (int64_t)usage.ru_maxrss * 1024 : -1;
 }

@@ -8,6 +8,5 @@ double tm_clock_seconds(void);       /* monotonic */
 /* Bytes this process may still take (system and cgroup, or TEMPER_MEMORY_LIMIT: tests and shared
  * machines); -1: unknown. */
 int64_t tm_memory_available(void);
-int64_t tm_memory_peak_rss(void);    /* peak resident bytes of this process; -1: unknown */
 
 #endif

@@ -20,8 +20,6 @@ static const struct {
 #undef X
 };
 
-const char *run_metric_name(run_metric metric) { return METRICS[metric].name; }
-
 bool run_metric_smaller_is_better(run_metric metric) { return METRICS[metric].smaller; }
 
 const char *run_text(const json_t *object, const char *key)

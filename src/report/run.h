@@ -15,7 +15,6 @@ typedef enum run_metric {
     RUN_METRIC_COUNT
 } run_metric;
 
-const char *run_metric_name(run_metric metric);
 bool run_metric_smaller_is_better(run_metric metric);
 
 typedef struct run_row { /* a logged step */

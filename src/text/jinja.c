@@ -57,11 +57,6 @@ const char *jj_intern(tm_jinja *t, const char *text, size_t size)
     return slot->text;
 }
 
-bool tm_jinja_uses(const tm_jinja *t, const char *name)
-{
-    return t->names->slot[place(t->names, name, strlen(name))].text;
-}
-
 /* ---- templates ---- */
 
 static tm_status prepare(tm_jinja *t, const char *name, tm_error *err)

@@ -27,8 +27,6 @@ typedef struct tm_jinja tm_jinja;
 /* name stands for the template in messages. TM_INPUT when it is damaged, with its line. */
 tm_status tm_jinja_parse(const char *text, size_t size, const char *name, tm_jinja **out, tm_error *err) TM_MUST_CHECK;
 void tm_jinja_close(tm_jinja *template);
-/* Does the template use this name anywhere, as a variable? */
-bool tm_jinja_uses(const tm_jinja *template, const char *name);
 
 typedef struct tm_jinja_span {
     size_t begin, end; /* bytes of text */

@@ -301,17 +301,25 @@ static bool task_rises(const view *v, const char *name)
     return true;
 }
 
-static void put_map(view *v, const json_t *arm, const json_t *order, const axis *scale)
+/* An arm's table up to the tasks over its columns. */
+static void open_table(view *v, const json_t *arm, const json_t *order, const char *corner)
 {
-    size_t T = json_array_size(order);
     put(v, "<figure><figcaption>");
     put_text(v, run_text(arm, "name"));
-    put(v, "</figcaption><table><tr><th></th>");
-    for (size_t j = 0; j < T; j++) {
+    put(v, "</figcaption><table><tr><th>");
+    put(v, corner);
+    put(v, "</th>");
+    for (size_t j = 0; j < json_array_size(order); j++) {
         put(v, "<th>");
         put_text(v, json_string_value(json_array_get(order, j)));
         put(v, "</th>");
     }
+}
+
+static void put_map(view *v, const json_t *arm, const json_t *order, const axis *scale)
+{
+    size_t T = json_array_size(order);
+    open_table(v, arm, order, "");
     put(v, "</tr>\n");
     for (size_t i = 0; i <= T; i++) {
         put(v, i ? "<tr><th>after " : "<tr><th>start");
@@ -363,14 +371,7 @@ static void put_confusion(view *v, const json_t *arm, const json_t *order)
 {
     const json_t *chains = json_object_get(arm, "chains");
     size_t T = json_array_size(order);
-    put(v, "<figure><figcaption>");
-    put_text(v, run_text(arm, "name"));
-    put(v, "</figcaption><table><tr><th>prompts of \\ went to</th>");
-    for (size_t j = 0; j < T; j++) {
-        put(v, "<th>");
-        put_text(v, json_string_value(json_array_get(order, j)));
-        put(v, "</th>");
-    }
+    open_table(v, arm, order, "prompts of \\ went to");
     put(v, "<th>score by id</th><th>by prompt</th></tr>\n");
     for (size_t i = 0; i < T; i++) {
         double by_id = 0, routed = 0, n = 0;

@@ -55,10 +55,7 @@ static uint16_t bits_of(float x, bool f16)
 }
 __host__ __device__ static float value_of(uint16_t x, bool f16)
 {
-    __half_raw h;
-    __nv_bfloat16_raw b;
-    h.x = b.x = x;
-    return f16 ? __half2float(__half(h)) : __bfloat162float(__nv_bfloat16(b));
+    return f16 ? from_f16(x) : tm_bf16_to_f32(x);
 }
 
 template <class T> static T *to_device(const std::vector<T> &v)
@@ -107,7 +104,7 @@ __global__ void reference_forward(reference_args w)
 {
     int row = blockIdx.x, head = blockIdx.y, kv = head / (w.heads / w.kv_heads), position = w.past + row;
     int first = w.window && position >= w.window ? position - w.window + 1 : 0;
-    extern __shared__ double e[];
+    TM_SHARED(double, e, 16);
     __shared__ double sum;
     double slope;
     for (int j = first + threadIdx.x; j <= position; j += blockDim.x)
@@ -295,9 +292,9 @@ static void compare(const shape &s, const std::vector<example> &x, const std::ve
         double *r = to_device(std::vector<double>(2 * nq + 2 * nk + nl, 0.0));
         uint16_t *q = to_device(x[e].q), *k = to_device(x[e].k), *v = to_device(x[e].v), *dout = to_device(x[e].dout);
         reference_args w = {q, k, v, dout, r, r + nq, r, r + nq, r + nq + nl, r + 2 * nq + nl, r + 2 * nq + nl + nk, s.D, s.heads, s.kv_heads, length, s.past[e], s.window, 1 / sqrtf((float)s.D), s.softcap, s.f16};
-        reference_forward<<<dim3(length, s.heads), 128, keys * sizeof(double)>>>(w);
+        tm_cuda_launch(tm_cuda_of(device), "reference", reference_forward, dim3(length, s.heads), 128, keys * sizeof(double), w);
         if (training)
-            reference_backward<<<dim3(length, s.heads), 128>>>(w);
+            tm_cuda_launch(tm_cuda_of(device), "reference", reference_backward, dim3(length, s.heads), 128, 0, w);
         CHECK(cudaDeviceSynchronize());
         std::vector<double> h = to_host(r, 2 * nq + 2 * nk + nl);
         out.add(got[e].out, h.data(), s.f16);
@@ -435,8 +432,8 @@ static void rate(int D, int heads, int kv_heads, int examples, int length)
     CHECK(cudaMalloc(&dout, T * qw * 2));
     CHECK(cudaMalloc(&lse, T * heads * 4));
     CHECK(cudaMalloc(&delta, T * heads * 4));
-    fill_random<<<1024, 256>>>(qkv, T * width, 1);
-    fill_random<<<1024, 256>>>(dout, T * qw, 2);
+    tm_cuda_launch(tm_cuda_of(device), "fill", fill_random, 1024, 256, 0, qkv, T * width, 1);
+    tm_cuda_launch(tm_cuda_of(device), "fill", fill_random, 1024, 256, 0, dout, T * qw, 2);
     CHECK(cudaDeviceSynchronize());
     tm_spans spans = {examples, d_query, d_query, d_keys};
     tm_attention a = {heads, kv_heads, D, 1 / sqrtf((float)D), 0, 0};

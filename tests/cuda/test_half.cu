@@ -50,6 +50,12 @@ static std::string text(const char *format, ...)
 
 /* --- Tensors --- */
 
+#ifdef TM_CUDA_EMULATED
+enum { GRID = 2 };
+#else
+enum { GRID = 1024 };
+#endif
+
 __device__ static uint32_t hashed(uint64_t seed, uint64_t i)
 {
     uint64_t x = seed + (i + 1) * 0x9E3779B97F4A7C15u;
@@ -88,7 +94,7 @@ static __global__ void hash_values(tm_tensor t, int64_t rows, unsigned long long
         uint32_t bits = t.dtype == TM_F32 ? ((const uint32_t *)t.data)[i] : ((const uint16_t *)t.data)[i];
         if (i % t.ld < t.cols)
             atomicAdd(out, (unsigned long long)hashed(bits, (uint64_t)i));
-        else if (!isnan(element(t, i)))
+        else if (element(t, i) == element(t, i))
             atomicAdd(out + 1, 1ull);
     }
 }
@@ -132,17 +138,18 @@ struct trial {
     void reset()
     {
         for (operand &o : list)
-            fill_values<<<1024, 256, 0, tm_cuda_of(device)->stream>>>(o.t, o.used, o.seed, o.scale, o.shift);
+            tm_cuda_launch(tm_cuda_of(device), "fill", fill_values, GRID, 256, 0, o.t, o.used, o.seed, o.scale, o.shift);
     }
 
     uint64_t hash()
     {
         unsigned long long h[2] = {0, 0};
         cudaMemset(sums, 0, 16);
-        must();
+        cudaDeviceSynchronize();
         for (operand &o : list)
             if (o.out)
-                hash_values<<<256, 256>>>(o.t, o.used, (unsigned long long *)sums);
+                tm_cuda_launch(tm_cuda_of(device), "hash", hash_values, GRID, 256, 0, o.t, o.used, (unsigned long long *)sums);
+        must();
         cudaMemcpy(h, sums, 16, cudaMemcpyDeviceToHost);
         if (h[1])
             printf("FAILED %s: wrote between columns\n", note.c_str()), failures++;
@@ -178,7 +185,9 @@ struct trial {
                 continue;
             double s[2];
             cudaMemset(sums, 0, 16);
-            compare_values<<<256, 256>>>(o.t, o.shadow, o.used, sums);
+            cudaDeviceSynchronize();
+            tm_cuda_launch(tm_cuda_of(device), "compare", compare_values, GRID, 256, 0, o.t, o.shadow, o.used, sums);
+            must();
             cudaMemcpy(s, sums, 16, cudaMemcpyDeviceToHost);
             double off = s[0] == 0 ? 0 : sqrt(s[0] / (s[1] + 1e-300));
             if (!(off <= bound)) {

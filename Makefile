@@ -120,7 +120,7 @@ EMULATED_PLAIN_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/d
 EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
 # Fibers are what ThreadSanitizer does not know.
 EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -fno-strict-aliasing -Wall -Wno-unknown-pragmas -Wno-unused-function -Wno-psabi -Wno-sign-compare -Wno-maybe-uninitialized \
-                  $(if $(filter asan,$(KIND)),$(filter -fsanitize% -fno-sanitize%,$(CFLAGS))) $(if $(filter x86_64,$(ARCH)),-mfma -mf16c)
+                  $(if $(filter asan,$(KIND)),$(filter -fsanitize% -fno-sanitize% -DTM_SANITIZE,$(CFLAGS))) $(if $(filter x86_64,$(ARCH)),-mfma -mf16c)
 
 emulated: $(EMULATED) $(EMULATED_FAST)
 

@@ -89,7 +89,7 @@ struct emulated_block {
     void *argument;
     char *shared, *fixed; /* what the launch sized, and __shared__ variables */
     size_t shared_bytes, fixed_bytes;
-    std::vector<emulated_thread *> threads, ready, looking; /* threads: as many as ever were */
+    std::vector<emulated_thread *> threads, ready, looking, behind; /* threads: as many as ever were; behind: waiting for products */
     std::vector<emulated_warp> warps;
     emulated_numbered barriers[16];
     std::vector<emulated_waiter> waiters; /* at barriers in memory */

@@ -2,8 +2,8 @@
  *
  * What a GPU does in the background happens here at once or only when it is waited for, as the dice have it: data that
  * are read too early are old ones, and data that are overwritten too early were not read yet. Tensor copies to
- * shared memory happen while threads wait, in any order. A warpgroup's products are those of its four warps, each of its
- * sixteen rows, which see each other's shared memory in no order but that of barriers.
+ * shared memory happen while threads wait, in any order. A warpgroup's product may begin for one of its warps (sixteen
+ * rows of it) before the others have come; it is done when it is for all four.
  *
  * Sums of products: in f32, in the order of k. */
 #include "engine.h"
@@ -334,15 +334,26 @@ void products_begin()
 void products_commit()
 {
     char nothing;
-    emulated_meeting(~0u, "products_commit", &nothing, [](emulated_warp &w) { w.product_group++; }, EMULATED_CALLER);
+    emulated_meeting(~0u, "products_commit", &nothing, [](emulated_warp &w) {
+        emulated_block *b = w.lane[0]->of;
+        w.product_group++;
+        b->ready.insert(b->ready.end(), b->behind.begin(), b->behind.end());
+        b->behind.clear();
+    }, EMULATED_CALLER);
 }
 
 void emulated_products_wait(int pending)
 {
-    emulated_meeting(~0u, "products_wait", &pending, [](emulated_warp &w) {
-        products_now(w, w.product_group - *(int *)w.operand[0]);
-        w.fenced = false;
-    }, EMULATED_CALLER);
+    emulated_thread *t = emulated_self();
+    emulated_warp *group = &t->of->warps[t->thread.x / 128 * 4];
+    int before = t->warp->product_group - pending;
+    emulated_meeting(~0u, "products_wait", &pending, [](emulated_warp &w) { w.fenced = false; }, EMULATED_CALLER);
+    for (int i = 0; i < 4;) /* a product is done when it is for all four warps */
+        if (group[i].product_group < before) {
+            t->of->behind.push_back(t);
+            emulated_stop("products of other warps", EMULATED_CALLER);
+        } else
+            products_now(group[i++], before);
 }
 
 /* --- Tensor copies --- */

@@ -190,7 +190,7 @@ void emulated_meeting(unsigned mask, const char *kind, void *operand, void (*act
 {
     emulated_thread *t = emulated_self();
     emulated_warp &w = *t->warp;
-    for (int i = 0; i < 32; i++)
+    for (int i = 0; mask != ~0u && i < 32; i++)
         if (w.lane[i] && !w.lane[i]->ended && !(mask >> i & 1))
             emulated_fail("%s without lane %d: only whole warps meet here", kind, i);
     if (w.arrived && w.kind != kind)

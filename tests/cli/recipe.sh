@@ -54,4 +54,9 @@ printf '{"input_ids": [1, 2]}\n{"input_ids": [1, 512]}\n' > "$dir/rows.jsonl"
 check 'id outside the vocabulary' 3 "$dir/rows.jsonl:2: input_ids[1]: 512 is outside the vocabulary of 512" train "$dir/r.yaml"
 printf '{"input_ids": [1, 2], "labels": [-100, -100]}\n' > "$dir/rows.jsonl"
 check 'row without a target' 3 "$dir/rows.jsonl:1: the row has no target" train "$dir/r.yaml"
+recipe 'data: data/demo/shakespeare-dev.txt
+eval: {name: dev, path: data/demo/shakespeare-dev.txt, limit: 2}'
+check 'early stopping by a metric that is none' 2 'train.early_stop.metric: eval.dev.los is not measured; expected eval.dev.loss, or loss, accuracy, exact' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.los
+check 'early stopping by a metric of generated text' 2 'eval.dev.rouge_l is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.rouge_l
+check 'early stopping by bytes of a part' 2 'eval.dev.bits_per_byte is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.bits_per_byte
 exit $failures

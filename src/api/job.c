@@ -282,7 +282,7 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
         TM_TRY(tm_order_create(job->data, job->entries, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
-        job->run.steps = r->steps;
+        job->run.steps = r->method == TM_METHOD_NONE ? 0 : r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
         r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
     if (r->warmup_steps == 0)

@@ -332,19 +332,25 @@ static tm_status settle_prompt(tm_job *job, tm_error *err)
     return st;
 }
 
-/* What metrics of generated text need of the run. */
-static void settle_generation(tm_job *job)
+/* What metrics of generated text need of the run. Where positions are a table, a text ends with it. */
+static tm_status settle_generation(tm_job *job, tm_error *err)
 {
     tm_run *run = &job->run;
+    tm_model_config config;
     for (int64_t i = 0; i < job->eval_count; i++) {
         int64_t tokens = tm_eval_cache_tokens(&job->evals[i]);
         run->cache_tokens = tokens > run->cache_tokens ? tokens : run->cache_tokens;
     }
     if (!run->cache_tokens)
-        return;
+        return TM_OK;
+    TM_TRY(tm_model_config_read(job->recipe->model, &config, err));
+    int64_t longest = tm_model_config_longest(&config);
+    tm_model_config_deinit(&config);
     run->cache_tokens += job->recipe->method == TM_METHOD_PROMPT ? job->recipe->prompt_tokens : 0;
+    run->cache_tokens = run->cache_tokens < longest ? run->cache_tokens : longest;
     run->tok = job->tokenizer;
     run->stops = tm_stop_ids(job->recipe->model, job->tokenizer, run->stop);
+    return TM_OK;
 }
 
 /* What the data ask of a micro-batch: it holds at least the longest example, and never more than a step or an evaluation set has. */
@@ -417,7 +423,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
     settle_micro_batch(job);
-    settle_generation(job);
+    TM_TRY(settle_generation(job, err));
     run->data = job->data;
     run->rehearsal_from = r->data_count;
     run->evals = job->evals;

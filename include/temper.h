@@ -255,13 +255,14 @@ tm_status tm_eval(const tm_eval_request *request, char **text, tm_error *err);
 tm_status tm_eval_logits(const char *model, const char *adapter, const char *data, char *const *overrides, size_t override_count, int64_t examples, const char *file, tm_error *err);
 
 typedef struct tm_merge_source {
-    const char *adapter;
-    double scale; /* 1: as trained; 0: not at all */
+    const char *path; /* an adapter's folder, or with `model` a whole model of the base's shapes, as full training writes */
+    double scale;     /* 1: as trained; 0: not at all */
+    bool model;
 } tm_merge_source;
 
-/* How several adapters join; always on what they change (dW = W_adapted - W), never on A and B. */
+/* How several changes join; always on what they change (dW = W_adapted - W), never on A and B. */
 typedef enum tm_merge_how {
-    TM_MERGE_SUM,      /* sum of scale * dW */
+    TM_MERGE_SUM,      /* sum of scale * dW; of one whole model (1 - scale) W + scale W_tuned: WiSE-FT (2109.01903) */
     TM_MERGE_TIES,     /* the largest |dW| of each stay, signs are elected, the mean of those that agree */
     TM_MERGE_DARE,     /* dropped at random and rescaled, then the sum */
     TM_MERGE_DARE_TIES /* dropped and rescaled, then signs and mean as with ties */
@@ -280,7 +281,7 @@ typedef struct tm_merge_request {
     uint64_t seed;           /* dare: which stay */
 } tm_merge_request;
 
-/* A model with adapters in its weights: W + what `how` makes of scale * (W_adapted - W), in double,
+/* A model with adapters, or other models that came from it, in its weights: W + what `how` makes of scale * (W_adapted - W), in double,
  * rounded once to the type the base stores. *text: what was merged, and how far the logits are from the
  * adapter's own; free(). */
 tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err);

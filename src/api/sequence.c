@@ -75,7 +75,7 @@ static tm_status merge(void *context, const char *model, const char *adapter, co
 {
     (void)context;
     char *text = NULL;
-    const tm_merge_source source = {adapter, 1};
+    const tm_merge_source source = {.path = adapter, .scale = 1};
     tm_status st = tm_merge(&(tm_merge_request){.model = model, .out = out, .sources = &source, .source_count = 1, .density = 1}, &text, err);
     free(text);
     return st;

@@ -37,19 +37,18 @@ static bool beneath(const tm_recipe *r) { return r->method == TM_METHOD_LORA && 
 static tm_status load_old(measuring *m, tm_error *err)
 {
     const tm_recipe *r = m->job->recipe;
-    if (!r->ewc_path) {
+    if (!r->ewc.path) {
         m->run.data = m->job->data;
         return m->run.data ? TM_OK : tm_fail(err, TM_RECIPE, "keep.ewc.path: importances are measured on old data: give its path, or data");
     }
     tm_pool *pool = NULL;
-    tm_data_entry entry = {.path = r->ewc_path, .weight = 1};
     int64_t vocab, seq;
     TM_TRY(tm_job_longest(r, &vocab, &seq, err));
     if (!m->job->tokenizer && tm_tokenizer_is_in(r->model))
         TM_TRY(tm_tokenizer_open(r->model, &m->tokenizer, err));
     tm_data_settings settings = tm_job_data_settings(r, m->job->tokenizer ? m->job->tokenizer : m->tokenizer, vocab, m->job->cache);
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
-    tm_status st = tm_dataset_load(&entry, 1, &settings, pool, &m->own, err);
+    tm_status st = tm_dataset_load(&r->ewc, 1, &settings, pool, &m->own, err);
     tm_pool_destroy(pool);
     m->run.data = m->own;
     return st;
@@ -315,7 +314,7 @@ tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_erro
         return TM_NO_MEMORY;
     job->run.importances = job->importances;
     if (!r->ewc_importances) {
-        if (!r->ewc_path)
+        if (!r->ewc.path)
             return tm_fail(err, TM_RECIPE, "keep.ewc.lambda: give keep.ewc.importances (temper fisher writes such a file), or old data in keep.ewc.path");
         TM_GO(open_measuring(&m, job, callbacks, err));
         if (!measured_before(job->importances, &m.facts)) {

@@ -29,7 +29,7 @@ static tm_status open_tokenizer(tm_job *job, tm_error *err)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    needed |= job->rehearsal.replay && r->replay_format != TM_FORMAT_TOKENS;
+    needed |= job->rehearsal.replay && needs_tokenizer(&r->replay);
     return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 

@@ -19,7 +19,7 @@ static bool base_chooses(const tm_recipe *r)
 
 tm_status tm_rehearsal_of(const tm_recipe *r, bool evaluate, bool plan, tm_rehearsal *out, tm_error *err)
 {
-    *out = (tm_rehearsal){.replay = !evaluate && r->replay_path && r->replay_fraction > 0,
+    *out = (tm_rehearsal){.replay = !evaluate && r->replay.path && r->replay_fraction > 0,
                           .generate = !evaluate && r->generate_samples && r->generate_fraction > 0};
     if (out->replay)
         out->fraction[out->count++] = r->replay_fraction;
@@ -44,7 +44,7 @@ void tm_rehearsal_deinit(tm_rehearsal *rehearsal)
 void tm_rehearsal_entries(const tm_rehearsal *rehearsal, const tm_recipe *r, tm_data_entry *entries)
 {
     if (rehearsal->replay)
-        *entries++ = (tm_data_entry){.path = r->replay_path, .format = r->replay_format, .weight = 1};
+        *entries++ = r->replay;
     if (rehearsal->generate)
         *entries = (tm_data_entry){.path = rehearsal->texts, .format = TM_FORMAT_TOKENS, .weight = 1};
 }

@@ -129,8 +129,8 @@ static tm_status rows(void *context, tm_recipe *recipe, const char *out, tm_erro
     tm_status st;
     TM_GO(TM_NEW(&entries, count + 1, err));
     memcpy(entries, recipe->data, (size_t)count * sizeof *entries);
-    if (recipe->replay_path)
-        entries[count++] = (tm_data_entry){.path = recipe->replay_path, .format = recipe->replay_format, .weight = 1};
+    if (recipe->replay.path)
+        entries[count++] = recipe->replay;
     TM_GO(tm_model_config_read(recipe->model, &config, err));
     if (tm_tokenizer_is_in(recipe->model))
         TM_GO(tm_tokenizer_open(recipe->model, &tok, err));

@@ -216,10 +216,13 @@ static tm_status rows_path(const tm_lab_runner *r, const tm_recipe *recipe, cons
 {
     tm_buf text = {0};
     tm_sha256 hash;
-    tm_buf_printf(&text, "seq %lld replay %s\n", (long long)recipe->seq, recipe->replay_path ? recipe->replay_path : "");
+    tm_buf_printf(&text, "seq %lld replay ", (long long)recipe->seq);
+    tm_status st = tm_data_entry_to_json(&recipe->replay, &text, r->err);
+    tm_buf_char(&text, '\n');
     for (size_t i = 0; i < count; i++)
         tm_buf_printf(&text, "%s\n", r->file->task[tasks[i]].name);
-    tm_status st = tm_buf_check(&text, r->err);
+    if (st == TM_OK)
+        st = tm_buf_check(&text, r->err);
     if (st == TM_OK)
         st = tm_sha256_bytes(text.data, text.size, &hash, r->err);
     tm_buf_deinit(&text);
@@ -245,8 +248,12 @@ tm_status tm_lab_rehearse(tm_lab_runner *r, const tm_lab_arm *arm, const int32_t
         tm_recipe_destroy(recipe);
     if (st == TM_OK)
         st = tm_lab_set(settings, "keep.replay.path", path.data, r->err);
-    if (st == TM_OK)
-        st = tm_names_add(settings, "keep.replay.format=tokens", r->err);
+    static const char *const tokens[] = {"format=tokens", "loss=auto", "columns={}", "system=null", "template=null", "roles={}"};
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens && st == TM_OK; i++) { /* however the arm's own replay is read: that is in the file */
+        char setting[64];
+        snprintf(setting, sizeof setting, "keep.replay.%s", tokens[i]);
+        st = tm_names_add(settings, setting, r->err);
+    }
     tm_buf_deinit(&path);
     return st;
 }

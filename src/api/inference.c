@@ -260,7 +260,7 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
     s.text = (tm_text){.prompt = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
                                   .gates_by_token = inf->prompt_gates},
                        .max_tokens = max_tokens};
-    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){next_text, choose, NULL, &s}, err));
+    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = choose, .context = &s}, err));
 out:
     if (st != TM_OK)
         inf->fed.count = 0;

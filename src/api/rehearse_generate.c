@@ -351,7 +351,6 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
     *there = false;
     for (;;) {
         TM_TRY(w->status);
-        TM_TRY(tm_rehearsal_go_on(w->record, err));
         TM_TRY(ready_sample(w, &number, err));
         if (number == w->begun)
             return TM_OK;
@@ -388,6 +387,8 @@ static tm_status ended(void *context, int64_t number, tm_error *err)
     return TM_OK;
 }
 
+static tm_status go_on(void *context, tm_error *err) { return tm_rehearsal_go_on(((writer *)context)->record, err); }
+
 static tm_status write_all(writer *w, tm_error *err)
 {
     int64_t samples = w->record->recipe->generate_samples;
@@ -396,7 +397,7 @@ static tm_status write_all(writer *w, tm_error *err)
     tm_rehearsal_say(w->record, "keep.generate: the base writes %lld texts", (long long)samples);
     TM_TRY(TM_NEW(&w->sample, samples, err));
     TM_TRY(tm_alloc(&w->draw, tm_sample_scratch_bytes(w->inf.model.config.vocab), 1, err));
-    TM_TRY(tm_decode(&w->inf.model, &w->inf.batch, &(tm_texts){next_text, choose, ended, w}, err));
+    TM_TRY(tm_decode(&w->inf.model, &w->inf.batch, &(tm_texts){next_text, choose, ended, go_on, w}, err));
     if (!w->kept)
         return tm_fail(err, TM_FAILED, "keep.generate: none of %lld texts is of use (%lld empty, %lld too long): another temperature, or keep.generate.prompts", (long long)samples,
                        (long long)w->empty, (long long)w->too_long);

@@ -193,6 +193,8 @@ tm_status tm_decode(tm_model *m, tm_batch *b, const tm_texts *texts, tm_error *e
         TM_GO(take_texts(&d, &busy, err));
         if (!busy)
             break;
+        if (texts->go_on)
+            TM_GO(texts->go_on(texts->context, err));
         read_prompts(&d);
         TM_GO(write_tokens(&d, err));
     }

@@ -29,6 +29,8 @@ typedef struct tm_texts {
     int32_t (*choose)(void *context, int64_t number, const float *logits, int64_t position);
     /* The text has its last token. NULL: nobody wants to know. */
     tm_status (*ended)(void *context, int64_t number, tm_error *err);
+    /* Before every token of the texts under way: whether to go on. NULL: always. */
+    tm_status (*go_on)(void *context, tm_error *err);
     void *context;
 } tm_texts;
 

@@ -143,14 +143,13 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
 {
     writer *w = context;
     const tm_trainer *t = w->t;
+    (void)err;
     /* A prompt that the cache cannot hold gets no answer. */
     while (w->next < w->count && (!w->said[w->next].n || w->said[w->next].n + t->batch.prefix >= t->model.settings.cache_tokens))
         w->next++;
     *there = w->next < w->count;
     if (w->status != TM_OK || !*there)
         return w->status;
-    if (t->run->interrupted && t->run->interrupted(t->run->context))
-        return tm_fail(err, TM_FAILED, "interrupted while evaluating %s after step %lld; the same command goes on from the last checkpoint", w->set->entry->name, (long long)t->step);
     const said *s = &w->said[w->next];
     *out = (tm_text){.prompt = {.ids = s->prompt, .n = (int32_t)s->n, .replica = w->replica}, .max_tokens = w->set->entry->max_tokens, .number = w->next++};
     tm_gates_give(t, w->set - t->run->evals, s->example, &out->prompt);
@@ -170,11 +169,20 @@ static int32_t choose(void *context, int64_t number, const float *logits, int64_
     return w->status == TM_OK ? answer->id[answer->count++] = id : -1;
 }
 
+static tm_status go_on(void *context, tm_error *err)
+{
+    const writer *w = context;
+    const tm_run *run = w->t->run;
+    if (run->interrupted && run->interrupted(run->context))
+        return tm_fail(err, TM_FAILED, "interrupted in an evaluation (%s) after step %lld; the same command goes on from the last checkpoint", w->set->entry->name, (long long)w->t->step);
+    return TM_OK;
+}
+
 /* What the model says to all that is asked. */
 static tm_status write_all(writer *w, tm_error *err)
 {
     w->err = err;
-    TM_TRY(tm_decode(&w->t->model, &w->t->batch, &(tm_texts){next_text, choose, NULL, w}, err));
+    TM_TRY(tm_decode(&w->t->model, &w->t->batch, &(tm_texts){.next = next_text, .choose = choose, .go_on = go_on, .context = w}, err));
     return w->status;
 }
 

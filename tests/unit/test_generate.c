@@ -166,7 +166,7 @@ static tm_status ended(void *context, int64_t number, tm_error *problem)
 
 static tm_status tell(machine *m, telling *t, tm_error *problem)
 {
-    tm_texts texts = {next_text, choose, ended, t};
+    tm_texts texts = {next_text, choose, ended, NULL, t};
     t->scratch = malloc(tm_sample_scratch_bytes(VOCAB));
     tm_status st = tm_decode(&m->model, &m->batch, &texts, problem);
     free(t->scratch);
@@ -256,7 +256,7 @@ static void prompts_that_do_not_fit(void **state)
     tm_error problem = {0};
     machine_open(&m, scratch("llama"), "none", TM_F32, (layout){9, 4, 1});
     for (int32_t n = 0; n <= PREFIX + PROMPT + NEW - 3; n += PREFIX + PROMPT + NEW - 3) {
-        assert_int_equal(tm_decode(&m.model, &m.batch, &(tm_texts){next_long, choose, NULL, &n}, &problem), TM_FAILED);
+        assert_int_equal(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_long, .choose = choose, .context = &n}, &problem), TM_FAILED);
         assert_non_null(strstr(problem.message, "expected 1 to 24"));
     }
     machine_close(&m);

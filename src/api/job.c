@@ -7,6 +7,7 @@
 #include "io/gguf.h"
 #include "io/hf.h"
 #include "keep/keep.h"
+#include "model/generate.h"
 #include "text/answers.h"
 #include "train/score.h"
 
@@ -338,8 +339,9 @@ static tm_status settle_generation(tm_job *job, tm_error *err)
     tm_run *run = &job->run;
     tm_model_config config;
     for (int64_t i = 0; i < job->eval_count; i++) {
-        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]);
+        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]), texts = job->evals[i].examples < TM_TEXTS_AT_ONCE ? job->evals[i].examples : TM_TEXTS_AT_ONCE;
         run->cache_tokens = tokens > run->cache_tokens ? tokens : run->cache_tokens;
+        job->asked.texts = tokens && texts > job->asked.texts ? texts : job->asked.texts;
     }
     if (!run->cache_tokens)
         return TM_OK;

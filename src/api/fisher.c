@@ -189,10 +189,6 @@ static tm_status plan_measuring(measuring *m, tm_error *err)
     asked.longest = asked.shortest = longest;
     asked.most = tokens;
     TM_TRY(tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err));
-    if (m->recipe.precision == TM_PRECISION_F16 && m->recipe.ewc_importance == TM_IMPORTANCE_FISHER) {
-        asked.precision = TM_PRECISION_F32; /* single gradients, with nothing to adjust a loss's scale by */
-        TM_TRY(tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err));
-    }
     if (tm_target_fits(&m->job->target, m->plan.peak))
         return TM_OK;
     return tm_fail(err, TM_NO_FIT, "measuring importances needs %.2f GiB of memory, %.2f are available: fewer lora.target_modules, shorter train.seq, or keep.ewc.importances measured on a larger machine",

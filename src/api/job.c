@@ -7,6 +7,7 @@
 #include "io/gguf.h"
 #include "io/hf.h"
 #include "keep/keep.h"
+#include "model/generate.h"
 #include "text/answers.h"
 #include "train/score.h"
 
@@ -29,7 +30,7 @@ static tm_status open_tokenizer(tm_job *job, tm_error *err)
         needed |= needs_tokenizer(&r->eval[i].data);
     for (int64_t i = 0; i < r->probe_count; i++)
         needed |= needs_tokenizer(&r->probes[i].data);
-    needed |= job->rehearsal.replay && r->replay_format != TM_FORMAT_TOKENS;
+    needed |= job->rehearsal.replay && needs_tokenizer(&r->replay);
     return needed && tm_tokenizer_is_in(r->model) ? tm_tokenizer_open(r->model, &job->tokenizer, err) : TM_OK;
 }
 
@@ -338,8 +339,9 @@ static tm_status settle_generation(tm_job *job, tm_error *err)
     tm_run *run = &job->run;
     tm_model_config config;
     for (int64_t i = 0; i < job->eval_count; i++) {
-        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]);
+        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]), texts = job->evals[i].examples < TM_TEXTS_AT_ONCE ? job->evals[i].examples : TM_TEXTS_AT_ONCE;
         run->cache_tokens = tokens > run->cache_tokens ? tokens : run->cache_tokens;
+        job->asked.texts = tokens && texts > job->asked.texts ? texts : job->asked.texts;
     }
     if (!run->cache_tokens)
         return TM_OK;

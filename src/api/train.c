@@ -120,7 +120,7 @@ static void other_files(const tm_job *job, const json_t *mine, const json_t *the
             const tm_data_entry *entry = k == 0 ? &r->data[i] : k == 1 ? &r->eval[i].data : &r->probes[i].data;
             other_file(json_array_get(json_object_get(mine, lists[k]), (size_t)i), json_array_get(json_object_get(theirs, lists[k]), (size_t)i), entry->path, out);
         }
-    other_file(json_object_get(mine, "replay"), json_object_get(theirs, "replay"), r->replay_path, out);
+    other_file(json_object_get(mine, "replay"), json_object_get(theirs, "replay"), r->replay.path, out);
     other_file(json_object_get(mine, "tokenizer"), json_object_get(theirs, "tokenizer"), "the model's tokenizer", out);
 }
 

@@ -133,7 +133,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (half_master && (act != TM_BF16 || t->recipe->optimizer != TM_OPTIM_ADAMW))
         return tm_fail(err, TM_RECIPE, "train.master: bf16 needs precision: bf16 and train.optimizer: adamw");
     tm_model_settings settings = {.act = act, .half_master = half_master, .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .cache_tokens = run->cache_tokens, .cache_slots = run->cache_slots};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));

@@ -66,7 +66,7 @@ static void put_matrix(tm_buf *out, const char *name, const double *r, size_t ro
 static void put_routing(tm_buf *out, const tm_lab_chain *c, size_t tasks)
 {
     double right = 0, all = 0;
-    put_matrix(out, "routed", c->routed, 1, tasks);
+    put_matrix(out, "routed", c->routed, tasks, tasks);
     tm_buf_text(out, ", \"confusion\": [");
     for (size_t i = 0; i < tasks * tasks; i++) {
         tm_buf_printf(out, "%s%lld%s", i % tasks ? ", " : i ? ", [" : "[", (long long)c->confusion[i], i % tasks + 1 == tasks ? "]" : "");
@@ -187,7 +187,7 @@ static void put_routed(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm 
     double sum = 0, right = 0, all = 0;
     for (size_t c = 0; c < a->chains; c++)
         for (size_t i = 0; i < f->tasks; i++) {
-            sum += a->chain[c].routed[i] / (double)(f->tasks * a->chains);
+            sum += a->chain[c].routed[(f->tasks - 1) * f->tasks + i] / (double)(f->tasks * a->chains);
             for (size_t j = 0; j < f->tasks; j++) {
                 all += (double)a->chain[c].confusion[i * f->tasks + j];
                 right += i == j ? (double)a->chain[c].confusion[i * f->tasks + j] : 0;

@@ -141,7 +141,7 @@ static void setup(bench *b, int64_t span, int64_t D)
     chunk[chunks] = group[1] = T;
     group_chunk[1] = (int32_t)chunks;
     b->rows = (tm_rows){T, 1, chunks, position, example, chunk, group, group_chunk, false};
-    b->spans = (tm_spans){spans, query, query, keys, false};
+    b->spans = (tm_spans){spans, query, query, keys, 0};
     b->a = (tm_attention){H, K, (int32_t)D, 1 / sqrtf((float)D), 0, 0};
     tm_tensor *wide[] = {&b->x, &b->y, &b->z}, *heads[] = {&b->q, &b->out, &b->dq}, *kv[] = {&b->k, &b->v, &b->dk, &b->dv};
     for (int i = 0; i < 3; i++)

@@ -283,7 +283,7 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
         TM_TRY(tm_order_create(job->data, job->entries, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
-        job->run.steps = r->steps;
+        job->run.steps = r->method == TM_METHOD_NONE ? 0 : r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
         r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
     if (r->warmup_steps == 0)
@@ -411,6 +411,13 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     return TM_OK;
 }
 
+/* What a run starts from is not written over: verify, and the same command behind a kill, read it again. */
+static tm_status check_out(const tm_recipe *r, tm_error *err)
+{
+    const char *from = tm_tuning_from(r), *what = tm_path_same(r->out, r->model) ? "model" : from && tm_path_same(r->out, from) ? "adapter that it starts from" : NULL;
+    return what ? tm_fail(err, TM_RECIPE, "out: %s is the folder of the %s, which the result would be written over; choose another out", r->out, what) : TM_OK;
+}
+
 static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
 {
     tm_recipe *r = job->recipe;
@@ -433,6 +440,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     run->order = &job->order;
     run->add_hooks = depth == TM_JOB_EVAL ? NULL : tm_keep_add;
     if (depth == TM_JOB_TRAIN) {
+        TM_TRY(check_out(r, err));
         TM_TRY(tm_run_folder_open(r->out, &job->folder, err));
         job->folder_list = &job->folder;
         run->folder = &job->folder_list;

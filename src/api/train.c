@@ -283,6 +283,8 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     tm_status st = TM_OK;
     tm_sha256 result = {""};
     TM_TRY(warn_about_recipe(job, t, err));
+    for (int64_t i = 0; w->callbacks->note && i < t->tuning.notes.count; i++)
+        w->callbacks->note(w->callbacks->context, t->tuning.notes.item[i]);
     TM_TRY(tm_trainer_start(t, err));
     TM_TRY(write_run_json(job, t, "running", "", "", err));
     w->first_step = t->step;

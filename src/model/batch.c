@@ -145,7 +145,8 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
     b->rows.replicas = b->replicas;
     b->rows.chunks = chunks;
     b->spans.n = count;
-    b->rows.single = b->spans.single = b->cached && b->single;
+    b->rows.single = b->cached && b->single;
+    b->spans.single = b->rows.single ? b->cache_tokens : 0;
     if (b->fixed)
         fill_shape(b, count, (int32_t *const[]){table_row, prompt_row, replica_row}, ids, position, index, chunk, query, key, keys);
 }

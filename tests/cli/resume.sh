@@ -36,4 +36,8 @@ printf 'more' >> "$dir/dev.txt"
 expect "not with another evaluation" 2 "$dir/dev.txt is not what it was" $short out="$dir/here"
 head -c 3000 data/demo/shakespeare-dev.txt > "$dir/dev.txt"
 expect "another recipe is named by its key" 2 'another run: eval.0.limit is 1, the run there has 0; choose' $short out="$dir/here" eval.0.limit=1
+cp -r $model "$dir/model"
+expect "a result does not go over its model" 2 'out: .*model/\. is the folder of the model' $short model="$dir/model" out="$dir/model/." method=full
+cp -r "$dir/there" "$dir/first"
+expect "nor over the adapter that it continues" 2 'first is the folder of the adapter that it starts from' $short lora.init="$dir/first" out="$dir/first"
 exit $code

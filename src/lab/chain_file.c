@@ -24,7 +24,7 @@ static tm_status put_recipe(const tm_lab_task_chain *c, tm_recipe *recipe, tm_bu
     free(recipe->cache);
     recipe->out = recipe->cache = NULL;
     recipe->threads = 0;
-    TM_TRY(tm_recipe_to_json(recipe, out, c->r->err));
+    TM_TRY(tm_recipe_changes(recipe, out, c->r->err));
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (paths[i]) {
             TM_TRY(tm_lab_hash(c->r, paths[i], &hash));

@@ -164,18 +164,25 @@ static tm_status importances(void *context, tm_recipe *recipe, const char *out, 
     return st;
 }
 
-/* results.json, and what is said about it. */
+static tm_status write_text(const char *dir, const char *name, const tm_buf *text, tm_error *err)
+{
+    char *path = tm_path_join(dir, name, err);
+    tm_status st = path ? tm_file_write(path, text->data, text->size, err) : TM_NO_MEMORY;
+    free(path);
+    return st;
+}
+
+/* results.json and summary.json, and what is said about them. */
 static tm_status write_results(const tm_sequence_file *file, const tm_sequence_result *result, const char *out, bool json, char **text, tm_error *err)
 {
-    tm_buf results = {0}, table = {0};
+    tm_buf results = {0}, summary = {0}, table = {0};
     tm_analysis analysis = {0};
-    tm_status st = TM_OK;
-    char *path = tm_path_join(out, "results.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
+    tm_status st;
     TM_GO(tm_analysis_of(file, result, &analysis, err));
-    TM_GO(tm_sequence_results(file, result, &analysis, &results, err));
-    TM_GO(tm_file_write(path, results.data, results.size, err));
+    TM_GO(tm_sequence_results(file, result, &analysis, true, &summary, err));
+    TM_GO(write_text(out, "summary.json", &summary, err));
+    TM_GO(tm_sequence_results(file, result, &analysis, false, &results, err));
+    TM_GO(write_text(out, "results.json", &results, err));
     TM_GO(tm_sequence_report_write(out, err));
     TM_GO(tm_sequence_table(file, result, &analysis, &table, err));
     tm_buf *given = json ? &results : &table;
@@ -184,8 +191,8 @@ static tm_status write_results(const tm_sequence_file *file, const tm_sequence_r
 out:
     tm_analysis_deinit(&analysis);
     tm_buf_deinit(&results);
+    tm_buf_deinit(&summary);
     tm_buf_deinit(&table);
-    free(path);
     return st;
 }
 

@@ -226,18 +226,56 @@ static tm_status run_joint(const tm_lab_task_chain *c, tm_lab_state *state)
     return st;
 }
 
-/* The same at the end without task ids, by the file's tasks. */
-static tm_status route(const tm_lab_task_chain *c, const tm_lab_state *modules, double *scores, int64_t *confusion)
+/* What the router is asked: every set of tasks that is known at some time in some order, and what came of each. */
+typedef struct routed {
+    uint64_t *known; /* [sets] */
+    size_t sets;
+    double *scores;     /* [sets, T], by the file's tasks, as is what follows */
+    int64_t *confusion; /* [sets, T, T] */
+} routed;
+
+/* The tasks that are known after the k-th of an order, as bits. */
+static uint64_t known_after(const int32_t *order, size_t k)
 {
-    char *folder;
-    TM_TRY(tm_lab_chain_folder(c, false, NULL, &folder));
-    tm_status st = tm_lab_route(c->r, modules, folder, scores, confusion);
-    free(folder);
-    return st;
+    uint64_t known = 0;
+    for (size_t i = 0; i <= k; i++)
+        known |= UINT64_C(1) << order[i];
+    return known;
+}
+
+static size_t set_of(const routed *to, uint64_t known)
+{
+    size_t s = 0;
+    while (s < to->sets && to->known[s] != known)
+        s++;
+    return s;
+}
+
+/* Scores without task ids. */
+static tm_status route(const tm_lab_task_chain *c, const tm_lab_state *modules, routed *to)
+{
+    size_t T = tasks_of(c);
+    TM_TRY(TM_NEW(&to->known, c->orders * T, c->r->err));
+    for (size_t o = 0; o < c->orders; o++)
+        for (size_t k = 0; k < T; k++) {
+            uint64_t known = known_after(order_of(c) + o * T, k);
+            if (set_of(to, known) == to->sets)
+                to->known[to->sets++] = known;
+        }
+    TM_TRY(TM_NEW(&to->scores, to->sets * T, c->r->err));
+    TM_TRY(TM_NEW(&to->confusion, to->sets * T * T, c->r->err));
+    return tm_lab_route(c->r, modules, to->known, to->sets, to->scores, to->confusion);
+}
+
+static void routed_deinit(routed *to)
+{
+    free(to->known);
+    free(to->scores);
+    free(to->confusion);
 }
 
 /* The chain of one order, from scores [T, T] of every module (rows) on every test, and those of the router. */
-static tm_status put_modules(const tm_lab_task_chain *c, const double *module, const double *routed, const int64_t *confusion)
+static tm_status put_modules(const tm_lab_task_chain *c, const double *module, const routed *from)
 {
     size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
     const int32_t *order = order_of(c);
@@ -249,12 +287,16 @@ static tm_status put_modules(const tm_lab_task_chain *c, const double *module, c
     }
     if (c->select)
         return TM_OK;
-    TM_TRY(TM_NEW(&c->out->routed, T, c->r->err));
+    TM_TRY(TM_NEW(&c->out->routed, T * T, c->r->err));
     TM_TRY(TM_NEW(&c->out->confusion, T * T, c->r->err));
-    for (size_t i = 0; i < T; i++) {
-        c->out->routed[i] = routed[order[i]];
-        for (size_t j = 0; j < T; j++)
-            c->out->confusion[i * T + j] = confusion[(size_t)order[i] * T + (size_t)order[j]];
+    for (size_t k = 0; k < T; k++) {
+        size_t s = set_of(from, known_after(order, k));
+        for (size_t j = 0; j < T; j++) {
+            c->out->routed[k * T + j] = from->scores[s * T + (size_t)order[j]];
+            if (k + 1 == T)
+                for (size_t i = 0; i < T; i++)
+                    c->out->confusion[i * T + j] = from->confusion[(s * T + (size_t)order[i]) * T + (size_t)order[j]];
+        }
     }
     return TM_OK;
 }
@@ -272,11 +314,10 @@ static tm_status run_separate(const tm_lab_task_chain *c, const tm_lab_state *st
 {
     size_t T = tasks_of(c);
     tm_lab_state modules[TM_LAB_MOST_TASKS] = {0}; /* by the file's tasks, as is all here */
-    double *scores = NULL, routed[TM_LAB_MOST_TASKS];
-    int64_t *confusion = NULL;
+    double *scores = NULL;
+    routed by_prompt = {0};
     tm_status st;
     TM_GO(TM_NEW(&scores, T * T, c->r->err));
-    TM_GO(TM_NEW(&confusion, T * T, c->r->err));
     for (size_t k = 0; k < T; k++) {
         tm_names settings = {0};
         char *folder = NULL;
@@ -293,16 +334,16 @@ static tm_status run_separate(const tm_lab_task_chain *c, const tm_lab_state *st
         TM_GO(st);
     }
     if (!c->select)
-        TM_GO(route(c, modules, routed, confusion));
+        TM_GO(route(c, modules, &by_prompt));
     for (size_t i = 0; i < c->orders; i++) {
         tm_lab_task_chain one = in_order(c, i);
-        TM_GO(put_modules(&one, scores, routed, confusion));
+        TM_GO(put_modules(&one, scores, &by_prompt));
     }
 out:
     for (size_t k = 0; k < T; k++)
         tm_lab_state_deinit(&modules[k]);
     free(scores);
-    free(confusion);
+    routed_deinit(&by_prompt);
     return st;
 }
 
@@ -369,14 +410,22 @@ static tm_status make(const tm_lab_task_chain *c)
     return st;
 }
 
+static tm_status begin_all(const tm_lab_task_chain *c)
+{
+    tm_status st = TM_OK;
+    for (size_t i = 0; i < c->orders && st == TM_OK; i++) {
+        tm_lab_task_chain one = in_order(c, i);
+        tm_lab_chain_deinit(one.out);
+        st = begin(&one);
+    }
+    return st;
+}
+
 tm_status tm_lab_chain_run(const tm_lab_task_chain *c)
 {
     bool trains = c->arm->kind != TM_ARM_FROZEN, there = false;
     tm_sha256 key;
-    for (size_t i = 0; i < c->orders; i++) {
-        tm_lab_task_chain one = in_order(c, i);
-        TM_TRY(begin(&one));
-    }
+    TM_TRY(begin_all(c));
     if (trains) {
         TM_TRY(tm_lab_chain_key(c, &key));
         TM_TRY(tm_lab_chain_read(c, &key, &there));
@@ -384,6 +433,7 @@ tm_status tm_lab_chain_run(const tm_lab_task_chain *c)
     if (there)
         tm_lab_advance(c->r, tm_lab_chain_trainings(c->r->file, c->arm));
     else {
+        TM_TRY(begin_all(c)); /* a file that is not whole may have left something */
         TM_TRY(make(c));
         TM_TRY(trains ? tm_lab_chain_write(c, &key) : TM_OK);
     }

@@ -34,8 +34,8 @@ void tm_lab_chain_deinit(tm_lab_chain *chain);
 
 /* chain_file.c. A hash of all that the figures depend on: recipes, the contents of all files they name, the start model, device, order. */
 tm_status tm_lab_chain_key(const tm_lab_task_chain *chain, tm_sha256 *out) TM_MUST_CHECK;
-/* *there: chain.json of this key was read into the chains, whose arrays are there and as they were when it was not. Where run folders are dropped, one of another
- * key is refused: what it stands for could not be had again. */
+/* *there: chain.json of this key was read into the chains, whose arrays R and P are there; what is not whole counts as not there. Where run folders are dropped,
+ * one of another key is refused: what it stands for could not be had again. */
 tm_status tm_lab_chain_read(const tm_lab_task_chain *chain, const tm_sha256 *key, bool *there) TM_MUST_CHECK;
 tm_status tm_lab_chain_write(const tm_lab_task_chain *chain, const tm_sha256 *key) TM_MUST_CHECK;
 /* Removes the run folders that the file's `runs` lets go. Nothing but files of the names that a run writes: what else lies there stays, and its folder. */

@@ -24,7 +24,7 @@ static tm_status put_recipe(const tm_lab_task_chain *c, tm_recipe *recipe, tm_bu
     free(recipe->cache);
     recipe->out = recipe->cache = NULL;
     recipe->threads = 0;
-    TM_TRY(tm_recipe_to_json(recipe, out, c->r->err));
+    TM_TRY(tm_recipe_changes(recipe, out, c->r->err));
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
         if (paths[i]) {
             TM_TRY(tm_lab_hash(c->r, paths[i], &hash));
@@ -121,7 +121,7 @@ tm_status tm_lab_chain_write(const tm_lab_task_chain *c, const tm_sha256 *key)
         put_numbers(&text, "R", chain->r, (T + 1) * T);
         put_numbers(&text, "P", chain->probe, (T + 1) * probes);
         if (chain->routed) {
-            put_numbers(&text, "routed", chain->routed, T);
+            put_numbers(&text, "routed", chain->routed, T * T);
             tm_buf_text(&text, ", \"confusion\": [");
             for (size_t k = 0; k < T * T; k++)
                 tm_buf_printf(&text, "%s%lld", k ? ", " : "", (long long)chain->confusion[k]);
@@ -155,24 +155,25 @@ static bool take_routing(const json_t *json, size_t T, double *routed, int64_t *
     const json_t *list = json_object_get(json, "confusion");
     for (size_t i = 0; i < T * T; i++)
         confusion[i] = json_integer_value(json_array_get(list, i));
-    return json_array_size(list) == T * T && take_numbers(json_object_get(json, "routed"), routed, T);
+    return json_array_size(list) == T * T && take_numbers(json_object_get(json, "routed"), routed, T * T);
 }
 
-static tm_status take_chains(const tm_lab_task_chain *c, const json_t *list, const char *path)
+static tm_status take_chains(const tm_lab_task_chain *c, const json_t *list, bool *whole)
 {
     size_t T = c->r->file->tasks, probes = (size_t)c->r->file->probe_name.count;
-    bool whole = json_array_size(list) == c->orders, routed = tm_lab_is_separate(c->arm) && !c->select;
-    for (size_t i = 0; whole && i < c->orders; i++) {
+    bool routed = tm_lab_is_separate(c->arm) && !c->select;
+    *whole = json_array_size(list) == c->orders;
+    for (size_t i = 0; *whole && i < c->orders; i++) {
         const json_t *json = json_array_get(list, i);
         tm_lab_chain *chain = &c->out[i * c->stride];
-        whole = take_numbers(json_object_get(json, "R"), chain->r, (T + 1) * T) && take_numbers(json_object_get(json, "P"), chain->probe, (T + 1) * probes);
-        if (whole && routed) {
-            TM_TRY(TM_NEW(&chain->routed, T, c->r->err));
+        *whole = take_numbers(json_object_get(json, "R"), chain->r, (T + 1) * T) && take_numbers(json_object_get(json, "P"), chain->probe, (T + 1) * probes);
+        if (*whole && routed) {
+            TM_TRY(TM_NEW(&chain->routed, T * T, c->r->err));
             TM_TRY(TM_NEW(&chain->confusion, T * T, c->r->err));
-            whole = take_routing(json, T, chain->routed, chain->confusion);
+            *whole = take_routing(json, T, chain->routed, chain->confusion);
         }
     }
-    return whole ? TM_OK : tm_fail(c->r->err, TM_INPUT, "%s: is damaged: expected R and P of %zu chains; remove it and the chain is run again", path, c->orders);
+    return TM_OK;
 }
 
 tm_status tm_lab_chain_read(const tm_lab_task_chain *c, const tm_sha256 *key, bool *there)
@@ -187,7 +188,7 @@ tm_status tm_lab_chain_read(const tm_lab_task_chain *c, const tm_sha256 *key, bo
     const char *was = json_string_value(json_object_get(json, "key"));
     *there = was && strcmp(was, key->hex) == 0;
     if (st == TM_OK && *there)
-        st = take_chains(c, json_object_get(json, "chains"), path);
+        st = take_chains(c, json_object_get(json, "chains"), there);
     else if (st == TM_OK && json && c->r->file->runs != TM_RUNS_KEEP)
         st = tm_fail(c->r->err, TM_LOCKED, "%s: is of another sequence, of other data or another device, and its runs are gone; choose another out, or remove the file", path);
     json_decref(json);

@@ -17,6 +17,8 @@
 typedef struct tm_lab_routing {
     size_t tasks;
     const size_t *entries;
+    const uint64_t *known; /* [sets]: the tasks that are learned, by bits; prompts of all tasks go to their modules */
+    size_t sets;
     tm_status (*recipe_of)(const void *owner, size_t module, tm_recipe **out, tm_error *err);
     const void *owner;
 } tm_lab_routing;
@@ -42,8 +44,8 @@ typedef struct tm_lab_calls {
     tm_status (*rows)(void *context, tm_recipe *recipe, const char *out, tm_error *err);
     /* Importances of the recipe's data (keep.ewc), to a file; add: older ones that they are added to, NULL: none. */
     tm_status (*importances)(void *context, tm_recipe *recipe, const char *out, const char *add, tm_error *err);
-    /* scores [tasks] of the tests when a router chooses the module of every prompt (NaN: the metric is no mean over prompts), and how often
-     * it chose which: confusion [tasks of the prompts, modules], zeroed before. */
+    /* scores [sets, tasks] of the tests when a router chooses the module of every prompt (NaN: the metric is no mean over prompts), and how often
+     * it chose which: confusion [sets, tasks of the prompts, modules], zeroed before. */
     tm_status (*route)(void *context, const tm_lab_routing *routing, double *scores, int64_t *confusion, tm_error *err);
     /* The last four may be NULL. */
     void (*note)(void *context, const char *text);
@@ -59,8 +61,8 @@ typedef struct tm_lab_chain {
     double *r;                /* [tasks + 1, tasks], by the order's places; NaN: not measured */
     double *probe;            /* [tasks + 1, probes] */
     tm_sequence_metrics metrics;
-    double *routed;           /* separate modules: [tasks] at the end, chosen by a router; NULL: not asked */
-    int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module */
+    double *routed;           /* separate modules, chosen by a router: [tasks, tasks], as R from row 1 on; NULL: not asked */
+    int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module, at the end */
 } tm_lab_chain;
 
 typedef struct tm_lab_config { /* of a grid, on validation sets: means over its chains */

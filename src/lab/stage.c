@@ -312,81 +312,12 @@ static tm_status module_recipe(const void *owner, size_t module, tm_recipe **out
     return st;
 }
 
-/* Of all modules and the tests. */
-static tm_status routing_key(const modules *m, tm_sha256 *key)
-{
-    const tm_lab_runner *r = m->r;
-    tm_buf text = {0};
-    tm_recipe *recipe = NULL;
-    tm_status st = TM_OK;
-    for (size_t t = 0; t < r->file->tasks && st == TM_OK; t++) {
-        st = module_recipe(m, t, &recipe, r->err);
-        if (st == TM_OK)
-            st = evaluation_key(m->r, &m->state[t], recipe, key);
-        tm_buf_printf(&text, "%s\n", st == TM_OK ? key->hex : "");
-        tm_recipe_destroy(recipe);
-        recipe = NULL;
-    }
-    if (st == TM_OK)
-        st = tm_buf_check(&text, r->err);
-    if (st == TM_OK)
-        st = tm_sha256_bytes(text.data, text.size, key, r->err);
-    tm_buf_deinit(&text);
-    return st;
-}
-
-static bool stored_routing(const char *path, size_t tasks, const tm_sha256 *key, double *scores, int64_t *confusion)
-{
-    json_t *json = NULL;
-    tm_error ignored;
-    if (!tm_path_exists(path) || tm_json_read(path, &json, &ignored) != TM_OK)
-        return false;
-    const char *was = json_string_value(json_object_get(json, "key"));
-    const json_t *s = json_object_get(json, "scores"), *c = json_object_get(json, "confusion");
-    bool same = was && strcmp(was, key->hex) == 0 && json_array_size(s) == tasks && json_array_size(c) == tasks * tasks;
-    for (size_t i = 0; same && i < tasks; i++)
-        scores[i] = json_is_number(json_array_get(s, i)) ? json_number_value(json_array_get(s, i)) : NAN;
-    for (size_t i = 0; same && i < tasks * tasks; i++)
-        confusion[i] = json_integer_value(json_array_get(c, i));
-    json_decref(json);
-    return same;
-}
-
-static tm_status store_routing(const char *path, size_t tasks, const tm_sha256 *key, const double *scores, const int64_t *confusion, tm_error *err)
-{
-    tm_buf text = {0};
-    tm_buf_printf(&text, "{\"key\": \"%s\", \"scores\": [", key->hex);
-    for (size_t i = 0; i < tasks; i++) {
-        tm_buf_text(&text, i ? ", " : "");
-        tm_json_put_number(&text, scores[i]);
-    }
-    tm_buf_text(&text, "], \"confusion\": [");
-    for (size_t i = 0; i < tasks * tasks; i++)
-        tm_buf_printf(&text, "%s%lld", i ? ", " : "", (long long)confusion[i]);
-    tm_buf_text(&text, "]}\n");
-    tm_status st = tm_buf_check(&text, err);
-    if (st == TM_OK)
-        st = tm_file_write(path, text.data, text.size, err);
-    tm_buf_deinit(&text);
-    return st;
-}
-
-tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *state, const char *folder, double *scores, int64_t *confusion)
+tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *state, const uint64_t *known, size_t sets, double *scores, int64_t *confusion)
 {
     modules m = {r, state};
     size_t tasks = r->file->tasks, entries[TM_LAB_MOST_TASKS];
-    tm_lab_routing routing = {tasks, entries, module_recipe, &m};
-    tm_sha256 key;
     for (size_t t = 0; t < tasks; t++)
         entries[t] = tm_sequence_entries(r->file, t);
-    char *path = tm_path_join(folder, "routed.json", r->err);
-    tm_status st = path ? routing_key(&m, &key) : TM_NO_MEMORY;
-    if (st == TM_OK && !stored_routing(path, tasks, &key, scores, confusion)) {
-        memset(confusion, 0, tasks * tasks * sizeof *confusion);
-        st = r->calls->route(r->calls->context, &routing, scores, confusion, r->err);
-        if (st == TM_OK)
-            st = store_routing(path, tasks, &key, scores, confusion, r->err);
-    }
-    free(path);
-    return st;
+    tm_lab_routing routing = {.tasks = tasks, .entries = entries, .known = known, .sets = sets, .recipe_of = module_recipe, .owner = &m};
+    return r->calls->route(r->calls->context, &routing, scores, confusion, r->err);
 }

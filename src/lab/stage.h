@@ -63,8 +63,7 @@ tm_status tm_lab_merge(tm_lab_runner *r, tm_lab_state *state) TM_MUST_CHECK;
  * rehearses anyway; below OUT/previous. Adds keep.replay to settings; nothing when there is nothing to rehearse. */
 tm_status tm_lab_rehearse(tm_lab_runner *r, const tm_lab_arm *arm, const int32_t *tasks, size_t count, tm_names *settings) TM_MUST_CHECK;
 
-/* Scores of the tests when a router chooses among the modules [tasks of the file], and its confusions (tm_lab_calls.route); from
- * folder/routed.json where they were measured before. */
-tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *modules, const char *folder, double *scores, int64_t *confusion) TM_MUST_CHECK;
+/* Scores of the tests when a router chooses among the modules of known[sets] of all [tasks of the file], and its confusions (tm_lab_calls.route). */
+tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *modules, const uint64_t *known, size_t sets, double *scores, int64_t *confusion) TM_MUST_CHECK;
 
 #endif

@@ -49,8 +49,8 @@ static void drop_keeping(tm_recipe *r)
     r->generate_samples = 0;
     r->ewc_lambda = r->l2sp_lambda = r->kl_beta = r->der_alpha = r->stm_threshold = r->stm_fraction = 0;
     r->average_kind = 0;
-    free(r->replay_path);
-    r->replay_path = NULL;
+    free(r->replay.path);
+    r->replay.path = NULL;
 }
 
 /* --- Looking --- */
@@ -123,7 +123,7 @@ static tm_status look_at_data(const tm_advise_request *r, base *b, tm_error *err
     tm_job job;
     tm_situation *s = &b->seen;
     TM_TRY(load(r, b->folder, untouched, 1, &recipe, err));
-    bool old_data = recipe->replay_path != NULL, probes = recipe->probe_count > 0;
+    bool old_data = recipe->replay.path != NULL, probes = recipe->probe_count > 0;
     drop_keeping(recipe);
     if (!recipe->data_count) {
         tm_recipe_destroy(recipe);
@@ -213,7 +213,7 @@ static void put_recipe(const tm_recipe *r, const base *b, const tm_counsel *c, t
         tm_json_put_string(out, r->data[i].path);
         tm_buf_char(out, '\n');
     }
-    put_settings(c, r->replay_path, out);
+    put_settings(c, r->replay.path, out);
 }
 
 static void put_nats(tm_buf *out, double value) { tm_buf_printf(out, isnan(value) ? "not measured" : "%.2f nats", value); }

@@ -4,6 +4,7 @@
 #include "api/route.h"
 
 #include "api/job.h"
+#include "api/laboratory.h"
 #include "base/json.h"
 #include "train/score.h"
 #include "tune/router.h"
@@ -163,7 +164,7 @@ static tm_status add_items(const chooser *c, int64_t set, int32_t module, const 
     return TM_OK;
 }
 
-static tm_status score_module(const chooser *c, const tm_lab_routing *r, size_t module, tally *tallies, tm_error *err)
+static tm_status score_module(const tm_laboratory *lab, const chooser *c, const tm_lab_routing *r, size_t module, tally *tallies, tm_error *err)
 {
     tm_recipe *recipe;
     tm_buf items[TM_LAB_MOST_TASKS] = {0};
@@ -171,6 +172,8 @@ static tm_status score_module(const chooser *c, const tm_lab_routing *r, size_t 
     tm_status st = TM_NEW(&scores, r->tasks, err);
     if (st == TM_OK)
         st = r->recipe_of(r->owner, module, &recipe, err);
+    if (st == TM_OK)
+        tm_laboratory_threads(lab, recipe);
     if (st == TM_OK)
         st = tm_evaluate_recipe(recipe, scores, items, err);
     for (size_t s = 0; s < r->tasks; s++) {
@@ -184,12 +187,12 @@ static tm_status score_module(const chooser *c, const tm_lab_routing *r, size_t 
 
 tm_status tm_route_modules(void *context, const tm_lab_routing *r, double *scores, int64_t *confusion, tm_error *err)
 {
-    (void)context;
     chooser c = {0};
     tally tallies[TM_LAB_MOST_TASKS] = {{0, 0}};
     tm_recipe *recipe;
     tm_status st;
     TM_TRY(r->recipe_of(r->owner, r->tasks, &recipe, err));
+    tm_laboratory_threads(context, recipe);
     TM_TRY(tm_job_open(recipe, TM_JOB_EVAL, &c.job, err));
     TM_GO(chooser_open(&c, err));
     TM_GO(learn(&c, r->entries, r->tasks, err));
@@ -198,7 +201,7 @@ tm_status tm_route_modules(void *context, const tm_lab_routing *r, double *score
         for (int64_t i = 0; i < c.job.evals[s].examples; i++)
             confusion[s * r->tasks + (size_t)c.choice[s][i]]++;
     for (size_t m = 0; m < r->tasks; m++)
-        TM_GO(score_module(&c, r, m, tallies, err));
+        TM_GO(score_module(context, &c, r, m, tallies, err));
     for (size_t s = 0; s < r->tasks; s++)
         scores[s] = tallies[s].weight > 0 ? tallies[s].sum / tallies[s].weight : NAN;
 out:

@@ -289,6 +289,15 @@ tm_status tm_recipe_to_yaml(const tm_recipe *recipe, bool comments, tm_buf *out,
     return tm_buf_check(out, err);
 }
 
+tm_status tm_data_entry_to_json(const tm_data_entry *entry, tm_buf *out, tm_error *err)
+{
+    writer w = {.out = out, .depth = 1, .first = true};
+    tm_buf_char(out, '{');
+    put_rows(&w, &tm_option_tables[TM_TABLE_DATA], entry);
+    tm_buf_text(out, "\n}");
+    return tm_buf_check(out, err);
+}
+
 /* --- docs/recipe.md --- */
 
 /* A cell of a Markdown table: bars would end it. */

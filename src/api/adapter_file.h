@@ -27,6 +27,7 @@ typedef struct tm_adapter_file {
     tm_adapter_saved *saved;
     int64_t saveds;
     size_t saved_capacity;
+    bool tied;             /* a whole model (merge_model.c) whose head is its embedding */
 } tm_adapter_file;
 
 tm_status tm_adapter_file_open(const char *dir, tm_adapter_file *out, tm_error *err) TM_MUST_CHECK;

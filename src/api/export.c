@@ -388,7 +388,7 @@ static char *beside(const char *path, const char *end, tm_error *err)
 static tm_status merge_first(exporting *e, tm_error *err)
 {
     const tm_export_request *r = e->request;
-    tm_merge_source source = {r->adapter, 1};
+    tm_merge_source source = {.path = r->adapter, .scale = 1};
     char *text;
     e->merged = beside(r->gguf, ".merged", err);
     if (!e->merged)

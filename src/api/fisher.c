@@ -37,19 +37,18 @@ static bool beneath(const tm_recipe *r) { return r->method == TM_METHOD_LORA && 
 static tm_status load_old(measuring *m, tm_error *err)
 {
     const tm_recipe *r = m->job->recipe;
-    if (!r->ewc_path) {
+    if (!r->ewc.path) {
         m->run.data = m->job->data;
         return m->run.data ? TM_OK : tm_fail(err, TM_RECIPE, "keep.ewc.path: importances are measured on old data: give its path, or data");
     }
     tm_pool *pool = NULL;
-    tm_data_entry entry = {.path = r->ewc_path, .weight = 1};
     int64_t vocab, seq;
     TM_TRY(tm_job_longest(r, &vocab, &seq, err));
     if (!m->job->tokenizer && tm_tokenizer_is_in(r->model))
         TM_TRY(tm_tokenizer_open(r->model, &m->tokenizer, err));
     tm_data_settings settings = tm_job_data_settings(r, m->job->tokenizer ? m->job->tokenizer : m->tokenizer, vocab, m->job->cache);
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
-    tm_status st = tm_dataset_load(&entry, 1, &settings, pool, &m->own, err);
+    tm_status st = tm_dataset_load(&r->ewc, 1, &settings, pool, &m->own, err);
     tm_pool_destroy(pool);
     m->run.data = m->own;
     return st;
@@ -60,9 +59,8 @@ static tm_status choose_examples(measuring *m, tm_error *err)
 {
     static const double none[TM_REHEARSALS]; /* of the job's data, not what is rehearsed */
     const tm_recipe *r = &m->recipe;
-    bool path = r->ewc_importance == TM_IMPORTANCE_PATH;
-    tm_order_settings settings = {.seed = m->job->seeds.subset, .mix = r->mix, .shuffle = true, .batch = path ? r->batch : 1, .batch_tokens = path ? r->batch_tokens : 0,
-                                  .accumulate = path ? r->accumulate : 1, .epochs = 1, .rehearsal = none, .rehearsals = m->own ? 0 : m->job->rehearsal.count};
+    tm_order_settings settings = {.seed = m->job->seeds.subset, .mix = r->mix, .shuffle = true, .batch = r->batch, .batch_tokens = r->batch_tokens,
+                                  .accumulate = r->accumulate, .epochs = 1, .rehearsal = none, .rehearsals = m->own ? 0 : m->job->rehearsal.count};
     TM_TRY(tm_order_create(m->run.data, NULL, &settings, &m->order, err));
     m->facts.samples = 0;
     for (m->run.steps = 0; m->run.steps < tm_order_steps(m->order) && m->facts.samples < r->ewc_samples; m->run.steps++) {
@@ -145,12 +143,15 @@ static void adapt_recipe(measuring *m)
     tm_recipe *r = &m->recipe;
     *r = *m->job->recipe;
     r->eval_count = r->probe_count = 0;
+    bool path = r->ewc_importance == TM_IMPORTANCE_PATH;
     r->schedule = TM_SCHEDULE_CONSTANT;
     r->warmup_steps = 0;
     if (beneath(r))
         r->lr *= tm_method_beneath.auto_lr / tm_method_lora.auto_lr;
-    if (r->ewc_importance == TM_IMPORTANCE_PATH)
+    if (path)
         return;
+    r->batch = r->accumulate = 1;
+    r->batch_tokens = 0;
     r->optimizer = TM_OPTIM_SGD;
     r->momentum = 0;
     r->master = TM_MASTER_F32;
@@ -167,15 +168,15 @@ static tm_status open_measuring(measuring *m, tm_job *job, const tm_callbacks *c
     if (job->recipe->lora_registers.count)
         return tm_fail(err, TM_UNSUPPORTED, "keep.ewc: importances of registers are not measured; leave out lora.registers or keep.ewc");
     TM_TRY(load_old(m, err));
-    TM_TRY(choose_examples(m, err));
-    return gather_facts(m, err);
+    return choose_examples(m, err);
 }
 
-/* As the run itself is laid out and planned, for these examples. */
-static tm_status plan_measuring(measuring *m, tm_error *err)
+/* As the run itself is laid out and planned, for these examples; *all: their tokens. */
+static tm_status plan_measuring(measuring *m, int64_t *all, tm_error *err)
 {
     tm_layout asked = m->job->asked;
     int64_t longest = 0, tokens = 0;
+    *all = 0;
     for (int64_t s = 0; s < m->run.steps; s++) {
         const int64_t *examples;
         int64_t n, here = 0;
@@ -186,14 +187,15 @@ static tm_status plan_measuring(measuring *m, tm_error *err)
             here += rows;
         }
         tokens = here > tokens ? here : tokens;
+        *all += here;
     }
     asked.longest = asked.shortest = longest;
     asked.most = tokens;
-    TM_TRY(tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err));
-    if (m->recipe.precision == TM_PRECISION_F16 && m->recipe.ewc_importance == TM_IMPORTANCE_FISHER) {
-        asked.precision = TM_PRECISION_F32; /* single gradients, with nothing to adjust a loss's scale by */
-        TM_TRY(tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err));
-    }
+    return tm_layout_choose(&m->run, &m->recipe, &asked, &m->job->target, &m->plan, err);
+}
+
+static tm_status check_fit(const measuring *m, tm_error *err)
+{
     if (tm_target_fits(&m->job->target, m->plan.peak))
         return TM_OK;
     return tm_fail(err, TM_NO_FIT, "measuring importances needs %.2f GiB of memory, %.2f are available: fewer lora.target_modules, shorter train.seq, or keep.ewc.importances measured on a larger machine",
@@ -231,7 +233,9 @@ static tm_status put_summary(const char *path, const tm_importance_facts *f, dou
 static tm_status measure(measuring *m, const char *path, const char *old, double *mean, tm_error *err)
 {
     tm_trainer *trainer;
-    TM_TRY(plan_measuring(m, err));
+    int64_t tokens;
+    TM_TRY(plan_measuring(m, &tokens, err));
+    TM_TRY(check_fit(m, err));
     TM_TRY(tm_trainer_create(&m->run, m->job->device, m->plan.part, &trainer, err));
     tm_status st = tm_measure_run(trainer, err);
     if (st == TM_OK)
@@ -260,6 +264,7 @@ tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add,
     if (recipe->method == TM_METHOD_NONE)
         TM_GO(tm_fail(err, TM_RECIPE, "method: none trains nothing: importances are of what is trained"));
     TM_GO(open_measuring(&m, &job, callbacks, err));
+    TM_GO(gather_facts(&m, err));
     TM_GO(measure(&m, path, add, &mean, err));
     TM_GO(put_summary(path, &m.facts, mean, &out, err));
     *text = out.data;
@@ -315,9 +320,10 @@ tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_erro
         return TM_NO_MEMORY;
     job->run.importances = job->importances;
     if (!r->ewc_importances) {
-        if (!r->ewc_path)
+        if (!r->ewc.path)
             return tm_fail(err, TM_RECIPE, "keep.ewc.lambda: give keep.ewc.importances (temper fisher writes such a file), or old data in keep.ewc.path");
         TM_GO(open_measuring(&m, job, callbacks, err));
+        TM_GO(gather_facts(&m, err));
         if (!measured_before(job->importances, &m.facts)) {
             if (callbacks->note)
                 callbacks->note(callbacks->context, "measuring importances of old data (keep.ewc)");
@@ -329,4 +335,37 @@ tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_erro
 out:
     measuring_close(&m);
     return st;
+}
+
+/* --- In a plan --- */
+
+bool tm_job_measures(const tm_recipe *r) { return r->ewc_lambda > 0 && !r->ewc_importances && r->ewc.path && r->method != TM_METHOD_NONE; }
+
+struct tm_measuring {
+    measuring m;
+};
+
+tm_status tm_measuring_open(tm_job *job, tm_measuring **out, tm_error *err)
+{
+    TM_TRY(TM_NEW(out, 1, err));
+    tm_status st = open_measuring(&(*out)->m, job, NULL, err);
+    if (st == TM_OK)
+        return TM_OK;
+    tm_measuring_close(*out);
+    *out = NULL;
+    return st;
+}
+
+void tm_measuring_close(tm_measuring *m)
+{
+    if (m)
+        measuring_close(&m->m);
+    free(m);
+}
+
+tm_status tm_measuring_plan(tm_measuring *m, tm_memory_plan *plan, int64_t *tokens, tm_error *err)
+{
+    TM_TRY(plan_measuring(&m->m, tokens, err));
+    *plan = m->m.plan;
+    return check_fit(&m->m, err);
 }

@@ -76,6 +76,14 @@ tm_status tm_job_fits(tm_job *job, tm_advice *advice, int *count, tm_error *err)
  * that before. Before the trainer is created, since the memory is needed twice otherwise. */
 tm_status tm_job_importances(tm_job *job, const tm_callbacks *callbacks, tm_error *err) TM_MUST_CHECK;
 
+/* The same in a plan: whether a recipe has importances measured before its run; that measurement, its data loaded, and planned for the job's
+ * target of the moment: memory, a step, and the tokens of its examples. TM_NO_FIT with the plan there when it exceeds what the target has. */
+bool tm_job_measures(const tm_recipe *recipe);
+typedef struct tm_measuring tm_measuring;
+tm_status tm_measuring_open(tm_job *job, tm_measuring **out, tm_error *err) TM_MUST_CHECK;
+void tm_measuring_close(tm_measuring *measuring);
+tm_status tm_measuring_plan(tm_measuring *measuring, tm_memory_plan *plan, int64_t *tokens, tm_error *err) TM_MUST_CHECK;
+
 /* run.json of a job. result: sha256 of what was trained; "" while running. */
 tm_status tm_job_describe(const tm_job *job, const tm_trainer *trainer, const char *status, const char *model_hash, const char *result_hash, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 

@@ -1,8 +1,8 @@
-/* temper merge: adapters become part of the weights.
+/* temper merge: adapters become part of the weights, or whole models that came from the base do.
  *
  * 1. A tensor that nothing changes keeps its bytes; one that adapters change is computed when it is written
  *    (merge_tensor.c), so no second model stands in memory.
- * 2. Every tensor of every adapter must find its place, or nothing is written. The result is built aside
+ * 2. Every tensor of every source must find its place, or nothing is written. The result is built aside
  *    and moved into place when it is whole and its logits were looked at (merge_check.c). */
 #include "api/merge.h"
 
@@ -27,8 +27,7 @@ static const char *weight_of(const char *tensor, char *module, size_t size)
     return module;
 }
 
-/* What an adapter calls a tensor of the base, which files may call otherwise. */
-static const char *own_name(const tm_merge_work *m, const char *name, char *buffer, size_t size)
+const char *tm_merge_own_name(const tm_merge_work *m, const char *name, char *buffer, size_t size)
 {
     return m->known && tm_family_own(m->config.family, name, buffer, size) ? buffer : name;
 }
@@ -42,8 +41,10 @@ static const tm_st_tensor *find_embed(const tm_merge_work *m)
     return found;
 }
 
-/* What the adapters do to a tensor: list[source_count]; gives how many. Also counts what found its place. */
-static int64_t changes_of(tm_merge_work *m, const char *name, tm_merge_change *list)
+static bool same_bytes(const tm_st_tensor *a, const tm_st_tensor *b) { return a->dtype == b->dtype && a->count == b->count && memcmp(a->data, b->data, (size_t)a->bytes) == 0; }
+
+/* What the sources do to the tensor `from` of the base, called `name`: list[source_count]; gives how many. Also counts what found its place. */
+static int64_t changes_of(tm_merge_work *m, const char *name, const tm_st_tensor *from, tm_merge_change *list)
 {
     char module[512];
     int64_t count = 0;
@@ -56,24 +57,25 @@ static int64_t changes_of(tm_merge_work *m, const char *name, tm_merge_change *l
             if (strcmp(f->saved[k].name, name) == 0)
                 c.saved = f->saved[k].tensor;
         m->placed[i] += (c.module != NULL) + (c.saved != NULL);
-        if (c.module || c.saved)
+        if (c.module || (c.saved && !same_bytes(c.saved, from)))
             list[count++] = c;
     }
     return count;
 }
 
-static tm_status check_shape(const tm_merge_change *c, const tm_st_tensor *t, tm_error *err)
+static bool is_float(const tm_st_tensor *t) { return t->dtype == TM_F64 || t->dtype == TM_F32 || t->dtype == TM_F16 || t->dtype == TM_BF16; }
+
+static tm_status check_shape(const tm_merge_change *c, bool tuned, const tm_st_tensor *t, tm_error *err)
 {
-    bool float_type = t->dtype == TM_F64 || t->dtype == TM_F32 || t->dtype == TM_F16 || t->dtype == TM_BF16;
-    if (!float_type)
-        return tm_fail(err, TM_UNSUPPORTED,
-                       "tensor %s of the base is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name,
-                       tm_dtype_name(t->dtype));
+    const tm_st_tensor *stored = is_float(t) && c->saved ? c->saved : t;
+    if (!is_float(stored))
+        return tm_fail(err, TM_UNSUPPORTED, "tensor %s of %s is stored as %s: only F64, F32, F16 and BF16 can be changed", t->name,
+                       stored == t ? "the base" : "a source", tm_dtype_name(stored->dtype));
     if (c->module && c->saved && c->module->magnitude)
         return tm_fail(err, TM_INPUT, "tensor %s: the adapter both replaces it and adapts it with DoRA", t->name);
-    if (c->saved && c->saved->count != t->count)
-        return tm_fail(err, TM_INPUT, "tensor %s has %lld elements, the adapter's %s has %lld", t->name,
-                       (long long)t->count, c->saved->name, (long long)c->saved->count);
+    if (c->saved && (c->saved->count != t->count || c->saved->shape[0] != t->shape[0]))
+        return tm_fail(err, TM_INPUT, "tensor %s has %lld elements in %lld rows, the %s has %lld in %lld: another base model?", t->name, (long long)t->count,
+                       (long long)t->shape[0], tuned ? "tuned model's" : "adapter's", (long long)c->saved->count, (long long)c->saved->shape[0]);
     if (c->module && (t->ndim != 2 || t->shape[0] != c->module->delta.out || t->shape[1] != c->module->delta.in))
         return tm_fail(
             err, TM_INPUT,
@@ -94,7 +96,7 @@ static tm_status add_tensor(tm_merge_work *m, const char *name, const tm_st_tens
     *change = (tm_merge_tensor){.merge = m, .from = from};
     m->tensors++;
     for (int64_t i = 0; i < count; i++)
-        TM_TRY(check_shape(&list[i], from, err));
+        TM_TRY(check_shape(&list[i], m->request->sources[list[i].source].model, from, err));
     TM_TRY(TM_NEW(&change->list, count, err));
     for (int64_t i = 0; i < count; i++)
         if (list[i].scale != 0)
@@ -116,7 +118,12 @@ static tm_status add_head(tm_merge_work *m, tm_merge_change *list, tm_error *err
     const tm_st_tensor *embed = find_embed(m);
     if (!m->known || !m->config.tied || !embed || tm_safetensors_find(m->base, m->head))
         return TM_OK;
-    int64_t count = changes_of(m, m->head, list);
+    int64_t count = changes_of(m, m->head, embed, list);
+    bool tied = true; /* all sources are models that are tied as well: so is what they make */
+    for (size_t i = 0; i < m->request->source_count; i++)
+        tied &= m->adapter[i].tied;
+    if (tied)
+        return TM_OK;
     for (int64_t i = 0; i < m->tensors; i++)
         m->untied |= m->change[i].count && strcmp(m->tensor[i].name, embed->name) == 0;
     for (int64_t i = 0; i < count; i++)
@@ -136,7 +143,7 @@ static tm_status name_leftover(tm_merge_work *m, size_t source, tm_error *err)
             break;
     }
     return tm_fail(err, TM_INPUT, "%s: it changes %s, which %s does not have: another base model?",
-                   m->request->sources[source].adapter, name, m->request->model);
+                   m->request->sources[source].path, name, m->request->model);
 }
 
 static tm_status merge_tensors(tm_merge_work *m, tm_error *err)
@@ -151,7 +158,7 @@ static tm_status merge_tensors(tm_merge_work *m, tm_error *err)
     for (int64_t i = 0; i < count; i++) {
         const tm_st_tensor *from = tm_safetensors_at(m->base, i);
         char own[512];
-        int64_t changes = changes_of(m, own_name(m, from->name, own, sizeof own), list);
+        int64_t changes = changes_of(m, tm_merge_own_name(m, from->name, own, sizeof own), from, list);
         TM_GO(add_tensor(m, from->name, from, list, changes, err));
     }
     TM_GO(add_head(m, list, err));
@@ -237,7 +244,8 @@ static tm_status open_all(tm_merge_work *m, tm_error *err)
     TM_TRY(TM_NEW(&m->placed, r->source_count, err));
     TM_TRY(TM_NEW(&m->adapter, r->source_count, err));
     for (size_t i = 0; i < r->source_count; i++)
-        TM_TRY(tm_adapter_file_open(r->sources[i].adapter, &m->adapter[i], err));
+        TM_TRY(r->sources[i].model ? tm_merge_open_model(m, r->sources[i].path, &m->adapter[i], err)
+                                   : tm_adapter_file_open(r->sources[i].path, &m->adapter[i], err));
     return TM_OK;
 }
 
@@ -270,7 +278,7 @@ tm_status tm_merge(const tm_merge_request *request, char **text, tm_error *err)
     tm_status st = TM_OK;
     *text = NULL;
     if (request->source_count > TM_MERGE_MOST)
-        TM_GO(tm_fail(err, TM_USAGE, "%zu adapters: at most %d can be merged at once", request->source_count, TM_MERGE_MOST));
+        TM_GO(tm_fail(err, TM_USAGE, "%zu sources: at most %d can be merged at once", request->source_count, TM_MERGE_MOST));
     if (!(request->density >= 0 && request->density <= 1))
         TM_GO(tm_fail(err, TM_USAGE, "density %g: expected a share from 0 to 1", request->density));
     TM_GO(open_all(&m, err));

@@ -8,7 +8,7 @@
 
 struct tm_merge;
 
-typedef struct tm_merge_change { /* by one adapter on one tensor */
+typedef struct tm_merge_change { /* by one source on one tensor */
     const tm_adapter_module *module; /* or ... */
     const tm_st_tensor *saved;
     double scale;
@@ -41,6 +41,10 @@ typedef struct tm_merge {
     tm_buf text;
 } tm_merge_work;
 
+/* merge.c: what adapters call a tensor of a model, which files may call otherwise. */
+const char *tm_merge_own_name(const tm_merge_work *merge, const char *name, char *buffer, size_t size);
+/* merge_model.c: a whole model as an adapter; the caller closes it whatever the status. */
+tm_status tm_merge_open_model(const tm_merge_work *merge, const char *path, tm_adapter_file *out, tm_error *err) TM_MUST_CHECK;
 /* merge_tensor.c: for tm_st_tensor.give of a changed tensor (source: its tm_merge_tensor). */
 tm_status tm_merge_compute(const tm_st_tensor *tensor, void *to, tm_error *err) TM_MUST_CHECK;
 /* merge_check.c: a line of text for every comparison of logits. */

@@ -3,8 +3,8 @@
  *
  * With several adapters that are plain LoRA their sum is one adapter: its A are theirs above each other, its B theirs
  * side by side, scaled. It is written beside, used and removed, so the comparison goes through PEFT's layout and the
- * product of the model itself, not through what merged. What is no sum (TIES, DARE) has no such adapter: then the
- * logits say how far the result is from every adapter and from the base. */
+ * product of the model itself, not through what merged. What is no sum (TIES, DARE) has no such adapter, nor has a
+ * whole model: then the logits say how far the result is from each source and from the base. */
 #include "api/merge.h"
 
 #include "api/inference.h"
@@ -193,7 +193,7 @@ static tm_status against_sum(tm_merge_work *m, float *a, const float *merged, tm
 {
     const tm_merge_source *s = m->request->sources;
     if (m->request->source_count == 1) {
-        TM_TRY(logits_of(m, m->request->model, s->scale != 0 ? s->adapter : NULL, s->scale, a, err));
+        TM_TRY(logits_of(m, m->request->model, s->scale != 0 ? s->path : NULL, s->scale, a, err));
         put_difference(m, "the model with the adapter on", a, merged);
         return TM_OK;
     }
@@ -218,8 +218,9 @@ static tm_status against_each(tm_merge_work *m, float *a, const float *merged, t
     TM_TRY(logits_of(m, m->request->model, NULL, 0, a, err));
     put_difference(m, "the base", a, merged);
     for (size_t i = 0; i < m->request->source_count; i++) {
-        TM_TRY(logits_of(m, m->request->model, m->request->sources[i].adapter, 1, a, err));
-        snprintf(what, sizeof what, "%.250s alone", m->request->sources[i].adapter);
+        const tm_merge_source *s = &m->request->sources[i];
+        TM_TRY(logits_of(m, s->model ? s->path : m->request->model, s->model ? NULL : s->path, 1, a, err));
+        snprintf(what, sizeof what, "%.250s alone", s->path);
         put_difference(m, what, a, merged);
     }
     return TM_OK;
@@ -230,6 +231,8 @@ tm_status tm_merge_check(tm_merge_work *m, tm_error *err)
     float *a = NULL, *merged = NULL;
     tm_status st = TM_OK;
     bool sum = m->request->how == TM_MERGE_SUM;
+    for (size_t i = 0; i < m->request->source_count; i++)
+        sum &= !m->request->sources[i].model;
     const char *reason = !m->known ? "temper does not compute models of this family" : sum ? no_sum(m) : NULL;
     if (reason) {
         tm_buf_printf(&m->text, "logits were not compared: %s\n", reason);

@@ -1,5 +1,5 @@
 /* temper plan: memory and time before a run, on this machine or on a GPU that is not here. */
-#include "api/job.h"
+#include "api/phases.h"
 
 #include "base/json.h"
 #include "plan/gpus.h"
@@ -20,7 +20,18 @@ typedef struct outlook {
     int precision, recompute;
     int64_t recompute_layers;
     double tokens_per_s, tokens; /* NaN: unknown */
+    tm_phase before[TM_PHASES]; /* the training */
+    int phases;
+    int64_t peak;        /* of the training and of what is before it */
 } outlook;
+
+static double before_seconds(const outlook *o)
+{
+    double sum = 0;
+    for (int i = 0; i < o->phases; i++)
+        sum += o->before[i].seconds;
+    return sum;
+}
 
 static double run_tokens(const tm_job *job, const tm_plan_request *r)
 {
@@ -36,13 +47,23 @@ static int64_t again(const tm_job *job, const tm_memory_plan *plan)
     return r->recompute == TM_RECOMPUTE_FULL ? plan->layers : r->recompute == TM_RECOMPUTE_PARTIAL ? r->recompute_layers : 0;
 }
 
-static tm_status look(tm_job *job, const tm_plan_request *r, const tm_target *target, outlook *o, tm_error *err)
+static tm_status look(tm_job *job, tm_measuring *measuring, const tm_plan_request *r, const tm_target *target, outlook *o, tm_error *err)
 {
+    tm_error no_room;
+    tm_status misfit;
     TM_TRY(tm_job_plan_for(job, target, err));
     *o = (outlook){.target = *target, .plan = job->plan, .precision = job->recipe->precision, .recompute = job->recipe->recompute, .recompute_layers = again(job, &job->plan)};
     o->tokens_per_s = target->timed ? tm_tokens_per_second(&job->plan, &target->rates) : NAN;
     o->tokens = run_tokens(job, r);
+    TM_TRY(tm_job_phases(job, measuring, o->before, &o->phases, &misfit, &no_room, err));
+    o->peak = o->plan.peak;
+    for (int i = 0; i < o->phases; i++)
+        o->peak = o->before[i].peak > o->peak ? o->before[i].peak : o->peak;
     o->fits = tm_job_fits(job, o->advice, &o->advices, &o->why);
+    if (o->fits == TM_OK && misfit != TM_OK) {
+        o->fits = misfit;
+        o->why = no_room;
+    }
     return o->fits == TM_OK || o->fits == TM_NO_FIT ? TM_OK : tm_fail(err, o->fits, "%s", o->why.message);
 }
 
@@ -111,7 +132,14 @@ static void put_outlook_json(tm_buf *out, const outlook *o)
     put_key(out, "tokens_per_s", o->tokens_per_s);
     put_key(out, "tokens", o->tokens);
     put_key(out, "hours", hours_of(o));
-    tm_buf_text(out, ", \"extrapolated_from\": ");
+    tm_buf_printf(out, ", \"run_peak_bytes\": %lld, \"before\": [", (long long)o->peak);
+    for (int i = 0; i < o->phases; i++) {
+        tm_buf_printf(out, "%s{\"phase\": \"%s\", \"peak_bytes\": %lld", i ? ", " : "", o->before[i].name, (long long)(o->before[i].peak ? o->before[i].peak : plan->peak));
+        put_key(out, "tokens", o->before[i].tokens);
+        put_key(out, "hours", o->before[i].seconds / 3600);
+        tm_buf_text(out, "}");
+    }
+    tm_buf_text(out, "], \"extrapolated_from\": ");
     if (o->target.from[0])
         tm_json_put_string(out, o->target.from);
     else
@@ -201,6 +229,33 @@ static void put_time(tm_buf *out, const outlook *o)
     tm_buf_text(out, "\n");
 }
 
+static void put_before(tm_buf *out, const outlook *o)
+{
+    if (!o->phases)
+        return;
+    tm_buf_text(out, "\nbefore the training\n");
+    for (int i = 0; i < o->phases; i++) {
+        const tm_phase *p = &o->before[i];
+        tm_buf_printf(out, "  %-70s ", p->what);
+        put_hours(out, p->seconds / 3600);
+        if (!isnan(p->tokens)) {
+            tm_buf_text(out, " for ");
+            put_count(out, p->tokens);
+            tm_buf_text(out, " tokens");
+        }
+        if (p->peak)
+            tm_buf_printf(out, ", %lld bytes", (long long)p->peak);
+        tm_buf_text(out, "\n");
+    }
+    if (o->peak > o->plan.peak)
+        put_bytes(out, "largest", o->peak, 0), tm_buf_text(out, " (before the training)\n");
+    if (o->target.timed && !isnan(o->tokens)) {
+        tm_buf_text(out, "  time with it ");
+        put_hours(out, hours_of(o) + before_seconds(o) / 3600);
+        tm_buf_text(out, "\n");
+    }
+}
+
 static void put_text(tm_buf *out, const tm_job *job, const outlook *o, const tm_layer_plan *layer, int64_t layers)
 {
     const tm_memory_plan *plan = &o->plan;
@@ -232,6 +287,7 @@ static void put_text(tm_buf *out, const tm_job *job, const outlook *o, const tm_
         tm_buf_text(out, "\n");
     }
     put_time(out, o);
+    put_before(out, o);
 }
 
 static void put_gpus(tm_buf *out, const outlook *gpu, size_t gpus)
@@ -243,10 +299,11 @@ static void put_gpus(tm_buf *out, const outlook *gpu, size_t gpus)
         const tm_advice *a = o->fits == TM_OK || !o->advices ? NULL : &o->advice[0];
         const tm_memory_plan *plan = a ? &a->plan : &o->plan;
         double rate = o->fits == TM_OK || a ? rate_of(o, plan) : NAN;
+        int64_t peak = o->fits == TM_OK && o->peak > plan->peak ? o->peak : plan->peak;
         tm_buf hours = {0}, tokens = {0};
-        put_hours(&hours, hours_at(o, rate));
+        put_hours(&hours, hours_at(o, rate) + before_seconds(o) / 3600);
         tm_buf_printf(&tokens, isnan(rate) ? "-" : "%.0f", rate);
-        tm_buf_printf(out, "  %-14s %9.1f %9.1f %12lld %9s %10s  ", o->target.name, (double)o->target.memory / (1 << 30), (double)(plan->peak + o->target.reserve) / (1 << 30),
+        tm_buf_printf(out, "  %-14s %9.1f %9.1f %12lld %9s %10s  ", o->target.name, (double)o->target.memory / (1 << 30), (double)(peak + o->target.reserve) / (1 << 30),
                       (long long)plan->max_tokens, tm_buf_str(&tokens), tm_buf_str(&hours));
         tm_buf_deinit(&hours);
         tm_buf_deinit(&tokens);
@@ -289,6 +346,7 @@ static tm_status plan_job(tm_job *job, const tm_plan_request *r, tm_buf *out, tm
     const tm_gpu *table = tm_gpus(&count);
     outlook *all = NULL, *main, *gpu;
     tm_layer_plan *layer = NULL;
+    tm_measuring *measuring = NULL;
     int64_t layers = 0;
     tm_target target;
     tm_error fit = {0};
@@ -297,7 +355,9 @@ static tm_status plan_job(tm_job *job, const tm_plan_request *r, tm_buf *out, tm
     main = all;
     gpu = all + 1;
     TM_GO(choose_target(job, r, &target, err));
-    TM_GO(look(job, r, &target, main, err));
+    if (tm_job_measures(job->recipe))
+        TM_GO(tm_measuring_open(job, &measuring, err));
+    TM_GO(look(job, measuring, r, &target, main, err));
     *fits = main->fits;
     fit = main->why;
     TM_GO(tm_plan_layers(&job->run, target.traits, target.own, &layer, &layers, err));
@@ -307,7 +367,7 @@ static tm_status plan_job(tm_job *job, const tm_plan_request *r, tm_buf *out, tm
         put_text(out, job, main, layer, layers);
     for (size_t i = 0; i < count; i++) {
         TM_GO(tm_target_gpu(&table[i], &target, err));
-        TM_GO(look(job, r, &target, &gpu[i], err));
+        TM_GO(look(job, measuring, r, &target, &gpu[i], err));
     }
     if (r->json)
         put_json(out, main, layer, layers, gpu, count);
@@ -317,6 +377,7 @@ static tm_status plan_job(tm_job *job, const tm_plan_request *r, tm_buf *out, tm
     if (st == TM_OK && *fits != TM_OK)
         *err = fit;
 out:
+    tm_measuring_close(measuring);
     free(all);
     free(layer);
     return st;

@@ -19,7 +19,7 @@ static bool base_chooses(const tm_recipe *r)
 
 tm_status tm_rehearsal_of(const tm_recipe *r, bool evaluate, bool plan, tm_rehearsal *out, tm_error *err)
 {
-    *out = (tm_rehearsal){.replay = !evaluate && r->replay_path && r->replay_fraction > 0,
+    *out = (tm_rehearsal){.replay = !evaluate && r->replay.path && r->replay_fraction > 0,
                           .generate = !evaluate && r->generate_samples && r->generate_fraction > 0};
     if (out->replay)
         out->fraction[out->count++] = r->replay_fraction;
@@ -44,7 +44,7 @@ void tm_rehearsal_deinit(tm_rehearsal *rehearsal)
 void tm_rehearsal_entries(const tm_rehearsal *rehearsal, const tm_recipe *r, tm_data_entry *entries)
 {
     if (rehearsal->replay)
-        *entries++ = (tm_data_entry){.path = r->replay_path, .format = r->replay_format, .weight = 1};
+        *entries++ = r->replay;
     if (rehearsal->generate)
         *entries = (tm_data_entry){.path = rehearsal->texts, .format = TM_FORMAT_TOKENS, .weight = 1};
 }
@@ -66,7 +66,7 @@ static tm_status read_chosen(const char *path, int64_t n, bool *keep, tm_error *
     return good ? TM_OK : tm_fail(err, TM_INPUT, "%s: replay: expected examples of the %lld of keep.replay.path; remove the file to have them chosen again", path, (long long)n);
 }
 
-tm_status tm_rehearsal_select(const tm_rehearsal *rehearsal, const tm_recipe *r, const tm_seeds *seeds, tm_dataset *data, tm_error *err)
+tm_status tm_rehearsal_select(tm_rehearsal *rehearsal, const tm_recipe *r, const tm_seeds *seeds, tm_dataset *data, tm_error *err)
 {
     if (!rehearsal->replay || !r->replay_buffer)
         return TM_OK;
@@ -74,6 +74,7 @@ tm_status tm_rehearsal_select(const tm_rehearsal *rehearsal, const tm_recipe *r,
     uint64_t key = tm_philox_key(seeds->subset, TM_PURPOSE_REHEARSAL, UINT32_MAX, 0);
     bool *keep;
     tm_status st;
+    rehearsal->looked_at = tm_dataset_stats_of(data, source)->tokens;
     TM_TRY(TM_NEW(&keep, n, err));
     if (r->replay_select == TM_SELECT_RESERVOIR)
         TM_GO(tm_replay_reservoir(key, n, r->replay_buffer, keep, err));

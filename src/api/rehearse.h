@@ -12,6 +12,7 @@ typedef struct tm_rehearsal {
     int64_t count;                   /* sources */
     double fraction[TM_REHEARSALS];  /* of the run's tokens */
     char *texts;                     /* path of what the base wrote; NULL: it is not there yet, and taken to be as long as it may get */
+    int64_t looked_at;               /* tokens of all old examples, where a buffer keeps some of them */
     char *record;                    /* path of rehearsal.json; NULL: a random buffer stands for one that the base chooses */
 } tm_rehearsal;
 
@@ -20,8 +21,8 @@ tm_status tm_rehearsal_of(const tm_recipe *recipe, bool evaluate, bool plan, tm_
 void tm_rehearsal_deinit(tm_rehearsal *rehearsal);
 /* Its entries [count]; text in them is borrowed from the recipe and from here. A path NULL: see tm_data_settings. */
 void tm_rehearsal_entries(const tm_rehearsal *rehearsal, const tm_recipe *recipe, tm_data_entry *entries);
-/* Leaves out what the buffer does not keep. */
-tm_status tm_rehearsal_select(const tm_rehearsal *rehearsal, const tm_recipe *recipe, const tm_seeds *seeds, tm_dataset *data, tm_error *err) TM_MUST_CHECK;
+/* Leaves out what the buffer does not keep; sets looked_at. */
+tm_status tm_rehearsal_select(tm_rehearsal *rehearsal, const tm_recipe *recipe, const tm_seeds *seeds, tm_dataset *data, tm_error *err) TM_MUST_CHECK;
 
 /* Makes what a run's rehearsal needs before it, in its folder: texts of the base, and a buffer that the base chooses. What is
  * there already, made of the same, is left as it is. */

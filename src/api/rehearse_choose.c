@@ -24,14 +24,13 @@ static tm_status open_data(chooser *c, int64_t *longest, tm_error *err)
     tm_pool *pool;
     int64_t vocab, seq;
     TM_TRY(tm_job_longest(r, &vocab, &seq, err));
-    if (r->replay_format != TM_FORMAT_TOKENS && tm_tokenizer_is_in(r->model))
+    if (r->replay.format != TM_FORMAT_TOKENS && tm_tokenizer_is_in(r->model))
         TM_TRY(tm_tokenizer_open(r->model, &c->tok, err));
     TM_TRY(tm_job_cache(r, &c->cache, err));
     TM_TRY(tm_pool_create((int)r->threads, &pool, err));
     tm_data_settings settings = tm_job_data_settings(r, c->tok, vocab, c->cache);
     settings.seq = seq;
-    tm_data_entry entry = {.path = r->replay_path, .format = r->replay_format, .weight = 1};
-    tm_status st = tm_dataset_load(&entry, 1, &settings, pool, &c->data, err);
+    tm_status st = tm_dataset_load(&r->replay, 1, &settings, pool, &c->data, err);
     tm_pool_destroy(pool);
     *longest = 2;
     for (int64_t i = 0; st == TM_OK && i < tm_dataset_count(c->data); i++)
@@ -151,10 +150,13 @@ tm_status tm_rehearsal_choose(tm_rehearsal_record *record, tm_error *err)
     chooser c = {.record = record};
     tm_sha256 hash;
     bool made = false;
-    TM_TRY(tm_data_path_hash(r->replay_path, &hash, err));
-    json_t *subject = json_pack("{s:s, s:s, s:s, s:I, s:s, s:I}", "model", r->model, "path", r->replay_path, "sha256", hash.hex, "seq", (json_int_t)r->seq,
-                                "select", r->replay_select == TM_SELECT_LOSS ? "loss" : "diverse", "buffer", (json_int_t)r->replay_buffer);
-    tm_status st = subject ? tm_rehearsal_find(record, "replay", subject, &made, err) : tm_fail(err, TM_NO_MEMORY, "out of memory");
+    TM_TRY(tm_data_path_hash(r->replay.path, &hash, err));
+    tm_buf rows = {0};
+    tm_status st = tm_data_entry_to_json(&r->replay, &rows, err);
+    json_t *subject = st != TM_OK ? NULL : json_pack("{s:s, s:s, s:s, s:I, s:s, s:I}", "model", r->model, "rows", tm_buf_str(&rows), "sha256", hash.hex, "seq", (json_int_t)r->seq,
+                                                     "select", r->replay_select == TM_SELECT_LOSS ? "loss" : "diverse", "buffer", (json_int_t)r->replay_buffer);
+    tm_buf_deinit(&rows);
+    st = subject ? tm_rehearsal_find(record, "replay", subject, &made, err) : tm_fail(err, TM_NO_MEMORY, "out of memory");
     if (st == TM_OK && !made)
         st = choose(&c, subject, err);
     close_chooser(&c);

@@ -634,10 +634,10 @@ static tm_status check(loader *l)
     TM_TRY(check_set_path(l, "bitfit.init", r->bitfit_init));
     TM_TRY(check_set_path(l, "adapter.init", r->adapter_init));
     TM_TRY(check_set_path(l, "prompt.init", r->prompt_init));
-    TM_TRY(check_set_path(l, "keep.replay.path", r->replay_path));
+    TM_TRY(check_set_path(l, "keep.replay.path", r->replay.path));
     TM_TRY(check_set_path(l, "keep.generate.prompts", r->generate_prompts));
     TM_TRY(check_set_path(l, "keep.ewc.importances", r->ewc_importances));
-    TM_TRY(check_set_path(l, "keep.ewc.path", r->ewc_path));
+    TM_TRY(check_set_path(l, "keep.ewc.path", r->ewc.path));
     for (int64_t i = 0; i < r->data_count; i++) {
         char key[64];
         snprintf(key, sizeof key, "data.%lld.path", (long long)i);
@@ -680,6 +680,7 @@ tm_status tm_recipe_load_layers(const char *path, const tm_recipe_layers *layers
     tm_status st;
     TM_GO(TM_NEW(&l.lines, recipe_table->count, err));
     TM_GO(defaults(recipe_table, recipe, err));
+    recipe->replay.weight = recipe->ewc.weight = 1; /* as an entry of data without one */
     st = TM_NO_MEMORY;
     if (!(recipe->base_dir = tm_strdup(".", err)) || (path && !(recipe->path = tm_strdup(path, err))))
         goto out;

@@ -75,6 +75,7 @@ typedef struct tm_recipe {
     char *path;     /* the file it came from; NULL when made from arguments */
     char *base_dir; /* folder that relative paths in it refer to */
 #define TM_RECIPE_OPTIONS TM_OPT_FIELD
+#define TM_RECIPE_ROWS(field, key, help) tm_data_entry field;
 #include "base/options.def"
 #undef TM_RECIPE_OPTIONS
     tm_data_entry *data;
@@ -109,6 +110,10 @@ void tm_recipe_destroy(tm_recipe *recipe);
  * comments (temper init). */
 tm_status tm_recipe_to_json(const tm_recipe *recipe, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 tm_status tm_recipe_to_yaml(const tm_recipe *recipe, bool comments, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+/* The same of one set of rows: which, and how they are read. Equal entries give equal text. */
+tm_status tm_data_entry_to_json(const tm_data_entry *entry, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+/* What a recipe says beyond the defaults, a line "key: value" a key, appended: the same for a later version that knows more keys. */
+tm_status tm_recipe_changes(const tm_recipe *recipe, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 /* docs/recipe.md: the table of all keys. */
 void tm_recipe_document(tm_buf *out);
 

@@ -41,6 +41,7 @@ const tm_command cmd_plan = {
             "fit, with what would, cheapest first.\n\n"
             "  --gpu NAME    for a GPU that is not here: 4090, \"RTX PRO 6000\", a100-40gb, H200, ...\n"
             "  --tokens N    hours for so many tokens instead of those of the run\n"
-            "  --json        for scripts: peak_bytes, parts, reserve_bytes, tokens_per_s, hours, fits, instead\n\n"
+            "  --json        for scripts: peak_bytes, parts, reserve_bytes, tokens_per_s, hours, fits, instead,\n"
+            "                run_peak_bytes and before: with what the run does before its training\n\n"
             "example: temper plan --model models/stories260K method=full train.seq=256 --gpu 4090 --tokens 1000000\n",
 };

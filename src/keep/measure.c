@@ -85,23 +85,52 @@ tm_tensor tm_measure_sum(const tm_trainer *t, int64_t i) { return state_of(t)->s
 
 /* --- Running --- */
 
-static tm_status fisher_step(tm_trainer *t, tm_error *err)
+/* Queues the gradient of one example. */
+static void queue_gradient(tm_trainer *t, int64_t example)
 {
-    const measure *m = state_of(t);
-    const int64_t *examples;
-    int64_t n;
-    tm_order_step(t->run->order[0], t->step, &examples, &n);
-    const tm_example *e = tm_dataset_at(t->run->data, examples[0]);
-    tm_batch_item item = {.ids = e->ids, .weight = e->weight, .n = e->n, .scale = 1};
+    const tm_example *e = tm_dataset_at(t->run->data, example);
+    tm_batch_item item = {.ids = e->ids, .weight = e->weight, .n = e->n, .scale = 1, .grad_scale = t->loss_scale[0].scale};
     tm_trainer_zero_gradients(t);
     t->batch.draws = t->recipe->ewc_fisher == TM_FISHER_SAMPLED;
-    t->batch.draw_key = tm_philox_key(t->run->seeds[0].subset, TM_PURPOSE_SAMPLE, (uint32_t)examples[0], 1);
+    t->batch.draw_key = tm_philox_key(t->run->seeds[0].subset, TM_PURPOSE_SAMPLE, (uint32_t)example, 1);
     tm_batch_fill(&t->batch, &item, 1);
     tm_model_forward(&t->model, &t->batch);
     tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), true);
     tm_model_backward(&t->model, &t->batch);
     tm_model_finish_gradients(&t->model);
     t->batch.draws = false;
+}
+
+/* In f16 a single gradient may be too small without the loss's scale and too large with it: then the scale is halved and the example
+ * looked at again, so that none is left out. */
+static tm_status unscale(tm_trainer *t, bool *finite, tm_error *err)
+{
+    tm_loss_scale *scale = &t->loss_scale[0];
+    t->params[0] = (tm_step_params){.unscale = 1 / scale->scale, .clip = 1};
+    t->device->calls->upload(t->device, t->device_params, t->params, sizeof *t->params);
+    TM_RUN(t->device, unscale, t->trained_count, t->device_trained, t->device_params);
+    TM_RUN(t->device, grad_norm, t->trained_count, t->device_trained, 1, 0, t->device_params);
+    tm_device_fetch(t->device, t->params, t->device_params, sizeof *t->params);
+    TM_TRY(t->device->calls->sync(t->device, err));
+    *finite = isfinite(t->params[0].grad_norm);
+    if (tm_loss_scale_move(scale, *finite))
+        return TM_OK;
+    return tm_fail(err, TM_FAILED, "gradients of the old data are not finite even with a loss scale of 1: the model's activations exceed the range of f16 (65504); "
+                                   "measure importances with precision: bf16 or f32");
+}
+
+static tm_status fisher_step(tm_trainer *t, tm_error *err)
+{
+    const measure *m = state_of(t);
+    const int64_t *examples;
+    int64_t n;
+    tm_order_step(t->run->order[0], t->step, &examples, &n);
+    for (bool finite = false; !finite;) {
+        queue_gradient(t, examples[0]);
+        finite = true;
+        if (t->loss_scale[0].scale > 0)
+            TM_TRY(unscale(t, &finite, err));
+    }
     for (int64_t i = 0; i < t->trained_count; i++)
         TM_RUN(t->device, square_add, 1, t->trained_param[i]->grad, m->sum[i]);
     TM_TRY(t->device->calls->sync(t->device, err));

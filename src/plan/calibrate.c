@@ -115,7 +115,7 @@ double tm_work_flops(const tm_work *work)
 {
     double term[TM_WORK_TERMS], sum = 0;
     tm_work flops = *work;
-    flops.bytes = flops.calls = 0;
+    flops.bytes = flops.calls = flops.lowrank_ops[0] = flops.lowrank_ops[1] = 0;
     terms_of(&flops, term);
     for (int i = 0; i < TM_WORK_TERMS; i++)
         sum += term[i];
@@ -135,13 +135,14 @@ double tm_seconds_of(const tm_calibration *c, const tm_work *work)
 void tm_calibration_scale(tm_calibration *c, double flops, double bandwidth)
 {
     double rate[TM_WORK_TERMS];
-    double bytes = c->rate.bytes * bandwidth, calls = c->rate.calls;
+    tm_work before = c->rate;
     terms_of(&c->rate, rate);
     for (int i = 0; i < TM_WORK_TERMS; i++)
         rate[i] *= flops;
     memcpy(&c->rate, rate, sizeof c->rate);
-    c->rate.bytes = bytes;
-    c->rate.calls = calls;
+    c->rate.bytes = before.bytes * bandwidth;
+    c->rate.calls = before.calls;
+    memcpy(c->rate.lowrank_ops, before.lowrank_ops, sizeof before.lowrank_ops);
     c->peak_flops *= flops;
 }
 
@@ -359,27 +360,40 @@ static void run_delta(bench *b, const void *context)
         TM_RUN(b->d, lora_forward, &b->rows, p->x, p->w, tm_tensor_none(), 2, p->part, p->y, TM_ACT_NONE, tm_tensor_none());
 }
 
+/* Seconds of the op less those of its product alone: what the deltas add. What cannot be told apart counts as a hundredth. NaN: no memory. */
+static double delta_seconds(bench *b, int64_t rows, int64_t side, int64_t r, float dropout, bool backward)
+{
+    tm_dtype act = b->act, real = b->d->real;
+    if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, tm_dtype_bytes(act, 4 * rows * side + 2 * side * side) + 8 * tm_dtype_bytes(real, (rows + 2 * side) * r)))
+        return NAN;
+    delta p = {.x = matrix(b, act, rows, side), .w = matrix(b, act, 2 * side, side), .y = matrix(b, act, rows, 2 * side), .dx = matrix(b, act, rows, side), .backward = backward, .alone = true};
+    for (int k = 0; k < 2; k++)
+        p.part[k] = (tm_lora_part){.lr = {.a = matrix(b, real, r, side), .b = matrix(b, real, side, r), .scale = 1, .dropout = dropout, .module = (uint32_t)k, .step = b->step}, .first = k * side,
+                                   .xa = matrix(b, real, rows, r), .dxa = matrix(b, real, rows, r), .da = matrix(b, real, r, side), .db = matrix(b, real, side, r)};
+    double alone = time_calls(b, run_delta, &p);
+    p.alone = false;
+    double both = time_calls(b, run_delta, &p);
+    close_bench(b);
+    return fmax(both - alone, 0.01 * both);
+}
+
+static double delta_flops(int64_t rows, int64_t side, int64_t r, bool backward) { return (backward ? 2.0 : 1.0) * 2 * 2.0 * (double)rows * (double)r * 2.0 * (double)side; }
+
+/* Time is a line in the operations: two sizes at the smallest rank give what an op takes whatever its size; the rates are those of the larger
+ * size less that. At most half of it: differences of times are noisy, and what does not grow is wrong by more where rows are many. */
 static void measure_lowrank(bench *b, int64_t rows, int64_t side, tm_work *rate)
 {
     static const int32_t rank[TM_RANKS] = {16, 64, 256};
-    tm_dtype act = b->act, real = b->d->real;
-    for (int i = 0; i < TM_RANKS; i++) {
-        int64_t r = rank[i];
-        if (!open_bench(b, rows, rows < LENGTH ? rows : LENGTH, tm_dtype_bytes(act, 4 * rows * side + 2 * side * side) + 8 * tm_dtype_bytes(real, (rows + 2 * side) * r)))
-            return;
-        delta p = {.x = matrix(b, act, rows, side), .w = matrix(b, act, 2 * side, side), .y = matrix(b, act, rows, 2 * side), .dx = matrix(b, act, rows, side)};
-        for (int k = 0; k < 2; k++)
-            p.part[k] = (tm_lora_part){.lr = {.a = matrix(b, real, r, side), .b = matrix(b, real, side, r), .scale = 1, .dropout = 0.05f, .module = (uint32_t)k, .step = b->step}, .first = k * side,
-                                       .xa = matrix(b, real, rows, r), .dxa = matrix(b, real, rows, r), .da = matrix(b, real, r, side), .db = matrix(b, real, side, r)};
-        for (int backward = 0; backward < 2; backward++) {
-            p.backward = backward;
-            p.alone = true;
-            double alone = time_calls(b, run_delta, &p);
-            p.alone = false;
-            double both = time_calls(b, run_delta, &p), flops = (backward ? 2.0 : 1.0) * 2 * 2.0 * (double)rows * (double)r * 2.0 * (double)side;
-            rate->lowrank[backward][i] = flops / fmax(both - alone, 0.01 * both); /* what cannot be told apart counts as a hundredth */
-        }
-        close_bench(b);
+    for (int backward = 0; backward < 2; backward++) {
+        double few = (double)(rows / 16), many = (double)rows;
+        double small = delta_seconds(b, rows / 16, side, rank[0], 0, backward), large = delta_seconds(b, rows, side, rank[0], 0, backward);
+        double once = fmin(fmax((small * many - large * few) / (many - few), 0.01 * small), large / 2);
+        rate->lowrank_ops[backward] = 1 / once;
+        for (int i = 0; i < TM_RANKS; i++)
+            for (int drops = 0; drops < 2; drops++) {
+                double seconds = i == 0 && !drops ? large : delta_seconds(b, rows, side, rank[i], drops ? 0.05f : 0, backward);
+                rate->lowrank[drops][backward][i] = delta_flops(rows, side, rank[i], backward) / fmax(seconds - once, seconds / 2);
+            }
     }
 }
 

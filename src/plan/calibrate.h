@@ -22,7 +22,8 @@ int tm_head_class(int64_t head); /* head size: up to 64, up to 128, above */
 /* An amount of each, or a rate of each a second. Nothing but doubles: tm_work_terms. [0] forward, [1] backward. */
 typedef struct tm_work {
     double product[TM_PRODUCTS][TM_OUTS][TM_INNERS]; /* operations */
-    double lowrank[2][TM_RANKS];                           /* operations of low-rank deltas, beside their module's product */
+    double lowrank[2][2][TM_RANKS]; /* operations of low-rank deltas, beside their group's product: [0] plain, [1] with dropout, which takes passes of its own */
+    double lowrank_ops[2];          /* ops with such deltas: what each takes beside its product and those operations, however few rows it has */
     double attention[2][TM_HEADS]; /* operations of causal attention: 4 a key, query and channel forward, 10 backward */
     double bytes;                  /* read and written by all that is no product */
     double calls;                  /* ops queued */

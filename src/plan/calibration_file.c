@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +18,17 @@ static const struct {
     const char *key;
     size_t offset;
     size_t count;
+    const char *instead; /* where an older file has no such list: the one that its rates are taken from, or "" where it counted no time for it;
+                          * NULL: every file has the list */
 } lists[] = {
-    {"product_forward", offsetof(tm_work, product[TM_PRODUCT_FORWARD]), TM_OUTS * TM_INNERS},
-    {"product_input", offsetof(tm_work, product[TM_PRODUCT_INPUT]), TM_OUTS * TM_INNERS},
-    {"product_weight", offsetof(tm_work, product[TM_PRODUCT_WEIGHT]), TM_OUTS * TM_INNERS},
-    {"lowrank_forward", offsetof(tm_work, lowrank[0]), TM_RANKS}, {"lowrank_backward", offsetof(tm_work, lowrank[1]), TM_RANKS},
-    {"attention_forward", offsetof(tm_work, attention[0]), TM_HEADS}, {"attention_backward", offsetof(tm_work, attention[1]), TM_HEADS},
-    {"memory_bytes", offsetof(tm_work, bytes), 1}, {"calls", offsetof(tm_work, calls), 1},
+    {"product_forward", offsetof(tm_work, product[TM_PRODUCT_FORWARD]), TM_OUTS * TM_INNERS, NULL},
+    {"product_input", offsetof(tm_work, product[TM_PRODUCT_INPUT]), TM_OUTS * TM_INNERS, NULL},
+    {"product_weight", offsetof(tm_work, product[TM_PRODUCT_WEIGHT]), TM_OUTS * TM_INNERS, NULL},
+    {"lowrank_forward", offsetof(tm_work, lowrank[1][0]), TM_RANKS, NULL}, {"lowrank_backward", offsetof(tm_work, lowrank[1][1]), TM_RANKS, NULL},
+    {"lowrank_plain_forward", offsetof(tm_work, lowrank[0][0]), TM_RANKS, "lowrank_forward"}, {"lowrank_plain_backward", offsetof(tm_work, lowrank[0][1]), TM_RANKS, "lowrank_backward"},
+    {"lowrank_ops", offsetof(tm_work, lowrank_ops), 2, ""},
+    {"attention_forward", offsetof(tm_work, attention[0]), TM_HEADS, NULL}, {"attention_backward", offsetof(tm_work, attention[1]), TM_HEADS, NULL},
+    {"memory_bytes", offsetof(tm_work, bytes), 1, NULL}, {"calls", offsetof(tm_work, calls), 1, NULL},
 };
 enum { LISTS = sizeof lists / sizeof *lists };
 
@@ -68,9 +73,13 @@ static tm_status read_rates(const char *path, const json_t *entry, tm_calibratio
     TM_TRY(tm_json_get_int(entry, path, "reserve_bytes", -1, &out->reserve, err));
     for (size_t i = 0; i < LISTS; i++) {
         const json_t *list = json_object_get(entry, lists[i].key);
-        whole &= json_array_size(list) == lists[i].count;
+        const char *instead = list ? NULL : lists[i].instead;
+        if (instead)
+            list = json_object_get(entry, instead);
+        bool free_of_time = instead && !*instead;
+        whole &= free_of_time || json_array_size(list) == lists[i].count;
         for (size_t k = 0; k < lists[i].count && whole; k++) {
-            double value = json_number_value(json_array_get(list, k));
+            double value = free_of_time ? INFINITY : json_number_value(json_array_get(list, k));
             memcpy((char *)&out->rate + lists[i].offset + k * sizeof value, &value, sizeof value);
             whole = value > 0;
         }

@@ -41,9 +41,10 @@ static void add_product(tm_device *d, tm_product kind, int64_t rows, tm_tensor w
         work->bytes += (double)tm_dtype_bytes(w.dtype, w.rows * w.cols) + (double)tm_dtype_bytes(act, w.rows * w.cols);
 }
 
-static void add_lowrank(tm_device *d, bool backward, int64_t rows, int64_t r, int64_t in, int64_t out, int products)
+/* so many products of `in` columns with the factors, and of `out` columns. */
+static void add_lowrank(tm_device *d, bool drops, bool backward, int64_t rows, int64_t r, int64_t in, int in_products, int64_t out, int out_products)
 {
-    of(d)->work->lowrank[backward][tm_rank_class(r)] += 2.0 * (double)rows * (double)r * ((double)in + (double)out) * (products / 2.0);
+    of(d)->work->lowrank[drops][backward][tm_rank_class(r)] += 2.0 * (double)rows * (double)r * ((double)in * in_products + (double)out * out_products);
 }
 
 static void add_attention(tm_device *d, bool backward, const tm_attention *a)
@@ -105,18 +106,29 @@ static void cost_linear_backward_weight(tm_device *d, const tm_rows *rows, tm_te
 
 static int64_t rank_of(const tm_rows *rows, const tm_lowrank *lr) { return lr->a.rows / rows->replicas; }
 
+static void add_forward(tm_device *d, const tm_rows *rows, const tm_lowrank *lr)
+{
+    add_lowrank(d, lr->dropout > 0, false, rows->n, rank_of(rows, lr), lr->a.cols, 1, lr->b.rows / rows->replicas, 1);
+}
+/* dxa = dy B whatever is wanted of it; then what is there of db, da and dx. */
+static void add_backward(tm_device *d, const tm_rows *rows, const tm_lowrank *lr, tm_tensor da, tm_tensor db, tm_tensor dx)
+{
+    add_lowrank(d, lr->dropout > 0, true, rows->n, rank_of(rows, lr), lr->a.cols, (da.data != NULL) + (dx.data != NULL), lr->b.rows / rows->replicas, 1 + (db.data != NULL));
+}
 static void cost_lowrank_forward(tm_device *d, const tm_rows *rows, const tm_lowrank *lr, tm_tensor x, tm_tensor xa, tm_tensor y)
 {
-    add_lowrank(d, false, rows->n, rank_of(rows, lr), lr->a.cols, lr->b.rows / rows->replicas, 2);
+    of(d)->work->lowrank_ops[0]++;
+    add_forward(d, rows, lr);
 }
 static void cost_lowrank_backward(tm_device *d, const tm_rows *rows, const tm_lowrank *lr, tm_tensor dy, tm_tensor x, tm_tensor xa, tm_tensor dxa, tm_tensor da, tm_tensor db, tm_tensor dx)
 {
-    add_lowrank(d, true, rows->n, rank_of(rows, lr), lr->a.cols, lr->b.rows / rows->replicas, 4);
+    of(d)->work->lowrank_ops[1]++;
+    add_backward(d, rows, lr, da, db, dx);
 }
 
 static void cost_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_tensor w, tm_tensor norm)
 {
-    add_lowrank(d, false, w.rows, lr->a.rows, w.cols, 0, 2 * replicas);
+    add_lowrank(d, false, false, w.rows, lr->a.rows, w.cols, replicas, 0, 0);
     add_bytes(d, rows_of(w, w.rows, replicas));
 }
 static void cost_dora_forward(tm_device *d, const tm_rows *rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)
@@ -153,8 +165,9 @@ static void cost_glu_forward(tm_device *d, const tm_rows *rows, tm_activation ac
 static void cost_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)
 {
     cost_linear_forward(d, rows, x, w, bias, y);
+    of(d)->work->lowrank_ops[0] += parts > 0;
     for (int32_t i = 0; i < parts; i++)
-        cost_lowrank_forward(d, rows, &part[i].lr, x, part[i].xa, y);
+        add_forward(d, rows, &part[i].lr);
     if (h.data && d->traits.borrows) /* in the product's own pass */
         add_bytes(d, rows_of(h, rows->n, 1));
     else if (h.data)
@@ -164,8 +177,9 @@ static void cost_lora_backward(tm_device *d, const tm_rows *rows, tm_tensor dy, 
 {
     if (dx.data)
         cost_linear_backward_input(d, rows, dy, w, accumulate, dx);
+    of(d)->work->lowrank_ops[1] += parts > 0;
     for (int32_t i = 0; i < parts; i++)
-        cost_lowrank_backward(d, rows, &part[i].lr, dy, x, part[i].xa, part[i].dxa, part[i].da, part[i].db, dx);
+        add_backward(d, rows, &part[i].lr, part[i].da, part[i].db, dx);
 }
 static void cost_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up, tm_tensor h)
 {
@@ -209,16 +223,16 @@ static void cost_delta_anchor(tm_device *d, const tm_lowrank *lr, const tm_lowra
 {
     if (strength == 0)
         return;
-    add_lowrank(d, true, lr->b.rows, lr->a.rows, lr->a.cols, 0, 6);
+    add_lowrank(d, false, true, lr->b.rows, lr->a.rows, lr->a.cols, 3, 0, 0);
     if (start)
-        add_lowrank(d, true, lr->b.rows, start->a.rows, lr->a.cols, 0, 2);
+        add_lowrank(d, false, true, lr->b.rows, start->a.rows, lr->a.cols, 1, 0, 0);
     add_bytes(d, rows_of(importance, lr->b.rows, 1) + rows_of(da, da.rows, 2) + rows_of(db, db.rows, 2));
 }
 static void cost_overlap(tm_device *d, tm_tensor old_a, tm_tensor a, double strength, tm_tensor da, double *penalty)
 {
     if (strength == 0)
         return;
-    add_lowrank(d, true, old_a.rows, a.rows, a.cols, 0, 4);
+    add_lowrank(d, false, true, old_a.rows, a.rows, a.cols, 2, 0, 0);
     add_bytes(d, rows_of(old_a, old_a.rows, 2) + rows_of(a, a.rows, 1) + rows_of(da, da.rows, 2));
 }
 static void cost_square_add(tm_device *d, double scale, tm_tensor x, tm_tensor y) { add_bytes(d, rows_of(x, x.rows, 1) + rows_of(y, x.rows, 2)); }

@@ -14,7 +14,9 @@ typedef struct tm_memory_plan {
     int64_t layers;             /* blocks */
     int64_t max_tokens;         /* of a micro-batch */
     tm_work micro, step;        /* what a micro-batch costs, and an optimiser step beside its micro-batches */
+    tm_work look;               /* what the base takes to say its losses on that micro-batch, before the training */
     double micro_tokens, step_tokens; /* that they have: of the data, else of train.seq and train.batch */
+    double remembered_tokens;   /* of the examples whose hidden states the base remembers before the training (train/teacher.h) */
 } tm_memory_plan;
 
 /* traits: of the device it is planned for; own: bytes that it takes for itself at creation. The arenas' limits of a
@@ -35,6 +37,9 @@ tm_status tm_plan_layers(const tm_run *run, tm_device_traits traits, int64_t own
 tm_status tm_plan_work(tm_trainer *trainer, tm_work *work, tm_memory_plan *plan, tm_error *err) TM_MUST_CHECK;
 /* Tokens of examples a second that training reaches by these rates, on a device that does nothing else. */
 double tm_tokens_per_second(const tm_memory_plan *plan, const tm_calibration *rates);
+
+/* The same of the base's losses. */
+double tm_looks_per_second(const tm_memory_plan *plan, const tm_calibration *rates);
 
 /* Floating-point operations a token of a training step that are of use (what is computed twice counts once): 2 a weight
  * forward, 2 for the input gradient where something below is trained, 2 for the gradient of a trained weight; attention over

@@ -78,6 +78,30 @@ static double step_bytes(const tm_trainer *t)
     return bytes;
 }
 
+/* As tm_trainer_base_losses does it. */
+static void look(tm_trainer *t, tm_batch_item *items, int64_t count)
+{
+    int32_t prefix = t->batch.prefix;
+    for (int64_t i = 0; i < count; i++)
+        items[i].kl = items[i].square = 0;
+    t->model.linear.base_only = true;
+    t->model.linear.step = NULL;
+    t->batch.prefix = 0;
+    tm_batch_fill(&t->batch, items, count);
+    tm_model_forward(&t->model, &t->batch);
+    tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), false);
+    t->model.linear.base_only = false;
+    t->batch.prefix = prefix;
+}
+
+static double remembered_tokens(const tm_trainer *t)
+{
+    double tokens = 0;
+    for (int64_t i = 0; t->teacher.first && t->run->data && i < tm_dataset_count(t->run->data); i++)
+        tokens += t->teacher.first[i] >= 0 ? (double)tm_dataset_at(t->run->data, i)->n : 0;
+    return tokens;
+}
+
 tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_error *err)
 {
     sample s = {0};
@@ -100,8 +124,13 @@ tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_er
             tm_model_forward(&t->model, &t->batch);
             tm_model_loss(&t->model, &t->batch, tm_tensor_none(), tm_tensor_none(), false);
         }
-        tm_costing_device_lengths(t->device, NULL, 0);
         plan->micro = *work;
+        *work = (tm_work){0};
+        if (train)
+            look(t, s.items, s.count);
+        plan->look = *work;
+        plan->remembered_tokens = remembered_tokens(t);
+        tm_costing_device_lengths(t->device, NULL, 0);
         plan->micro_tokens = (double)s.tokens;
         plan->step_tokens = tokens_of_step(t->run);
     }
@@ -115,6 +144,8 @@ double tm_tokens_per_second(const tm_memory_plan *plan, const tm_calibration *ra
         return NAN;
     return 1 / (tm_seconds_of(rates, &plan->micro) / plan->micro_tokens + tm_seconds_of(rates, &plan->step) / plan->step_tokens);
 }
+
+double tm_looks_per_second(const tm_memory_plan *plan, const tm_calibration *rates) { return plan->micro_tokens > 0 ? plan->micro_tokens / tm_seconds_of(rates, &plan->look) : NAN; }
 
 /* --- Operations that are of use --- */
 

@@ -27,6 +27,23 @@ expect "plan counts it" 0 'keep' plan $run_keys
 expect "inspect shows the recipe" 0 '.' inspect recipes/ewc.yaml
 expect "the recipe" 0 'ewc' train recipes/ewc.yaml train.steps=2 keep.ewc.samples=2 train.batch=1 out="$dir/recipe-ewc"
 
+# The same conversations under other names of columns and roles, with the system message in the recipe: the same importances.
+cat > "$dir/ours.jsonl" <<'END'
+{"messages": [{"role": "system", "content": "Short."}, {"role": "user", "content": "What is a cat?"}, {"role": "assistant", "content": "An animal."}]}
+{"messages": [{"role": "system", "content": "Short."}, {"role": "user", "content": "And a tree?"}, {"role": "assistant", "content": "A plant."}]}
+END
+sed 's/{"role": "system", "content": "Short."}, //; s/"messages"/"talk"/; s/"role"/"who"/g; s/"content"/"says"/g; s/"user"/"me"/g; s/"assistant"/"you"/g' "$dir/ours.jsonl" > "$dir/theirs.jsonl"
+names='{messages: talk, role: who, content: says}'
+run fisher model=$model train.seq=256 threads=1 method=lora keep.ewc.path="$dir/ours.jsonl" keep.ewc.template=chatml --out "$dir/ours.st"
+run fisher model=$model train.seq=256 threads=1 method=lora keep.ewc.path="$dir/theirs.jsonl" keep.ewc.format=messages keep.ewc.columns="$names" keep.ewc.roles='{user: me, assistant: you}' \
+    keep.ewc.system=Short. keep.ewc.template=chatml --out "$dir/theirs.st"
+[ -s "$dir/ours.st" ] && [ "$(tail -c 4096 "$dir/ours.st" | cksum)" = "$(tail -c 4096 "$dir/theirs.st" | cksum)" ]
+result $? "columns, roles, system and template of old data"
+run fisher model=$model train.seq=256 threads=1 method=lora keep.ewc.path="$dir/ours.jsonl" keep.ewc.template=chatml keep.ewc.loss=all --out "$dir/all.st"
+[ -s "$dir/all.st" ] && [ -s "$dir/ours.st" ] && [ "$(tail -c 4096 "$dir/ours.st" | cksum)" != "$(tail -c 4096 "$dir/all.st" | cksum)" ]
+result $? "another loss is another measurement"
+expect "a column that is none" 2 'keep.ewc.columns' fisher $base keep.ewc.columns='{words: text}' --out "$dir/x.st"
+expect "roles of what has none" 2 'roles are for messages' fisher $base keep.ewc.roles='{user: me}' --out "$dir/x.st"
 expect "no file to write" 2 '--out FILE is needed' fisher $base
 expect "a value is missing" 2 'a value is missing' fisher $base --out
 expect "importances of another recipe" 3 'same parameters' fisher $base method=full --out "$dir/x.st" --add "$dir/lora.st"

@@ -31,6 +31,14 @@ TEMPER_MEMORY_LIMIT=1000000 expect "this machine without memory" 4 'bytes|KiB|Mi
 expect "JSON" 0 '"reserve": "estimated", .*"tokens": 1000000.*"layers": \[\{' plan --model "$big" train.seq=512 --gpu l40s --tokens 1000000 --json
 expect "JSON of what would fit" 4 '"instead": \[\{"set": \{"method": "lora"\}, "peak_bytes": [0-9]+' plan --model "$big" method=full --gpu 4090 --json
 
+# What comes before the training.
+old="keep.ewc.path=data/demo/stories-old.jsonl keep.ewc.lambda=1"
+expect "importances: time unknown here, memory known" 0 'importances of old data .keep.ewc. .* for [0-9]+ tokens, [0-9]+ bytes' plan --model $model train.seq=128 $old
+expect "... and in JSON" 0 '"run_peak_bytes": [0-9]+, "before": \[\{"phase": "importances", "peak_bytes": [0-9]+, "tokens": [0-9]+' plan --model $model train.seq=128 $old --json
+expect "a file of importances is nothing to wait for" 0 'peak' plan --model $model train.seq=128 keep.ewc.lambda=1 keep.ewc.importances=$model/config.json
+! grep -q 'before the training' "$dir/out"
+result $? "... and has no line"
+
 # The page of the docs is what the planner says today.
 if [ -x "$(dirname "$temper")/tools/what_fits" ]; then
     TEMPER_CALIBRATION="$dir/none.json" "$(dirname "$temper")/tools/what_fits" >"$dir/out" 2>"$dir/err"

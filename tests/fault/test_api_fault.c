@@ -489,9 +489,9 @@ static tm_merge_how merge_how;
 
 static tm_status run_merge(tm_error *err)
 {
-    tm_merge_source sources[] = {{.adapter = scratch("reference"), .scale = 0.5}, {.adapter = scratch("other"), .scale = 1}};
+    tm_merge_source sources[] = {{.path = scratch("reference"), .scale = 0.5}, {.path = scratch("other"), .scale = 1}, {.path = scratch("model"), .scale = 0.5, .model = true}};
     tm_merge_request request = {.model = scratch("model"), .out = scratch("merged"), .sources = sources,
-                                .source_count = 2, .threads = 1, .how = merge_how, .density = 0.5};
+                                .source_count = 3, .threads = 1, .how = merge_how, .density = 0.5};
     return last = tm_merge(&request, &got, err);
 }
 

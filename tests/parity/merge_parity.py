@@ -61,6 +61,14 @@ def main():
         changed = max((found[k] - load_file(os.path.join(base, "model.safetensors"))[k]).abs().max().item() for k in found)
         print(f"{kind:10} {options}: largest difference of a weight {difference:.2g} (weights moved by up to {changed:.2g})")
         worst = max(worst, difference)
+    other = AutoModelForCausalLM.from_config(config)
+    tuned, out = os.path.join(folder, "tuned"), os.path.join(folder, "out-wise")
+    other.save_pretrained(tuned)
+    subprocess.run([args.temper, "merge", "--model", base, "--tuned", tuned + ":0.3", "--how", "wise", "--out", out], check=True, capture_output=True)
+    w, v, found = (load_file(os.path.join(f, "model.safetensors")) for f in (base, tuned, out))
+    difference = max((found[k] - (0.7 * w[k] + 0.3 * v[k])).abs().max().item() for k in w)
+    print(f"wise       0.7 base + 0.3 tuned: largest difference of a weight {difference:.2g}")
+    worst = max(worst, difference)
     sys.exit(worst > 2e-5)
 
 

@@ -1,5 +1,6 @@
 /* The measured rate of a device: plausible, quick, and without a trace in its byte counts. */
 #include "base/clock.h"
+#include "base/json.h"
 #include "plan/calibrate.h"
 
 #include <math.h>
@@ -94,9 +95,9 @@ static void work_over_rates(void **state)
     tm_work_add(&sum, &c.rate, 2);
     assert_true(tm_seconds_of(&c, &sum) == 3 * TM_WORK_TERMS);
     /* Another card: half the operations, a quarter of the bandwidth, the same host. */
-    double bytes = c.rate.bytes, calls = c.rate.calls, product = c.rate.product[2][1][3];
+    double bytes = c.rate.bytes, calls = c.rate.calls, product = c.rate.product[2][1][3], ops = c.rate.lowrank_ops[1];
     tm_calibration_scale(&c, 0.5, 0.25);
-    assert_true(c.rate.bytes == bytes / 4 && c.rate.calls == calls && c.rate.product[2][1][3] == product / 2 && c.peak_flops == 2);
+    assert_true(c.rate.bytes == bytes / 4 && c.rate.calls == calls && c.rate.lowrank_ops[1] == ops && c.rate.product[2][1][3] == product / 2 && c.peak_flops == 2);
 }
 
 static void measures_all_rates(void **state)
@@ -149,6 +150,27 @@ static void file_keeps_every_device(void **state)
         FAILS(TM_INPUT, "temper bench --calibrate", tm_calibrations_read(&all, path, err));
         tm_calibrations_deinit(&all);
     }
+    /* A file from before deltas were measured without dropout: they count as those with it, and an op takes nothing beside them. */
+    OK(tm_dir_remove(scratch("deep"), err));
+    OK(tm_calibration_write(path, &a, &one, err));
+    json_t *root;
+    OK(tm_json_read(path, &root, err));
+    json_t *entry = json_array_get(json_object_get(root, "devices"), 0);
+    assert_int_equal(json_object_del(entry, "lowrank_plain_forward") | json_object_del(entry, "lowrank_plain_backward") | json_object_del(entry, "lowrank_ops"), 0);
+    OK(tm_json_write(path, root, 0, err));
+    found = read_one(&all, path, &a);
+    assert_non_null(found);
+    assert_memory_equal(found->rates.rate.lowrank[0], one.rate.lowrank[1], sizeof one.rate.lowrank[1]);
+    assert_memory_equal(found->rates.rate.lowrank[1], one.rate.lowrank[1], sizeof one.rate.lowrank[1]);
+    tm_work deltas = {.lowrank_ops = {1e6, 1e6}};
+    assert_true(tm_seconds_of(&found->rates, &deltas) == 0);
+    deltas.lowrank[0][1][2] = 3 * one.rate.lowrank[1][1][2];
+    assert_true(tm_seconds_of(&found->rates, &deltas) == 3);
+    json_object_set_new(entry, "lowrank_ops", json_pack("[f]", 1.0)); /* there, and not whole */
+    OK(tm_json_write(path, root, 0, err));
+    json_decref(root);
+    FAILS(TM_INPUT, "lowrank_ops: 2 rates above 0", tm_calibrations_read(&all, path, err));
+    tm_calibrations_deinit(&all);
     const char *other = "{\"temper_calibration\": 1, \"devices\": 5}";
     OK(tm_file_write(path, other, strlen(other), err));
     assert_null(read_one(&all, path, &a));

@@ -1,6 +1,7 @@
 /* Whole runs on the CUDA device, here on the processor (tests/emulated): the bits of the CPU device, with graphs and
  * without, in one micro-batch or several. On a GPU: make test-cuda, with TEMPER_CUDA_LIBRARY naming another library. */
 #include "../support/run.h"
+#include "io/hf.h"
 #include "train/trail.h"
 
 static uint64_t seed;
@@ -417,6 +418,104 @@ static void f16_that_never_fits(void **state)
     args_free(&a);
 }
 
+/* --- Importances in f16 --- */
+
+/* The model, its last norm scaled down: all gradients inside the blocks shrink with it, alike. */
+static void shrink(const char *dir, const char *small, float factor)
+{
+    tm_safetensors *file;
+    char path[1100];
+    OK(tm_dir_create(small, err));
+    OK(tm_hf_copy_files(dir, small, err));
+    OK(tm_safetensors_open_model(dir, &file, err));
+    int64_t n = tm_safetensors_count(file);
+    tm_st_tensor *tensors = calloc((size_t)n, sizeof *tensors);
+    float *norm = NULL;
+    for (int64_t i = 0; i < n; i++) {
+        tensors[i] = *tm_safetensors_at(file, i);
+        if (strcmp(tensors[i].name, "model.norm.weight") != 0)
+            continue;
+        norm = malloc((size_t)tensors[i].bytes);
+        memcpy(norm, tensors[i].data, (size_t)tensors[i].bytes);
+        for (int64_t k = 0; k < tensors[i].count; k++)
+            norm[k] *= factor;
+        tensors[i].data = norm;
+    }
+    assert_non_null(norm);
+    snprintf(path, sizeof path, "%s/model.safetensors", small);
+    OK(tm_safetensors_write(path, tensors, n, NULL, err));
+    free(tensors);
+    free(norm);
+    tm_safetensors_close(file);
+}
+
+static tm_status importances(const char *model, const char *precision, const char *scale, const char *out, tm_error *why)
+{
+    args a = {0};
+    char *text = NULL;
+    arg(&a, "model=%s", scratch(model));
+    arg(&a, "keep.ewc.path=%s", scratch("rows.jsonl"));
+    arg(&a, "keep.ewc.format=tokens");
+    arg(&a, "keep.ewc.fisher=empirical"); /* the same labels in both precisions */
+    arg(&a, "keep.ewc.samples=12");
+    arg(&a, "device=cuda");
+    arg(&a, "precision=%s", precision);
+    arg(&a, "train.loss_scale=%s", scale);
+    tm_fisher_request request = {.source = {.overrides = a.item, .override_count = a.count}, .out = scratch(out)};
+    tm_status st = tm_fisher(&request, NULL, &text, why);
+    free(text);
+    args_free(&a);
+    return st;
+}
+
+/* |a - b| / |b| over all tensors, by root mean squares. */
+static double apart(const char *a, const char *b)
+{
+    tm_safetensors *x, *y;
+    double far = 0, all = 0;
+    OK(tm_safetensors_open(scratch(a), &x, err));
+    OK(tm_safetensors_open(scratch(b), &y, err));
+    assert_int_equal(tm_safetensors_count(x), tm_safetensors_count(y));
+    for (int64_t i = 0; i < tm_safetensors_count(x); i++) {
+        const float *u = tm_safetensors_at(x, i)->data, *v = tm_safetensors_at(y, i)->data;
+        for (int64_t k = 0; k < tm_safetensors_at(x, i)->count; k++) {
+            far += ((double)u[k] - v[k]) * ((double)u[k] - v[k]);
+            all += (double)v[k] * v[k];
+        }
+    }
+    tm_safetensors_close(x);
+    tm_safetensors_close(y);
+    return sqrt(far / all);
+}
+
+/* Gradients of some 1e-8 vanish without a scale of the loss, and are as in f32 with it; a scale that is too large is halved until it
+ * is not, and no example is left out. */
+static void f16_importances(void **state)
+{
+    (void)state;
+    begin();
+    tm_error why;
+    shrink(scratch("model"), scratch("faint"), 1e-8f);
+    OK(importances("faint", "f32", "65536", "wide.st", err));
+    OK(importances("faint", "f16", "65536", "scaled.st", err));
+    assert_int_equal(importances("faint", "f16", "1e15", "halved.st", &why), TM_RECIPE); /* no power of two */
+    OK(importances("faint", "f16", "1125899906842624", "halved.st", err)); /* 2^50 */
+    double scaled = apart("scaled.st", "wide.st"), halved = apart("halved.st", "wide.st"), plain = 1;
+    if (importances("faint", "f16", "1", "plain.st", &why) == TM_OK)
+        plain = apart("plain.st", "wide.st");
+    else
+        assert_non_null(strstr(why.message, "every importance is 0"));
+    print_message("importances in f16 against f32: %.4f with a loss scale, %.4f with one that was too large, %.3f without\n", scaled, halved, plain);
+    if (scaled > 0.05 || halved > 0.05 || plain < 0.5)
+        fail_msg("%.4f, %.4f, %.4f apart (seed %llu)", scaled, halved, plain, (unsigned long long)seed);
+    /* An ordinary model needs no help, and gets what it had. */
+    OK(importances("model", "f32", "65536", "wide.st", err));
+    OK(importances("model", "f16", "65536", "scaled.st", err));
+    double usual = apart("scaled.st", "wide.st");
+    if (usual > 0.05)
+        fail_msg("%.4f apart (seed %llu)", usual, (unsigned long long)seed);
+}
+
 /* On the processor it is refused; a GPU without bf16 takes it by itself. */
 static void f16_where(void **state)
 {
@@ -510,6 +609,6 @@ int main(void)
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
     const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_what_is_kept), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(on_tensor_cores), cmocka_unit_test(half_masters), cmocka_unit_test(f16_as_bf16),
                                        cmocka_unit_test(f16_skips_and_recovers), cmocka_unit_test(f16_skipped_steps_leave_no_trace),
-                                       cmocka_unit_test(f16_in_packs), cmocka_unit_test(f16_that_never_fits), cmocka_unit_test(f16_where), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
+                                       cmocka_unit_test(f16_in_packs), cmocka_unit_test(f16_that_never_fits), cmocka_unit_test(f16_importances), cmocka_unit_test(f16_where), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
     return cmocka_run_group_tests(tests, memory_begin, scratch_end);
 }

@@ -208,7 +208,7 @@ static void merge(tm_merge_how how, double density, bool by_count, const char *o
     tm_merge_source sources[3];
     char *text;
     for (int i = 0; i < 3; i++)
-        sources[i] = (tm_merge_source){scratch(adapters[i]), scales[i]};
+        sources[i] = (tm_merge_source){.path = scratch(adapters[i]), .scale = scales[i]};
     tm_merge_request request = {.model = scratch("model"), .out = scratch(out), .sources = sources, .source_count = 3,
                                 .threads = threads, .how = how, .density = density, .sign_by_count = by_count, .seed = random};
     OK(tm_merge(&request, &text, err));
@@ -313,6 +313,107 @@ static void dares(void **state)
     free(base);
 }
 
+/* --- Whole models --- */
+
+static const char *const untied_config =
+    "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 16, \"intermediate_size\": 24, "
+    "\"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+    "\"max_position_embeddings\": 64, \"tie_word_embeddings\": false}";
+
+static tm_status try_tuned(const char *base, const char *tuned, double scale, tm_merge_how how, const char *out, char **text, tm_error *why)
+{
+    tm_merge_source source = {.path = scratch(tuned), .scale = scale, .model = true};
+    tm_merge_request request = {.model = scratch(base), .out = scratch(out), .sources = &source, .source_count = 1, .threads = 2, .how = how, .density = 0.4};
+    return tm_merge(&request, text, why);
+}
+
+static const tm_st_tensor *tensor_or_embedding(const tm_safetensors *file, const char *name)
+{
+    const tm_st_tensor *t = tm_safetensors_find(file, name);
+    return t ? t : tm_safetensors_find(file, "model.embed_tokens.weight");
+}
+
+/* Every tensor of `out` is (1 - scale) base + scale tuned, with TIES of what one change alone leaves of itself. */
+static void must_lie_between(const char *base, const char *tuned, double scale, tm_merge_how how, const char *out, int64_t tensors)
+{
+    tm_safetensors *file[3];
+    const char *names[] = {base, tuned, out};
+    for (int i = 0; i < 3; i++)
+        OK(tm_safetensors_open_model(scratch(names[i]), &file[i], err));
+    assert_int_equal(tm_safetensors_count(file[2]), tensors);
+    for (int64_t k = 0; k < tensors; k++) {
+        const tm_st_tensor *found = tm_safetensors_at(file[2], k);
+        const float *w = tensor_or_embedding(file[0], found->name)->data, *v = tensor_or_embedding(file[1], found->name)->data, *is = found->data;
+        float *change = malloc((size_t)found->count * sizeof *change);
+        for (int64_t i = 0; i < found->count; i++)
+            change[i] = (float)((double)v[i] - w[i]);
+        if (how == TM_MERGE_TIES)
+            trim_by_sorting(change, found->count, 0.4);
+        for (int64_t i = 0; i < found->count; i++) {
+            double expected = how == TM_MERGE_TIES ? w[i] + scale * change[i] : (1 - scale) * w[i] + scale * v[i];
+            double slack = how == TM_MERGE_SUM && (scale == 0 || scale == 1) ? 0 : 2e-7; /* the ends are the models themselves */
+            if (fabs(is[i] - expected) > slack * (fabs(w[i]) + fabs(v[i])))
+                fail_msg("seed %llu: %s[%lld], scale %g: %.9g, expected %.9g", (unsigned long long)seed, found->name, (long long)i, scale, is[i], expected);
+        }
+        free(change);
+    }
+    for (int i = 0; i < 3; i++)
+        tm_safetensors_close(file[i]);
+}
+
+/* A tied model stays tied between tied models; between others the head gets weights of its own. */
+static void meets_models(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *base, *tuned;
+        int64_t tensors;
+    } pairs[] = {{"tied", "tied2", 11}, {"tied", "free", 12}, {"free", "tied", 12}, {"free", "free2", 12}};
+    static const double scale[] = {0.3, 0.5, 0, 1, -0.5};
+    char *text;
+    write_model(scratch("tied"), config, TM_F32, seed + 1);
+    write_model(scratch("tied2"), config, TM_F32, seed + 2);
+    write_model(scratch("free"), untied_config, TM_F32, seed + 3);
+    write_model(scratch("free2"), untied_config, TM_F32, seed + 4);
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 6; k++) {
+            tm_merge_how how = k < 5 ? TM_MERGE_SUM : TM_MERGE_TIES;
+            double at = k < 5 ? scale[k] : 0.7;
+            OK(try_tuned(pairs[i].base, pairs[i].tuned, at, how, "between", &text, err));
+            if (k == 3) { /* held against the tuned model itself, which it is */
+                char line[700];
+                snprintf(line, sizeof line, "logits against %s alone, 32 tokens: largest difference 0,", scratch(pairs[i].tuned));
+                assert_non_null(strstr(text, line));
+            }
+            free(text);
+            must_lie_between(pairs[i].base, pairs[i].tuned, at, how, "between", at == 0 && i == 1 ? 11 : pairs[i].tensors);
+            OK(tm_dir_remove(scratch("between"), err));
+        }
+}
+
+static void refuses_models(void **state)
+{
+    (void)state;
+    static const char *const wider =
+        "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 16, \"intermediate_size\": 32, \"num_hidden_layers\": 1, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"max_position_embeddings\": 64, \"tie_word_embeddings\": true}";
+    static const char *const deeper =
+        "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 16, \"intermediate_size\": 24, \"num_hidden_layers\": 2, "
+        "\"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"max_position_embeddings\": 64, \"tie_word_embeddings\": true}";
+    tm_error why;
+    char *text;
+    write_model(scratch("wider"), wider, TM_F32, seed);
+    write_model(scratch("deeper"), deeper, TM_F32, seed);
+    assert_int_equal(try_tuned("tied", "wider", 0.5, TM_MERGE_SUM, "x", &text, &why), TM_INPUT);
+    assert_non_null(strstr(why.message, "another base model"));
+    assert_int_equal(try_tuned("tied", "deeper", 0.5, TM_MERGE_SUM, "x", &text, &why), TM_INPUT);
+    assert_non_null(strstr(why.message, "model.layers.1."));
+    assert_int_equal(try_tuned("deeper", "tied", 0.5, TM_MERGE_SUM, "x", &text, &why), TM_INPUT);
+    assert_non_null(strstr(why.message, "is missing: expected a model that was trained from it"));
+    assert_int_equal(try_tuned("tied", "none-there", 0.5, TM_MERGE_SUM, "x", &text, &why), TM_INPUT);
+    assert_false(tm_path_exists(scratch("x")));
+}
+
 static int begin(void **state)
 {
     seed = fresh_seed();
@@ -323,6 +424,7 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(trims), cmocka_unit_test(drops), cmocka_unit_test(elects),
-                                       cmocka_unit_test(merges_models), cmocka_unit_test(dares)};
+                                       cmocka_unit_test(merges_models), cmocka_unit_test(dares),
+                                       cmocka_unit_test(meets_models), cmocka_unit_test(refuses_models)};
     return cmocka_run_group_tests_name("merging adapters", tests, begin, scratch_end);
 }

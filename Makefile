@@ -108,30 +108,47 @@ build/lab/%: bench/lab/%.cu $(wildcard bench/lab/*.cuh src/device/cuda/half/*.cu
 	@mkdir -p $(@D)
 	@echo "  nvcc $<"; $(NVCC) -std=c++17 -O3 -Isrc -gencode=arch=compute_90a,code=sm_90a -o $@ $<
 
-# The same sources on the processor, for tests where there is no GPU: tests/emulated.
+# The same sources on the processor, for tests where there is no GPU: tests/emulated. One library has the plain kernels
+# alone, the other the fast ones beside them.
 ifeq ($(origin CXX),default)
 CXX := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
 endif
-EMULATED := $(BUILD)/emulated/libtemper-cuda.so
-EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu) src/device/cuda/half/serve.cu)
-EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -Wall \
-                  $(filter -fsanitize%,$(CFLAGS)) $(if $(filter x86_64,$(ARCH)),-mfma)
+EMULATED      := $(BUILD)/emulated/libtemper-cuda.so
+EMULATED_FAST := $(BUILD)/emulated/libtemper-cuda-fast.so
+EMULATED_SIMT := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard tests/emulated/*.cpp)) $(CUDA_SHARED:build/cpu/%=$(BUILD)/%)
+EMULATED_PLAIN_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu) src/device/cuda/half/serve.cu)
+EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
+# Fibers are what ThreadSanitizer does not know.
+EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -fno-strict-aliasing -Wall -Wno-unknown-pragmas -Wno-unused-function -Wno-psabi -Wno-sign-compare -Wno-maybe-uninitialized \
+                  $(if $(filter asan,$(KIND)),$(filter -fsanitize% -fno-sanitize% -DTM_SANITIZE,$(CFLAGS))) $(if $(filter x86_64,$(ARCH)),-mfma -mf16c)
 
-emulated: $(EMULATED)
+emulated: $(EMULATED) $(EMULATED_FAST)
 
-$(EMULATED): $(EMULATED_OBJECTS) $(CUDA_SHARED:build/cpu/%=$(BUILD)/%)
-	@echo "  ld $@"; $(CXX) $(LDFLAGS) -shared -Wl,-Bsymbolic -o $@ $^
+$(EMULATED): $(EMULATED_PLAIN_OBJECTS) $(EMULATED_SIMT)
+$(EMULATED_FAST): $(EMULATED_OBJECTS) $(EMULATED_SIMT)
+$(EMULATED) $(EMULATED_FAST):
+	@echo "  ld $@"; $(CXX) $(LDFLAGS) -shared -Wl,-Bsymbolic -o $@ $^ -ldl -pthread
 
 $(BUILD)/emulated/%.o: %.cu
 	@mkdir -p $(@D)
-	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) -O2 -g -MMD -MP -c -o $@ $<
+	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) -O2 -g1 -MMD -MP -c -o $@ $<
+
+# tests/cuda on the processor, with sizes for it.
+EMULATED_TESTS := $(patsubst %.cu,$(BUILD)/emulated/%,$(wildcard tests/cuda/test_*.cu))
+$(EMULATED_TESTS): $(BUILD)/emulated/%: $(BUILD)/emulated/%.o $(EMULATED_OBJECTS) $(EMULATED_SIMT)
+	@echo "  ld $@"; $(CXX) $(LDFLAGS) -o $@ $^ -ldl -pthread
+
+$(BUILD)/%.o: %.cpp
+	@mkdir -p $(@D)
+	@echo "  c++ $<"; $(CXX) $(EMULATED_FLAGS) -O3 -g1 -MMD -MP -c -o $@ $<
 
 # Fault tests replace malloc and the file calls by ones that fail on command.
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap \
         -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
-$(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
-$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED))
+$(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"' -DEMULATED_FAST='"$(EMULATED_FAST)"' -DEMULATED_PROGRAMS='"$(BUILD)/emulated/tests/cuda"'
+$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED) $(EMULATED_FAST))
+$(BUILD)/tests/unit/test_cuda_fast: | $(if $(shell command -v $(CXX)),$(EMULATED_TESTS))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka

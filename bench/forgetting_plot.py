@@ -1,34 +1,55 @@
 #!/usr/bin/env python3
-"""The tables and the picture of docs/forgetting.md from results.json of `temper bench forgetting`.
+"""The tables and the picture of docs/forgetting.md from what `temper bench forgetting` wrote.
 
-    python3 bench/forgetting_plot.py runs/forgetting/results.json docs/forgetting.svg
+    python3 bench/forgetting_plot.py runs/forgetting/summary.json docs/forgetting.svg
 
-Prints a Markdown table to stdout; writes the plane "learned against kept". Standard library only.
+Takes summary.json or results.json, and as many tasks as it has. Prints Markdown tables to stdout; writes the plane
+"learned against kept". Standard library only.
 learned: mean over tasks of the score right after learning them, over tasks scored by exact recall.
-kept: recall of the old people's facts after the last task. Bars: the range over chains (seeds, orders)."""
+kept: recall of the old people's facts after the last task. Bars: the range over seeds, orders averaged."""
 import html
 import json
 import statistics
 import sys
 
 
+def mean(values):
+    values = [v for v in values if v is not None]
+    return statistics.mean(values) if values else None
+
+
+def seeds_of(results, arm):
+    """[{learned, last: by the file's tasks, probes}], a seed each, means over orders."""
+    if "seeds" in arm:
+        return arm["seeds"]
+    names, T = [t["name"] for t in results["tasks"]], len(results["tasks"])
+    by_seed = {}
+    for chain in arm["chains"]:
+        order = [names.index(n) for n in results["orders"][chain["order"] - 1]]
+        place = [order.index(t) for t in range(T)]
+        by_seed.setdefault(chain["seed"], []).append((
+            [chain["R"][place[t] + 1][place[t]] for t in range(T)], [chain["R"][T][place[t]] for t in range(T)], chain["P"][T]))
+    return [dict(zip(("learned", "last", "probes"), ([mean(column) for column in zip(*part)] for part in zip(*chains))))
+            for chains in by_seed.values()]
+
+
 def figures(results):
     exact = [i for i, t in enumerate(results["tasks"]) if t["metric"] == "exact"]
-    names = [t["name"] for t in results["tasks"]]
+    others = [i for i in range(len(results["tasks"])) if i not in exact]
     probe = {p["name"]: i for i, p in enumerate(results["probes"])}
     for arm in results["arms"]:
         rows = []
-        for chain in arm["chains"]:
-            order = [names.index(n) for n in results["orders"][chain["order"] - 1]]
-            R, P, T = chain["R"], chain["P"], len(names)
-            at = lambda i, place: R[i][place] if R[i][place] is not None else R[T][place]
-            facts = [k for k in range(T) if order[k] in exact]
+        for seed in seeds_of(results, arm):
+            last, learned = seed["last"], seed.get("learned")
+            if learned is None or None in learned:
+                learned = last
             rows.append({
-                "learned": statistics.mean(at(k + 1, k) for k in facts),
-                "still": statistics.mean(R[T][k] for k in facts),
-                "other": statistics.mean(R[T][k] for k in range(T) if k not in facts) if len(facts) < T else float("nan"),
-                "people": P[T][probe["old-people"]],
-                "prose": P[T][probe["old-prose"]],
+                "learned": mean(learned[t] for t in exact),
+                "still": mean(last[t] for t in exact),
+                "other": mean(last[t] for t in others) if others else float("nan"),
+                "people": seed["probes"][probe["old-people"]],
+                "prose": seed["probes"][probe["old-prose"]],
+                "tasks": list(zip(learned, last)),
             })
         yield arm, {k: [r[k] for r in rows] for k in rows[0]}
 
@@ -43,6 +64,18 @@ def table(results):
     for arm, f in figures(results):
         learned = "" if arm["kind"] != "sequence" else cell(f["learned"])
         print("| %s | %s | %s | %s | %s | %s |" % (arm["name"], learned, cell(f["still"]), cell(f["other"]), cell(f["people"]), cell(f["prose"])))
+
+
+def by_task(results):
+    """What was learned of every task, and what is left of it at the end."""
+    names = [t["name"] for t in results["tasks"]]
+    print("\n| arm | %s |\n|---%s|" % (" | ".join(names), "|---" * len(names)))
+    for arm, f in figures(results):
+        cells = []
+        for t in range(len(names)):
+            learned, last = (statistics.mean(seed[t][k] for seed in f["tasks"]) for k in (0, 1))
+            cells.append("%.3f -> %.3f" % (learned, last) if arm["kind"] == "sequence" else "%.3f" % last)
+        print("| %s | %s |" % (arm["name"], " | ".join(cells)))
 
 
 def picture(results, path):
@@ -77,5 +110,7 @@ if __name__ == "__main__":
     with open(sys.argv[1]) as file:
         read = json.load(file)
     table(read)
+    if len(read["tasks"]) > 2:
+        by_task(read)
     if len(sys.argv) > 2:
         picture(read, sys.argv[2])

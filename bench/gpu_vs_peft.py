@@ -4,7 +4,7 @@ machine, one after the other. Prints a row a case: tokens a second (median of th
 peak memory as the driver reports it, temper's planned peak. docs/benchmarks.md has runs of it.
 
 usage: bench/gpu_vs_peft.py [--temper build/cpu/temper] [--cases 7b-lora,0.5b-lora,...] [--peers eager,compiled]
-       [--work DIR] [--steps 40] [--override KEY=VALUE ...]
+       [--work DIR] [--steps 40] [--warm 3] [--override KEY=VALUE ...]
 needs torch (for the weights), transformers and peft (for the peers)."""
 import argparse, json, os, random, statistics, subprocess, sys, tempfile, threading, time
 
@@ -161,6 +161,35 @@ def peer(case, folder, rows_file, steps, kind):
     print(json.dumps(dict(seconds=seconds, tokens=tokens, losses=[float(loss)], torch=torch.cuda.max_memory_reserved())))
 
 
+def prepare(case, work, steps):
+    """The case's model and rows, made where they are not there."""
+    shape, method, rows, length = CASES[case]
+    folder, rows_file = f"{work}/{shape}", f"{work}/{case}.jsonl"
+    subprocess.run([sys.executable, __file__, "--write", folder, shape], check=True)  # its own process: it holds GPU memory
+    write_rows(rows_file, rows, length, steps)
+    return folder, rows_file
+
+
+def compile_together(cases, work, at_once, limit):
+    """torch.compile takes minutes of one processor: here for several cases at a time, so that the timed runs find its results in
+    the compiler's own cache."""
+    waiting, running, end = list(cases), [], time.time() + limit
+    while (waiting or running) and time.time() < end:
+        while waiting and len(running) < at_once:
+            case = waiting.pop(0)
+            command = [sys.executable, __file__, "--peer", case, f"{work}/{CASES[case][0]}", f"{work}/{case}.jsonl", "2", "compiled"]
+            running.append((case, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)))
+        for case, child in list(running):
+            if child.poll() is not None:
+                print(f"{case}: compiled{'' if child.returncode == 0 else ', failed'}, {limit - (end - time.time()):.0f} s", flush=True)
+                running.remove((case, child))
+        time.sleep(0.2)
+    for case, child in running:
+        print(f"{case}: not compiled in {limit} s", flush=True)
+        child.kill()
+        child.wait()
+
+
 def rate(result, warmup):
     per = [t / s for t, s in zip(result["tokens"][warmup:], result["seconds"][warmup:])]
     quartile = statistics.quantiles(per, n=4) if len(per) > 3 else [min(per), statistics.median(per), max(per)]
@@ -186,6 +215,7 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--limit", type=int, default=240, help="seconds a peer may take")
+    parser.add_argument("--warm", type=int, default=0, help="so many compilations at once before anything is timed")
     parser.add_argument("--out")
     parser.add_argument("--override", nargs="*", default=[])
     parser.add_argument("--peer", nargs=5, help=argparse.SUPPRESS)
@@ -197,15 +227,14 @@ def main():
     if a.peer:
         case, folder, rows_file, steps, kind = a.peer
         return peer(case, folder, rows_file, int(steps), kind)
-    results = {}
+    results, ready = {}, {}
     for case in a.cases.split(","):
-        shape, method, rows, length = CASES[case]
-        folder = f"{a.work}/{shape}"
         start = time.time()
-        subprocess.run([sys.executable, __file__, "--write", folder, shape], check=True)  # its own process: it holds GPU memory
-        rows_file = f"{a.work}/{case}.jsonl"
-        write_rows(rows_file, rows, length, a.steps)
+        ready[case] = prepare(case, a.work, a.steps)
         print(f"{case}: model and rows in {time.time() - start:.1f} s", flush=True)
+    if a.warm:
+        compile_together(ready, a.work, a.warm, a.limit)
+    for case, (folder, rows_file) in ready.items():
         results[case] = {}
         if not a.no_temper:
             results[case]["temper"] = ours(case, folder, rows_file, a.steps, a.temper, a.override)
@@ -218,6 +247,10 @@ def main():
                 r = dict(error=f"more than {a.limit} s")
             results[case][kind] = r
             show(case, kind, r, a.warmup)
+        median = {who: rate(r, a.warmup)[1] for who, r in results[case].items() if "error" not in r}
+        peers = [median[who] for who in median if who != "temper"]
+        if "temper" in median and peers:
+            print(f"{case:12} ratio      {median['temper'] / max(peers):10.2f} x the better peer", flush=True)
     if a.out:
         json.dump(results, open(a.out, "w"), indent=1)
 

@@ -93,9 +93,9 @@ CALL(att_b, attention_backward, &b->spans, &b->a, b->out, b->q, b->k, b->v, b->o
 CALL(glu_f, glu_forward, &b->rows, TM_ACT_SILU, b->gate_up, b->h)
 CALL(glu_b, glu_backward, &b->rows, TM_ACT_SILU, b->gate_up, b->h, b->gate_up, tm_tensor_none())
 CALL(gelu_f, glu_forward, &b->rows, TM_ACT_GELU_TANH, b->gate_up, b->h)
-CALL(xent_l, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), false, b->loss, b->kl, b->hit)
-CALL(xent_g, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), true, b->loss, b->kl, b->hit)
-CALL(xent_t, xent, TARGETS, b->logits, 0, b->ids, b->weight, b->teacher, b->weight, true, b->loss, b->kl, b->hit)
+CALL(xent_l, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), tm_tensor_none(), false, b->loss, b->kl, b->hit)
+CALL(xent_g, xent, TARGETS, b->logits, 0, b->ids, b->weight, tm_tensor_none(), tm_tensor_none(), tm_tensor_none(), true, b->loss, b->kl, b->hit)
+CALL(xent_t, xent, TARGETS, b->logits, 0, b->ids, b->weight, b->teacher, b->weight, tm_tensor_none(), true, b->loss, b->kl, b->hit)
 CALL(gather_b, gather_rows, T, b->ids, b->x, b->y)
 CALL(scatter_b, scatter_rows, T, b->rows.position, b->x, T, b->y)
 CALL(axpy_b, axpy, 0.5, b->x, b->y)
@@ -140,8 +140,8 @@ static void setup(bench *b, int64_t span, int64_t D)
     }
     chunk[chunks] = group[1] = T;
     group_chunk[1] = (int32_t)chunks;
-    b->rows = (tm_rows){T, 1, chunks, position, example, chunk, group, group_chunk};
-    b->spans = (tm_spans){spans, query, query, keys};
+    b->rows = (tm_rows){T, 1, chunks, position, example, chunk, group, group_chunk, false};
+    b->spans = (tm_spans){spans, query, query, keys, 0};
     b->a = (tm_attention){H, K, (int32_t)D, 1 / sqrtf((float)D), 0, 0};
     tm_tensor *wide[] = {&b->x, &b->y, &b->z}, *heads[] = {&b->q, &b->out, &b->dq}, *kv[] = {&b->k, &b->v, &b->dk, &b->dv};
     for (int i = 0; i < 3; i++)

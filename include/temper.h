@@ -61,6 +61,8 @@ typedef struct tm_train_progress {
     double loss, tokens_per_s, share, seconds_left; /* NaN: not known */
     const tm_probe_progress *probes;
     int64_t probe_count;
+    bool trainings;    /* of a sequence or sweep: its steps are whole trainings ... */
+    double per_minute; /* ... so many a minute; 0: not known */
 } tm_train_progress;
 
 /* How a caller watches long work; every function may be NULL. */
@@ -81,12 +83,15 @@ typedef struct tm_recipe_source {
 /* Trains. TM_OK also when the folder already holds this run, finished. *out: the run folder; free(). */
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err);
 
+enum { TM_MOST_JOBS = 1024 };
+
 typedef struct tm_sequence_request {
     const char *path;       /* SEQUENCE.yaml (docs/formats/sequence.md) */
     char *const *overrides; /* "key=value" of the recipe, for every arm */
     size_t override_count;
     const char *out;        /* NULL: the file's out, else runs/sequence */
     bool json;              /* *text is results.json itself; else a table for people */
+    int jobs;               /* chains at a time; 0: as many as there are processors, and as fit in memory; on a GPU one */
 } tm_sequence_request;
 
 /* Tasks one after another with every arm, and what each learned and forgot: runs, OUT/results.json, OUT/report.html.
@@ -108,6 +113,7 @@ typedef struct tm_sweep_request {
     const char *out;         /* NULL: runs/sweep */
     const char *metric;      /* name of the evaluation that decides; NULL: the first */
     bool json;
+    int jobs;                /* runs at a time; 0: as tm_sequence_request's */
 } tm_sweep_request;
 
 /* A recipe with several values of some keys, each combination a run below OUT, the best by its evaluation. *text: free(). */
@@ -137,6 +143,7 @@ typedef struct tm_forgetting_request {
     int tasks;         /* 0: 5, with quick 2 */
     int seeds, orders; /* 0: 20 and 3, with quick 2 and 1 */
     int steps;         /* of a task; 0: 120, with quick 40 */
+    int jobs;          /* chains at a time; 0: as tm_sequence_request's */
     bool json;
 } tm_forgetting_request;
 

@@ -128,7 +128,7 @@ tm_status tm_bench_forgetting(const tm_forgetting_request *q, const tm_callbacks
         return take_text(&more, text, err);
     }
     TM_TRY(prepare(q, out, recipe, err));
-    TM_TRY(tm_sequence(&(tm_sequence_request){.path = recipe, .out = out, .json = q->json}, callbacks, text, err));
+    TM_TRY(tm_sequence(&(tm_sequence_request){.path = recipe, .out = out, .json = q->json, .jobs = q->jobs}, callbacks, text, err));
     if (!q->quick)
         return TM_OK;
     if (!q->json)

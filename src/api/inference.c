@@ -15,7 +15,7 @@
 
 static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_device *device, const int64_t *limits, tm_error *err)
 {
-    tm_model_settings settings = {.act = s->logits ? device->real : device->traits.act, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens};
+    tm_model_settings settings = {.act = s->logits ? device->real : device->traits.act, .max_tokens = s->max_tokens, .logits = s->logits, .cache_tokens = s->cache_tokens, .cache_slots = s->texts};
     TM_TRY(tm_memory_init(&inf->memory, device, limits, err));
     TM_TRY(tm_model_create(&inf->model, s->model, inf->file, TM_F32, device, &inf->memory, 1, err));
     int64_t tokens = s->cache_tokens ? s->cache_tokens : s->max_tokens, longest = tm_model_config_longest(&inf->model.config);
@@ -24,7 +24,7 @@ static tm_status build(tm_inference *inf, const tm_inference_settings *s, tm_dev
                        (long long)longest, (long long)tokens);
     TM_TRY(tm_tuning_select(&inf->tuning, inf->recipe, NULL, &inf->model, err));
     TM_TRY(tm_model_allocate(&inf->model, &settings, err));
-    TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? 1 : s->max_tokens / 2 + 1, 1, err));
+    TM_TRY(tm_batch_create(&inf->batch, &inf->memory, device, s->max_tokens, s->cache_tokens ? s->texts : s->max_tokens / 2 + 1, 1, err));
     return tm_model_fit_batch(&inf->model, &inf->batch, err);
 }
 
@@ -36,7 +36,8 @@ static void drop_model(tm_inference *inf)
     tm_memory_deinit(&inf->memory);
 }
 
-static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int64_t limits[TM_MEM_KINDS], tm_error *err)
+/* What it takes; s->texts: as many as memory allows. */
+static tm_status measure(tm_inference *inf, tm_inference_settings *s, int64_t limits[TM_MEM_KINDS], tm_error *err)
 {
     tm_device *counting;
     TM_TRY(tm_counting_device_create(inf->device->traits, &counting, err));
@@ -44,6 +45,10 @@ static tm_status measure(tm_inference *inf, const tm_inference_settings *s, int6
     int64_t needed = tm_memory_peaks(&inf->memory, limits), available = tm_device_available(inf->device);
     drop_model(inf);
     tm_device_destroy(counting);
+    if (st == TM_OK && available >= 0 && needed > available && s->texts > 1) {
+        s->texts /= 2;
+        return measure(inf, s, limits, err);
+    }
     if (st == TM_OK && available >= 0 && needed > available)
         return tm_fail(err, TM_NO_FIT, "%s: the model needs %.2f GiB of memory, %.2f GiB are available", s->model, (double)needed / (1 << 30), (double)available / (1 << 30));
     return st;
@@ -73,7 +78,9 @@ tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference 
     *inf = (tm_inference){0};
     tm_status st = TM_OK;
     int64_t limits[TM_MEM_KINDS];
-    tm_inference_settings with_prompt = *settings, *s = &with_prompt;
+    tm_inference_settings settled = *settings, *s = &settled;
+    if (s->texts < 1)
+        s->texts = 1;
     TM_GO(make_recipe(s, &inf->recipe, err));
     if (inf->recipe->method == TM_METHOD_PROMPT) { /* its rows stand before every text */
         tm_prompt_config prompt;
@@ -169,6 +176,8 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
 
 typedef struct sampler {
     tm_inference *inf;
+    tm_text text;
+    bool given;
     const tm_sampling *sampling;
     const int32_t *stop;
     size_t stops;
@@ -177,9 +186,20 @@ typedef struct sampler {
     int32_t last; /* chosen and, when the next is asked for, in the cache; -1: none */
 } sampler;
 
-static int32_t choose(void *context, const float *logits, int64_t position)
+static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *err)
 {
     sampler *s = context;
+    (void)err;
+    *there = !s->given;
+    s->given = true;
+    *out = s->text;
+    return TM_OK;
+}
+
+static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
+{
+    sampler *s = context;
+    (void)number;
     if (s->last >= 0)
         s->inf->fed.id[s->inf->fed.count++] = s->last;
     int32_t id = s->last = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
@@ -230,16 +250,17 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
 {
     tm_status st;
     size_t known = 0, room = (size_t)inf->model.settings.cache_tokens + 1;
-    sampler s = {inf, sampling, stop, stop_count, token, context, NULL, -1};
+    sampler s = {.inf = inf, .sampling = sampling, .stop = stop, .stops = stop_count, .token = token, .context = context, .last = -1};
     TM_TRY(tm_alloc(&s.scratch, tm_sample_scratch_bytes(inf->model.config.vocab), 1, err));
     TM_GO(TM_GROW(&inf->fed.id, &inf->fed.capacity, room > prompt_count ? room : prompt_count, err));
     while (known < inf->fed.count && known + 1 < prompt_count && inf->fed.id[known] == prompt[known])
         known++;
     memcpy(inf->fed.id + known, prompt + known, (prompt_count - known) * sizeof *prompt);
     inf->fed.count = prompt_count;
-    tm_batch_item item = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
-                          .gates_by_token = inf->prompt_gates};
-    TM_GO(tm_decode(&inf->model, &inf->batch, &item, max_tokens, choose, &s, err));
+    s.text = (tm_text){.prompt = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
+                                  .gates_by_token = inf->prompt_gates},
+                       .max_tokens = max_tokens};
+    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = choose, .context = &s}, err));
 out:
     if (st != TM_OK)
         inf->fed.count = 0;

@@ -26,7 +26,8 @@ typedef struct tm_inference_settings {
     const char *device;          /* as in a recipe; NULL: auto */
     int threads;                 /* 0 = all */
     int64_t max_tokens;          /* rows of a batch */
-    int64_t cache_tokens;        /* > 0: key/value cache */
+    int64_t cache_tokens;        /* > 0: key/value cache, of so many tokens a text */
+    int64_t texts;               /* that it holds at a time; fewer where memory does not allow it. 0: one */
     bool logits;                 /* all rows' logits at once, to be looked at and compared: in f32 on the CPU */
 } tm_inference_settings;
 
@@ -49,7 +50,7 @@ typedef struct tm_sampling {
 int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch);
 size_t tm_sample_scratch_bytes(int64_t vocab);
 
-/* Appends up to max_tokens ids behind prompt (at least one id), stopping behind an id of stop. Calls
+/* One text, in slot 0. Appends up to max_tokens ids behind prompt (at least one id), stopping behind an id of stop. Calls
  * token (may be NULL) for each; false from it ends. What the prompt has in common with the ids of the call
  * before is not computed again; whoever changes the model between calls empties inf->fed. */
 tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t prompt_count, int64_t max_tokens, const int32_t *stop, size_t stop_count,

@@ -7,6 +7,7 @@
 #include "io/gguf.h"
 #include "io/hf.h"
 #include "keep/keep.h"
+#include "model/generate.h"
 #include "text/answers.h"
 #include "train/score.h"
 
@@ -282,7 +283,7 @@ static tm_status settle_steps(tm_job *job, tm_error *err)
         TM_TRY(tm_order_create(job->data, job->entries, &settings, &job->order, err));
         job->run.steps = tm_order_steps(job->order);
     } else
-        job->run.steps = r->steps;
+        job->run.steps = r->method == TM_METHOD_NONE ? 0 : r->steps;
     if (r->warmup_steps == TM_AUTO_INT)
         r->warmup_steps = (int64_t)ceil(r->warmup_ratio * (double)job->run.steps);
     if (r->warmup_steps == 0)
@@ -332,19 +333,26 @@ static tm_status settle_prompt(tm_job *job, tm_error *err)
     return st;
 }
 
-/* What metrics of generated text need of the run. */
-static void settle_generation(tm_job *job)
+/* What metrics of generated text need of the run. Where positions are a table, a text ends with it. */
+static tm_status settle_generation(tm_job *job, tm_error *err)
 {
     tm_run *run = &job->run;
+    tm_model_config config;
     for (int64_t i = 0; i < job->eval_count; i++) {
-        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]);
+        int64_t tokens = tm_eval_cache_tokens(&job->evals[i]), texts = job->evals[i].examples < TM_TEXTS_AT_ONCE ? job->evals[i].examples : TM_TEXTS_AT_ONCE;
         run->cache_tokens = tokens > run->cache_tokens ? tokens : run->cache_tokens;
+        job->asked.texts = tokens && texts > job->asked.texts ? texts : job->asked.texts;
     }
     if (!run->cache_tokens)
-        return;
+        return TM_OK;
+    TM_TRY(tm_model_config_read(job->recipe->model, &config, err));
+    int64_t longest = tm_model_config_longest(&config);
+    tm_model_config_deinit(&config);
     run->cache_tokens += job->recipe->method == TM_METHOD_PROMPT ? job->recipe->prompt_tokens : 0;
+    run->cache_tokens = run->cache_tokens < longest ? run->cache_tokens : longest;
     run->tok = job->tokenizer;
     run->stops = tm_stop_ids(job->recipe->model, job->tokenizer, run->stop);
+    return TM_OK;
 }
 
 /* What the data ask of a micro-batch: it holds at least the longest example, and never more than a step or an evaluation set has. */
@@ -403,6 +411,13 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     return TM_OK;
 }
 
+/* What a run starts from is not written over: verify, and the same command behind a kill, read it again. */
+static tm_status check_out(const tm_recipe *r, tm_error *err)
+{
+    const char *from = tm_tuning_from(r), *what = tm_path_same(r->out, r->model) ? "model" : from && tm_path_same(r->out, from) ? "adapter that it starts from" : NULL;
+    return what ? tm_fail(err, TM_RECIPE, "out: %s is the folder of the %s, which the result would be written over; choose another out", r->out, what) : TM_OK;
+}
+
 static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
 {
     tm_recipe *r = job->recipe;
@@ -417,7 +432,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     TM_TRY(load_data(job, depth, err));
     TM_TRY(settle_steps(job, err));
     settle_micro_batch(job);
-    settle_generation(job);
+    TM_TRY(settle_generation(job, err));
     run->data = job->data;
     run->rehearsal_from = r->data_count;
     run->evals = job->evals;
@@ -425,6 +440,7 @@ static tm_status open_job(tm_job *job, tm_job_depth depth, tm_error *err)
     run->order = &job->order;
     run->add_hooks = depth == TM_JOB_EVAL ? NULL : tm_keep_add;
     if (depth == TM_JOB_TRAIN) {
+        TM_TRY(check_out(r, err));
         TM_TRY(tm_run_folder_open(r->out, &job->folder, err));
         job->folder_list = &job->folder;
         run->folder = &job->folder_list;

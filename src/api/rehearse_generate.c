@@ -3,7 +3,8 @@
  * turn (Magpie, 2406.08464), then the answer; without one it writes behind BOS; with given prompts it goes on with them.
  * What it wrote last is learned: the answer, or all behind BOS.
  *
- * 1. Every text is drawn with a key of its own (seeds.subset, its number): the same texts on any thread count.
+ * 1. Every text is drawn with a key of its own (seeds.subset, its number): the same texts on any thread count, however
+ *    many are written at a time.
  * 2. The file is there whole, with its record, or not at all; a record of the same subject is used again. */
 #include "api/rehearse_parts.h"
 
@@ -11,6 +12,7 @@
 #include "base/clock.h"
 #include "base/philox.h"
 #include "io/hf.h"
+#include "model/generate.h"
 #include "text/prompts.h"
 
 #include <stdlib.h>
@@ -19,6 +21,26 @@ enum { STOPS_MOST = 16 };
 
 /* Stands for what a user says, to see where in the template that is. */
 static const char said[] = "temper-d7f3e1-user";
+
+/* A text under way: what stands before it and what was written. */
+typedef struct sample {
+    enum { READY, WRITING, WRITTEN, EMPTY, TOO_LONG } state;
+    bool user;      /* the model says what a user says; the answer comes then */
+    tm_ids ids;
+    size_t learned; /* ids before what was written last */
+    tm_decode_stream stream;
+    tm_buf text;    /* what was written last */
+} sample;
+
+static void sample_destroy(sample *s)
+{
+    if (!s)
+        return;
+    tm_ids_deinit(&s->ids);
+    tm_decode_stream_deinit(&s->stream);
+    tm_buf_deinit(&s->text);
+    free(s);
+}
 
 typedef struct writer {
     tm_rehearsal_record *record;
@@ -32,13 +54,13 @@ typedef struct writer {
     int32_t stop[STOPS_MOST];
     size_t stops;
     int64_t longest; /* of an example, in tokens */
-    /* the text at hand */
-    tm_ids ids;
-    tm_decode_stream stream;
-    tm_buf text;
+    sample **sample; /* [generate.samples]; NULL: not begun, or settled */
+    int64_t begun, settled;
+    void *draw;      /* scratch of tm_sample */
+    double said_at;
     tm_error *err;
-    tm_status status;
-    /* all of them */
+    tm_status status; /* of what happened while a token was chosen */
+    /* what is kept */
     uint64_t *seen;
     size_t seen_capacity;
     int64_t kept, repeats, empty, too_long;
@@ -156,7 +178,8 @@ static tm_status open_writer(writer *w, tm_error *err)
             if (w->prompts.item[i].id[k] >= vocab)
                 return tm_fail(err, TM_INPUT, "%s: token %d is outside the model's vocabulary of %lld: tokenizer and model do not belong together", r->model, w->prompts.item[i].id[k], (long long)vocab);
     tm_inference_settings s = {.model = r->model, .adapter = adapter_of(r), .device = r->device, .threads = (int)r->threads,
-                               .max_tokens = w->longest < 512 ? w->longest : 512, .cache_tokens = w->longest};
+                               .max_tokens = w->longest < 512 ? w->longest : 512, .cache_tokens = w->longest,
+                               .texts = r->generate_samples < TM_TEXTS_AT_ONCE ? r->generate_samples : TM_TEXTS_AT_ONCE};
     return tm_inference_open(&s, &w->inf, err);
 }
 
@@ -168,10 +191,11 @@ static void close_writer(writer *w)
     tm_prompts_deinit(&w->prompts);
     tm_tokens_destroy(w->scratch);
     tm_tokenizer_close(w->tok);
-    tm_decode_stream_deinit(&w->stream);
-    tm_ids_deinit(&w->ids);
+    for (int64_t i = w->settled; i < w->begun; i++)
+        sample_destroy(w->sample[i]);
+    free(w->sample);
+    free(w->draw);
     tm_buf_deinit(&w->marker);
-    tm_buf_deinit(&w->text);
     tm_buf_deinit(&w->rows);
     free(w->seen);
 }
@@ -179,54 +203,34 @@ static void close_writer(writer *w)
 /* --- Writing --- */
 
 /* Where the marker stands in what was written; NULL: nowhere. */
-static const char *marked(const writer *w)
+static const char *marked(const writer *w, const sample *s)
 {
-    return w->marker.size && w->text.size ? strstr(tm_buf_str(&w->text), w->marker.data) : NULL;
+    return w->marker.size && s->text.size ? strstr(tm_buf_str(&s->text), w->marker.data) : NULL;
 }
 
-static bool on_token(void *context, int32_t id)
+/* The next token of a sample into its ids and its text; below 0: that was the last. */
+static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
 {
     writer *w = context;
+    sample *s = w->sample[number];
+    tm_sampling sampling = {.temperature = w->record->recipe->generate_temperature, .top_p = 1,
+                            .seed = tm_philox_key(w->record->seeds.subset, TM_PURPOSE_REHEARSAL, (uint32_t)number, s->user ? 1 : 2)};
+    int32_t id = tm_sample(logits, w->inf.model.config.vocab, &sampling, position, w->draw);
     bool stop = stops_at(w, id);
-    w->status = TM_GROW(&w->ids.id, &w->ids.capacity, w->ids.count + 1, w->err);
     if (w->status == TM_OK)
-        w->ids.id[w->ids.count++] = id;
+        w->status = TM_GROW(&s->ids.id, &s->ids.capacity, s->ids.count + 1, w->err);
+    if (w->status == TM_OK)
+        s->ids.id[s->ids.count++] = id;
     if (w->status == TM_OK && !stop && !tm_tokenizer_is_special(w->tok, id))
-        w->status = tm_decode_stream_push(&w->stream, w->tok, id, &w->text, w->err);
-    return w->status == TM_OK && !stop;
-}
-
-static bool on_users_token(void *context, int32_t id) { return on_token(context, id) && !marked(context); }
-
-/* Goes on behind w->ids, up to `most` ids, until an id ends it; w->text: what was written. */
-static tm_status go_on(writer *w, int64_t sample, uint32_t turn, int64_t most, bool (*token)(void *, int32_t), tm_error *err)
-{
-    const tm_recipe *r = w->record->recipe;
-    tm_sampling sampling = {.temperature = r->generate_temperature, .top_p = 1,
-                            .seed = tm_philox_key(w->record->seeds.subset, TM_PURPOSE_REHEARSAL, (uint32_t)sample, turn)};
-    tm_ids before = {0};
-    tm_buf_clear(&w->text);
-    tm_decode_stream_deinit(&w->stream);
-    w->stream = (tm_decode_stream){0};
-    w->err = err;
-    w->status = TM_OK;
-    /* The ids grow while the text is written: what is read stands apart. */
-    TM_TRY(TM_GROW(&before.id, &before.capacity, w->ids.count, err));
-    memcpy(before.id, w->ids.id, w->ids.count * sizeof *before.id);
-    tm_status st = tm_generate_ids(&w->inf, before.id, w->ids.count, most, NULL, 0, &sampling, token, w, err);
-    tm_ids_deinit(&before);
-    if (st == TM_OK)
-        st = w->status;
-    if (st == TM_OK)
-        st = tm_decode_stream_flush(&w->stream, w->tok, &w->text, err);
-    return st == TM_OK ? tm_buf_check(&w->text, err) : st;
+        w->status = tm_decode_stream_push(&s->stream, w->tok, id, &s->text, w->err);
+    return w->status != TM_OK || stop || (s->user && marked(w, s)) ? -1 : id;
 }
 
 /* The user's words, without white space around them and what ends their turn; of size 0: none. */
-static const char *users_words(const writer *w, size_t *size)
+static const char *users_words(const writer *w, const sample *s, size_t *size)
 {
-    const char *from = tm_buf_str(&w->text), *end = marked(w);
-    end = end ? end : from + w->text.size;
+    const char *from = tm_buf_str(&s->text), *end = marked(w, s);
+    end = end ? end : from + s->text.size;
     while (from < end && strchr(" \t\r\n", *from))
         from++;
     while (end > from && strchr(" \t\r\n", end[-1]))
@@ -235,24 +239,27 @@ static const char *users_words(const writer *w, size_t *size)
     return from;
 }
 
-/* The model says what a user says; the prompt that follows from it becomes w->ids. */
-static tm_status write_user(writer *w, int64_t sample, bool *empty, tm_error *err)
+/* The model said what a user says; the prompt that follows from it becomes the sample's ids. */
+static tm_status end_user(writer *w, sample *s, tm_error *err)
 {
     size_t size;
-    int64_t targets, half = w->longest / 2;
-    TM_TRY(go_on(w, sample, 1, half > (int64_t)w->ids.count ? half - (int64_t)w->ids.count : 1, on_users_token, err));
-    const char *words = users_words(w, &size);
-    *empty = size == 0;
-    if (*empty)
+    int64_t targets;
+    const char *words = users_words(w, s, &size);
+    s->state = size ? READY : EMPTY;
+    if (!size)
         return TM_OK;
     json_t *row = json_pack("{s:[{s:s, s:s%}]}", "messages", "role", "user", "content", words, size);
     tm_chat_text text = {0};
     tm_status st = row ? tm_chat_prompt(w->chat, row, &text, err) : no_memory(err);
-    w->ids.count = 0;
+    s->ids.count = 0;
+    s->user = false;
     if (st == TM_OK)
-        st = tm_chat_encode(w->chat, w->scratch, &text, &w->ids, NULL, NULL, &targets, err);
+        st = tm_chat_encode(w->chat, w->scratch, &text, &s->ids, NULL, NULL, &targets, err);
     json_decref(row);
     tm_chat_text_deinit(&text);
+    tm_buf_clear(&s->text);
+    tm_decode_stream_deinit(&s->stream);
+    s->stream = (tm_decode_stream){0};
     return st;
 }
 
@@ -262,26 +269,26 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void put_row(writer *w, size_t learned)
+static void put_row(writer *w, const sample *s)
 {
     tm_buf_text(&w->rows, "{\"input_ids\": [");
-    for (size_t i = 0; i < w->ids.count; i++)
-        tm_buf_printf(&w->rows, "%s%d", i ? ", " : "", w->ids.id[i]);
+    for (size_t i = 0; i < s->ids.count; i++)
+        tm_buf_printf(&w->rows, "%s%d", i ? ", " : "", s->ids.id[i]);
     tm_buf_text(&w->rows, "], \"labels\": [");
-    for (size_t i = 0; i < w->ids.count; i++)
-        tm_buf_printf(&w->rows, "%s%d", i ? ", " : "", i < learned ? -100 : w->ids.id[i]);
+    for (size_t i = 0; i < s->ids.count; i++)
+        tm_buf_printf(&w->rows, "%s%d", i ? ", " : "", i < s->learned ? -100 : s->ids.id[i]);
     tm_buf_text(&w->rows, "]}\n");
 }
 
 /* An example whose ids from `learned` on the model wrote: into the file, unless it says nothing or was there before. */
-static tm_status keep_example(writer *w, size_t learned, tm_error *err)
+static tm_status keep_example(writer *w, const sample *s, tm_error *err)
 {
-    size_t blank = strspn(tm_buf_str(&w->text), " \t\r\n");
-    if (w->ids.count <= learned || blank == w->text.size) {
+    size_t blank = strspn(tm_buf_str(&s->text), " \t\r\n");
+    if (s->ids.count <= s->learned || blank == s->text.size) {
         w->empty++;
         return TM_OK;
     }
-    uint64_t hash = tm_tokens_hash(0, w->ids.id, NULL, (int64_t)w->ids.count);
+    uint64_t hash = tm_tokens_hash(0, s->ids.id, NULL, (int64_t)s->ids.count);
     if (w->kept && bsearch(&hash, w->seen, (size_t)w->kept, sizeof hash, by_value)) {
         w->repeats++;
         return TM_OK;
@@ -291,48 +298,106 @@ static tm_status keep_example(writer *w, size_t learned, tm_error *err)
     for (; at > 0 && w->seen[at - 1] > hash; at--)
         w->seen[at] = w->seen[at - 1];
     w->seen[at] = hash;
-    put_row(w, learned);
+    put_row(w, s);
     return tm_buf_check(&w->rows, err);
 }
 
-static tm_status write_sample(writer *w, int64_t sample, tm_error *err)
+/* Samples are kept in their order, whichever ended first. */
+static tm_status keep_examples(writer *w, tm_error *err)
 {
-    const tm_ids *prompt = &w->prompts.item[sample % w->prompts.count];
-    bool empty = false, chat = strcmp(w->begin, "chat") == 0;
-    w->ids.count = 0;
-    if ((int64_t)prompt->count < w->longest) {
-        TM_TRY(TM_GROW(&w->ids.id, &w->ids.capacity, prompt->count, err));
-        memcpy(w->ids.id, prompt->id, prompt->count * sizeof *prompt->id);
-        w->ids.count = prompt->count;
-        if (chat)
-            TM_TRY(write_user(w, sample, &empty, err));
+    for (; w->settled < w->begun && w->sample[w->settled]->state > WRITING; w->settled++) {
+        sample *s = w->sample[w->settled];
+        w->empty += s->state == EMPTY;
+        w->too_long += s->state == TOO_LONG;
+        if (s->state == WRITTEN)
+            TM_TRY(keep_example(w, s, err));
+        sample_destroy(s);
+        w->sample[w->settled] = NULL;
     }
-    if (empty) {
-        w->empty++;
-        return TM_OK;
-    }
-    size_t learned = w->ids.count;
-    if (!learned || (int64_t)learned >= w->longest) {
-        w->too_long++;
-        return TM_OK;
-    }
-    TM_TRY(go_on(w, sample, 2, w->longest - (int64_t)learned, on_token, err));
-    return keep_example(w, learned, err);
+    return TM_OK;
 }
+
+static tm_status begin_sample(writer *w, tm_error *err)
+{
+    const tm_ids *prompt = &w->prompts.item[w->begun % w->prompts.count];
+    sample *s;
+    TM_TRY(TM_NEW(&s, 1, err));
+    w->sample[w->begun++] = s;
+    s->user = strcmp(w->begin, "chat") == 0;
+    if ((int64_t)prompt->count >= w->longest)
+        return TM_OK; /* without ids: too long */
+    TM_TRY(TM_GROW(&s->ids.id, &s->ids.capacity, prompt->count, err));
+    memcpy(s->ids.id, prompt->id, prompt->count * sizeof *prompt->id);
+    s->ids.count = prompt->count;
+    return TM_OK;
+}
+
+/* A sample that is ready to go on: one that has been begun, or the next. NULL: none. */
+static tm_status ready_sample(writer *w, int64_t *number, tm_error *err)
+{
+    for (int64_t i = w->settled; i < w->begun; i++)
+        if (w->sample[i]->state == READY) {
+            *number = i;
+            return TM_OK;
+        }
+    *number = w->begun;
+    return w->begun < w->record->recipe->generate_samples ? begin_sample(w, err) : TM_OK;
+}
+
+static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *err)
+{
+    writer *w = context;
+    int64_t number, half = w->longest / 2;
+    *there = false;
+    for (;;) {
+        TM_TRY(w->status);
+        TM_TRY(ready_sample(w, &number, err));
+        if (number == w->begun)
+            return TM_OK;
+        sample *s = w->sample[number];
+        int64_t n = (int64_t)s->ids.count;
+        s->state = n && n < w->longest ? WRITING : TOO_LONG;
+        if (s->state == WRITING) {
+            s->learned = s->ids.count;
+            *there = true;
+            *out = (tm_text){.prompt = {.ids = s->ids.id, .n = (int32_t)n, .gates = w->inf.gates}, .max_tokens = !s->user ? w->longest - n : half > n ? half - n : 1, .number = number};
+            return TM_OK;
+        }
+        TM_TRY(keep_examples(w, err));
+    }
+}
+
+static tm_status ended(void *context, int64_t number, tm_error *err)
+{
+    writer *w = context;
+    sample *s = w->sample[number];
+    int64_t samples = w->record->recipe->generate_samples;
+    TM_TRY(w->status);
+    TM_TRY(tm_decode_stream_flush(&s->stream, w->tok, &s->text, err));
+    TM_TRY(tm_buf_check(&s->text, err));
+    if (s->user)
+        TM_TRY(end_user(w, s, err));
+    else
+        s->state = WRITTEN;
+    TM_TRY(keep_examples(w, err));
+    if (tm_clock_seconds() - w->said_at > 20 && w->settled < samples) {
+        w->said_at = tm_clock_seconds();
+        tm_rehearsal_say(w->record, "keep.generate: %lld of %lld texts", (long long)w->settled, (long long)samples);
+    }
+    return TM_OK;
+}
+
+static tm_status go_on(void *context, tm_error *err) { return tm_rehearsal_go_on(((writer *)context)->record, err); }
 
 static tm_status write_all(writer *w, tm_error *err)
 {
     int64_t samples = w->record->recipe->generate_samples;
-    double said_at = tm_clock_seconds();
+    w->said_at = tm_clock_seconds();
+    w->err = err;
     tm_rehearsal_say(w->record, "keep.generate: the base writes %lld texts", (long long)samples);
-    for (int64_t i = 0; i < samples; i++) {
-        TM_TRY(tm_rehearsal_go_on(w->record, err));
-        TM_TRY(write_sample(w, i, err));
-        if (tm_clock_seconds() - said_at > 20 && i + 1 < samples) {
-            said_at = tm_clock_seconds();
-            tm_rehearsal_say(w->record, "keep.generate: %lld of %lld texts", (long long)i + 1, (long long)samples);
-        }
-    }
+    TM_TRY(TM_NEW(&w->sample, samples, err));
+    TM_TRY(tm_alloc(&w->draw, tm_sample_scratch_bytes(w->inf.model.config.vocab), 1, err));
+    TM_TRY(tm_decode(&w->inf.model, &w->inf.batch, &(tm_texts){next_text, choose, ended, go_on, w}, err));
     if (!w->kept)
         return tm_fail(err, TM_FAILED, "keep.generate: none of %lld texts is of use (%lld empty, %lld too long): another temperature, or keep.generate.prompts", (long long)samples,
                        (long long)w->empty, (long long)w->too_long);

@@ -1,9 +1,11 @@
 /* Choosing a module by the prompt. The chooser is the router of tune/router.h: ridge regression from what the start model
  * makes of a prompt (the mean of its last hidden states) to the task, learned on rows of every task's training data; the
- * task with the largest value is chosen. Every prompt of the tests is given to the module chosen for it. */
+ * task with the largest value is chosen. Every prompt of the tests is given to the module chosen for it. What the start model
+ * makes of the rows, and what every module answers, is computed once, whatever the number of sets of modules to choose from. */
 #include "api/route.h"
 
 #include "api/job.h"
+#include "api/laboratory.h"
 #include "base/json.h"
 #include "train/score.h"
 #include "tune/router.h"
@@ -17,11 +19,12 @@ enum { LEARNED = 256 }; /* rows of a task that the router learns from, evenly ov
 typedef struct chooser {
     tm_job job;
     tm_trainer *trainer;
-    tm_router router;
+    tm_router *router;   /* [sets] */
+    size_t sets;
     float *rows;  /* scratch */
     void *raw;
     int64_t width;
-    int32_t **choice; /* [evaluations] of every example */
+    int32_t **choice; /* [evaluations] of every example and set: [examples, sets], tasks of the file */
 } chooser;
 
 static void chooser_close(chooser *c)
@@ -31,7 +34,9 @@ static void chooser_close(chooser *c)
     free(c->choice);
     free(c->rows);
     free(c->raw);
-    tm_router_deinit(&c->router);
+    for (size_t k = 0; c->router && k < c->sets; k++)
+        tm_router_deinit(&c->router[k]);
+    free(c->router);
     tm_trainer_destroy(c->trainer);
     tm_job_close(&c->job);
 }
@@ -48,21 +53,39 @@ static tm_status chooser_open(chooser *c, tm_error *err)
     return tm_alloc(&c->raw, (size_t)(c->trainer->batch.max_tokens * c->width), 8, err);
 }
 
-/* The router, from rows of every task. entries: how many entries of the data each task has, in order. */
-static tm_status learn(chooser *c, const size_t *entries, size_t tasks, tm_error *err)
+/* The router of the tasks in `known`, from rows [n] of all tasks; h, gates: room for as many. */
+static tm_status fit(const chooser *c, uint64_t known, size_t tasks, const float *rows, const size_t *row_task, int64_t n, float *h, float *gates, tm_router *out, tm_error *err)
+{
+    int64_t column[TM_LAB_MOST_TASKS], columns = 0, used = 0;
+    for (size_t t = 0; t < tasks; t++)
+        column[t] = known >> t & 1 ? columns++ : -1;
+    memset(gates, 0, (size_t)(n * columns) * sizeof *gates);
+    for (int64_t i = 0; i < n; i++) {
+        if (column[row_task[i]] < 0)
+            continue;
+        memcpy(h + used * c->width, rows + i * c->width, (size_t)c->width * sizeof *h);
+        gates[used++ * columns + column[row_task[i]]] = 1;
+    }
+    return tm_router_fit(h, gates, used, c->width, columns, 1e-2, out, err);
+}
+
+/* The routers, from rows of every task. */
+static tm_status learn(chooser *c, const tm_lab_routing *r, tm_error *err)
 {
     const tm_dataset *data = c->job.data;
     int64_t all = tm_dataset_count(data), n = 0, *have = NULL, *seen = NULL;
-    float *h = NULL, *gates = NULL;
-    size_t *task = NULL;
+    float *h = NULL, *some = NULL, *gates = NULL;
+    size_t *task = NULL, *row_task = NULL, tasks = r->tasks;
     tm_status st;
     TM_GO(TM_NEW(&have, tasks, err));
     TM_GO(TM_NEW(&seen, tasks, err));
     TM_GO(TM_NEW(&task, tm_dataset_sources(data), err));
+    TM_GO(TM_NEW(&row_task, tasks * LEARNED, err));
     TM_GO(TM_NEW(&h, (int64_t)tasks * LEARNED * c->width, err));
+    TM_GO(TM_NEW(&some, (int64_t)tasks * LEARNED * c->width, err));
     TM_GO(TM_NEW(&gates, tasks * LEARNED * tasks, err));
     for (size_t t = 0, e = 0; t < tasks; t++)
-        for (size_t k = 0; k < entries[t]; k++)
+        for (size_t k = 0; k < r->entries[t]; k++)
             task[e++] = t;
     for (int64_t i = 0; i < all; i++)
         have[task[tm_dataset_at(data, i)->source]]++;
@@ -72,33 +95,55 @@ static tm_status learn(chooser *c, const size_t *entries, size_t tasks, tm_error
         if (at * most / have[t] == (at + 1) * most / have[t])
             continue; /* `most` of them, evenly */
         TM_GO(tm_prompt_state(c->trainer, tm_dataset_at(data, i), c->raw, c->rows, h + n * c->width, err));
-        gates[n++ * (int64_t)tasks + (int64_t)t] = 1;
+        row_task[n++] = t;
     }
-    st = tm_router_fit(h, gates, n, c->width, (int64_t)tasks, 1e-2, &c->router, err);
+    TM_GO(TM_NEW(&c->router, r->sets, err));
+    for (; c->sets < r->sets; c->sets++)
+        TM_GO(fit(c, r->known[c->sets], tasks, h, row_task, n, some, gates, &c->router[c->sets], err));
 out:
     free(have);
     free(seen);
     free(task);
+    free(row_task);
     free(h);
+    free(some);
     free(gates);
     return st;
 }
 
-/* The task of every example of every evaluation. */
-static tm_status choose(chooser *c, size_t tasks, tm_error *err)
+/* The task of the largest gate. */
+static int32_t largest(const tm_router *router, uint64_t known, const float *h)
 {
-    float gates[TM_LAB_MOST_TASKS], *h;
+    float gates[TM_LAB_MOST_TASKS];
+    int32_t task = -1, best = -1;
+    int64_t of_best = 0;
+    tm_router_gates(router, h, gates);
+    for (int64_t g = 0; g < router->gates; g++) {
+        do
+            task++;
+        while (!(known >> task & 1));
+        if (best < 0 || gates[g] > gates[of_best]) {
+            best = task;
+            of_best = g;
+        }
+    }
+    return best;
+}
+
+/* The task of every example of every evaluation, by every set. */
+static tm_status choose(chooser *c, const tm_lab_routing *r, tm_error *err)
+{
+    float *h;
     tm_status st = TM_OK;
     TM_TRY(TM_NEW(&c->choice, c->job.eval_count, err));
     TM_TRY(TM_NEW(&h, c->width, err));
     for (int64_t s = 0; s < c->job.eval_count; s++) {
         const tm_eval_set *set = &c->job.evals[s];
-        TM_GO(TM_NEW(&c->choice[s], set->examples, err));
+        TM_GO(TM_NEW(&c->choice[s], (size_t)set->examples * c->sets, err));
         for (int64_t i = 0; i < set->examples; i++) {
             TM_GO(tm_prompt_state(c->trainer, tm_dataset_at(set->data, i), c->raw, c->rows, h, err));
-            tm_router_gates(&c->router, h, gates);
-            for (size_t t = 1; t < tasks; t++)
-                c->choice[s][i] = gates[t] > gates[c->choice[s][i]] ? (int32_t)t : c->choice[s][i];
+            for (size_t k = 0; k < c->sets; k++)
+                c->choice[s][(size_t)i * c->sets + k] = largest(&c->router[k], r->known[k], h);
         }
     }
 out:
@@ -139,8 +184,8 @@ static bool add_item(int metric, const json_t *item, tally *to)
     }
 }
 
-/* The items of one evaluation by one module: those that were given to it. */
-static tm_status add_items(const chooser *c, int64_t set, int32_t module, const tm_buf *items, tally *to, tm_error *err)
+/* The items of one evaluation by one module: to each set (tallies[set * stride]) those that it gave to the module. */
+static tm_status add_items(const chooser *c, int64_t set, int32_t module, const tm_buf *items, tally *to, size_t stride, tm_error *err)
 {
     const tm_eval_set *s = &c->job.evals[set];
     const char *at = tm_buf_str(items);
@@ -150,20 +195,22 @@ static tm_status add_items(const chooser *c, int64_t set, int32_t module, const 
     bool mean = lines == s->examples; /* else an item is of several examples: choices, round trips */
     for (int64_t i = 0; i < s->examples && mean; i++) {
         const char *end = strchr(at, '\n');
-        if (c->choice[set][i] == module) {
-            json_t *item;
-            TM_TRY(tm_json_parse_row(at, (size_t)(end - at), &item, err));
-            mean = add_item(s->entry->metric, item, to);
-            json_decref(item);
-        }
+        const int32_t *choice = &c->choice[set][(size_t)i * c->sets];
+        json_t *item;
+        TM_TRY(tm_json_parse_row(at, (size_t)(end - at), &item, err));
+        for (size_t k = 0; k < c->sets && mean; k++)
+            if (choice[k] == module)
+                mean = add_item(s->entry->metric, item, &to[k * stride]);
+        json_decref(item);
         at = end + 1;
     }
-    if (!mean)
-        to->sum = NAN;
+    for (size_t k = 0; k < c->sets && !mean; k++)
+        to[k * stride].sum = NAN;
     return TM_OK;
 }
 
-static tm_status score_module(const chooser *c, const tm_lab_routing *r, size_t module, tally *tallies, tm_error *err)
+/* tallies [sets, tasks] */
+static tm_status score_module(const tm_laboratory *lab, const chooser *c, const tm_lab_routing *r, size_t module, tally *tallies, tm_error *err)
 {
     tm_recipe *recipe;
     tm_buf items[TM_LAB_MOST_TASKS] = {0};
@@ -172,10 +219,12 @@ static tm_status score_module(const chooser *c, const tm_lab_routing *r, size_t 
     if (st == TM_OK)
         st = r->recipe_of(r->owner, module, &recipe, err);
     if (st == TM_OK)
+        tm_laboratory_threads(lab, recipe);
+    if (st == TM_OK)
         st = tm_evaluate_recipe(recipe, scores, items, err);
     for (size_t s = 0; s < r->tasks; s++) {
         if (st == TM_OK)
-            st = add_items(c, (int64_t)s, (int32_t)module, &items[s], &tallies[s], err);
+            st = add_items(c, (int64_t)s, (int32_t)module, &items[s], &tallies[s], r->tasks, err);
         tm_buf_deinit(&items[s]);
     }
     free(scores);
@@ -184,24 +233,27 @@ static tm_status score_module(const chooser *c, const tm_lab_routing *r, size_t 
 
 tm_status tm_route_modules(void *context, const tm_lab_routing *r, double *scores, int64_t *confusion, tm_error *err)
 {
-    (void)context;
     chooser c = {0};
-    tally tallies[TM_LAB_MOST_TASKS] = {{0, 0}};
+    tally *tallies = NULL;
     tm_recipe *recipe;
     tm_status st;
     TM_TRY(r->recipe_of(r->owner, r->tasks, &recipe, err));
+    tm_laboratory_threads(context, recipe);
     TM_TRY(tm_job_open(recipe, TM_JOB_EVAL, &c.job, err));
+    TM_GO(TM_NEW(&tallies, r->sets * r->tasks, err));
     TM_GO(chooser_open(&c, err));
-    TM_GO(learn(&c, r->entries, r->tasks, err));
-    TM_GO(choose(&c, r->tasks, err));
-    for (size_t s = 0; s < r->tasks; s++)
-        for (int64_t i = 0; i < c.job.evals[s].examples; i++)
-            confusion[s * r->tasks + (size_t)c.choice[s][i]]++;
+    TM_GO(learn(&c, r, err));
+    TM_GO(choose(&c, r, err));
+    for (size_t k = 0; k < r->sets; k++)
+        for (size_t s = 0; s < r->tasks; s++)
+            for (int64_t i = 0; i < c.job.evals[s].examples; i++)
+                confusion[(k * r->tasks + s) * r->tasks + (size_t)c.choice[s][(size_t)i * c.sets + k]]++;
     for (size_t m = 0; m < r->tasks; m++)
-        TM_GO(score_module(&c, r, m, tallies, err));
-    for (size_t s = 0; s < r->tasks; s++)
-        scores[s] = tallies[s].weight > 0 ? tallies[s].sum / tallies[s].weight : NAN;
+        TM_GO(score_module(context, &c, r, m, tallies, err));
+    for (size_t i = 0; i < r->sets * r->tasks; i++)
+        scores[i] = tallies[i].weight > 0 ? tallies[i].sum / tallies[i].weight : NAN;
 out:
+    free(tallies);
     chooser_close(&c);
     return st;
 }

@@ -1,6 +1,7 @@
 /* temper sequence and temper sweep: the laboratory with this library's training, evaluation and merging. */
 #include "api/compare.h"
 #include "api/job.h"
+#include "api/laboratory.h"
 #include "api/route.h"
 
 #include "base/file.h"
@@ -15,10 +16,12 @@
 /* Warnings of the single runs stay in their folders: a sequence has many. */
 static tm_status train(void *context, tm_recipe *recipe, tm_error *err)
 {
-    tm_callbacks quiet = *(const tm_callbacks *)context;
+    tm_laboratory_watch watch;
     char *out = NULL;
-    quiet.note = NULL;
-    tm_status st = tm_train_recipe(recipe, &quiet, &out, err);
+    tm_laboratory_threads(context, recipe);
+    tm_laboratory_watch_begin(&watch, context, true);
+    tm_status st = tm_train_recipe(recipe, &watch.callbacks, &out, err);
+    tm_laboratory_watch_end(&watch);
     free(out);
     return st == TM_RETENTION ? TM_OK : st; /* what the gate left is the run's result */
 }
@@ -46,8 +49,8 @@ static tm_status measure_kl(const tm_recipe *recipe, const tm_eval_entry *entry,
 
 static tm_status evaluate(void *context, tm_recipe *recipe, const char *start, double *values, tm_error *err)
 {
-    (void)context;
     int metric[TM_LAB_MOST_TASKS];
+    tm_laboratory_threads(context, recipe);
     int64_t count = recipe->eval_count;
     tm_scores *scores = NULL;
     tm_status st = TM_OK;
@@ -73,10 +76,10 @@ static tm_status evaluate(void *context, tm_recipe *recipe, const char *start, d
 
 static tm_status merge(void *context, const char *model, const char *adapter, const char *out, tm_error *err)
 {
-    (void)context;
+    const tm_laboratory *lab = context;
     char *text = NULL;
     const tm_merge_source source = {.path = adapter, .scale = 1};
-    tm_status st = tm_merge(&(tm_merge_request){.model = model, .out = out, .sources = &source, .source_count = 1, .density = 1}, &text, err);
+    tm_status st = tm_merge(&(tm_merge_request){.model = model, .out = out, .sources = &source, .source_count = 1, .threads = (int)lab->threads, .density = 1}, &text, err);
     free(text);
     return st;
 }
@@ -119,7 +122,6 @@ out:
 
 static tm_status rows(void *context, tm_recipe *recipe, const char *out, tm_error *err)
 {
-    (void)context;
     tm_data_entry *entries = NULL;
     tm_tokenizer *tok = NULL;
     tm_dataset *data = NULL;
@@ -127,6 +129,7 @@ static tm_status rows(void *context, tm_recipe *recipe, const char *out, tm_erro
     tm_model_config config = {0};
     int64_t count = recipe->data_count;
     tm_status st;
+    tm_laboratory_threads(context, recipe);
     TM_GO(TM_NEW(&entries, count + 1, err));
     memcpy(entries, recipe->data, (size_t)count * sizeof *entries);
     if (recipe->replay.path)
@@ -151,33 +154,35 @@ out:
 
 static tm_status importances(void *context, tm_recipe *recipe, const char *out, const char *add, tm_error *err)
 {
-    tm_callbacks quiet = *(const tm_callbacks *)context;
+    tm_laboratory_watch watch;
     char *text = NULL;
-    quiet.note = NULL;
-    tm_status st = tm_fisher_recipe(recipe, out, add, &quiet, &text, err);
+    tm_laboratory_threads(context, recipe);
+    tm_laboratory_watch_begin(&watch, context, false);
+    tm_status st = tm_fisher_recipe(recipe, out, add, &watch.callbacks, &text, err);
+    tm_laboratory_watch_end(&watch);
     free(text);
     return st;
 }
 
-static void note(void *context, const char *text)
+static tm_status write_text(const char *dir, const char *name, const tm_buf *text, tm_error *err)
 {
-    const tm_callbacks *callbacks = context;
-    if (callbacks->note)
-        callbacks->note(callbacks->context, text);
+    char *path = tm_path_join(dir, name, err);
+    tm_status st = path ? tm_file_write(path, text->data, text->size, err) : TM_NO_MEMORY;
+    free(path);
+    return st;
 }
 
-/* results.json, and what is said about it. */
+/* results.json and summary.json, and what is said about them. */
 static tm_status write_results(const tm_sequence_file *file, const tm_sequence_result *result, const char *out, bool json, char **text, tm_error *err)
 {
-    tm_buf results = {0}, table = {0};
+    tm_buf results = {0}, summary = {0}, table = {0};
     tm_analysis analysis = {0};
-    tm_status st = TM_OK;
-    char *path = tm_path_join(out, "results.json", err);
-    if (!path)
-        return TM_NO_MEMORY;
+    tm_status st;
     TM_GO(tm_analysis_of(file, result, &analysis, err));
-    TM_GO(tm_sequence_results(file, result, &analysis, &results, err));
-    TM_GO(tm_file_write(path, results.data, results.size, err));
+    TM_GO(tm_sequence_results(file, result, &analysis, true, &summary, err));
+    TM_GO(write_text(out, "summary.json", &summary, err));
+    TM_GO(tm_sequence_results(file, result, &analysis, false, &results, err));
+    TM_GO(write_text(out, "results.json", &results, err));
     TM_GO(tm_sequence_report_write(out, err));
     TM_GO(tm_sequence_table(file, result, &analysis, &table, err));
     tm_buf *given = json ? &results : &table;
@@ -186,30 +191,33 @@ static tm_status write_results(const tm_sequence_file *file, const tm_sequence_r
 out:
     tm_analysis_deinit(&analysis);
     tm_buf_deinit(&results);
+    tm_buf_deinit(&summary);
     tm_buf_deinit(&table);
-    free(path);
     return st;
 }
 
-static tm_lab_calls calls_of(const tm_callbacks *callbacks)
+static tm_lab_calls calls_of(tm_laboratory *lab)
 {
-    static const tm_callbacks silent = {0};
-    return (tm_lab_calls){(void *)(uintptr_t)(callbacks ? callbacks : &silent), train, evaluate, merge, rows, importances, tm_route_modules, note};
+    return (tm_lab_calls){.context = lab, .spread = tm_laboratory_spread, .train = train, .evaluate = evaluate, .merge = merge, .rows = rows, .importances = importances,
+                          .route = tm_route_modules, .note = tm_laboratory_note, .progress = tm_laboratory_progress, .stopped = tm_laboratory_stopped, .stop = tm_laboratory_stop};
 }
 
 tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     tm_sequence_file file;
     tm_sequence_result result = {0};
-    tm_lab_calls calls = calls_of(callbacks);
+    tm_laboratory lab;
     *text = NULL;
     TM_TRY(tm_sequence_file_open(request->path, request->overrides, request->override_count, &file, err));
     const char *out = request->out ? request->out : file.out ? file.out : "runs/sequence";
+    tm_laboratory_open(&lab, callbacks, request->jobs, false);
+    tm_lab_calls calls = calls_of(&lab);
     for (int64_t i = 0; i < file.warnings.count; i++)
-        note(calls.context, file.warnings.item[i]);
+        tm_laboratory_note(&lab, file.warnings.item[i]);
     tm_status st = tm_sequence_run(&file, request->overrides, request->override_count, out, &calls, &result, err);
     if (st == TM_OK)
         st = write_results(&file, &result, out, request->json, text, err);
+    tm_laboratory_close(&lab);
     tm_sequence_result_deinit(&result, &file);
     tm_sequence_file_close(&file);
     return st;
@@ -218,9 +226,11 @@ tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *ca
 tm_status tm_sweep_recipe(const tm_sweep_request *request, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     tm_sweep sweep = {.recipe = request->source.path, .out = request->out ? request->out : "runs/sweep", .metric = request->metric};
-    tm_lab_calls calls = calls_of(callbacks);
+    tm_laboratory lab;
     tm_buf json = {0}, table = {0};
     *text = NULL;
+    tm_laboratory_open(&lab, callbacks, request->jobs, true);
+    tm_lab_calls calls = calls_of(&lab);
     tm_status st = tm_sweep_arguments(&sweep, request->source.overrides, request->source.override_count, err);
     if (st == TM_OK)
         st = tm_sweep_run(&sweep, &calls, &json, &table, err);
@@ -231,6 +241,7 @@ tm_status tm_sweep_recipe(const tm_sweep_request *request, const tm_callbacks *c
     }
     tm_buf_deinit(&json);
     tm_buf_deinit(&table);
+    tm_laboratory_close(&lab);
     tm_sweep_deinit(&sweep);
     return st;
 }

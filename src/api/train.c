@@ -51,29 +51,36 @@ static tm_status finish_hash(model_hash *h, tm_error *err)
 
 /* --- A folder that holds a run already --- */
 
-/* Keys that change memory and speed but no result: a resumed run may differ in them. */
-static const char *const layout_keys[][2] = {{NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "recompute_layers"}, {"train", "offload"}, {"train", "graphs"}, {"train", "keep_checkpoints"}};
+/* Keys that change memory and speed but no result, and where the folder is: a resumed run may differ in them. */
+static const char *const layout_keys[][2] = {{NULL, "out"}, {NULL, "threads"}, {NULL, "cache"}, {"train", "packing"}, {"train", "micro_tokens"}, {"train", "recompute"}, {"train", "recompute_layers"}, {"train", "offload"}, {"train", "graphs"}, {"train", "keep_checkpoints"}};
 
-/* The first key in which two recipes differ, as text; "" when they agree. */
-static void first_difference(json_t *a, json_t *b, const char *prefix, tm_buf *out)
+/* The first key in which two values differ, as text; "" when they agree. */
+static void first_difference(json_t *value, json_t *other, const char *name, tm_buf *out)
 {
-    const char *key;
-    json_t *value;
-    json_object_foreach(a, key, value) {
-        json_t *other = json_object_get(b, key);
-        if (out->size || json_equal(value, other))
-            continue;
-        if (json_is_object(value) && json_is_object(other)) {
-            char inner[256];
-            snprintf(inner, sizeof inner, "%s%s.", prefix, key);
-            first_difference(value, other, inner, out);
-            continue;
+    const char *key, *dot = *name ? "." : "";
+    char inner[256];
+    json_t *item;
+    size_t i;
+    if (out->size || json_equal(value, other))
+        return;
+    if (json_is_object(value) && json_is_object(other)) {
+        json_object_foreach(value, key, item) {
+            snprintf(inner, sizeof inner, "%s%s%s", name, dot, key);
+            first_difference(item, json_object_get(other, key), inner, out);
         }
-        char *was = other ? json_dumps(other, JSON_COMPACT | JSON_ENCODE_ANY) : NULL, *is = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
-        tm_buf_printf(out, "%s%s is %s, the run there has %s", prefix, key, is ? is : "?", was ? was : "none");
-        free(was);
-        free(is);
+        return;
     }
+    if (json_is_array(value) && json_array_size(value) == json_array_size(other)) {
+        json_array_foreach(value, i, item) {
+            snprintf(inner, sizeof inner, "%s%s%zu", name, dot, i);
+            first_difference(item, json_array_get(other, i), inner, out);
+        }
+        return;
+    }
+    char *was = other ? json_dumps(other, JSON_COMPACT | JSON_ENCODE_ANY) : NULL, *is = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    tm_buf_printf(out, "%s is %s, the run there has %s", name, is ? is : "?", was ? was : "none");
+    free(was);
+    free(is);
 }
 
 /* Where a base matrix is trained on a GPU, its gradient is one sum over a micro-batch: then this is no layout. */
@@ -93,6 +100,30 @@ static void drop_layout(const tm_job *job, json_t *recipe)
     }
 }
 
+/* One of the run's files: mine and theirs are its hashes. */
+static void other_file(const json_t *mine, const json_t *theirs, const char *path, tm_buf *out)
+{
+    const char *is = json_string_value(mine), *was = json_string_value(theirs);
+    if (!out->size && is && was && strcmp(is, was) != 0)
+        tm_buf_printf(out, "%s is not what it was when that run was begun", path ? path : "its data");
+}
+
+/* A run goes on with what it was begun with: other rows would come in another order. Results and what is measured on the
+ * way have hashes too, and are no matter of the start. */
+static void other_files(const tm_job *job, const json_t *mine, const json_t *theirs, tm_buf *out)
+{
+    const tm_recipe *r = job->recipe;
+    const char *const lists[] = {"data", "eval", "probes"};
+    const int64_t counts[] = {r->data_count, r->eval_count, r->probe_count};
+    for (int k = 0; k < 3; k++)
+        for (int64_t i = 0; i < counts[k]; i++) {
+            const tm_data_entry *entry = k == 0 ? &r->data[i] : k == 1 ? &r->eval[i].data : &r->probes[i].data;
+            other_file(json_array_get(json_object_get(mine, lists[k]), (size_t)i), json_array_get(json_object_get(theirs, lists[k]), (size_t)i), entry->path, out);
+        }
+    other_file(json_object_get(mine, "replay"), json_object_get(theirs, "replay"), r->replay.path, out);
+    other_file(json_object_get(mine, "tokenizer"), json_object_get(theirs, "tokenizer"), "the model's tokenizer", out);
+}
+
 /* A run goes on where it was begun: a processor, or a GPU of the same model. */
 static void other_device(const tm_job *job, json_t *run, tm_buf *out)
 {
@@ -103,7 +134,7 @@ static void other_device(const tm_job *job, json_t *run, tm_buf *out)
         tm_buf_printf(out, "it was begun on %s (%s), this is %s (%s)", name, detail ? detail : "", job->device->name, job->device->detail);
 }
 
-/* Compares with the run.json of the folder: another recipe is refused; *finished: nothing to do. */
+/* Compares with the run.json of the folder: another recipe, or other data, is refused; *finished: nothing to do. */
 static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
 {
     *finished = false;
@@ -116,13 +147,14 @@ static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
     if (!tm_path_exists(path))
         goto out;
     TM_GO(tm_json_read(path, &old, err)); /* one that cannot be read might be of a finished run */
-    TM_GO(tm_recipe_to_json(job->recipe, &text, err));
+    TM_GO(tm_job_describe(job, NULL, "", "", "", &text, err));
     TM_GO(tm_json_parse(text.data, text.size, "recipe", &mine, err));
-    json_t *theirs = json_object_get(old, "recipe");
-    drop_layout(job, mine);
+    json_t *my_recipe = json_object_get(mine, "recipe"), *theirs = json_object_get(old, "recipe");
+    drop_layout(job, my_recipe);
     drop_layout(job, theirs);
-    first_difference(mine, theirs, "", &difference);
+    first_difference(my_recipe, theirs, "", &difference);
     other_device(job, old, &difference);
+    other_files(job, json_object_get(mine, "sha256"), json_object_get(old, "sha256"), &difference);
     TM_GO(tm_buf_check(&difference, err));
     if (difference.size)
         TM_GO(tm_fail(err, TM_LOCKED, "%s holds another run: %s; choose another out, or remove the folder", job->folder.dir, difference.data));
@@ -251,6 +283,8 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     tm_status st = TM_OK;
     tm_sha256 result = {""};
     TM_TRY(warn_about_recipe(job, t, err));
+    for (int64_t i = 0; w->callbacks->note && i < t->tuning.notes.count; i++)
+        w->callbacks->note(w->callbacks->context, t->tuning.notes.item[i]);
     TM_TRY(tm_trainer_start(t, err));
     TM_TRY(write_run_json(job, t, "running", "", "", err));
     w->first_step = t->step;

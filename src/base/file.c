@@ -273,6 +273,12 @@ bool tm_path_exists(const char *path)
     return stat(path, &info) == 0;
 }
 
+bool tm_path_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 bool tm_path_is_dir(const char *path)
 {
     struct stat info;

@@ -38,6 +38,8 @@ void tm_file_out_discard(tm_file_out *out);
 bool tm_shared_path(const char *name, char *out, size_t size);
 
 bool tm_path_exists(const char *path);
+/* Whether both are there and are one, by whatever names. */
+bool tm_path_same(const char *a, const char *b);
 bool tm_path_is_dir(const char *path);
 bool tm_dir_has(const char *dir, const char *name); /* dir/name is there; takes no memory, so it cannot fail */
 /* a/b; free with free(). NULL with err filled when memory runs out. */

@@ -112,6 +112,8 @@ tm_status tm_recipe_to_json(const tm_recipe *recipe, tm_buf *out, tm_error *err)
 tm_status tm_recipe_to_yaml(const tm_recipe *recipe, bool comments, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 /* The same of one set of rows: which, and how they are read. Equal entries give equal text. */
 tm_status tm_data_entry_to_json(const tm_data_entry *entry, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+/* What a recipe says beyond the defaults, a line "key: value" a key, appended: the same for a later version that knows more keys. */
+tm_status tm_recipe_changes(const tm_recipe *recipe, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 /* docs/recipe.md: the table of all keys. */
 void tm_recipe_document(tm_buf *out);
 

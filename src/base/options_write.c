@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "base/options_table.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct writer {
@@ -296,6 +297,50 @@ tm_status tm_data_entry_to_json(const tm_data_entry *entry, tm_buf *out, tm_erro
     put_rows(&w, &tm_option_tables[TM_TABLE_DATA], entry);
     tm_buf_text(out, "\n}");
     return tm_buf_check(out, err);
+}
+
+/* A line a key whose value is not the default's; prefix: what stands before the keys. */
+static tm_status put_changes(tm_buf *out, const tm_option_table *table, const void *base, const char *prefix, tm_error *err)
+{
+    void *blank = NULL;
+    tm_buf text = {0}, fallback = {0};
+    char inner[64];
+    tm_status st;
+    TM_GO(tm_alloc(&blank, 1, table->size, err));
+    for (size_t i = 0; i < table->count; i++) {
+        const tm_option *o = &table->row[i];
+        if (o->type == TM_OPT_FIXED)
+            continue;
+        for (int64_t k = 0; o->type == TM_OPT_LIST && k < *tm_list_count(base, o); k++) {
+            const tm_option_table *entries = tm_option_entries(o);
+            snprintf(inner, sizeof inner, "%s.%lld.", o->key, (long long)k);
+            TM_GO(put_changes(out, entries, tm_entry_at(entries, *tm_list_array(base, o), k), inner, err));
+        }
+        if (o->type == TM_OPT_LIST)
+            continue;
+        tm_buf_clear(&text);
+        tm_buf_clear(&fallback);
+        TM_GO(tm_option_set_default(o, blank, err));
+        put_value(&(writer){.out = &text}, o, base);
+        put_value(&(writer){.out = &fallback}, o, blank);
+        TM_GO(tm_buf_check(&text, err));
+        TM_GO(tm_buf_check(&fallback, err));
+        if (strcmp(text.data, fallback.data) != 0)
+            tm_buf_printf(out, "%s%s: %s\n", prefix, o->key, text.data);
+    }
+    st = tm_buf_check(out, err);
+out:
+    for (size_t i = 0; blank && i < table->count; i++)
+        tm_option_free(&table->row[i], blank);
+    free(blank);
+    tm_buf_deinit(&text);
+    tm_buf_deinit(&fallback);
+    return st;
+}
+
+tm_status tm_recipe_changes(const tm_recipe *recipe, tm_buf *out, tm_error *err)
+{
+    return put_changes(out, &tm_option_tables[TM_TABLE_RECIPE], recipe, "", err);
 }
 
 /* --- docs/recipe.md --- */

@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 enum { SPINS = 4000 }; /* some 20-40 us of pauses: longer than the gap between two ops */
 
@@ -127,9 +128,9 @@ void tm_pool_run(tm_pool *p, void (*fn)(void *context, int64_t task, int thread)
 
 int tm_pool_processors(void)
 {
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n > 0 ? n : 1;
+    cpu_set_t set; /* of 1024: a larger machine is asked for its number */
+    long n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
 }
 
 tm_status tm_pool_create(int threads, tm_pool **out, tm_error *err)

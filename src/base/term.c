@@ -156,6 +156,10 @@ static int gather(const tm_progress_values *v, bool plain, bool unicode, piece *
         p = add(pieces, &count, 4, -1);
         put_rate(p->text, sizeof p->text, v->tokens_per_s);
     }
+    if (v->per_minute > 0) {
+        p = add(pieces, &count, 3, -1);
+        snprintf(p->text, sizeof p->text, "%.*f/min", v->per_minute < 10 ? 1 : 0, v->per_minute);
+    }
     if (v->share > 0) {
         p = add(pieces, &count, 5, GREY);
         snprintf(p->text, sizeof p->text, "%.0f%% of limit", v->share * 100);

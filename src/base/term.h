@@ -34,6 +34,7 @@ typedef struct tm_progress_values {
     int64_t step, steps;    /* steps 0: length unknown, no bar */
     double loss;            /* NaN: none, likewise below */
     double tokens_per_s;
+    double per_minute;      /* of what steps are; 0: not said */
     double share;           /* of the machine's limit, 0 to 1 */
     double seconds_left;
     const tm_progress_probe *probes;

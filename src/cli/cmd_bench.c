@@ -8,14 +8,14 @@ static bool forgetting_arguments(int argc, char **argv, tm_forgetting_request *q
         const char *option;
         int most, *to;
         const char *text;
-    } numbers[] = {{"--tasks", 5, &q->tasks, NULL}, {"--seeds", 10000, &q->seeds, NULL}, {"--orders", 100, &q->orders, NULL}, {"--steps", 1000000, &q->steps, NULL}};
+    } numbers[] = {{"--tasks", 5, &q->tasks, NULL}, {"--seeds", 10000, &q->seeds, NULL}, {"--orders", 100, &q->orders, NULL}, {"--steps", 1000000, &q->steps, NULL}, {"--jobs", TM_MOST_JOBS, &q->jobs, NULL}};
     struct flag {
         const char *option;
         bool *to;
     } flags[] = {{"--quick", &q->quick}, {"--fixed", &q->fixed}, {"--recipe", &q->recipe}, {"--json", &q->json}};
     for (int i = 2; i < argc; i++) {
         bool known = cli_option(argc, argv, &i, "--data", &q->data) || cli_option(argc, argv, &i, "--out", &q->out);
-        for (int k = 0; !known && k < 4; k++)
+        for (int k = 0; !known && k < 5; k++)
             known = cli_option(argc, argv, &i, numbers[k].option, &numbers[k].text);
         for (int k = 0; !known && k < 4; k++)
             if ((known = cli_is(argv[i], flags[k].option)))
@@ -25,7 +25,7 @@ static bool forgetting_arguments(int argc, char **argv, tm_forgetting_request *q
             return false;
         }
     }
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         int64_t value = 0;
         if (numbers[k].text && !cli_integer(&cmd_bench, numbers[k].option, numbers[k].text, 1, numbers[k].most, &value))
             return false;
@@ -91,7 +91,7 @@ const tm_command cmd_bench = {
         "  --threads N      0: all\n"
         "  --tokenizer DIR  model folder or tokenizer.json\n"
         "  --text FILE      what it reads; the first MiB is used\n\n"
-        "usage: temper bench forgetting [--quick] [--fixed] [--tasks N] [--seeds N] [--orders N] [--steps N] [--out DIR] [--json]\n"
+        "usage: temper bench forgetting [--quick] [--fixed] [--tasks N] [--seeds N] [--orders N] [--steps N] [--jobs N] [--out DIR] [--json]\n"
         "       temper bench forgetting --data DIR | --recipe\n\n"
         "Methods that keep skills, compared on a small model that knows a town's people and plays by heart and is\n"
         "taught five things one after another (docs/forgetting.md). The whole of it is for a GPU, or a night; it goes\n"
@@ -101,6 +101,7 @@ const tm_command cmd_bench = {
         "  --tasks N        only the first N of five\n"
         "  --seeds N, --orders N  of the training (20), of the tasks (3)\n"
         "  --steps N        of a task (120)\n"
+        "  --jobs N         chains at a time, as of temper sequence\n"
         "  --data DIR       writes the data there, and nothing else\n"
         "  --recipe         prints the sequence that would be run, and nothing else\n\n"
         "example: temper bench --tokenizer models/stories260K --text data/demo/pushkin-train.txt\n",

@@ -26,6 +26,6 @@ const tm_command cmd_train = {
             "with the same command and ends with the same bytes. Keys are listed in docs/recipe.md.\n\n"
             "Exit codes: 0 done, 1 failed, 2 wrong recipe or folder in use, 3 damaged input, 4 does not fit,\n"
             "5 ended by the retention gate.\n\n"
-            "example: temper train --model models/stories260K --data data/demo/tinyshakespeare_train.txt \\\n"
+            "example: temper train --model models/stories260K --data data/demo/shakespeare-train.txt \\\n"
             "             --out runs/bard method=lora train.steps=100 train.seq=256\n",
 };

@@ -1,4 +1,4 @@
-/* temper: the program. */
+/* temper: the program. What it prints to stdout is its result: when that was lost, whoever printed it, the exit code says so. */
 #include "cli/cli.h"
 
 #include "base/names.h"
@@ -52,7 +52,7 @@ static void print_help(FILE *out)
     fprintf(out, "\ntemper COMMAND --help explains one, with an example. Start with: temper demo\n");
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         print_help(stderr);
@@ -81,4 +81,15 @@ int main(int argc, char **argv)
     const char *nearest = tm_nearest(argv[1], names, COMMANDS);
     fprintf(stderr, "temper: unknown command '%s'%s%s%s\n", argv[1], nearest ? "; did you mean " : "", nearest ? nearest : "", nearest ? "?" : "");
     return 2;
+}
+
+int main(int argc, char **argv)
+{
+    int code = run(argc, argv);
+    bool lost = ferror(stdout) || fflush(stdout) != 0;
+    if (code != 0 || !lost)
+        return code;
+    tm_error problem = {0};
+    (void)!tm_fail_errno(&problem, TM_IO, "writing the result");
+    return cli_failed(&problem);
 }

@@ -65,17 +65,21 @@ typedef struct tm_rows {
     const int32_t *chunk;    /* [chunks + 1] first row of every chunk; chunk[chunks] = n */
     const int32_t *group;    /* [R + 1] first row of every replica's rows; group[R] = n */
     const int32_t *group_chunk; /* [R + 1] first chunk of every replica's rows */
+    bool single;             /* one token of every example, behind those in a key/value cache: as in tm_spans */
 } tm_rows;
 
 /* Which rows attend to which: example e's queries are rows [query[e], query[e + 1]), its keys rows
  * [key[e], key[e] + keys[e]) of the key and value matrices. Query i of q queries stands at position
  * keys - q + i and sees the keys of positions <= its own. In training key[e] = query[e] and
- * keys[e] = the example's length; with a key/value cache keys[e] > q. */
+ * keys[e] = the example's length; with a key/value cache keys[e] > q. single > 0: every example has one query and at most so
+ * many keys, and none has a backward. A device may have kernels of their own for such rows, whose sums run in another order: whether it takes them
+ * follows from that alone, never from how many rows there are. */
 typedef struct tm_spans {
     int64_t n;            /* examples */
     const int32_t *query; /* [n + 1] */
     const int32_t *key;   /* [n] */
     const int32_t *keys;  /* [n] */
+    int64_t single;
 } tm_spans;
 
 /* What changes from step to step, one a replica, resident on the device so that a step can be

@@ -7,8 +7,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 static const char single_name[] = "model.safetensors", index_name[] = "model.safetensors.index.json";
 
@@ -103,8 +101,7 @@ tm_status tm_hf_copy_files(const char *from_dir, const char *to_dir, tm_error *e
         "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
         "chat_template.json", "spiece.model", "sentencepiece.bpe.model", "qwen.tiktoken", "tekken.json",
     };
-    struct stat from, to;
-    if (stat(from_dir, &from) == 0 && stat(to_dir, &to) == 0 && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
+    if (tm_path_same(from_dir, to_dir))
         return TM_OK;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TM_TRY(copy_file(from_dir, to_dir, names[i], err));

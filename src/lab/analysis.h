@@ -25,8 +25,8 @@ typedef struct tm_analysis {
 tm_status tm_analysis_of(const tm_sequence_file *file, const tm_sequence_result *result, tm_analysis *out, tm_error *err) TM_MUST_CHECK;
 void tm_analysis_deinit(tm_analysis *analysis);
 
-/* results.c: results.json, and a table for people. */
-tm_status tm_sequence_results(const tm_sequence_file *file, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err) TM_MUST_CHECK;
+/* results.c: results.json, or summary.json, which has means in place of the chains; and a table for people. */
+tm_status tm_sequence_results(const tm_sequence_file *file, const tm_sequence_result *result, const tm_analysis *analysis, bool summary, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 tm_status tm_sequence_table(const tm_sequence_file *file, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err) TM_MUST_CHECK;
 
 #endif

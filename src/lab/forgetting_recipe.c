@@ -141,7 +141,7 @@ tm_status tm_forgetting_recipe(const tm_forgetting_form *form, tm_buf *out, tm_e
     tm_buf_printf(out, "\n  method: full\n  train: {steps: %d, batch_tokens: %d, seq: 160, lr: 1e-3, betas: [0.9, 0.98], schedule: cosine, warmup_steps: %d, "
                        "eval_every: 1000000, checkpoint_every: 0, log_every: 10, save_dtype: f32}\n",
                   form->steps, form->batch_tokens, form->steps / 10);
-    tm_buf_printf(out, "seeds: %d\norders: %d\n", form->seeds, form->orders);
+    tm_buf_printf(out, "seeds: %d\norders: %d\nruns: drop\n", form->seeds, form->orders);
     if (form->grid)
         tm_buf_printf(out, "select_seeds: 2\n");
     add_tasks(out, form);

@@ -1,10 +1,11 @@
-/* results.json of a sequence (docs/formats/sequence.md), and its table for people. */
+/* results.json and summary.json of a sequence (docs/formats/sequence.md), and its table for people. */
 #include "lab/analysis.h"
 
 #include "base/json.h"
 #include "train/score.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void put_names(tm_buf *out, char *const *names, size_t count)
@@ -66,7 +67,7 @@ static void put_matrix(tm_buf *out, const char *name, const double *r, size_t ro
 static void put_routing(tm_buf *out, const tm_lab_chain *c, size_t tasks)
 {
     double right = 0, all = 0;
-    put_matrix(out, "routed", c->routed, 1, tasks);
+    put_matrix(out, "routed", c->routed, tasks, tasks);
     tm_buf_text(out, ", \"confusion\": [");
     for (size_t i = 0; i < tasks * tasks; i++) {
         tm_buf_printf(out, "%s%lld%s", i % tasks ? ", " : i ? ", [" : "[", (long long)c->confusion[i], i % tasks + 1 == tasks ? "]" : "");
@@ -132,7 +133,12 @@ static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *ar
         put_metrics(out, &a->config[i].metrics);
         tm_buf_printf(out, ", \"chosen\": %s}", i == a->chosen ? "true" : "false");
     }
-    tm_buf_text(out, "],\n   \"chains\": [");
+    tm_buf_text(out, "],\n");
+}
+
+static void put_chains(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm_result *a)
+{
+    tm_buf_text(out, "   \"chains\": [");
     for (size_t i = 0; i < a->chains; i++) {
         const tm_lab_chain *c = &a->chain[i];
         tm_buf_printf(out, "%s\n    {\"order\": %zu, \"seed\": %llu", i ? "," : "", c->order + 1, (unsigned long long)c->seed);
@@ -144,10 +150,93 @@ static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *ar
             put_routing(out, c, f->tasks);
         tm_buf_char(out, '}');
     }
-    tm_buf_text(out, "]}");
+    tm_buf_text(out, "]");
 }
 
-tm_status tm_sequence_results(const tm_sequence_file *f, const tm_sequence_result *result, const tm_analysis *analysis, tm_buf *out, tm_error *err)
+/* --- In short --- */
+
+/* Five digits: a mean of scores has no more. */
+static void put_short(tm_buf *out, double value)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%.5g", value);
+    tm_json_put_number(out, isfinite(value) ? strtod(text, NULL) : NAN);
+}
+
+static void put_row(tm_buf *out, const char *name, const double *values, size_t count)
+{
+    tm_buf_printf(out, "%s[", name);
+    for (size_t i = 0; i < count; i++) {
+        tm_buf_text(out, i ? ", " : "");
+        put_short(out, values[i]);
+    }
+    tm_buf_char(out, ']');
+}
+
+/* Which numbers of a chain: rows [rows, columns]. */
+typedef const double *rows_of(const tm_lab_chain *chain);
+static const double *r_of(const tm_lab_chain *c) { return c->r; }
+static const double *p_of(const tm_lab_chain *c) { return c->probe; }
+static const double *routed_of(const tm_lab_chain *c) { return c->routed; }
+
+/* Means over the seeds of every order. */
+static void put_means(tm_buf *out, const char *name, const tm_lab_arm_result *a, size_t seeds, rows_of *of, size_t rows, size_t columns)
+{
+    tm_buf_printf(out, ",\n   \"%s\": [", name);
+    for (size_t first = 0; first < a->chains; first += seeds) {
+        tm_buf_text(out, first ? ",\n    [" : "\n    [");
+        for (size_t i = 0; i < rows; i++) {
+            double mean[TM_LAB_MOST_TASKS] = {0};
+            for (size_t s = 0; s < seeds; s++)
+                for (size_t j = 0; j < columns; j++)
+                    mean[j] += of(&a->chain[first + s])[i * columns + j] / (double)seeds;
+            put_row(out, i ? ", " : "", mean, columns);
+        }
+        tm_buf_char(out, ']');
+    }
+    tm_buf_char(out, ']');
+}
+
+/* What a seed learned, by the file's tasks: scores when just learned, at the end, and of the probes at the end; means over the orders. */
+static void put_seed(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *arm, const tm_lab_arm_result *a, size_t seed, size_t seeds)
+{
+    size_t T = f->tasks, probes = (size_t)f->probe_name.count, orders = a->chains / seeds;
+    double learned[TM_LAB_MOST_TASKS] = {0}, last[TM_LAB_MOST_TASKS] = {0}, probe[TM_LAB_MOST_TASKS] = {0};
+    for (size_t o = 0; o < orders; o++) {
+        const tm_lab_chain *c = &a->chain[o * seeds + seed];
+        for (size_t k = 0; k < T; k++) {
+            int32_t task = f->order[c->order * T + k];
+            learned[task] += c->r[(k + 1) * T + k] / (double)orders;
+            last[task] += c->r[T * T + k] / (double)orders;
+        }
+        for (size_t k = 0; k < probes; k++)
+            probe[k] += c->probe[T * probes + k] / (double)orders;
+    }
+    tm_buf_printf(out, "{\"seed\": %llu", (unsigned long long)a->chain[seed].seed);
+    if (arm->kind == TM_ARM_SEQUENCE)
+        put_row(out, ", \"learned\": ", learned, T);
+    put_row(out, ", \"last\": ", last, T);
+    put_row(out, ", \"probes\": ", probe, probes);
+    tm_buf_char(out, '}');
+}
+
+static void put_summary(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *arm, const tm_lab_arm_result *a)
+{
+    size_t seeds = arm->kind == TM_ARM_FROZEN ? 1 : f->seeds;
+    tm_buf_text(out, "   \"seeds\": [");
+    for (size_t s = 0; s < seeds; s++) {
+        tm_buf_text(out, s ? ",\n    " : "\n    ");
+        put_seed(out, f, arm, a, s, seeds);
+    }
+    tm_buf_char(out, ']');
+    put_means(out, "R", a, seeds, r_of, f->tasks + 1, f->tasks);
+    if (f->probe_name.count)
+        put_means(out, "P", a, seeds, p_of, f->tasks + 1, (size_t)f->probe_name.count);
+    if (a->chain[0].routed)
+        put_means(out, "routed", a, seeds, routed_of, f->tasks, f->tasks);
+}
+
+tm_status tm_sequence_results(const tm_sequence_file *f, const tm_sequence_result *result, const tm_analysis *analysis, bool summary, tm_buf *out, tm_error *err)
 {
     tm_buf_text(out, "{\n \"temper\": \"" TM_VERSION "\",\n");
     put_tasks(out, f);
@@ -161,6 +250,11 @@ tm_status tm_sequence_results(const tm_sequence_file *f, const tm_sequence_resul
     for (size_t i = 0; i < f->arms; i++) {
         tm_buf_text(out, i ? ",\n  " : "\n  ");
         put_arm(out, f, &f->arm[i], &result->arm[i], &analysis->arm[i]);
+        if (summary)
+            put_summary(out, f, &f->arm[i], &result->arm[i]);
+        else
+            put_chains(out, f, &result->arm[i]);
+        tm_buf_char(out, '}');
     }
     tm_buf_text(out, "]\n}\n");
     return tm_buf_check(out, err);
@@ -187,7 +281,7 @@ static void put_routed(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm 
     double sum = 0, right = 0, all = 0;
     for (size_t c = 0; c < a->chains; c++)
         for (size_t i = 0; i < f->tasks; i++) {
-            sum += a->chain[c].routed[i] / (double)(f->tasks * a->chains);
+            sum += a->chain[c].routed[(f->tasks - 1) * f->tasks + i] / (double)(f->tasks * a->chains);
             for (size_t j = 0; j < f->tasks; j++) {
                 all += (double)a->chain[c].confusion[i * f->tasks + j];
                 right += i == j ? (double)a->chain[c].confusion[i * f->tasks + j] : 0;

@@ -4,7 +4,8 @@
  *  1. Every training is an ordinary run in a folder of its own, every evaluation a file eval.json beside its result:
  *     what is there is not done again, so a sequence goes on wherever it was killed.
  *  2. The same sequence gives the same bytes of results.json: nothing of time or machine enters it.
- *  3. Test sets are looked at only with configurations that were chosen on validation sets. */
+ *  3. Test sets are looked at only with configurations that were chosen on validation sets.
+ *  4. Chains know nothing of each other: several run side by side, and results do not depend on how many. */
 #ifndef TM_LAB_SEQUENCE_H
 #define TM_LAB_SEQUENCE_H
 
@@ -16,13 +17,23 @@
 typedef struct tm_lab_routing {
     size_t tasks;
     const size_t *entries;
+    const uint64_t *known; /* [sets]: the tasks that are learned, by bits; prompts of all tasks go to their modules */
+    size_t sets;
     tm_status (*recipe_of)(const void *owner, size_t module, tm_recipe **out, tm_error *err);
     const void *owner;
 } tm_lab_routing;
 
-/* What the laboratory asks of those above it. Recipes are the callee's from the call on. */
+/* How work is spread. */
+typedef struct tm_lab_spread {
+    int jobs;          /* pieces of work at a time */
+    char device[320];  /* that they run on, as far as results depend on it */
+} tm_lab_spread;
+
+/* What the laboratory asks of those above it, from several threads at a time. Recipes are the callee's from the call on. */
 typedef struct tm_lab_calls {
     void *context;
+    /* Decides how many of `pieces` pieces of work run at a time, recipe[count] being what they are like; said once, before all others. */
+    tm_status (*spread)(void *context, tm_recipe **recipe, size_t count, size_t pieces, tm_lab_spread *out, tm_error *err);
     /* Trains into the recipe's out; a finished run there is left as it is. */
     tm_status (*train)(void *context, tm_recipe *recipe, tm_error *err);
     /* The value of every evaluation's own metric; kl: KL(start || the recipe's model), start a model folder. */
@@ -33,10 +44,14 @@ typedef struct tm_lab_calls {
     tm_status (*rows)(void *context, tm_recipe *recipe, const char *out, tm_error *err);
     /* Importances of the recipe's data (keep.ewc), to a file; add: older ones that they are added to, NULL: none. */
     tm_status (*importances)(void *context, tm_recipe *recipe, const char *out, const char *add, tm_error *err);
-    /* scores [tasks] of the tests when a router chooses the module of every prompt (NaN: the metric is no mean over prompts), and how often
-     * it chose which: confusion [tasks of the prompts, modules], zeroed before. */
+    /* scores [sets, tasks] of the tests when a router chooses the module of every prompt (NaN: the metric is no mean over prompts), and how often
+     * it chose which: confusion [sets, tasks of the prompts, modules], zeroed before. */
     tm_status (*route)(void *context, const tm_lab_routing *routing, double *scores, int64_t *confusion, tm_error *err);
+    /* The last four may be NULL. */
     void (*note)(void *context, const char *text);
+    void (*progress)(void *context, size_t done, size_t total); /* trainings */
+    bool (*stopped)(void *context); /* whether all is to end */
+    void (*stop)(void *context);    /* ends what is under way: something failed */
 } tm_lab_calls;
 
 /* One chain of trainings: an arm in one order with one seed. */
@@ -46,8 +61,8 @@ typedef struct tm_lab_chain {
     double *r;                /* [tasks + 1, tasks], by the order's places; NaN: not measured */
     double *probe;            /* [tasks + 1, probes] */
     tm_sequence_metrics metrics;
-    double *routed;           /* separate modules: [tasks] at the end, chosen by a router; NULL: not asked */
-    int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module */
+    double *routed;           /* separate modules, chosen by a router: [tasks, tasks], as R from row 1 on; NULL: not asked */
+    int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module, at the end */
 } tm_lab_chain;
 
 typedef struct tm_lab_config { /* of a grid, on validation sets: means over its chains */

@@ -292,6 +292,15 @@ static tm_status file_tasks(reader *r, void *to, int line, const tm_node *value)
 static tm_status file_arms(reader *r, void *to, int line, const tm_node *value) { return take_arms(r, ((late *)to)->f, line, value); }
 static tm_status file_out(reader *r, void *to, int line, const tm_node *value) { return take_text(r, &((late *)to)->f->out, line, "out", value); }
 
+static tm_status file_runs(reader *r, void *to, int line, const tm_node *value)
+{
+    static const char *const choices[] = {"keep", "last", "drop"};
+    int at;
+    TM_TRY(take_choice(r, &at, line, "runs", choices, 3, value));
+    ((late *)to)->f->runs = (tm_lab_runs)at;
+    return TM_OK;
+}
+
 static tm_status file_between(reader *r, void *to, int line, const tm_node *value)
 {
     return take_choice(r, &((late *)to)->between, line, "between", betweens, 3, value);
@@ -335,7 +344,7 @@ static tm_status file_probes(reader *r, void *to, int line, const tm_node *value
 }
 
 static const key file_keys[] = {{"recipe", file_recipe}, {"tasks", file_tasks}, {"orders", file_orders}, {"seeds", file_seeds}, {"select_seeds", file_select_seeds},
-                                {"arms", file_arms}, {"between", file_between}, {"baseline", file_baseline}, {"probes", file_probes}, {"out", file_out}};
+                                {"arms", file_arms}, {"between", file_between}, {"baseline", file_baseline}, {"probes", file_probes}, {"runs", file_runs}, {"out", file_out}};
 
 static tm_status find_task(const reader *r, const tm_node *value, int32_t *out)
 {

@@ -10,6 +10,7 @@
 enum { TM_LAB_MOST_TASKS = 64, TM_LAB_MOST_ARMS = 64, TM_LAB_MOST_ORDERS = 1000, TM_LAB_MOST_SEEDS = 10000, TM_LAB_MOST_CONFIGS = 10000 };
 
 typedef enum tm_between { TM_BETWEEN_MERGE, TM_BETWEEN_CONTINUE, TM_BETWEEN_SEPARATE } tm_between;
+typedef enum tm_lab_runs { TM_RUNS_KEEP, TM_RUNS_LAST, TM_RUNS_DROP } tm_lab_runs;
 typedef enum tm_arm_kind { TM_ARM_SEQUENCE, TM_ARM_JOINT, TM_ARM_FROZEN } tm_arm_kind;
 
 typedef struct tm_lab_task {
@@ -62,6 +63,7 @@ typedef struct tm_sequence_file {
     const tm_node *probes;    /* evaluations that belong to no task; NULL: none */
     tm_names probe_name;
     int *probe_metric;        /* [probe_name.count] */
+    tm_lab_runs runs;         /* what stays of the run folders of a chain that is done */
     char *out;                /* NULL: not said */
     tm_names warnings;        /* about the comparison's fairness */
 } tm_sequence_file;

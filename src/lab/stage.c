@@ -36,29 +36,65 @@ tm_status tm_lab_set(tm_names *list, const char *key, const char *value, tm_erro
     return st;
 }
 
+void tm_lab_advance(tm_lab_runner *r, size_t trainings)
+{
+    tm_lab_shared *s = r->shared;
+    pthread_mutex_lock(&s->mutex);
+    s->done += trainings;
+    if (r->calls->progress)
+        r->calls->progress(r->calls->context, s->done, s->total);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+/* The lock is held. */
+static tm_status add_hash(tm_lab_shared *s, const char *path, tm_error *err)
+{
+    TM_TRY(TM_GROW(&s->hash, &s->hashes, (size_t)s->path.count + 1, err));
+    TM_TRY(tm_data_path_hash(path, &s->hash[s->path.count], err));
+    return tm_names_add(&s->path, path, err);
+}
+
+tm_status tm_lab_hash(tm_lab_runner *r, const char *path, tm_sha256 *out)
+{
+    tm_lab_shared *s = r->shared;
+    int64_t i = 0;
+    pthread_mutex_lock(&s->mutex);
+    while (i < s->path.count && strcmp(s->path.item[i], path) != 0)
+        i++;
+    tm_status st = i < s->path.count ? TM_OK : add_hash(s, path, r->err);
+    if (st == TM_OK)
+        *out = s->hash[i];
+    pthread_mutex_unlock(&s->mutex);
+    return st;
+}
+
 /* --- Evaluations --- */
 
-/* What an evaluation depends on, as one hash. */
-static tm_status evaluation_key(const tm_lab_state *state, const tm_recipe *recipe, tm_sha256 *out, tm_error *err)
+tm_status tm_lab_put_sets(tm_lab_runner *r, const tm_recipe *recipe, tm_buf *out)
 {
-    tm_buf text = {0};
     tm_sha256 data;
-    tm_status st = TM_OK;
-    tm_buf_printf(&text, "%s\n%s\nseq %lld precision %d batch %lld\n", state->run ? state->hash : state->model, "1", (long long)recipe->seq, recipe->precision,
-                  (long long)recipe->batch);
+    tm_buf_printf(out, "seq %lld precision %d batch %lld\n", (long long)recipe->seq, recipe->precision, (long long)recipe->batch);
     for (int64_t i = 0; i < recipe->eval_count; i++) {
         const tm_eval_entry *e = &recipe->eval[i];
-        TM_GO(tm_data_path_hash(e->data.path, &data, err));
-        tm_buf_printf(&text, "%s %s format %d loss %d metric %d limit %lld tokens %lld system %s template %s\n", e->name, data.hex, e->data.format, e->data.loss,
+        TM_TRY(tm_lab_hash(r, e->data.path, &data));
+        tm_buf_printf(out, "%s %s format %d loss %d metric %d limit %lld tokens %lld system %s template %s\n", e->name, data.hex, e->data.format, e->data.loss,
                       e->metric, (long long)e->limit, (long long)e->max_tokens, e->data.system ? e->data.system : "", e->data.template ? e->data.template : "");
         const tm_string_map *maps[] = {&e->data.columns, &e->data.roles};
         for (int m = 0; m < 2; m++)
             for (int64_t k = 0; k < maps[m]->keys.count; k++)
-                tm_buf_printf(&text, "%s: %s\n", maps[m]->keys.item[k], maps[m]->values.item[k]);
+                tm_buf_printf(out, "%s: %s\n", maps[m]->keys.item[k], maps[m]->values.item[k]);
     }
-    TM_GO(tm_buf_check(&text, err));
-    st = tm_sha256_bytes(text.data, text.size, out, err);
-out:
+    return tm_buf_check(out, r->err);
+}
+
+/* What an evaluation depends on, as one hash. */
+static tm_status evaluation_key(tm_lab_runner *r, const tm_lab_state *state, const tm_recipe *recipe, tm_sha256 *out)
+{
+    tm_buf text = {0};
+    tm_buf_printf(&text, "%s\n1\n", state->run ? state->hash : r->shared->model);
+    tm_status st = tm_lab_put_sets(r, recipe, &text);
+    if (st == TM_OK)
+        st = tm_sha256_bytes(text.data, text.size, out, r->err);
     tm_buf_deinit(&text);
     return st;
 }
@@ -125,7 +161,7 @@ tm_status tm_lab_evaluate(tm_lab_runner *r, const tm_lab_state *state, tm_lab_se
         return TM_NO_MEMORY;
     TM_GO(state_settings(state, &extra, r->err));
     TM_GO(tm_sequence_eval_recipe(r->file, sets, r->overrides, r->override_count, &extra, &recipe, r->err));
-    TM_GO(evaluation_key(state, recipe, &key, r->err));
+    TM_GO(evaluation_key(r, state, recipe, &key));
     if (stored_values(path, recipe, &key, values))
         goto out;
     for (int64_t i = 0; i < recipe->eval_count; i++)
@@ -172,14 +208,9 @@ static tm_status hash_state(const tm_lab_state *from, const char *folder, char o
 tm_status tm_lab_train(tm_lab_runner *r, tm_recipe *recipe, const tm_lab_state *from, const char *folder, tm_lab_state *next)
 {
     bool whole = recipe->method == TM_METHOD_FULL || recipe->method == TM_METHOD_FREEZE;
-    char text[1024];
     *next = (tm_lab_state){0};
-    snprintf(text, sizeof text, "[%zu/%zu] %s", ++r->done, r->total, folder);
-    if (r->calls->note)
-        r->calls->note(r->calls->context, text);
-    tm_status st = r->calls->train(r->calls->context, recipe, r->err);
-    if (st != TM_OK)
-        return r->err && r->err->status == st ? tm_fail_prefix(r->err, "%s", folder) : st;
+    TM_TRY(r->calls->train(r->calls->context, recipe, r->err));
+    tm_lab_advance(r, 1);
     TM_TRY(hash_state(from, folder, next->hash, r->err));
     next->run = tm_strdup(folder, r->err);
     next->model = tm_strdup(whole ? folder : from->model, r->err);
@@ -242,10 +273,12 @@ tm_status tm_lab_rehearse(tm_lab_runner *r, const tm_lab_arm *arm, const int32_t
         return TM_OK; /* what the arm rehearses anyway is in its recipe */
     TM_TRY(tm_sequence_train_recipe(r->file, arm, tasks, count, r->overrides, r->override_count, settings, &recipe, r->err));
     tm_status st = rows_path(r, recipe, tasks, count, &path);
+    pthread_mutex_lock(&r->shared->mutex); /* chains with the same tasks behind them need the same file */
     if (st == TM_OK && !tm_path_exists(path.data))
         st = r->calls->rows(r->calls->context, recipe, path.data, r->err);
     else
         tm_recipe_destroy(recipe);
+    pthread_mutex_unlock(&r->shared->mutex);
     if (st == TM_OK)
         st = tm_lab_set(settings, "keep.replay.path", path.data, r->err);
     static const char *const tokens[] = {"format=tokens", "loss=auto", "columns={}", "system=null", "template=null", "roles={}"};
@@ -279,81 +312,12 @@ static tm_status module_recipe(const void *owner, size_t module, tm_recipe **out
     return st;
 }
 
-/* Of all modules and the tests. */
-static tm_status routing_key(const modules *m, tm_sha256 *key)
-{
-    const tm_lab_runner *r = m->r;
-    tm_buf text = {0};
-    tm_recipe *recipe = NULL;
-    tm_status st = TM_OK;
-    for (size_t t = 0; t < r->file->tasks && st == TM_OK; t++) {
-        st = module_recipe(m, t, &recipe, r->err);
-        if (st == TM_OK)
-            st = evaluation_key(&m->state[t], recipe, key, r->err);
-        tm_buf_printf(&text, "%s\n", st == TM_OK ? key->hex : "");
-        tm_recipe_destroy(recipe);
-        recipe = NULL;
-    }
-    if (st == TM_OK)
-        st = tm_buf_check(&text, r->err);
-    if (st == TM_OK)
-        st = tm_sha256_bytes(text.data, text.size, key, r->err);
-    tm_buf_deinit(&text);
-    return st;
-}
-
-static bool stored_routing(const char *path, size_t tasks, const tm_sha256 *key, double *scores, int64_t *confusion)
-{
-    json_t *json = NULL;
-    tm_error ignored;
-    if (!tm_path_exists(path) || tm_json_read(path, &json, &ignored) != TM_OK)
-        return false;
-    const char *was = json_string_value(json_object_get(json, "key"));
-    const json_t *s = json_object_get(json, "scores"), *c = json_object_get(json, "confusion");
-    bool same = was && strcmp(was, key->hex) == 0 && json_array_size(s) == tasks && json_array_size(c) == tasks * tasks;
-    for (size_t i = 0; same && i < tasks; i++)
-        scores[i] = json_is_number(json_array_get(s, i)) ? json_number_value(json_array_get(s, i)) : NAN;
-    for (size_t i = 0; same && i < tasks * tasks; i++)
-        confusion[i] = json_integer_value(json_array_get(c, i));
-    json_decref(json);
-    return same;
-}
-
-static tm_status store_routing(const char *path, size_t tasks, const tm_sha256 *key, const double *scores, const int64_t *confusion, tm_error *err)
-{
-    tm_buf text = {0};
-    tm_buf_printf(&text, "{\"key\": \"%s\", \"scores\": [", key->hex);
-    for (size_t i = 0; i < tasks; i++) {
-        tm_buf_text(&text, i ? ", " : "");
-        tm_json_put_number(&text, scores[i]);
-    }
-    tm_buf_text(&text, "], \"confusion\": [");
-    for (size_t i = 0; i < tasks * tasks; i++)
-        tm_buf_printf(&text, "%s%lld", i ? ", " : "", (long long)confusion[i]);
-    tm_buf_text(&text, "]}\n");
-    tm_status st = tm_buf_check(&text, err);
-    if (st == TM_OK)
-        st = tm_file_write(path, text.data, text.size, err);
-    tm_buf_deinit(&text);
-    return st;
-}
-
-tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *state, const char *folder, double *scores, int64_t *confusion)
+tm_status tm_lab_route(tm_lab_runner *r, const tm_lab_state *state, const uint64_t *known, size_t sets, double *scores, int64_t *confusion)
 {
     modules m = {r, state};
     size_t tasks = r->file->tasks, entries[TM_LAB_MOST_TASKS];
-    tm_lab_routing routing = {tasks, entries, module_recipe, &m};
-    tm_sha256 key;
     for (size_t t = 0; t < tasks; t++)
         entries[t] = tm_sequence_entries(r->file, t);
-    char *path = tm_path_join(folder, "routed.json", r->err);
-    tm_status st = path ? routing_key(&m, &key) : TM_NO_MEMORY;
-    if (st == TM_OK && !stored_routing(path, tasks, &key, scores, confusion)) {
-        memset(confusion, 0, tasks * tasks * sizeof *confusion);
-        st = r->calls->route(r->calls->context, &routing, scores, confusion, r->err);
-        if (st == TM_OK)
-            st = store_routing(path, tasks, &key, scores, confusion, r->err);
-    }
-    free(path);
-    return st;
+    tm_lab_routing routing = {.tasks = tasks, .entries = entries, .known = known, .sets = sets, .recipe_of = module_recipe, .owner = &m};
+    return r->calls->route(r->calls->context, &routing, scores, confusion, r->err);
 }

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "lab/jobs.h"
 #include "lab/stage.h"
 #include "train/score.h"
 
@@ -64,6 +65,9 @@ typedef struct sweeper {
     const tm_sweep *s;
     sweep_run *run;
     size_t count;
+    const tm_lab_calls *calls;
+    pthread_mutex_t mutex; /* of what follows */
+    size_t done;
     char *eval; /* the evaluation that decided */
     int metric;
     tm_error *err;
@@ -97,16 +101,16 @@ static tm_status name_run(const sweeper *w, sweep_run *run, size_t index)
     return TM_OK;
 }
 
-static tm_status load_recipe(const sweeper *w, const sweep_run *run, tm_recipe **out)
+static tm_status load_recipe(const sweeper *w, const sweep_run *run, tm_recipe **out, tm_error *err)
 {
     tm_names all = {0};
     tm_status st = TM_OK;
     for (int64_t i = 0; i < w->s->fixed.count; i++)
-        TM_GO(tm_names_add(&all, w->s->fixed.item[i], w->err));
+        TM_GO(tm_names_add(&all, w->s->fixed.item[i], err));
     for (int64_t i = 0; i < run->settings.count; i++)
-        TM_GO(tm_names_add(&all, run->settings.item[i], w->err));
-    TM_GO(tm_lab_set(&all, "out", run->folder, w->err));
-    st = tm_recipe_load(w->s->recipe, all.item, (size_t)all.count, out, w->err);
+        TM_GO(tm_names_add(&all, run->settings.item[i], err));
+    TM_GO(tm_lab_set(&all, "out", run->folder, err));
+    st = tm_recipe_load(w->s->recipe, all.item, (size_t)all.count, out, err);
 out:
     tm_names_deinit(&all);
     return st;
@@ -122,7 +126,7 @@ static tm_status prepare(sweeper *w)
         tm_recipe *recipe = NULL;
         TM_TRY(tm_grid_settings(&w->s->grid, w->count - 1, &run->settings, w->err));
         TM_TRY(name_run(w, run, w->count - 1));
-        TM_TRY(load_recipe(w, run, &recipe));
+        TM_TRY(load_recipe(w, run, &recipe, w->err));
         bool some = recipe->eval_count > 0;
         for (int64_t i = 0; i < recipe->data_count; i++)
             some |= recipe->data[i].val_split > 0;
@@ -133,12 +137,32 @@ static tm_status prepare(sweeper *w)
     return TM_OK;
 }
 
+/* How many at a time: by the first of them, up to so many as are looked at. */
+static tm_status spread(const sweeper *w, tm_lab_spread *out)
+{
+    enum { LOOKED_AT = 16 };
+    tm_recipe *recipe[LOOKED_AT];
+    size_t count = 0;
+    *out = (tm_lab_spread){.jobs = 1};
+    if (!w->calls->spread)
+        return TM_OK;
+    for (; count < w->count && count < LOOKED_AT; count++) {
+        tm_status st = load_recipe(w, &w->run[count], &recipe[count], w->err);
+        if (st == TM_OK)
+            continue;
+        while (count)
+            tm_recipe_destroy(recipe[--count]);
+        return st;
+    }
+    return w->calls->spread(w->calls->context, recipe, count, w->count, out, w->err);
+}
+
 /* What run.json says of the evaluation that decides. */
-static tm_status read_run(sweeper *w, sweep_run *run)
+static tm_status read_run(sweeper *w, sweep_run *run, tm_error *err)
 {
     json_t *json = NULL;
-    char *path = tm_path_join(run->folder, "run.json", w->err);
-    tm_status st = path ? tm_json_read(path, &json, w->err) : TM_NO_MEMORY;
+    char *path = tm_path_join(run->folder, "run.json", err);
+    tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
     const json_t *evals = json_object_get(json, "evals"), *found = NULL;
     const char *status = json_string_value(json_object_get(json, "status"));
     for (size_t i = 0; st == TM_OK && !found && i < json_array_size(evals); i++) {
@@ -148,14 +172,14 @@ static tm_status read_run(sweeper *w, sweep_run *run)
             found = e;
     }
     if (st == TM_OK && !found)
-        st = tm_fail(w->err, TM_USAGE, "%s: there is no evaluation %s in this run", path, w->s->metric ? w->s->metric : "");
+        st = tm_fail(err, TM_USAGE, "%s: there is no evaluation %s in this run", path, w->s->metric ? w->s->metric : "");
     if (st == TM_OK) {
         const char *metric = json_string_value(json_object_get(found, "metric"));
         w->metric = metric ? tm_metric_named(metric, strlen(metric)) : -1;
         if (w->metric < 0)
-            st = tm_fail(w->err, TM_INPUT, "%s: evals: unknown metric", path);
+            st = tm_fail(err, TM_INPUT, "%s: evals: unknown metric", path);
     }
-    if (st == TM_OK && !w->eval && !(w->eval = tm_strdup(json_string_value(json_object_get(found, "name")), w->err)))
+    if (st == TM_OK && !w->eval && !(w->eval = tm_strdup(json_string_value(json_object_get(found, "name")), err)))
         st = TM_NO_MEMORY;
     if (st == TM_OK) {
         const json_t *first = json_object_get(found, "first"), *last = json_object_get(found, "last");
@@ -165,6 +189,23 @@ static tm_status read_run(sweeper *w, sweep_run *run)
     }
     json_decref(json);
     free(path);
+    return st;
+}
+
+static tm_status train_run(void *context, size_t i, tm_error *err)
+{
+    sweeper *w = context;
+    tm_recipe *recipe;
+    TM_TRY(load_recipe(w, &w->run[i], &recipe, err));
+    tm_status st = w->calls->train(w->calls->context, recipe, err);
+    if (st != TM_OK)
+        return err->status == st ? tm_fail_prefix(err, "%s", w->run[i].folder) : st;
+    pthread_mutex_lock(&w->mutex);
+    st = read_run(w, &w->run[i], err);
+    w->done++;
+    if (st == TM_OK && w->calls->progress)
+        w->calls->progress(w->calls->context, w->done, w->count);
+    pthread_mutex_unlock(&w->mutex);
     return st;
 }
 
@@ -227,21 +268,18 @@ static void put_table(const sweeper *w, const sweep_run *const *order, tm_buf *o
 
 tm_status tm_sweep_run(const tm_sweep *s, const tm_lab_calls *calls, tm_buf *json, tm_buf *table, tm_error *err)
 {
-    sweeper w = {.s = s, .err = err};
+    tm_error own;
+    err = err ? err : &own;
+    sweeper w = {.s = s, .calls = calls, .err = err};
     const sweep_run **order = NULL;
-    char text[1024], *path = NULL;
+    tm_lab_spread how;
+    char *path = NULL;
     tm_status st;
+    pthread_mutex_init(&w.mutex, NULL);
     TM_GO(prepare(&w));
     TM_GO(tm_dir_create(s->out, err));
-    for (size_t i = 0; i < w.count; i++) {
-        tm_recipe *recipe;
-        snprintf(text, sizeof text, "[%zu/%zu] %s", i + 1, w.count, w.run[i].folder);
-        if (calls->note)
-            calls->note(calls->context, text);
-        TM_GO(load_recipe(&w, &w.run[i], &recipe));
-        TM_GO(calls->train(calls->context, recipe, err));
-        TM_GO(read_run(&w, &w.run[i]));
-    }
+    TM_GO(spread(&w, &how));
+    TM_GO(tm_lab_jobs_run(calls, how.jobs, w.count, train_run, &w, err));
     TM_GO(TM_NEW(&order, w.count, err));
     for (size_t i = 0; i < w.count; i++)
         order[i] = &w.run[i];
@@ -255,6 +293,7 @@ tm_status tm_sweep_run(const tm_sweep *s, const tm_lab_calls *calls, tm_buf *jso
         goto out;
     st = tm_file_write(path, json->data, json->size, err);
 out:
+    pthread_mutex_destroy(&w.mutex);
     for (size_t i = 0; i < w.count; i++) {
         tm_names_deinit(&w.run[i].settings);
         free(w.run[i].folder);

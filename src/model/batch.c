@@ -118,7 +118,7 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
             group_chunk[replica + 1] = (int32_t)chunks;
         }
         query[e] = (int32_t)row;
-        key[e] = b->cached ? 0 : (int32_t)row;
+        key[e] = b->cached ? (int32_t)(item->slot * b->cache_tokens) : (int32_t)row;
         int32_t n = tm_batch_item_rows(b, item), prefix = n - item->n;
         keys[e] = item->past + n;
         for (int32_t t = 0; t < n; t++, row++) {
@@ -145,6 +145,8 @@ static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
     b->rows.replicas = b->replicas;
     b->rows.chunks = chunks;
     b->spans.n = count;
+    b->rows.single = b->cached && b->single;
+    b->spans.single = b->rows.single ? b->cache_tokens : 0;
     if (b->fixed)
         fill_shape(b, count, (int32_t *const[]){table_row, prompt_row, replica_row}, ids, position, index, chunk, query, key, keys);
 }
@@ -261,6 +263,18 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
     }
 }
 
+/* In the cache, in place of targets: where keys and values go. */
+static void lay_cache_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
+{
+    int32_t *cache_row = stage(b, b->max_tokens, &b->cache_row);
+    int64_t row = 0;
+    for (int64_t e = 0; e < count; e++)
+        for (int32_t t = 0; t < b->item_n[e]; t++)
+            cache_row[row++] = (int32_t)(items[e].slot * b->cache_tokens + items[e].past + t);
+    b->targets = b->head_rows = b->slices = 0;
+    b->any_teacher = b->any_square = false;
+}
+
 /* Every row's gates, widened; a prompt's rows have none. */
 static void lay_gates(tm_batch *b, const tm_batch_item *items, int64_t count)
 {
@@ -292,14 +306,17 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
             b->longest = b->item_length[e];
     }
     assert(tokens <= b->max_tokens && count <= b->max_examples);
-    assert(!b->cached || count == 1);
-    b->cached_past = b->cached ? items[0].past : 0;
     b->staging_count = 0;
     lay_rows(b, items, count);
-    lay_targets(b, items, count);
+    if (b->cached)
+        lay_cache_rows(b, items, count);
+    else
+        lay_targets(b, items, count);
     if (b->gates)
         lay_gates(b, items, count);
     d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);
+    if (b->cached)
+        return;
     int64_t real_bytes = tm_dtype_bytes(d->real, b->head_rows);
     d->calls->upload(d, b->weight.data, b->staging_real, real_bytes);
     for (int64_t i = 0; i < b->targets && b->any_teacher; i++)

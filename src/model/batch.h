@@ -19,6 +19,7 @@ typedef struct tm_batch_item {
                              one item only one. Not times scale */
     int64_t teacher_row;  /* of the hidden states that tm_model_loss is given: that of the first target */
     int32_t past;         /* rows of it, a prompt's included, that are in the key/value cache already (generation) */
+    int32_t slot;         /* of the key/value cache, that it has */
     int32_t length;       /* rows of it as a whole, where angles of positions depend on that; 0: those past and here */
 } tm_batch_item;
 
@@ -64,8 +65,10 @@ typedef struct tm_batch {
     int64_t longest;         /* tokens of the longest example, those in the cache included */
     int64_t items;
     int32_t *item_past, *item_n, *item_length; /* [items] host: rows in the cache, rows in the batch, rows as a whole */
-    bool cached;             /* keys and values are those of the cache: one item, no backward */
-    int64_t cached_past;     /* tokens in the cache before this batch */
+    int64_t cache_tokens;    /* set by tm_model_fit_batch: rows of a slot of the key/value cache */
+    bool cached;             /* keys and values are those of the cache, every item's of its slot: no targets, no backward */
+    bool single;             /* with cached: one token of every item (tm_rows.single) */
+    const int32_t *cache_row; /* [rows.n] device, when cached: the row's place in the cache */
     /* host: which item and token each target is */
     int32_t *target_item, *target_token;
     /* results of the loss head: device, then host after tm_batch_read_results */

@@ -161,9 +161,8 @@ static void attention_forward(tm_model *m, int64_t layer, const tm_batch *b)
         RUN(rope_forward, &t.rows, raw.k, c->kv_heads, t.cos[0], t.sin[0], value_of(block->norm[TM_NORM_K].weight), offset, c->norm_eps, s->rstd_k, now.k);
     }
     if (b->cached) {
-        int64_t past = b->cached_past;
-        RUN(cast, tm_tensor_rows(now.k, 0, rows->n), tm_tensor_rows(m->cache_k[layer], past, rows->n));
-        RUN(cast, tm_tensor_rows(now.v, 0, rows->n), tm_tensor_rows(m->cache_v[layer], past, rows->n));
+        RUN(scatter_rows, rows->n, b->cache_row, now.k, 0, m->cache_k[layer]);
+        RUN(scatter_rows, rows->n, b->cache_row, now.v, 0, m->cache_v[layer]);
         now.k = m->cache_k[layer];
         now.v = m->cache_v[layer];
     }

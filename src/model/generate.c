@@ -3,17 +3,8 @@
 
 #include "base/buf.h"
 
+#include <assert.h>
 #include <stdlib.h>
-
-/* length: of the text as a whole, for angles that depend on it. */
-static void feed(tm_model *m, tm_batch *b, const tm_batch_item *like, const int32_t *ids, int64_t n, int64_t past, int64_t length)
-{
-    int64_t first = past < b->prefix ? 0 : past - b->prefix < like->n ? past - b->prefix : like->n; /* row of its gates */
-    tm_batch_item item = {.ids = ids, .n = (int32_t)n, .past = (int32_t)past, .length = (int32_t)length, .replica = like->replica, .gates_by_token = like->gates_by_token,
-                          .gates = like->gates_by_token ? like->gates + first * b->gates : like->gates};
-    tm_batch_fill(b, &item, 1);
-    tm_model_forward(m, b);
-}
 
 int32_t tm_most_likely(const float *logits, int64_t vocab)
 {
@@ -24,75 +15,198 @@ int32_t tm_most_likely(const float *logits, int64_t vocab)
     return (int32_t)best;
 }
 
-/* Room for one row of logits, as the device keeps them and as floats. */
-typedef struct row {
-    void *raw;
-    float *value;
-} row;
+/* A text under way. Rows: of a trained prompt, then of its tokens. */
+typedef struct slot {
+    tm_text text;
+    bool busy;
+    int32_t *ids;    /* [cache_tokens + 1] of prompt and text */
+    int64_t rows;    /* known; the last of them is what the next token follows */
+    int64_t past;    /* in the cache */
+    int64_t whole;   /* rows that the angles are of, where they depend on the length */
+    int64_t left;    /* tokens that may still be chosen */
+} slot;
 
-static void read_row(tm_model *m, tm_batch *b, row *r)
+typedef struct decoding {
+    tm_model *m;
+    tm_batch *b;
+    const tm_texts *texts;
+    slot *slot;
+    tm_batch_item *item; /* [slots] of the batch at hand */
+    slot **of;           /* [slots] whose they are */
+    int64_t slots, items;
+    void *raw;           /* [slots, vocab] logits as the device keeps them */
+    float *logits;       /* [vocab] */
+} decoding;
+
+/* --- The texts --- */
+
+/* Rows from which on the angles are those of long texts: such a text is computed anew where it gets there. */
+static int64_t long_from(const decoding *d)
 {
-    int64_t vocab = m->config.vocab;
-    tm_dtype dtype = m->logits.dtype;
-    tm_model_logits(m, b);
-    m->device->calls->download(m->device, r->raw, m->logits.data, tm_dtype_bytes(dtype, vocab));
-    tm_dtype_convert(r->value, TM_F32, r->raw, dtype, vocab);
+    const tm_rope_config *rope = d->m->config.ropes ? &d->m->config.rope[0] : NULL;
+    return rope && rope->kind == TM_ROPE_LONG ? rope->limit : INT64_MAX;
 }
 
-/* Keys and values of rows [past, end) of a text; ids: of all its tokens. */
-static void fill_cache(tm_model *m, tm_batch *b, const tm_batch_item *like, const int32_t *ids, int64_t past, int64_t end, int64_t length)
+static bool keeps_angles(const decoding *d) { return d->m->config.ropes && d->m->config.rope[0].kind == TM_ROPE_QWEN; }
+
+static tm_status begin_text(decoding *d, slot *s, tm_error *err)
 {
-    if (b->prefix && past < b->prefix) { /* the trained prompt alone: what follows is as without one, further on */
-        feed(m, b, like, NULL, 0, 0, length);
-        past = b->prefix;
-    }
-    for (int64_t n; past < end; past += n) {
-        int64_t left = b->prefix + like->n - past; /* behind the prompt all tokens have its last row of gates */
-        n = end - past < b->max_tokens ? end - past : b->max_tokens;
-        if (like->gates_by_token && n > left)
-            n = left > 0 ? left : 1;
-        feed(m, b, like, ids + past - b->prefix, n, past, length);
-    }
+    const tm_batch_item *prompt = &s->text.prompt;
+    int64_t prefix = d->b->prefix, most = d->m->settings.cache_tokens - prefix;
+    if (prompt->n < 1 || prompt->n > most)
+        return tm_fail(err, TM_FAILED, "a prompt of %lld tokens, expected 1 to %lld", (long long)prompt->n, (long long)most);
+    assert(!prompt->past || s == d->slot);
+    memcpy(s->ids, prompt->ids, (size_t)prompt->n * sizeof *s->ids);
+    s->rows = s->whole = prefix + prompt->n;
+    s->past = prompt->past ? prefix + prompt->past : 0;
+    if (s->whole > long_from(d) && s->past <= long_from(d))
+        s->past = 0;
+    s->left = s->text.max_tokens;
+    s->busy = true;
+    return TM_OK;
 }
 
-/* As in transformers the first Qwen keeps the angles of its prompt, dynamic ones follow the length, and with short and
- * long factors the whole text is computed anew where it outgrows the short ones. */
-tm_status tm_decode(tm_model *m, tm_batch *b, const tm_batch_item *prompt, int64_t max_tokens, tm_choose_fn choose,
-                    void *context, tm_error *err)
+/* Texts for the free slots; *busy: how many are under way. */
+static tm_status take_texts(decoding *d, int64_t *busy, tm_error *err)
 {
-    const tm_rope_config *rope = m->config.ropes ? &m->config.rope[0] : NULL;
-    int64_t vocab = m->config.vocab, prefix = b->prefix, last = prefix + prompt->n - 1, past = prompt->past ? prefix + prompt->past : 0;
-    int64_t limit = rope && rope->kind == TM_ROPE_LONG ? rope->limit : INT64_MAX, whole = last + 1;
+    *busy = 0;
+    bool more = true;
+    for (slot *s = d->slot; s < d->slot + d->slots; *busy += s++->busy)
+        while (!s->busy && more) {
+            TM_TRY(d->texts->next(d->texts->context, &s->text, &more, err));
+            if (!more)
+                break;
+            TM_TRY(begin_text(d, s, err));
+            if (s->left > 0)
+                break;
+            s->busy = false; /* nothing is asked of it */
+            if (d->texts->ended)
+                TM_TRY(d->texts->ended(d->texts->context, s->text.number, err));
+        }
+    return TM_OK;
+}
+
+/* --- Batches --- */
+
+/* n more tokens of a text into the batch. length: rows that its angles are of; 0: those so far. */
+static void add(decoding *d, slot *s, int64_t n, int64_t length)
+{
+    const tm_batch_item *prompt = &s->text.prompt;
+    int64_t first = s->past > d->b->prefix ? s->past - d->b->prefix : 0, gates = first < prompt->n ? first : prompt->n; /* its row of them */
+    d->of[d->items] = s;
+    d->item[d->items++] = (tm_batch_item){.ids = s->ids + first, .n = (int32_t)n, .past = (int32_t)s->past, .length = (int32_t)length, .slot = (int32_t)(s - d->slot),
+                                          .replica = prompt->replica, .gates_by_token = prompt->gates_by_token,
+                                          .gates = prompt->gates_by_token ? prompt->gates + gates * d->b->gates : prompt->gates};
+}
+
+static void run(decoding *d, bool single)
+{
+    d->b->single = single;
+    tm_batch_fill(d->b, d->item, d->items);
+    tm_model_forward(d->m, d->b);
+    for (int64_t i = 0; i < d->items; i++)
+        d->of[i]->past += tm_batch_item_rows(d->b, &d->item[i]);
+}
+
+/* The next tokens of a text that the cache lacks, as many as `room` rows take; 0 rows: it lacks none, or has no room. */
+static int64_t add_prompt(decoding *d, slot *s, int64_t room)
+{
+    int64_t prefix = s->past ? 0 : d->b->prefix, n = s->rows - 1 - s->past - prefix;
+    n = n < room - prefix ? n : room - prefix;
+    if (n < 0 || n + prefix == 0)
+        return 0;
+    const tm_batch_item *prompt = &s->text.prompt;
+    int64_t left = prompt->n - (s->past + prefix - d->b->prefix); /* behind the prompt all tokens have its last row of gates */
+    if (prompt->gates_by_token && n > left)
+        n = left > 0 ? left : 1;
+    add(d, s, n, s->whole);
+    return n + prefix;
+}
+
+/* Keys and values of all that texts know but its last token, which the next follows. */
+static void read_prompts(decoding *d)
+{
+    do {
+        int64_t rows = 0;
+        d->items = 0;
+        for (slot *s = d->slot; s < d->slot + d->slots; s++)
+            if (s->busy)
+                rows += add_prompt(d, s, d->b->max_tokens - rows);
+        if (d->items)
+            run(d, false);
+    } while (d->items);
+}
+
+static tm_status choose(decoding *d, slot *s, tm_error *err)
+{
+    int32_t id = d->texts->choose(d->texts->context, s->text.number, d->logits, s->past);
+    s->left--;
+    if (id >= 0 && s->left > 0 && s->past < d->m->settings.cache_tokens) {
+        s->ids[s->rows++ - d->b->prefix] = id;
+        if (s->past == long_from(d) && s->whole <= long_from(d)) {
+            s->past = 0;
+            s->whole = s->rows;
+        }
+        return TM_OK;
+    }
+    s->busy = false;
+    return d->texts->ended ? d->texts->ended(d->texts->context, s->text.number, err) : TM_OK;
+}
+
+/* One token of every text under way. As in transformers the first Qwen keeps the angles of its prompt, dynamic ones
+ * follow the length, and with short and long factors the whole text is computed anew where it outgrows the short ones. */
+static tm_status write_tokens(decoding *d, tm_error *err)
+{
+    tm_model *m = d->m;
+    int64_t vocab = m->config.vocab, bytes = tm_dtype_bytes(m->logits.dtype, m->logits.ld);
+    d->items = 0;
+    for (slot *s = d->slot; s < d->slot + d->slots; s++)
+        if (s->busy)
+            add(d, s, 1, keeps_angles(d) ? s->whole : 0);
+    run(d, true);
+    tm_model_logits(m, d->b);
+    m->device->calls->download(m->device, d->raw, m->logits.data, d->items * bytes);
+    for (int64_t i = 0; i < d->items; i++) {
+        tm_dtype_convert(d->logits, TM_F32, (char *)d->raw + i * bytes, m->logits.dtype, vocab);
+        TM_TRY(choose(d, d->of[i], err));
+    }
+    return TM_OK;
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+tm_status tm_decode(tm_model *m, tm_batch *b, const tm_texts *texts, tm_error *err)
+{
+    decoding d = {.m = m, .b = b, .texts = texts, .slots = least(least(m->settings.cache_slots, m->logits.rows), least(b->max_examples, b->max_tokens))};
     tm_status st = TM_OK;
-    row r = {0};
-    int32_t *ids = NULL;
-    if (prompt->n < 1 || last >= m->settings.cache_tokens)
-        return tm_fail(err, TM_FAILED, "a prompt of %lld tokens, expected 1 to %lld", (long long)prompt->n,
-                       (long long)(m->settings.cache_tokens - prefix));
-    TM_GO(tm_alloc(&r.raw, (size_t)vocab, (size_t)tm_dtype_bytes(m->logits.dtype, 1), err));
-    TM_GO(TM_NEW(&r.value, vocab, err));
-    TM_GO(TM_NEW(&ids, m->settings.cache_tokens + 1, err));
-    memcpy(ids, prompt->ids, (size_t)prompt->n * sizeof *ids);
+    int64_t busy;
+    assert(b->max_tokens >= b->prefix);
+    TM_GO(TM_NEW(&d.slot, d.slots, err));
+    TM_GO(TM_NEW(&d.item, d.slots, err));
+    TM_GO(TM_NEW(&d.of, d.slots, err));
+    for (int64_t i = 0; i < d.slots; i++)
+        TM_GO(TM_NEW(&d.slot[i].ids, m->settings.cache_tokens + 1, err));
+    TM_GO(tm_alloc(&d.raw, (size_t)d.slots, (size_t)tm_dtype_bytes(m->logits.dtype, m->logits.ld), err));
+    TM_GO(TM_NEW(&d.logits, m->config.vocab, err));
     b->cached = true;
-    if (whole > limit && past <= limit)
-        past = 0;
-    fill_cache(m, b, prompt, ids, past, last, whole);
-    past = last;
-    int32_t id = ids[prompt->n - 1];
-    for (int64_t i = 0; i < max_tokens && past < m->settings.cache_tokens && id >= 0; i++) {
-        ids[past - prefix] = id;
-        if (past == limit && whole <= limit)
-            fill_cache(m, b, prompt, ids, 0, past, past + 1);
-        feed(m, b, prompt, &id, 1, past, rope && rope->kind == TM_ROPE_QWEN ? whole : 0);
-        past++;
-        read_row(m, b, &r);
-        id = choose(context, r.value, past);
+    for (;;) {
+        TM_GO(take_texts(&d, &busy, err));
+        if (!busy)
+            break;
+        if (texts->go_on)
+            TM_GO(texts->go_on(texts->context, err));
+        read_prompts(&d);
+        TM_GO(write_tokens(&d, err));
     }
-    TM_GO(m->device->calls->sync(m->device, err));
+    st = m->device->calls->sync(m->device, err);
 out:
-    b->cached = false;
-    free(r.raw);
-    free(r.value);
-    free(ids);
+    b->cached = b->single = false;
+    for (int64_t i = 0; d.slot && i < d.slots; i++)
+        free(d.slot[i].ids);
+    free(d.slot);
+    free(d.item);
+    free(d.of);
+    free(d.raw);
+    free(d.logits);
     return st;
 }

@@ -485,11 +485,12 @@ static tm_status take_rope(tm_model *m, tm_error *err)
 static tm_status take_cache(tm_model *m, tm_error *err)
 {
     const tm_model_config *c = &m->config;
+    int64_t rows = m->settings.cache_tokens * m->settings.cache_slots;
     TM_TRY(TM_NEW(&m->cache_k, c->layers, err));
     TM_TRY(TM_NEW(&m->cache_v, c->layers, err));
     for (int64_t i = 0; i < c->layers; i++) {
-        m->cache_k[i] = tm_arena_tensor(&m->memory->arena[TM_MEM_ACTIVATIONS], m->settings.act, m->settings.cache_tokens, c->kv_heads * c->head_size);
-        m->cache_v[i] = tm_arena_tensor(&m->memory->arena[TM_MEM_ACTIVATIONS], m->settings.act, m->settings.cache_tokens, c->kv_heads * c->head_size);
+        m->cache_k[i] = tm_arena_tensor(&m->memory->arena[TM_MEM_ACTIVATIONS], m->settings.act, rows, c->kv_heads * c->head_size);
+        m->cache_v[i] = tm_arena_tensor(&m->memory->arena[TM_MEM_ACTIVATIONS], m->settings.act, rows, c->kv_heads * c->head_size);
     }
     return TM_OK;
 }
@@ -561,6 +562,8 @@ static void lend_workspace(tm_model *m)
 tm_status tm_model_allocate(tm_model *m, const tm_model_settings *settings, tm_error *err)
 {
     m->settings = *settings;
+    if (m->settings.cache_tokens && !m->settings.cache_slots)
+        m->settings.cache_slots = 1;
     m->linear.device = m->device;
     m->linear.replicas = m->replicas;
     m->first_trained = trained_layer(m);
@@ -595,6 +598,7 @@ tm_status tm_model_fit_batch(const tm_model *m, tm_batch *b, tm_error *err)
     b->replicas_wanted = m->bottleneck.size > 0;
     b->table_rows = m->embed_lora ? m->config.vocab : 0;
     b->prefix = m->prompt ? (int32_t)m->prompt->rows : 0;
+    b->cache_tokens = m->settings.cache_tokens;
     return TM_OK;
 }
 

@@ -63,7 +63,8 @@ typedef struct tm_model_settings {
     bool offload;          /* of those blocks the residual stream goes to host memory (devices with memory of their own) */
     bool teacher;          /* room for a teacher's logits */
     bool logits;           /* room for all logits: tests and generation, never training */
-    int64_t cache_tokens;  /* > 0: key/value cache for generation */
+    int64_t cache_tokens;  /* > 0: key/value cache for generation, of so many tokens a text */
+    int64_t cache_slots;   /* texts that it holds at a time; 0: one */
 } tm_model_settings;
 
 typedef struct tm_model {
@@ -103,7 +104,7 @@ typedef struct tm_model {
     tm_tensor head_x, logits;              /* [HEAD_ROWS, C], [HEAD_ROWS, V] */
     tm_tensor teacher_x, teacher_logits;   /* the same of a teacher */
     tm_linear_saved s_head;
-    tm_tensor *cache_k, *cache_v;          /* [layers] [cache_tokens, K D] */
+    tm_tensor *cache_k, *cache_v;          /* [layers] [cache_slots * cache_tokens, K D] */
 } tm_model;
 
 /* file: where the weights will come from, to know their types; NULL: dtype for all matrices. */

@@ -32,7 +32,12 @@ static tm_status try_layout(choosing *c, int64_t tokens, int recompute, int64_t 
     c->recipe->recompute_layers = layers;
     c->run->max_tokens = c->recipe->micro_tokens;
     c->run->max_examples = c->run->max_tokens / (asked->shortest > 1 ? asked->shortest : 2) + 1;
-    return tm_plan_memory(c->run, c->target->traits, c->target->own, c->plan, err);
+    c->run->cache_slots = least(asked->texts, c->run->max_examples);
+    for (;; c->run->cache_slots /= 2) {
+        TM_TRY(tm_plan_memory(c->run, c->target->traits, c->target->own, c->plan, err));
+        if (fits(c) || c->run->cache_slots < 2)
+            return TM_OK;
+    }
 }
 
 /* The largest micro-batch that fits, from *tokens down by powers of two to `fewest`; *tokens: the one that was tried last. */

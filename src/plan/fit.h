@@ -11,10 +11,11 @@ typedef struct tm_layout {
     int64_t recompute_layers, micro_tokens;
     int64_t longest, shortest; /* tokens of an example; longest: with a trained prompt's rows */
     int64_t most;              /* tokens that a step or an evaluation has: larger micro-batches are never filled */
+    int64_t texts;             /* generated at once, where there is room for as many; 0: none are */
 } tm_layout;
 
-/* Settles precision, train.recompute, train.recompute_layers and train.micro_tokens in the recipe, and run->max_tokens and
- * max_examples; plans the run with them. What is auto is settled so:
+/* Settles precision, train.recompute, train.recompute_layers and train.micro_tokens in the recipe, and run->max_tokens,
+ * max_examples and cache_slots (halved until a layout fits; what is generated does not depend on it); plans the run with them. What is auto is settled so:
  *   micro-batches: on a CPU 2,048 tokens; on a GPU the largest power of two up to 16,384 (8,192 for models above 3 billion parameters) that
  *     fits without recomputation, but not below 2,048 for its sake;
  *   recomputation: of as few blocks as it takes for that micro-batch to fit; on a GPU, where all do not do, smaller micro-batches;

@@ -382,7 +382,7 @@ static void put_confusion(view *v, const json_t *arm, const json_t *order)
             double count = 0;
             for (size_t c = 0; c < json_array_size(chains); c++) {
                 const json_t *chain = json_array_get(chains, c);
-                const json_t *cell = json_array_get(json_array_get(json_object_get(chain, "confusion"), i), j), *score = json_array_get(json_array_get(json_object_get(chain, "routed"), 0), i);
+                const json_t *cell = json_array_get(json_array_get(json_object_get(chain, "confusion"), i), j), *rows = json_object_get(chain, "routed"), *score = json_array_get(json_array_get(rows, json_array_size(rows) - 1), i);
                 if (run_number(chain, "order") != 1)
                     continue;
                 count += json_number_value(cell);

@@ -192,18 +192,30 @@ typedef struct budget { /* of a run, rehearsal not counted in examples and token
     int64_t steps, examples, tokens;
 } budget;
 
+/* Before anything is drawn: the list alone would take all memory. examples: at least so many. */
+static tm_status check_size(double examples, const char *key, tm_error *err)
+{
+    if (examples <= (double)MAX_EXAMPLES)
+        return TM_OK;
+    return tm_fail(err, TM_RECIPE, "%s: a run of %.4g examples; at most %lld can be listed", key, examples, (long long)MAX_EXAMPLES);
+}
+
 static tm_status budget_init(budget *b, const tm_dataset *data, bool mixture, const tm_order_settings *s, tm_error *err)
 {
     *b = (budget){.steps = s->steps};
     if (s->steps > 0)
-        return TM_OK;
-    int64_t count = tm_dataset_first(data, task_sources(data, s));
+        return check_size(s->batch_tokens > 0 ? (double)s->steps : (double)s->steps * (double)s->batch * (double)s->accumulate, "train.steps", err);
+    int64_t count = tm_dataset_first(data, task_sources(data, s)), longest = 1;
     double n = (double)count, tokens = 0;
-    for (int64_t i = 0; i < count; i++)
-        tokens += tm_dataset_at(data, i)->n;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t length = tm_dataset_at(data, i)->n;
+        tokens += (double)length;
+        longest = length > longest ? length : longest;
+    }
     double all = s->epochs * (mixture ? tokens : n);
     if (!(all < 0x1p62) || !(s->epochs > 0))
         return tm_fail(err, TM_RECIPE, "train.epochs: %g is not a number of passes that can be made", s->epochs);
+    TM_TRY(check_size(mixture ? all / (double)longest : all, "train.epochs", err));
     int64_t whole = llround(all) > 0 ? llround(all) : 1;
     b->examples = mixture ? 0 : whole;
     b->tokens = mixture ? whole : 0;

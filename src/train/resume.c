@@ -204,14 +204,17 @@ tm_status tm_trainer_checkpoint(tm_trainer *t, tm_error *err)
         const char *dir = t->run->folder[r]->dir;
         TM_TRY(tm_checkpoint_begin(dir, t->step, &folder, err));
         tm_status st = fill_folder(t, r, folder, err);
+        if (st != TM_OK) {
+            tm_status tried = tm_dir_remove(folder, NULL); /* a full disk needs the room */
+            (void)tried;
+        }
         free(folder);
-        if (st == TM_OK)
-            st = tm_checkpoint_commit(dir, t->step, err);
-        if (st == TM_OK)
-            st = tm_checkpoint_prune(dir, t->recipe->keep_checkpoints, t->best_checkpoint, err);
-        if (st != TM_OK)
-            return st;
+        TM_TRY(st);
+        TM_TRY(tm_checkpoint_commit(dir, t->step, err));
     }
+    /* Not before the last replica has this step: they go on from one that all have. */
+    for (int32_t r = 0; r < t->run->replicas; r++)
+        TM_TRY(tm_checkpoint_prune(t->run->folder[r]->dir, t->recipe->keep_checkpoints, t->best_checkpoint, err));
     return TM_OK;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 tm_status tm_run_folder_open(const char *dir, tm_run_folder *out, tm_error *err)
@@ -25,9 +26,15 @@ static tm_status open_cut(const tm_run_folder *folder, const char *name, int64_t
     if (!path)
         return TM_NO_MEMORY;
     tm_status st = TM_OK;
+    struct stat info;
     *out = fopen(path, "ae");
     if (!*out)
         st = tm_fail_errno(err, TM_IO, "%s: cannot open for writing", path);
+    else if (fstat(fileno(*out), &info) != 0)
+        st = tm_fail_errno(err, TM_IO, "%s: cannot look at it", path);
+    else if (info.st_size < length) /* it would be filled with zeros, which are no rows */
+        st = tm_fail(err, TM_INPUT, "%s: %lld bytes, and %lld when the checkpoint that the run goes on from was made: rows are missing; put the file back, or remove the folder's checkpoints to begin anew",
+                     path, (long long)info.st_size, (long long)length);
     else if (ftruncate(fileno(*out), length) != 0)
         st = tm_fail_errno(err, TM_IO, "%s: cannot cut to %lld bytes", path, (long long)length);
     free(path);

@@ -107,36 +107,89 @@ static tm_status text_of(const tm_trainer *t, const int32_t *ids, size_t count, 
 
 /* --- Generating --- */
 
+/* A question and what the model says to it. */
+typedef struct said {
+    int64_t example;        /* whose gates are in force */
+    const int32_t *prompt;  /* borrowed */
+    int64_t n;              /* 0: nothing is asked */
+    tm_ids answer;
+} said;
+
+/* Answers of a set, all of which are written before the first is scored: many at a time. */
 typedef struct writer {
-    const tm_run *run;
-    int64_t vocab;
-    int32_t *id; /* [most] */
-    int64_t count, most;
+    tm_trainer *t;
+    const tm_eval_set *set;
+    int32_t replica;
+    said *said;
+    int64_t count, next;
+    tm_error *err;
+    tm_status status;
 } writer;
 
-static int32_t choose(void *context, const float *logits, int64_t position)
+static tm_status writer_init(writer *w, tm_trainer *t, const tm_eval_set *set, int32_t replica, int64_t count, tm_error *err)
 {
-    writer *w = context;
-    (void)position;
-    int32_t id = tm_most_likely(logits, w->vocab);
-    for (size_t i = 0; i < w->run->stops; i++)
-        if (id == w->run->stop[i])
-            return -1;
-    w->id[w->count++] = id;
-    return w->count < w->most ? id : -1;
+    *w = (writer){.t = t, .set = set, .replica = replica, .count = count};
+    return TM_NEW(&w->said, count, err);
 }
 
-/* What the model says behind a prompt of an example. A prompt that the cache cannot hold gets no answer. */
-static tm_status generate(tm_trainer *t, const tm_eval_set *set, int32_t replica, int64_t example, const int32_t *prompt, int64_t n, writer *w, tm_buf *text, tm_error *err)
+static void writer_deinit(writer *w)
 {
-    tm_batch_item item = {.ids = prompt, .n = (int32_t)n, .replica = replica};
-    tm_gates_give(t, set - t->run->evals, example, &item);
-    w->count = 0;
-    tm_buf_clear(text);
-    if (n + t->batch.prefix >= t->model.settings.cache_tokens)
-        return TM_OK;
-    TM_TRY(tm_decode(&t->model, &t->batch, &item, set->entry->max_tokens, choose, w, err));
-    return text_of(t, w->id, (size_t)w->count, text, err);
+    for (int64_t i = 0; w->said && i < w->count; i++)
+        tm_ids_deinit(&w->said[i].answer);
+    free(w->said);
+}
+
+static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *err)
+{
+    writer *w = context;
+    const tm_trainer *t = w->t;
+    (void)err;
+    /* A prompt that the cache cannot hold gets no answer. */
+    while (w->next < w->count && (!w->said[w->next].n || w->said[w->next].n + t->batch.prefix >= t->model.settings.cache_tokens))
+        w->next++;
+    *there = w->next < w->count;
+    if (w->status != TM_OK || !*there)
+        return w->status;
+    const said *s = &w->said[w->next];
+    *out = (tm_text){.prompt = {.ids = s->prompt, .n = (int32_t)s->n, .replica = w->replica}, .max_tokens = w->set->entry->max_tokens, .number = w->next++};
+    tm_gates_give(t, w->set - t->run->evals, s->example, &out->prompt);
+    return TM_OK;
+}
+
+static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
+{
+    writer *w = context;
+    tm_ids *answer = &w->said[number].answer;
+    (void)position;
+    int32_t id = tm_most_likely(logits, w->t->model.config.vocab);
+    for (size_t i = 0; i < w->t->run->stops; i++)
+        if (id == w->t->run->stop[i])
+            return -1;
+    w->status = w->status == TM_OK ? TM_GROW(&answer->id, &answer->capacity, answer->count + 1, w->err) : w->status;
+    return w->status == TM_OK ? answer->id[answer->count++] = id : -1;
+}
+
+static tm_status go_on(void *context, tm_error *err)
+{
+    const writer *w = context;
+    const tm_run *run = w->t->run;
+    if (run->interrupted && run->interrupted(run->context))
+        return tm_fail(err, TM_FAILED, "interrupted in an evaluation (%s) after step %lld; the same command goes on from the last checkpoint", w->set->entry->name, (long long)w->t->step);
+    return TM_OK;
+}
+
+/* What the model says to all that is asked. */
+static tm_status write_all(writer *w, tm_error *err)
+{
+    w->err = err;
+    TM_TRY(tm_decode(&w->t->model, &w->t->batch, &(tm_texts){.next = next_text, .choose = choose, .go_on = go_on, .context = w}, err));
+    return w->status;
+}
+
+/* The text of an answer. */
+static tm_status answer_text(const writer *w, int64_t i, tm_buf *text, tm_error *err)
+{
+    return text_of(w->t, w->said[i].answer.id, w->said[i].answer.count, text, err);
 }
 
 /* --- Items --- */
@@ -260,20 +313,30 @@ static tm_status score_text(int metric, texts *x, const tm_answer *a, double sco
     return TM_OK;
 }
 
-static tm_status score_generated(tm_trainer *t, const tm_eval_set *set, int32_t replica, writer *w, tm_scores *out, tm_buf *items, tm_error *err)
+static tm_status score_generated(tm_trainer *t, const tm_eval_set *set, int32_t replica, tm_scores *out, tm_buf *items, tm_error *err)
 {
     texts x = {0};
+    writer w;
     double sum[2] = {0}, score[2];
     tm_status st = TM_OK;
     int metric = set->entry->metric;
+    int32_t first, end;
+    TM_GO(writer_init(&w, t, set, replica, set->examples, err));
+    for (int64_t i = 0; i < set->examples; i++) {
+        const tm_example *e = tm_dataset_at(set->data, i);
+        answer_of(e, &first, &end);
+        w.said[i].example = i;
+        w.said[i].prompt = e->ids;
+        w.said[i].n = first;
+    }
+    TM_GO(write_all(&w, err));
     for (int64_t i = 0; i < set->examples; i++) {
         const tm_example *e = tm_dataset_at(set->data, i);
         const tm_answer *a = set->answers ? tm_answers_find(set->answers, e->file, e->line) : NULL;
-        int32_t first, end;
         answer_of(e, &first, &end);
         TM_GO(text_of(t, e->ids + first, (size_t)(end - first), &x.reference, err));
         TM_GO(text_of(t, e->ids, (size_t)first, &x.source, err));
-        TM_GO(generate(t, set, replica, i, e->ids, first, w, &x.prediction, err));
+        TM_GO(answer_text(&w, i, &x.prediction, err));
         TM_GO(score_text(metric, &x, a, score, err));
         sum[0] += score[0];
         sum[1] += score[1];
@@ -291,46 +354,74 @@ static tm_status score_generated(tm_trainer *t, const tm_eval_set *set, int32_t 
     for (int k = 0; k < 2; k++)
         out->score[k] = set->examples ? sum[k] / (double)set->examples : 0;
 out:
+    writer_deinit(&w);
     texts_deinit(&x);
     return st;
 }
 
 /* --- Scene to text and back --- */
 
-static tm_status score_round_trip(tm_trainer *t, const tm_eval_set *set, int32_t replica, const tm_example_score *each, writer *w, tm_scores *out,
-                                  tm_buf *items, tm_error *err)
+/* What is said on the way, and what is made of that. back: the prompts of the second, of count. */
+static tm_status write_both_ways(writer *there, writer *again, tm_ids *back, texts *x, tm_error *err)
+{
+    const tm_eval_set *set = there->set;
+    int32_t first, end;
+    for (int64_t i = 0; i < there->count; i++) {
+        const tm_example *e = tm_dataset_at(set->data, 2 * i);
+        answer_of(e, &first, &end);
+        there->said[i].example = 2 * i;
+        there->said[i].prompt = e->ids;
+        there->said[i].n = first;
+    }
+    TM_TRY(write_all(there, err));
+    for (int64_t i = 0; i < there->count; i++) {
+        TM_TRY(answer_text(there, i, &x->source, err));
+        if (x->source.size)
+            TM_TRY(tm_bridge_ids(set->bridge, TM_BRIDGE_TO_SCENE, tm_buf_str(&x->source), &back[i], err));
+        again->said[i].example = 2 * i + 1;
+        again->said[i].prompt = back[i].id;
+        again->said[i].n = (int64_t)back[i].count;
+    }
+    return write_all(again, err);
+}
+
+static tm_status score_round_trip(tm_trainer *t, const tm_eval_set *set, int32_t replica, const tm_example_score *each, tm_scores *out, tm_buf *items,
+                                  tm_error *err)
 {
     texts x = {0};
-    tm_ids back = {0};
+    tm_ids *back = NULL;
+    writer there = {0}, again = {0};
     double exact = 0, f1 = 0, loss[2] = {0}, targets[2] = {0};
-    int64_t count = 0;
+    int64_t count = set->examples / 2;
     tm_status st = TM_OK;
-    for (int64_t i = 0; i + 1 < set->examples; i += 2, count++) {
-        const tm_example *way[2] = {tm_dataset_at(set->data, i), tm_dataset_at(set->data, i + 1)};
-        int32_t first, end;
-        double value;
+    for (int64_t i = 0; i < count; i++) {
+        const tm_example *way[2] = {tm_dataset_at(set->data, 2 * i), tm_dataset_at(set->data, 2 * i + 1)};
         if (!same_row(way[0], way[1]))
             TM_GO(tm_fail(err, TM_INPUT, "%s:%lld: one way of the bridge does not fit into train.seq tokens", tm_dataset_file(set->data, way[0]->source, way[0]->file), (long long)way[0]->line));
+    }
+    TM_GO(TM_NEW(&back, count, err));
+    TM_GO(writer_init(&there, t, set, replica, count, err));
+    TM_GO(writer_init(&again, t, set, replica, count, err));
+    TM_GO(write_both_ways(&there, &again, back, &x, err));
+    for (int64_t i = 0; i < count; i++) {
+        const tm_example *way[2] = {tm_dataset_at(set->data, 2 * i), tm_dataset_at(set->data, 2 * i + 1)};
+        int32_t first, end;
+        double value;
         for (int k = 0; k < 2; k++) {
-            loss[k] += each[i + k].loss;
-            targets[k] += each[i + k].targets;
+            loss[k] += each[2 * i + k].loss;
+            targets[k] += each[2 * i + k].targets;
         }
         answer_of(way[1], &first, &end);
         TM_GO(text_of(t, way[1]->ids + first, (size_t)(end - first), &x.reference, err));
-        answer_of(way[0], &first, &end);
-        TM_GO(generate(t, set, replica, i, way[0]->ids, first, w, &x.source, err)); /* the text on the way */
-        tm_buf_clear(&x.prediction);
-        if (x.source.size) {
-            TM_GO(tm_bridge_ids(set->bridge, TM_BRIDGE_TO_SCENE, tm_buf_str(&x.source), &back, err));
-            TM_GO(generate(t, set, replica, i + 1, back.id, (int64_t)back.count, w, &x.prediction, err));
-        }
+        TM_GO(answer_text(&there, i, &x.source, err));
+        TM_GO(answer_text(&again, i, &x.prediction, err));
         TM_GO(tm_token_f1(tm_buf_str(&x.prediction), tm_buf_str(&x.reference), &value, err));
         bool same = tm_exact_match(tm_buf_str(&x.prediction), tm_buf_str(&x.reference));
         exact += same;
         f1 += value;
         if (!items)
             continue;
-        begin_item(items, set, way[0], count);
+        begin_item(items, set, way[0], i);
         put_text(items, "scene", &x.reference);
         put_text(items, "text", &x.source);
         put_text(items, "back", &x.prediction);
@@ -344,8 +435,12 @@ static tm_status score_round_trip(tm_trainer *t, const tm_eval_set *set, int32_t
     for (int k = 0; k < 2; k++)
         out->way_loss[k] = targets[k] > 0 ? loss[k] / targets[k] : NAN;
 out:
+    for (int64_t i = 0; back && i < count; i++)
+        tm_ids_deinit(&back[i]);
+    free(back);
+    writer_deinit(&there);
+    writer_deinit(&again);
     texts_deinit(&x);
-    tm_ids_deinit(&back);
     return st;
 }
 
@@ -356,12 +451,7 @@ tm_status tm_score_set(tm_trainer *t, const tm_eval_set *set, int32_t replica, c
     if (metric == TM_METRIC_CHOICE)
         TM_TRY(score_choice(set, each, out, items, err));
     else if (tm_metrics[metric].generates) {
-        writer w = {.run = t->run, .vocab = t->model.config.vocab, .most = set->entry->max_tokens};
-        TM_TRY(TM_NEW(&w.id, w.most, err));
-        tm_status st = metric == TM_METRIC_ROUND_TRIP ? score_round_trip(t, set, replica, each, &w, out, items, err)
-                                                      : score_generated(t, set, replica, &w, out, items, err);
-        free(w.id);
-        TM_TRY(st);
+        TM_TRY(metric == TM_METRIC_ROUND_TRIP ? score_round_trip(t, set, replica, each, out, items, err) : score_generated(t, set, replica, out, items, err));
         if (!tm_metrics[metric].key[1])
             out->score[1] = NAN;
     } else if (items)

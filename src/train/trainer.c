@@ -86,9 +86,40 @@ static tm_status list_trained(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
+/* The set and the metric that train.early_stop.metric names as eval.NAME.METRIC; false: none. A metric that is not known is -1. */
+static bool early_stop_of(const tm_trainer *t, const tm_eval_set **set, int *metric)
+{
+    const char *text = t->recipe->early_stop_metric;
+    for (int64_t i = 0; text && i < t->run->eval_count; i++) {
+        *set = &t->run->evals[i];
+        size_t n = strlen((*set)->entry->name);
+        if (strncmp(text, "eval.", 5) != 0 || strncmp(text + 5, (*set)->entry->name, n) != 0 || text[5 + n] != '.')
+            continue;
+        *metric = tm_metric_named(text + 6 + n, strlen(text + 6 + n));
+        return true;
+    }
+    return false;
+}
+
+/* What is not measured never gets better, and would end the run as soon as patience does. */
+static tm_status check_early_stop(const tm_trainer *t, tm_error *err)
+{
+    const tm_eval_set *set;
+    int metric;
+    if (!early_stop_of(t, &set, &metric))
+        return TM_OK;
+    const tm_eval_entry *entry = set->entry;
+    bool tokens = entry->metric != TM_METRIC_CHOICE, whole = entry->limit == 0;
+    if (metric >= 0 && (metric == entry->metric || (tokens && metric <= TM_METRIC_EXACT) || (tokens && whole && metric == TM_METRIC_BITS)))
+        return TM_OK;
+    return tm_fail(err, TM_RECIPE, "train.early_stop.metric: %s is not measured; expected eval.%s.%s%s%s", t->recipe->early_stop_metric, entry->name, tm_metrics[entry->metric].name,
+                   tokens ? ", or loss, accuracy, exact" : "", tokens && whole ? ", bits_per_byte" : "");
+}
+
 static tm_status build(tm_trainer *t, tm_error *err)
 {
     const tm_run *run = t->run;
+    TM_TRY(check_early_stop(t, err));
     TM_TRY(tm_model_create(&t->model, run->model_dir, run->file, run->dtype, t->device, &t->memory, run->replicas, err));
     TM_TRY(tm_tuning_select(&t->tuning, t->recipe, run->method, &t->model, err));
     t->tuning.prompt_ids = run->prompt_ids;
@@ -102,7 +133,7 @@ static tm_status build(tm_trainer *t, tm_error *err)
     if (half_master && (act != TM_BF16 || t->recipe->optimizer != TM_OPTIM_ADAMW))
         return tm_fail(err, TM_RECIPE, "train.master: bf16 needs precision: bf16 and train.optimizer: adamw");
     tm_model_settings settings = {.act = act, .half_master = half_master, .max_tokens = run->max_tokens, .train = !run->evaluate,
-                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .cache_tokens = run->cache_tokens};
+                                  .recompute_layers = recompute_layers(t->recipe), .offload = t->recipe->offload == TM_OFFLOAD_ACTIVATIONS, .cache_tokens = run->cache_tokens, .cache_slots = run->cache_slots};
     TM_TRY(tm_model_allocate(&t->model, &settings, err));
     TM_TRY(tm_batch_create(&t->batch, &t->memory, t->device, run->max_tokens, run->max_examples, run->replicas, err));
     TM_TRY(tm_model_fit_batch(&t->model, &t->batch, err));
@@ -532,25 +563,18 @@ out:
 /* Early stopping on eval.NAME.METRIC, replica 0. */
 static void watch_early_stop(tm_trainer *t)
 {
-    const char *metric = t->recipe->early_stop_metric;
-    if (!metric)
+    const tm_eval_set *set;
+    int metric;
+    if (!early_stop_of(t, &set, &metric))
         return;
-    for (int64_t i = 0; i < t->run->eval_count; i++) {
-        const tm_eval_set *set = &t->run->evals[i];
-        size_t n = strlen(set->entry->name);
-        if (strncmp(metric, "eval.", 5) != 0 || strncmp(metric + 5, set->entry->name, n) != 0 || metric[5 + n] != '.')
-            continue;
-        const char *which = metric + 6 + n;
-        const tm_scores *s = &set->last[0];
-        int named = tm_metric_named(which, strlen(which)), kind = named < 0 ? TM_METRIC_LOSS : named;
-        double value = tm_metrics[kind].rises ? -tm_metric_value(kind, s) : tm_metric_value(kind, s);
-        if (value < t->best_metric - t->recipe->early_stop_min_delta) {
-            t->best_metric = value;
-            t->best_step = t->step;
-            t->bad_evals = 0;
-        } else if (++t->bad_evals >= t->recipe->early_stop_patience)
-            t->stopped_early = true;
-    }
+    double value = tm_metric_value(metric, &set->last[0]);
+    value = tm_metrics[metric].rises ? -value : value;
+    if (value < t->best_metric - t->recipe->early_stop_min_delta) {
+        t->best_metric = value;
+        t->best_step = t->step;
+        t->bad_evals = 0;
+    } else if (++t->bad_evals >= t->recipe->early_stop_patience)
+        t->stopped_early = true;
 }
 
 bool tm_eval_due(const tm_trainer *t, int64_t step)

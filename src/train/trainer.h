@@ -59,7 +59,8 @@ typedef struct tm_run {
     const tm_tokenizer *tok;    /* for metrics of generated text; NULL: none */
     int32_t stop[8];            /* ids that end it */
     size_t stops;
-    int64_t cache_tokens;       /* for it; 0: nothing is generated */
+    int64_t cache_tokens;       /* for it, of a text; 0: nothing is generated */
+    int64_t cache_slots;        /* texts at once */
     tm_run_folder **folder;     /* [R]; NULL: counting */
     tm_order **order;           /* [R] */
     int64_t steps;

@@ -107,6 +107,25 @@ static tm_status config_from_recipe(tm_tuning *t, tm_error *err)
     return targets_from_recipe(t, err);
 }
 
+/* An adapter that is continued keeps its shape; a recipe that says otherwise is told. */
+static tm_status note_unused(tm_tuning *t, tm_error *err)
+{
+    const tm_recipe *r = t->recipe;
+    const tm_adapter_config *a = &t->adapter;
+    const struct {
+        const char *key;
+        double asked, is;
+    } keys[] = {{"lora.r", (double)r->lora_r, (double)a->r}, {"lora.alpha", r->lora_alpha, a->alpha}, {"lora.use_rslora", r->lora_use_rslora, a->use_rslora}, {"lora.use_dora", r->lora_use_dora, a->use_dora}};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char text[400];
+        if (!tm_names_contain(&r->given, keys[i].key) || keys[i].asked == keys[i].is)
+            continue;
+        snprintf(text, sizeof text, "%s: %g is not used: the adapter that lora.init continues has %g, and keeps it", keys[i].key, keys[i].asked, keys[i].is);
+        TM_TRY(tm_names_add(&t->notes, text, err));
+    }
+    return TM_OK;
+}
+
 static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
 {
     tm_adapter_config *a = &t->adapter;
@@ -118,6 +137,7 @@ static tm_status config_from_adapter(tm_tuning *t, tm_error *err)
         a->target_regex = NULL;
         TM_TRY(all_linear(t, err));
     }
+    TM_TRY(note_unused(t, err));
     if (tm_names_contain(&t->recipe->given, "lora.dropout"))
         a->dropout = t->recipe->lora_dropout;
     a->inference_mode = true;
@@ -226,6 +246,23 @@ static tm_status check_names(tm_tuning *t, const tm_names *names, const char *ke
     return TM_OK;
 }
 
+/* Nor may a pattern of a rank or an alpha be of no module that is adapted. */
+static tm_status check_patterns(tm_tuning *t, const tm_pattern *patterns, int64_t count, const char *key, tm_error *err)
+{
+    for (int64_t k = 0; k < count; k++) {
+        double found = NAN;
+        tm_linear *module;
+        if (t->model->embed_lora)
+            TM_TRY(tm_adapter_pattern(&patterns[k], 1, t->model->config.family->embed, NAN, &found, err));
+        for (int64_t i = 0; isnan(found) && (module = tm_model_linear(t->model, i)); i++)
+            if (module->lora)
+                TM_TRY(tm_adapter_pattern(&patterns[k], 1, module->name, NAN, &found, err));
+        if (isnan(found))
+            return tm_fail(err, TM_RECIPE, "%s: '%s' matches no module that is adapted", key, patterns[k].key);
+    }
+    return TM_OK;
+}
+
 /* As PEFT without ensure_weight_tying: when a tied table or head is saved apart, the other keeps the
  * base's weights. The head gets a matrix of its own, a copy of the table. */
 static tm_status untie(tm_tuning *t, tm_error *err)
@@ -329,6 +366,10 @@ static tm_status select_modules(tm_tuning *t, bool beneath, tm_error *err)
     if (embedding && !beneath)
         TM_TRY(add_embedding(t, err));
     adapted += embedding;
+    if (!t->from && !beneath) {
+        TM_TRY(check_patterns(t, t->adapter.rank_pattern, t->adapter.rank_patterns, "lora.rank_pattern", err));
+        TM_TRY(check_patterns(t, t->adapter.alpha_pattern, t->adapter.alpha_patterns, "lora.alpha_pattern", err));
+    }
     TM_TRY(train_saved_modules(t, err));
     train_biases(t);
     if (!adapted)

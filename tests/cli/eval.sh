@@ -23,5 +23,11 @@ grep -q '"eval": {"dev": {.*"extracted": 0, "answered": 0}' "$dir/gsm8k/metrics.
 result $? "its answers are scored while it trains"
 grep -q 'answers right' "$dir/gsm8k/report.html"
 result $? "and drawn"
+# A table of 48 positions: texts end with it, also those that may be longer.
+mkdir "$dir/gpt2" && cp $model/tokenizer*.json "$dir/gpt2/"
+echo '{"model_type": "gpt2", "vocab_size": 512, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 48}' > "$dir/gpt2/config.json"
+echo '{"prompt": "Once upon a time there was a little girl who", "completion": " slept."}' > "$dir/one.jsonl"
+expect "answers end with a table of positions" 0 'runs|table' train model="$dir/gpt2" init=random method=full data="$dir/one.jsonl" eval.0.name=one eval.0.path="$dir/one.jsonl" \
+    eval.0.metric=exact_match eval.0.max_tokens=100 train.steps=1 train.seq=40 out="$dir/table"
 expect "help" 0 'example: ' eval --help
 exit $code

@@ -54,4 +54,29 @@ printf '{"input_ids": [1, 2]}\n{"input_ids": [1, 512]}\n' > "$dir/rows.jsonl"
 check 'id outside the vocabulary' 3 "$dir/rows.jsonl:2: input_ids[1]: 512 is outside the vocabulary of 512" train "$dir/r.yaml"
 printf '{"input_ids": [1, 2], "labels": [-100, -100]}\n' > "$dir/rows.jsonl"
 check 'row without a target' 3 "$dir/rows.jsonl:1: the row has no target" train "$dir/r.yaml"
+recipe 'data: data/demo/shakespeare-dev.txt
+eval: {name: dev, path: data/demo/shakespeare-dev.txt, limit: 2}'
+check 'early stopping by a metric that is none' 2 'train.early_stop.metric: eval.dev.los is not measured; expected eval.dev.loss, or loss, accuracy, exact' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.los
+check 'early stopping by a metric of generated text' 2 'eval.dev.rouge_l is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.rouge_l
+check 'early stopping by bytes of a part' 2 'eval.dev.bits_per_byte is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.bits_per_byte
+# Patience 2: the best is the evaluation before step 1, or each is better than the one before by more than min_delta. A budget of 0 is kept by what stays.
+while read -r steps settings; do
+    rm -rf "$dir/early"
+    # shellcheck disable=SC2086
+    "$temper" train --model models/stories260K --data data/demo/shakespeare-dev.txt eval.0.name=dev eval.0.path=data/demo/shakespeare-dev.txt eval.0.limit=2 train.steps=6 train.batch=4 train.seq=64 \
+        train.eval_every=1 train.warmup_steps=0 train.early_stop.patience=2 out="$dir/early" $settings > "$dir/stdout" 2> "$dir/stderr"
+    if [ $? -eq 0 ] && grep -q "\"steps_done\": $steps," "$dir/early/run.json"; then
+        echo "[       OK ] $steps steps with $settings"
+    else
+        echo "[  FAILED  ] $steps steps with $settings"
+        grep steps_done "$dir/early/run.json"
+        failures=1
+    fi
+done <<'END'
+6 train.lr=3e-3 train.early_stop.metric=eval.dev.loss
+2 train.lr=0 train.early_stop.metric=eval.dev.loss
+2 train.lr=0 train.early_stop.metric=eval.dev.accuracy
+2 train.lr=3e-3 train.early_stop.metric=eval.dev.loss train.early_stop.min_delta=100
+6 train.lr=0 keep.monitor.on_breach=stop keep.monitor.probes.0.name=same keep.monitor.probes.0.path=data/demo/shakespeare-dev.txt keep.monitor.probes.0.limit=2 keep.monitor.probes.0.max_drop=0
+END
 exit $failures

@@ -70,6 +70,62 @@ expect "and gone on with" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/killed" 
 cmp -s "$dir/killed/results.json" "$dir/whole.json"
 result $? "ends with the same bytes"
 
+# Side by side, killed, interrupted, failing, with nothing kept: the same bytes.
+expect "four chains at a time" 0 'at a time|^naive' sequence "$dir/s.yaml" --out "$dir/many" --jobs 4
+cmp -s "$dir/many/results.json" "$dir/whole.json"
+result $? "the same bytes side by side"
+grep -q '7 chains, 4 at a time with 1 thread each' "$dir/err" && grep -q 'trainings .*10/10' "$dir/err"
+result $? "how many at a time, and how many trainings, are said"
+cp "$dir/s.yaml" "$dir/keep.yaml"
+sed -i 's/^orders: 2/orders: 2\nruns: drop/' "$dir/s.yaml"
+"$temper" sequence "$dir/s.yaml" --out "$dir/dropped" --jobs 2 >/dev/null 2>&1 &
+pid=$!
+tries=0
+while [ ! -e "$dir/dropped/naive/order-1/seed-1/chain.json" ] && [ $tries -lt 3000 ] && kill -0 $pid 2>/dev/null; do
+    tries=$((tries + 1))
+    sleep 0.01
+done
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+[ ! -e "$dir/dropped/results.json" ]
+result $? "killed with several on their way"
+echo mine > "$dir/dropped/naive/order-1/seed-1/note"
+expect "and gone on with" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/dropped" --jobs 3
+cmp -s "$dir/dropped/results.json" "$dir/whole.json"
+result $? "the same bytes without a run kept"
+[ -z "$(find "$dir/dropped" -name '*.safetensors' -o -name run.json -o -name merged)" ] && [ -s "$dir/dropped/naive/order-1/seed-1/note" ] && [ "$(find "$dir/dropped" -name chain.json | wc -l)" -eq 6 ]
+result $? "nothing is left of the runs but a file a chain"
+expect "again: the files are read" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/dropped"
+cmp -s "$dir/dropped/results.json" "$dir/whole.json" && [ ! -e "$dir/dropped/naive/order-1/seed-1/1-a" ]
+result $? "and nothing is trained"
+expect "what is gone is not made anew by another sequence" 2 'chain.json: is of another sequence' sequence "$dir/s.yaml" --out "$dir/dropped" train.steps=2
+sed -i 's/^runs: drop/runs: last/' "$dir/s.yaml"
+expect "only the last is kept" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/last" --jobs 2
+[ ! -e "$dir/last/naive/order-1/seed-1/1-a/adapter_model.safetensors" ] && [ -s "$dir/last/naive/order-1/seed-1/1-a/merged/model.safetensors" ] &&
+    [ -s "$dir/last/naive/order-1/seed-1/2-b/adapter_model.safetensors" ] && cmp -s "$dir/last/results.json" "$dir/whole.json"
+result $? "with what its adapter is on"
+run eval --model "$dir/last/naive/order-1/seed-1/1-a/merged" --adapter "$dir/last/naive/order-1/seed-1/2-b" --data "$dir/a-test.txt" --json train.seq=32
+grep -q "$(grep -o '"a": [0-9.]*' "$dir/last/naive/order-1/seed-1/2-b/eval.json" | cut -d' ' -f2)" "$dir/out"
+result $? "and can be used"
+cp "$dir/keep.yaml" "$dir/s.yaml"
+"$temper" sequence "$dir/s.yaml" --out "$dir/stopped" --jobs 2 train.steps=2000 >/dev/null 2>"$dir/err" &
+pid=$!
+tries=0
+while [ "$(grep -ls '"step"' "$dir"/stopped/naive/order-*/seed-*/*/metrics.jsonl 2>/dev/null | wc -l)" -lt 2 ] && [ $tries -lt 3000 ] && kill -0 $pid 2>/dev/null; do
+    tries=$((tries + 1))
+    sleep 0.01
+done
+kill -INT $pid
+wait $pid
+[ $? -eq 1 ] && grep -q 'stopped/naive/order-.*interrupted' "$dir/err"
+result $? "Ctrl-C ends all of them"
+mkdir -p "$dir/locked/naive/order-2/seed-1/1-b"
+: > "$dir/locked/naive/order-2/seed-1/1-b/run.json"
+expect "an error names its chain and ends the others" 3 'locked/naive/order-2/seed-1: ' sequence "$dir/s.yaml" --out "$dir/locked" --jobs 2
+[ ! -e "$dir/locked/results.json" ]
+result $? "and there are no results"
+expect "no jobs" 2 '--jobs' sequence "$dir/s.yaml" --jobs 0
+
 expect "JSON" 0 '"baseline": "naive"' sequence "$dir/s.yaml" --out "$dir/runs" --json
 expect "keys for all arms; a folder of another sequence is refused" 2 'runs/naive/order-1/seed-1/1-a.*train.steps is 2, the run there has 3' sequence "$dir/s.yaml" --out "$dir/runs" train.steps=2
 

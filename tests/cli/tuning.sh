@@ -68,4 +68,10 @@ expect "no bank" 2 "no register|is no bank|no router" generate --model $model --
 expect "inspecting a bank" 0 'registers   pushkin shakespeare gsm8k' inspect "$dir/bank"
 expect "merging a bank says how" 3 'merge one of its registers' merge --model $model --adapter "$dir/bank" --out "$dir/no"
 expect "merging one register at a gate" 0 'tensors changed' merge --model $model --adapter "$dir/bank/pushkin:-0.5" --out "$dir/half"
+# What a recipe says and nothing would come of.
+short="train --model $model --data data/demo/shakespeare-dev.txt train.steps=1 train.batch=1 train.seq=16"
+expect "a pattern of no module" 2 "lora.rank_pattern: 'q_prj' matches no module that is adapted" $short 'lora.rank_pattern={q_prj: 8}' out="$dir/pattern"
+expect "patterns of some modules" 0 'pattern' $short 'lora.rank_pattern={q_proj: 8}' 'lora.alpha_pattern={"layers.[01].mlp.*": 3}' out="$dir/pattern"
+expect "a rank beside an adapter that has its own" 0 'lora.r: 64 is not used: the adapter that lora.init continues has 16' $short lora.init="$dir/pattern" lora.r=64 out="$dir/on"
+expect "method none trains nothing, whatever steps say" 0 'none' $short method=none train.steps=3 out="$dir/none"
 exit $code

@@ -107,7 +107,7 @@ static inline tm_rows layout_rows(const layout *l)
                      .example = l->example, .chunk = l->chunk, .group = l->group, .group_chunk = l->group_chunk};
 }
 
-static inline tm_spans layout_spans(const layout *l) { return (tm_spans){l->examples, l->query, l->query, l->keys}; }
+static inline tm_spans layout_spans(const layout *l) { return (tm_spans){l->examples, l->query, l->query, l->keys, 0}; }
 
 /* --- Cases --- */
 

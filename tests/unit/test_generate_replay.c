@@ -270,13 +270,25 @@ static ino_t file_number(const char *path)
     return s.st_ino;
 }
 
-static bool stop_at(void *context) { return --*(int *)context < 0; }
+/* Times that are left once a file is there (NULL: at once). */
+typedef struct stopping {
+    const char *file;
+    int times;
+} stopping;
 
-static void interrupt_after(const args *a, int times)
+static bool stop_at(void *context)
+{
+    stopping *s = context;
+    if (s->file && !tm_path_exists(s->file))
+        return false;
+    return --s->times < 0;
+}
+
+static void interrupt_after(const args *a, const char *file, int times)
 {
     tm_error problem;
     char *dir = NULL;
-    tm_callbacks callbacks = {.interrupted = stop_at, .context = &times};
+    tm_callbacks callbacks = {.interrupted = stop_at, .context = &(stopping){file, times}};
     assert_int_equal(tm_train(&(tm_recipe_source){.overrides = (char *const *)a->item, .override_count = a->count}, &callbacks, &dir, &problem), TM_FAILED);
     free(dir);
 }
@@ -294,12 +306,12 @@ static void going_on_ends_the_same(void **state)
     arg(&a, "keep.stm.fraction=0.3");
     train(&a);
     arg(&a, "out=%s", scratch("broken"));
-    interrupt_after(&a, 5);
+    interrupt_after(&a, NULL, 5);
     assert_false(tm_path_exists(in("broken", "rehearsal.jsonl")));
-    interrupt_after(&a, 15); /* among the old examples */
+    interrupt_after(&a, in("broken", "rehearsal.jsonl"), 3); /* among the old examples */
     assert_true(tm_path_exists(in("broken", "rehearsal.jsonl")));
     ino_t texts = file_number(in("broken", "rehearsal.jsonl"));
-    interrupt_after(&a, 8 + 4);
+    interrupt_after(&a, NULL, 8 + 4);
     arg(&a, "threads=2");
     train(&a);
     assert_int_equal(texts, file_number(in("broken", "rehearsal.jsonl")));

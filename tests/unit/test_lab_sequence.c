@@ -144,11 +144,14 @@ static tm_status route(void *context, const tm_lab_routing *routing, double *sco
         tm_recipe_destroy(r);
     }
     assert_true(routing->entries[0] == 1 && routing->entries[1] == 2 && routing->entries[2] == 1);
-    for (size_t t = 0; t < routing->tasks; t++) {
-        scores[t] = 0.2 + 0.1 * (double)t;
-        confusion[t * routing->tasks + (t + 1) % routing->tasks] = 1 + (int64_t)t;
-        confusion[t * routing->tasks + t] = 10;
-    }
+    assert_int_equal(routing->sets, 5); /* b, bc, abc; a, ab */
+    for (size_t k = 0; k < routing->sets; k++)
+        for (size_t t = 0; t < routing->tasks; t++) {
+            scores[k * routing->tasks + t] = (double)routing->known[k] + 0.2 + 0.1 * (double)t;
+            int64_t *row = confusion + (k * routing->tasks + t) * routing->tasks;
+            row[(t + 1) % routing->tasks] = 1 + (int64_t)t;
+            row[t] = routing->known[k] == 7 ? 10 : 0;
+        }
     return TM_OK;
 }
 
@@ -293,8 +296,11 @@ static void separate_modules(void **state)
         for (size_t j = 0; j < 3; j++)
             near(c->r[row * 3 + j], j < row ? 0.9 : 0.1);
     near(c->metrics.forgetting, 0);
-    near(c->routed[0], 0.3); /* b, c, a */
-    near(c->routed[2], 0.2);
+    static const double known[2][3] = {{2, 6, 7}, {1, 3, 7}}, by_task[2][3] = {{0.3, 0.4, 0.2}, {0.2, 0.3, 0.4}}; /* b, c, a; a, b, c */
+    for (size_t o = 0; o < 2; o++)
+        for (size_t k = 0; k < 3; k++)
+            for (size_t j = 0; j < 3; j++)
+                near(result.arm[0].chain[o].routed[k * 3 + j], known[o][k] + by_task[o][j]);
     assert_int_equal(c->confusion[0 * 3 + 0], 10);
     assert_int_equal(c->confusion[0 * 3 + 1], 2); /* b -> c */
     assert_int_equal(c->confusion[1 * 3 + 2], 3); /* c -> a */

@@ -208,13 +208,13 @@ static void cache(void **state)
         tm_tensor q = host(T, H * D, &r), k = host(T, K * D, &r), v = host(T, K * D, &r);
         tm_tensor all = host(T, H * D, &r), part = host(T, H * D, &r), lse = host(T, H, &r), lse_part = host(T, H, &r);
         int32_t query[2] = {0, T}, key = 0, keys = T;
-        TM_RUN(d, attention_forward, &(tm_spans){1, query, &key, &keys}, &a, q, k, v, all, lse);
+        TM_RUN(d, attention_forward, &(tm_spans){1, query, &key, &keys, 0}, &a, q, k, v, all, lse);
         for (int32_t done = 0; done < T;) {
             int32_t n = (int32_t)rng_in(&r, 1, done ? 3 : 40);
             n = n < T - done ? n : T - done;
             query[1] = n;
             keys = done + n;
-            TM_RUN(d, attention_forward, &(tm_spans){1, query, &key, &keys}, &a, tm_tensor_rows(q, done, n), k, v,
+            TM_RUN(d, attention_forward, &(tm_spans){1, query, &key, &keys, 0}, &a, tm_tensor_rows(q, done, n), k, v,
                    tm_tensor_rows(part, done, n), done % 2 ? tm_tensor_none() : tm_tensor_rows(lse_part, done, n));
             if (done % 2 == 0)
                 assert_memory_equal((float *)lse_part.data + done * H, (float *)lse.data + done * H, (size_t)(4 * n * H));
@@ -371,8 +371,8 @@ static void empty(void **state)
     TM_RUN(d, gather_rows, 0, zero, t, t);
     TM_RUN(d, xent, 0, t, 0, zero, t, tm_tensor_none(), tm_tensor_none(), tm_tensor_none(), true, t, t, zero);
     tm_attention a = {1, 1, 64, 1, 0, 0};
-    TM_RUN(d, attention_forward, &(tm_spans){0, zero, zero, zero}, &a, t, t, t, t, t);
-    TM_RUN(d, attention_backward, &(tm_spans){1, zero, zero, zero}, &a, t, t, t, t, t, t, t, t, t, t);
+    TM_RUN(d, attention_forward, &(tm_spans){0, zero, zero, zero, 0}, &a, t, t, t, t, t);
+    TM_RUN(d, attention_backward, &(tm_spans){1, zero, zero, zero, 0}, &a, t, t, t, t, t, t, t, t, t, t);
     for (int i = 0; i < 64; i++)
         assert_true(x[i] == 0);
     tm_device_destroy(d);

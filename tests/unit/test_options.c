@@ -524,6 +524,23 @@ static void document_is_current(void **state)
     tm_buf_deinit(&there);
 }
 
+/* What is said beyond the defaults, and nothing else; the same however it was said. */
+static void changes(void **state)
+{
+    (void)state;
+    tm_error err;
+    tm_recipe *r;
+    tm_buf out = {0};
+    char *some[] = {"train.lr=1e-3", "data=[{path: a.jsonl, format: text}, {path: a.jsonl, format: tokens, columns: {prompt: x}}]", "lora.r=16", "train.seed=7", "lora.target_modules=[q_proj, v_proj]"};
+    if (tm_recipe_load(NULL, some, 5, &r, &err) != TM_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(tm_recipe_changes(r, &out, &err), TM_OK);
+    assert_string_equal(tm_buf_str(&out), "lora.target_modules: [\"q_proj\", \"v_proj\"]\ndata.0.path: \"a.jsonl\"\ndata.0.format: \"text\"\ndata.1.path: \"a.jsonl\"\ndata.1.format: \"tokens\"\n"
+                                          "data.1.columns: {\"prompt\": \"x\"}\ntrain.seed: 7\ntrain.lr: 0.001\n");
+    tm_recipe_destroy(r);
+    tm_buf_deinit(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -531,7 +548,7 @@ int main(void)
         cmocka_unit_test(one_recipe_one_json),         cmocka_unit_test(written_reads_back),
         cmocka_unit_test(refusals_say_where_and_what), cmocka_unit_test(json_has_lines),
         cmocka_unit_test(arguments_override),          cmocka_unit_test(bombs_are_refused),
-        cmocka_unit_test(document_is_current),         cmocka_unit_test(layers), cmocka_unit_test(shipped_recipes_load),
+        cmocka_unit_test(document_is_current),         cmocka_unit_test(layers), cmocka_unit_test(changes), cmocka_unit_test(shipped_recipes_load),
     };
     return cmocka_run_group_tests_name("options", tests, setup, teardown);
 }

@@ -305,6 +305,15 @@ static void impossible_runs_are_refused(void **state)
     assert_null(o);
     tm_order_destroy(NULL);
     tm_dataset_destroy(NULL);
+    /* At once: a list of these would take all memory. */
+    s = (tm_order_settings){.batch = 2, .accumulate = 1, .steps = 1000000000000};
+    FAILS(TM_RECIPE, "train.steps: a run of 2e+12 examples", tm_order_create(data, entries, &s, &o, err));
+    s = (tm_order_settings){.batch_tokens = 64, .accumulate = 1, .steps = 1000000000000};
+    FAILS(TM_RECIPE, "train.steps", tm_order_create(data, entries, &s, &o, err));
+    s = (tm_order_settings){.batch = 2, .accumulate = 1, .epochs = 1e15};
+    FAILS(TM_RECIPE, "train.epochs: a run of", tm_order_create(data, entries, &s, &o, err));
+    s.mix = TM_MIX_ROWS;
+    FAILS(TM_RECIPE, "train.epochs: a run of", tm_order_create(data, entries, &s, &o, err));
 }
 
 int main(void)

@@ -120,17 +120,27 @@ static void choices(void **state)
 
 static void collect(void *context, const char *text, size_t size) { tm_buf_add(context, text, size); }
 
+/* More texts than are written at a time, each held against the same one alone. */
 static void generated(void **state)
 {
     (void)state;
-    static const char *const prompts[] = {"Once upon a time", "The dog"};
-    write_text("texts.jsonl", "{\"prompt\": \"Once upon a time\", \"completion\": \", there was a dog. #### 5\"}\n"
-                              "{\"prompt\": \"The dog\", \"completion\": \" ran\", \"references\": [\"x\", \"y\"], \"source\": \"z\"}\n");
+    enum { PROMPTS = 19 };
+    static const char *const first[] = {"Once upon a time", "The dog"};
+    char prompts[PROMPTS][64];
+    tm_buf rows = {0};
+    for (int i = 0; i < PROMPTS; i++)
+        snprintf(prompts[i], sizeof prompts[i], i < 2 ? "%s" : "%s%.*s", first[i % 2], i, " and a cat and a bird");
+    tm_buf_text(&rows, "{\"prompt\": \"Once upon a time\", \"completion\": \", there was a dog. #### 5\"}\n"
+                       "{\"prompt\": \"The dog\", \"completion\": \" ran\", \"references\": [\"x\", \"y\"], \"source\": \"z\"}\n");
+    for (int i = 2; i < PROMPTS; i++)
+        tm_buf_printf(&rows, "{\"prompt\": \"%s\", \"completion\": \" ran %d\"}\n", prompts[i], i);
+    write_text("texts.jsonl", rows.data);
+    tm_buf_deinit(&rows);
     static const char *const metrics[] = {"exact_match", "extracted", "rouge_l", "sari"};
     for (int m = 0; m < 4; m++) {
         json_t *items, *scores = evaluate("texts.jsonl", metrics[m], "eval.0.max_tokens=12", &items);
         double sum = 0;
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < PROMPTS; i++) {
             const json_t *item = json_array_get(items, (size_t)i);
             tm_buf text = {0};
             tm_generate_request request = {.model = stories, .prompt = prompts[i], .max_tokens = 12, .top_p = 1, .threads = 1,
@@ -142,7 +152,7 @@ static void generated(void **state)
             sum += number(item, metrics[m]);
             tm_buf_deinit(&text);
         }
-        assert_true(fabs(number(scores, metrics[m]) - sum / 2) < 1e-9);
+        assert_true(fabs(number(scores, metrics[m]) - sum / PROMPTS) < 1e-9);
         json_decref(items);
         json_decref(scores);
     }
@@ -196,6 +206,39 @@ static void in_training(void **state)
     args_free(&a);
 }
 
+static bool stop_at(void *context) { return --*(int *)context < 0; }
+
+/* Ended in the middle of a text, a run goes on to the bytes of one that was left alone. */
+static void interrupted(void **state)
+{
+    (void)state;
+    args a = {0};
+    tm_error problem;
+    char *dir = NULL;
+    write_text("few.jsonl", "{\"prompt\": \"Once upon a time\", \"completion\": \" there was\"}\n{\"prompt\": \"The dog\", \"completion\": \" ran\"}\n");
+    arg(&a, "model=%s", stories);
+    arg(&a, "out=%s", scratch("left-alone"));
+    arg(&a, "data=%s", scratch("few.jsonl"));
+    arg(&a, "eval=[{path: %s, name: few, metric: rouge_l, max_tokens: 9}]", scratch("few.jsonl"));
+    arg(&a, "threads=1");
+    arg(&a, "train.steps=3");
+    arg(&a, "train.eval_every=1");
+    arg(&a, "train.checkpoint_every=1");
+    train(&a);
+    arg(&a, "out=%s", scratch("stopped"));
+    for (int times = 3; times < 24; times += 10) { /* 9 tokens an evaluation, unless a text ends */
+        int left = times;
+        tm_callbacks callbacks = {.interrupted = stop_at, .context = &left};
+        assert_int_equal(tm_train(&(tm_recipe_source){.overrides = a.item, .override_count = a.count}, &callbacks, &dir, &problem), TM_FAILED);
+        assert_non_null(strstr(problem.message, "interrupted"));
+        free(dir);
+        dir = NULL;
+    }
+    train(&a);
+    assert_true(files_agree(scratch("left-alone"), scratch("stopped"), "adapter_model.safetensors"));
+    args_free(&a);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -233,7 +276,7 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(choices), cmocka_unit_test(generated), cmocka_unit_test(in_training),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(choices), cmocka_unit_test(generated), cmocka_unit_test(in_training), cmocka_unit_test(interrupted),
                                        cmocka_unit_test(refusals)};
     return cmocka_run_group_tests_name("scored answers", tests, memory_begin, scratch_end);
 }

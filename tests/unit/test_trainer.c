@@ -331,6 +331,45 @@ static void replicas_are_runs(void **state)
     }
 }
 
+/* The last step of which every replica has a checkpoint stays until all have a newer one; what could not be filled leaves nothing. */
+static void packs_keep_a_common_step(void **state)
+{
+    static const scenario kind = {"lora", "tied", "adapter_model.safetensors", {"lora.r=3", "train.keep_checkpoints=1"}};
+    static pack p;
+    (void)state;
+    for (int fails = 0; fails < 2; fails++) {
+        tm_memory_plan plan;
+        tm_device *device;
+        tm_trainer *trainer;
+        pack_open(&p, &kind, (const int[]){0, 1}, 2, 1);
+        OK(tm_plan_memory(&p.run, tm_cpu_traits(), 0, &plan, err));
+        OK(tm_cpu_device_create(1, TM_ISA_AUTO, &device, err));
+        OK(tm_trainer_create(&p.run, device, plan.part, &trainer, err));
+        OK(tm_trainer_start(trainer, err));
+        assert_int_equal(trainer->step, fails);
+        FAILS(TM_FAILED, "interrupted", tm_trainer_run(trainer, err));
+        char *dir = p.folder[1]->dir;
+        tm_run_folder nowhere = *p.folder[1];
+        nowhere.dir = "/proc/nowhere";
+        if (fails) {
+            p.folder[1] = &nowhere; /* the second has no room for step 3 */
+            trainer->step++;
+            trainer->best_checkpoint = -1;
+            tm_error problem = {0};
+            assert_int_equal(tm_trainer_checkpoint(trainer, &problem), TM_IO);
+            assert_true(tm_dir_has(scratch("pack-0"), "checkpoint-2"));
+            assert_true(tm_dir_has(scratch("pack-0"), "checkpoint-3"));
+            assert_true(tm_dir_has(dir, "checkpoint-2"));
+            p.folder[1] = &p.job[1].folder;
+        }
+        tm_trainer_destroy(trainer);
+        tm_device_destroy(device);
+        pack_close(&p);
+    }
+    OK(tm_dir_remove(scratch("pack-0"), err));
+    OK(tm_dir_remove(scratch("pack-1"), err));
+}
+
 static int begin(void **state)
 {
     seed = fresh_seed();
@@ -356,8 +395,8 @@ int main(void)
 {
     enum { KINDS = sizeof scenarios / sizeof *scenarios };
     static char names[2 * KINDS][64];
-    struct CMUnitTest tests[2 * KINDS + 3] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(packs_are_refused), cmocka_unit_test(replicas_are_runs)};
-    int count = 3;
+    struct CMUnitTest tests[2 * KINDS + 4] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(packs_are_refused), cmocka_unit_test(replicas_are_runs), cmocka_unit_test(packs_keep_a_common_step)};
+    int count = 4;
     for (int i = 0; i < 2 * KINDS; i++) {
 #ifdef TM_SANITIZE /* looks for other things than bits: one scenario for the slow instruction sets is enough */
         if (i % 2 && i > 1)

@@ -17,7 +17,7 @@
 
 #include <assert.h>
 
-enum { TILE = 64, BLOCK = 64, TILE_V = TILE / V16 };
+enum { TILE = 64, BLOCK = 64 };
 #define NEVER ((real)-1e30) /* below every score, and finite: differences stay defined */
 
 typedef struct work {
@@ -35,7 +35,7 @@ typedef struct work {
 typedef struct tile {
     const work *w;
     int64_t span, kv_head, first; /* first row of the tile inside the span */
-    int64_t rows;                 /* rows in use */
+    int64_t rows, wide;           /* rows in use; rounded up to whole vectors: what is computed */
     int64_t low, high;            /* position of the first and the last query */
     real *position;               /* [TILE] */
     real *qt, *ot;                /* [Dr][TILE]: queries; output (backward: dq) */
@@ -137,29 +137,29 @@ V16_FN void load_head(tm_tensor t, int64_t row, int64_t column, int64_t D, real 
         load_typed(t.data, t.dtype, row * t.ld + column, D, out);
 }
 
-/* The tile's rows of a [T, H*D] tensor: [TILE][Dr], rows beyond the last one zero. */
+/* The tile's rows of a [T, H*D] tensor: [wide][Dr], rows beyond the last one zero. */
 static void load_rows(const tile *t, tm_tensor from, real *out)
 {
     int64_t D = t->w->D, Dr = t->w->Dr;
     cursor c = rows_begin(t);
     for (int64_t r = 0; r < t->rows; r++, rows_next(&c))
         load_head(from, c.token, c.head * D, D, out + r * Dr);
-    memset(out + t->rows * Dr, 0, sizeof(real) * (size_t)((TILE - t->rows) * Dr));
+    memset(out + t->rows * Dr, 0, sizeof(real) * (size_t)((t->wide - t->rows) * Dr));
 }
 
-/* [rows][cols] to [cols][rows], both multiples of V16. */
-static void transpose(const real *from, int64_t rows, int64_t cols, real *to)
+/* The first `rows` of [][ld_from] to [cols][ld_to]; rows and cols are multiples of V16. */
+static void transpose(const real *from, int64_t rows, int64_t cols, int64_t ld_from, real *to, int64_t ld_to)
 {
     for (int64_t r = 0; r < rows; r += V16)
         for (int64_t c = 0; c < cols; c += V16) {
             v16 block[V16];
 #pragma GCC unroll 16
             for (int i = 0; i < V16; i++)
-                block[i] = v16_get(from + (r + i) * cols + c);
+                block[i] = v16_get(from + (r + i) * ld_from + c);
             v16_transpose(block);
 #pragma GCC unroll 16
             for (int i = 0; i < V16; i++)
-                v16_put(to + (c + i) * rows + r, block[i]);
+                v16_put(to + (c + i) * ld_to + r, block[i]);
         }
 }
 
@@ -208,6 +208,7 @@ static void tile_rows(tile *t, int64_t first)
     int64_t before = s->keys[t->span] - queries;
     t->first = first;
     t->rows = all - first < TILE ? all - first : TILE;
+    t->wide = (t->rows + V16 - 1) / V16 * V16;
     t->low = before + first / t->w->G;
     t->high = before + (first + t->rows - 1) / t->w->G;
     int64_t at = t->low, head = first % t->w->G;
@@ -234,12 +235,12 @@ static int64_t first_block(const tile *t)
 static void scores(const tile *t, int64_t first, int64_t count, real *slope)
 {
     const tm_attention *a = t->w->a;
-    product((count + 3) & ~3, TILE_V, t->w->D, t->k, t->w->Dr, 1, t->qt, TILE, false, t->p, TILE);
+    product((count + 3) & ~3, t->wide / V16, t->w->D, t->k, t->w->Dr, 1, t->qt, TILE, false, t->p, TILE);
     bool masks = first + count - 1 > t->low || (a->window > 0 && first <= t->high - a->window);
     v16 scale = v16_set1((real)a->scale), cap = v16_set1((real)a->softcap), one = v16_set1(1);
     v16 hidden = v16_set1(-INFINITY);
     for (int64_t j = 0; j < count; j++)
-        for (int64_t i = 0; i < TILE; i += V16) {
+        for (int64_t i = 0; i < t->wide; i += V16) {
             v16 s = v16_mul(v16_get(t->p + j * TILE + i), scale);
             if (a->softcap > 0) {
                 v16 th = v16_tanh(v16_div(s, cap));
@@ -262,7 +263,7 @@ static void scores(const tile *t, int64_t first, int64_t count, real *slope)
 /* One block of the online softmax: p becomes exp(score - max), the running sums follow. */
 static void softmax_block(const tile *t, int64_t count)
 {
-    for (int64_t i = 0; i < TILE; i += V16) {
+    for (int64_t i = 0; i < t->wide; i += V16) {
         v16 before = v16_get(t->max + i), max = before;
         for (int64_t j = 0; j < count; j++)
             max = v16_max(v16_get(t->p + j * TILE + i), max);
@@ -283,7 +284,7 @@ static void softmax_block(const tile *t, int64_t count)
 static void store_rows(const tile *t, tm_tensor to)
 {
     const work *w = t->w;
-    transpose(t->ot, w->Dr, TILE, t->qr);
+    transpose(t->ot, w->Dr, t->wide, TILE, t->qr, w->Dr);
     cursor at = rows_begin(t);
     for (int64_t r = 0; r < t->rows; r++, rows_next(&at))
         for (int64_t i = 0; i < w->D; i += V16)
@@ -293,7 +294,7 @@ static void store_rows(const tile *t, tm_tensor to)
 static void store_output(const tile *t)
 {
     const work *w = t->w;
-    for (int64_t i = 0; i < TILE; i += V16) {
+    for (int64_t i = 0; i < t->wide; i += V16) {
         v16 sum = v16_get(t->sum + i);
         for (int64_t c = 0; c < w->D; c++) {
             v16 o = v16_div(v16_get(t->ot + c * TILE + i), sum);
@@ -312,7 +313,7 @@ static void forward_tile(const work *w, void *scratch, int64_t span, int64_t kv_
     tile t = tile_init(w, scratch, span, kv_head);
     tile_rows(&t, first);
     load_rows(&t, w->q, t.qr);
-    transpose(t.qr, TILE, w->Dr, t.qt);
+    transpose(t.qr, t.wide, w->Dr, w->Dr, t.qt, TILE);
     memset(t.ot, 0, sizeof(real) * (size_t)(w->Dr * TILE));
     for (int64_t r = 0; r < TILE; r++) {
         t.max[r] = NEVER;
@@ -324,7 +325,7 @@ static void forward_tile(const work *w, void *scratch, int64_t span, int64_t kv_
         load_keys(&t, w->v, key, count, t.v);
         scores(&t, key, count, NULL);
         softmax_block(&t, count);
-        product((w->D + 3) & ~3, TILE_V, count, t.v, 1, w->Dr, t.p, TILE, true, t.ot, TILE);
+        product((w->D + 3) & ~3, t.wide / V16, count, t.v, 1, w->Dr, t.p, TILE, true, t.ot, TILE);
     }
     store_output(&t);
 }
@@ -384,10 +385,10 @@ static void backward_block(const tile *t, int64_t first, int64_t count, real *dk
     load_keys(t, w->k, first, count, t->k);
     load_keys(t, w->v, first, count, t->v);
     scores(t, first, count, capped ? t->slope : NULL);
-    product(padded, TILE_V, w->D, t->v, w->Dr, 1, t->gt, TILE, false, t->ds, TILE);
+    product(padded, t->wide / V16, w->D, t->v, w->Dr, 1, t->gt, TILE, false, t->ds, TILE);
     v16 scale = v16_set1((real)w->a->scale);
     for (int64_t j = 0; j < padded; j++)
-        for (int64_t i = 0; i < TILE; i += V16) {
+        for (int64_t i = 0; i < t->wide; i += V16) {
             real *p = t->p + j * TILE + i, *ds = t->ds + j * TILE + i;
             if (j >= count) {
                 v16_put(p, v16_zero());
@@ -402,7 +403,7 @@ static void backward_block(const tile *t, int64_t first, int64_t count, real *dk
             v16_put(ds, s);
         }
     if (w->want_dq)
-        product((w->D + 3) & ~3, TILE_V, count, t->k, 1, w->Dr, t->ds, TILE, true, t->ot, TILE);
+        product((w->D + 3) & ~3, t->wide / V16, count, t->k, 1, w->Dr, t->ds, TILE, true, t->ot, TILE);
     if (w->want_dkv) {
         product(padded, columns, t->rows, t->p, TILE, 1, t->gr, w->Dr, true, dv, w->Dr);
         product(padded, columns, t->rows, t->ds, TILE, 1, t->qr, w->Dr, true, dk, w->Dr);
@@ -415,8 +416,8 @@ static void load_gradients(tile *t, int64_t first)
     tile_rows(t, first);
     load_rows(t, w->q, t->qr);
     load_rows(t, w->dout, t->gr);
-    transpose(t->qr, TILE, w->Dr, t->qt);
-    transpose(t->gr, TILE, w->Dr, t->gt);
+    transpose(t->qr, t->wide, w->Dr, w->Dr, t->qt, TILE);
+    transpose(t->gr, t->wide, w->Dr, w->Dr, t->gt, TILE);
     memset(t->ot, 0, sizeof(real) * (size_t)(w->Dr * TILE));
     memset(t->lse, 0, sizeof(real) * TILE);
     memset(t->delta, 0, sizeof(real) * TILE);

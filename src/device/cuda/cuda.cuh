@@ -80,7 +80,14 @@ void tm_cuda_fetches_arrived(tm_cuda *c);
 
 /* --- Launching --- */
 
-#ifdef TM_CUDA_EMULATED /* tests/emulated: on the processor, one after the other */
+/* Every launch of a kernel but tm_cuda_each's goes through here. */
+#ifdef TM_CUDA_EMULATED
+template <class... P, class... A> static inline void tm_cuda_launch(tm_cuda *c, const char *op, void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, const A &...args)
+{
+    tm_cuda_check(c, op, emulated_launch(c->stream, op, kernel, grid, threads, shared, args...));
+}
+
+/* On the processor, one after the other. */
 template <class F> static inline void tm_cuda_each(tm_device *d, const char *, int64_t n, F f)
 {
     emulated_queue(tm_cuda_of(d)->stream, [=] {
@@ -89,6 +96,12 @@ template <class F> static inline void tm_cuda_each(tm_device *d, const char *, i
     });
 }
 #else
+template <class... P, class... A> static inline void tm_cuda_launch(tm_cuda *c, const char *op, void (*kernel)(P...), dim3 grid, dim3 threads, size_t shared, const A &...args)
+{
+    kernel<<<grid, threads, shared, c->stream>>>(args...);
+    tm_cuda_check(c, op, cudaGetLastError());
+}
+
 template <class F> __global__ void tm_cuda_kernel(int64_t n, F f)
 {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)

@@ -76,8 +76,7 @@ template <class Args> static void launch(tm_cuda *c, const char *op, void (*kern
         error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, (size_t)shared);
     if (error == cudaSuccess && items > 0) {
         int64_t grid = (int64_t)(blocks ? blocks : 1) * c->processors;
-        kernel<<<(unsigned)(items < grid ? items : grid), threads, (size_t)shared, c->stream>>>(args);
-        error = cudaGetLastError();
+        tm_cuda_launch(c, op, kernel, (unsigned)(items < grid ? items : grid), threads, (size_t)shared, args);
     }
     tm_cuda_check(c, op, error);
 }
@@ -94,8 +93,7 @@ static void make_list(tm_cuda *c, const char *op, flash_args *w, int size)
 {
     flash_list *list = (flash_list *)c->partials;
     auto kernel = size == 48 ? flash_list_make<48> : size == 64 ? flash_list_make<64> : flash_list_make<128>;
-    kernel<<<1, FLASH_LIST_THREADS, 0, c->stream>>>(w->spans, list);
-    tm_cuda_check(c, op, cudaGetLastError());
+    tm_cuda_launch(c, op, kernel, 1, FLASH_LIST_THREADS, 0, w->spans, list);
     w->list = list;
 }
 
@@ -194,8 +192,7 @@ template <class T> static void delta_of(tm_cuda *c, const flash_args &w, float *
     int lanes = w.size <= 64 ? 8 : w.size <= 128 ? 16 : 32;
     int64_t need = (rows + 7) / 8, most = (int64_t)c->processors * 16;
     auto kernel = lanes == 8 ? flash_delta<T, 8> : lanes == 16 ? flash_delta<T, 16> : flash_delta<T, 32>;
-    kernel<<<(unsigned)(need < most ? need : most), THREADS, 0, c->stream>>>(w, delta);
-    tm_cuda_check(c, "attention_backward", cudaGetLastError());
+    tm_cuda_launch(c, "attention_backward", kernel, (unsigned)(need < most ? need : most), THREADS, 0, w, delta);
 }
 
 template <class T, bool CAP> static void backward_hopper(tm_cuda *c, const flash_args &w, const tm_tensor &dout, const tm_tensor &q, const tm_tensor &k, const tm_tensor &v)

@@ -6,7 +6,7 @@ enum { THREADS = 256, NORM_ROWS = 8, SCALE_THREADS = 128, SCALE_ROWS = 4 };
 /* Length of rows of one replica's w + scale B A: a block NORM_ROWS rows, a thread every THREADS-th eight columns of them. */
 static __global__ void __launch_bounds__(THREADS) row_lengths(tm_tensor a, tm_tensor b, int r, float scale, tm_tensor w, tm_tensor norm)
 {
-    extern __shared__ __align__(16) float factor[]; /* [r][NORM_ROWS] of b */
+    TM_SHARED(float, factor, 16); /* [r][NORM_ROWS] of b */
     int64_t replica = blockIdx.y, n0 = blockIdx.x * (int64_t)NORM_ROWS;
     float squares[NORM_ROWS] = {};
     for (int k = threadIdx.x; k < r * NORM_ROWS; k += THREADS) {
@@ -47,8 +47,7 @@ bool tm_half_dora_norm(tm_device *d, int32_t replicas, const tm_lowrank *lr, tm_
     if (!tm_is_half(w.dtype) || !tm_half_fits({lr->a, w}) || r > WIDEST_RANK)
         return false;
     dim3 grid((unsigned)((w.rows + NORM_ROWS - 1) / NORM_ROWS), (unsigned)replicas);
-    row_lengths<<<grid, THREADS, (size_t)r * NORM_ROWS * sizeof(float), tm_cuda_of(d)->stream>>>(lr->a, lr->b, (int)r, lr->scale, w, norm);
-    tm_half_launched(d, "dora_norm");
+    tm_cuda_launch(tm_cuda_of(d), "dora_norm", row_lengths, grid, THREADS, (size_t)r * NORM_ROWS * sizeof(float), lr->a, lr->b, (int)r, lr->scale, w, norm);
     return true;
 }
 
@@ -89,9 +88,8 @@ static void scale_rows(tm_device *d, const char *op, const tm_rows *rows, tm_ten
     if (rows->n > 0)
         tm_half_typed(u.dtype, [&](auto element) {
             typedef decltype(element) T;
-            scale_columns<T><<<grid, SCALE_THREADS, 0, tm_cuda_of(d)->stream>>>(*rows, u, magnitude, norm, bias, y);
+            tm_cuda_launch(tm_cuda_of(d), op, scale_columns<T>, grid, SCALE_THREADS, 0, *rows, u, magnitude, norm, bias, y);
         });
-    tm_half_launched(d, op);
 }
 
 bool tm_half_dora_forward(tm_device *d, const tm_rows *rows, tm_tensor u, tm_tensor magnitude, tm_tensor norm, tm_tensor bias, tm_tensor y)

@@ -23,8 +23,7 @@ bool tm_half_embed_forward(tm_device *d, const tm_rows *rows, const int32_t *ids
     if (!tm_half_fits({table, y}))
         return false;
     if (rows->n > 0)
-        embed_rows<<<(unsigned)rows->n, ROW_THREADS, 0, tm_cuda_of(d)->stream>>>(ids, table, scale, y);
-    tm_half_launched(d, "embed_forward");
+        tm_cuda_launch(tm_cuda_of(d), "embed_forward", embed_rows, (unsigned)rows->n, ROW_THREADS, 0, ids, table, scale, y);
     return true;
 }
 
@@ -117,11 +116,10 @@ bool tm_half_embed_backward(tm_device *d, const tm_rows *rows, const int32_t *id
     }
     if (n > 0) {
         int32_t *order = (int32_t *)c->partials;
-        rank_rows<<<(unsigned)((n * RANK_SHARES + RANK_THREADS - 1) / RANK_THREADS), RANK_THREADS, 0, c->stream>>>((int)n, ids, order);
+        tm_cuda_launch(c, "embed_backward", rank_rows, (unsigned)((n * RANK_SHARES + RANK_THREADS - 1) / RANK_THREADS), RANK_THREADS, 0, (int)n, ids, order);
         dim3 grid((unsigned)n, (unsigned)((dy.cols / 8 + SEGMENT_THREADS - 1) / SEGMENT_THREADS));
         auto *kernel = dy.dtype == TM_F32 ? add_segments<float> : dy.dtype == TM_BF16 ? add_segments<bf16> : add_segments<f16>;
-        kernel<<<grid, SEGMENT_THREADS, 0, c->stream>>>((int)n, ids, order, dy, scale, table_grad);
+        tm_cuda_launch(c, "embed_backward", kernel, grid, SEGMENT_THREADS, 0, (int)n, ids, order, dy, scale, table_grad);
     }
-    tm_half_launched(d, "embed_backward");
     return true;
 }

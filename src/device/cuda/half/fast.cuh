@@ -4,22 +4,9 @@
 #define TM_DEVICE_CUDA_HALF_FAST_CUH
 
 #include "device/cuda/cuda.cuh"
+#include "device/cuda/half/ptx.cuh"
 
 #define LOG2_E 1.4426950408889634f
-
-TM_LANE float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-TM_LANE float reciprocal_fast(float x)
-{
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 TM_LANE float exp_fast(float x) { return exp2_fast(x * LOG2_E); }
 

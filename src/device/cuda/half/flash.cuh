@@ -182,19 +182,10 @@ template <int BM, int BN> TM_DEVICE flash_range flash_seers(const flash_args &w,
 
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
-TM_DEVICE float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 /* 1 - 2 / (e^2x + 1): 2e-7 from tanh, where tanh.approx is 5e-4 from it, too much for scores of 50. */
 TM_DEVICE float tanh_fast(float x)
 {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(exp2_fast(x * (2 * LOG2E)) + 1));
-    return fmaf(-2, y, 1);
+    return fmaf(-2, reciprocal_fast(exp2_fast(x * (2 * LOG2E)) + 1), 1);
 }
 
 /* Largest or sum over the four lanes that share a row. */
@@ -341,7 +332,7 @@ template <class T, int D, int BM, int BN, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constant__ flash_args w)
 {
     constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
-    extern __shared__ __align__(1024) bf16 shared[];
+    TM_SHARED(bf16, shared, 1024);
     bf16 *tile_q = shared, *tile_k = tile_q + BM * LD, *tile_v = tile_k + 2 * BN * LD;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     flash_score score = flash_score_of(w);
@@ -449,7 +440,7 @@ template <class T, int D, int BM, int BN, int WARPS, int PARTS>
 __global__ void __launch_bounds__(WARPS * 32) flash_backward_kv(const __grid_constant__ flash_args w)
 {
     constexpr int MT = BN / WARPS / 16, NT = BM / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
-    extern __shared__ __align__(1024) bf16 shared[];
+    TM_SHARED(bf16, shared, 1024);
     bf16 *tile_k = shared, *tile_v = tile_k + BN * LD, *tile_q = tile_v + BN * LD, *tile_do = tile_q + 2 * BM * LD;
     float *row_lse = (float *)(tile_do + 2 * BM * LD), *row_delta = row_lse + 2 * BM;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -532,7 +523,7 @@ template <class T, int D, int BM, int BN, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32) flash_backward_q(const __grid_constant__ flash_args w)
 {
     constexpr int MT = BM / WARPS / 16, NT = BN / 8, DT = D / 8, LD = D + TILE_PAD, THREADS = WARPS * 32;
-    extern __shared__ __align__(1024) bf16 shared[];
+    TM_SHARED(bf16, shared, 1024);
     bf16 *tile_q = shared, *tile_do = tile_q + BM * LD, *tile_k = tile_do + BM * LD, *tile_v = tile_k + 2 * BN * LD;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     flash_score score = flash_score_of(w);

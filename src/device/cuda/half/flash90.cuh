@@ -79,18 +79,9 @@ template <int D> TM_DEVICE void fetch_tile(bf16 *to, int rows, const CUtensorMap
         fetch_box(to + j * rows * 64, map, column + j * 64, row, bar);
 }
 
-/* The assembler moves waits for products before arithmetic that is meant to run meanwhile, but not across a branch:
- * this one is never taken. */
-TM_DEVICE void schedule_wall(int not_negative)
-{
-    asm volatile("{.reg .pred p; setp.ge.s32 p, %0, 0; @p bra.uni on; again: nanosleep.u32 64; bra.uni again; on: }" ::"r"(not_negative) : "memory");
-}
-
-/* Barriers of a warpgroup alone, and of two that take turns: numbers 1 .. GROUPS, and those after. */
-TM_DEVICE void group_barrier(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
-TM_DEVICE void group_arrive(int number, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
-
-/* Rows of a tile from `from` on become zeros, before a warpgroup multiplies with it. Every group does so: they
+/* Numbered barriers: of a warpgroup alone 1 .. GROUPS; of two that take turns those after.
+ *
+ * Rows of a tile from `from` on become zeros, before a warpgroup multiplies with it. Every group does so: they
  * write the same. */
 template <int ROWS, int D> TM_DEVICE void zero_rows(bf16 *tile, int from)
 {
@@ -129,7 +120,7 @@ TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
             barrier_init(&bar[2 * i], 1);
             barrier_init(&bar[2 * i + 1], consumers);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        fence_barriers();
         fence_shared();
     }
     __syncthreads();
@@ -139,20 +130,20 @@ TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
 template <int GROUPS, bool MOST = false> TM_DEVICE void registers_to_fetch()
 {
     if (MOST)
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        registers_less<24>();
     else if (GROUPS == 2)
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        registers_less<40>();
     else
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
+        registers_less<32>();
 }
 template <int GROUPS, bool MOST = false> TM_DEVICE void registers_to_multiply()
 {
     if (MOST)
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        registers_more<240>();
     else if (GROUPS == 2)
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        registers_more<232>();
     else
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
+        registers_more<160>();
 }
 
 /* --- Forward --- */
@@ -164,7 +155,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
 #if !FLASH90_ELSEWHERE
     constexpr int BM = 64 * GROUPS, NT = BN / 8, DT = D / 8, QSTAGES = 2;
     const flash_args &w = all.w;
-    extern __shared__ __align__(1024) bf16 shared[];
+    TM_SHARED(bf16, shared, 1024);
     bf16 *tile_q = shared, *tile_k = tile_q + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
     __shared__ uint64_t bar[2 * (QSTAGES + 2 * STAGES)]; /* of q with its item, of k, of v */
     __shared__ flash_item items[QSTAGES];
@@ -345,7 +336,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
 #if !FLASH90_ELSEWHERE
     constexpr int BN = 128, NT = BM / 8, DT = D / 8;
     const flash_args &w = all.w;
-    extern __shared__ __align__(1024) bf16 shared[];
+    TM_SHARED(bf16, shared, 1024);
     bf16 *tile_k = shared, *tile_v = tile_k + BN * D, *tile_q = tile_v + BN * D, *tile_do = tile_q + STAGES * BM * D;
     float *row_lse = (float *)(tile_do + STAGES * BM * D), *row_delta = row_lse + STAGES * BM;
     __shared__ uint64_t bar[2 * (1 + STAGES)], ready[STAGES]; /* of k and v with their item, of q with dout; lse and delta */
@@ -500,7 +491,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
 #if !FLASH90_ELSEWHERE
     constexpr int BM = 128, NT = BN / 8, DT = D / 8, QSTAGES = 2;
     const flash_args &w = all.w;
-    extern __shared__ __align__(1024) bf16 shared[];
+    TM_SHARED(bf16, shared, 1024);
     bf16 *tile_q = shared, *tile_do = tile_q + QSTAGES * BM * D, *tile_k = tile_do + QSTAGES * BM * D, *tile_v = tile_k + STAGES * BN * D;
     __shared__ uint64_t bar[2 * (QSTAGES + STAGES)]; /* of q and dout with their item, of k with v */
     __shared__ flash_item items[QSTAGES];

@@ -123,7 +123,7 @@ template <class V, class P, class R, class F> TM_DEVICE void gemm80_store(V *to,
 
 template <class T, bool A_TURNED, bool B_TURNED, bool ALIGNED> __global__ void __launch_bounds__(GEMM80_THREADS) gemm80(const __grid_constant__ tiles_args w)
 {
-    extern __shared__ __align__(16) char gemm80_shared[];
+    TM_SHARED(char, gemm80_shared, 16);
     int tiles_m = tile_rows<GEMM80_SIDE>(w), tiles_n = (w.n + GEMM80_SIDE - 1) / GEMM80_SIDE;
     if ((int)blockIdx.x >= tiles_m * tiles_n)
         return;

@@ -83,17 +83,18 @@ template <class T, int BN> struct gemm90_epilogue {
     {
         if (!done)
             return;
-        asm volatile("cp.async.bulk.wait_group 0; fence.proxy.async;" ::: "memory");
-        asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(done), "r"(told) : "memory");
+        store_wait();
+        fence_engine();
+        store_release(done, told);
         done = nullptr;
     }
 
     /* Until the splits before number `split` have been added. */
     __device__ __forceinline__ void await(const int *before, int split)
     {
-        for (int seen = 0; seen < split;)
-            asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(before) : "memory");
-        asm volatile("fence.proxy.async;" ::: "memory");
+        while (load_acquire(before) < split)
+            ;
+        fence_engine();
     }
 
     __device__ __forceinline__ char *box(int chunk, int i) { return own + (chunk * CHUNK + i) % BOXES * GEMM90_BOX; }
@@ -102,7 +103,7 @@ template <class T, int BN> struct gemm90_epilogue {
     template <class V> __device__ __forceinline__ void send(const tile_place &at, int m, const CUtensorMap *map, V *out, int64_t ld, int columns, int chunk, int column, int matrix, bool add)
     {
         fence_shared();
-        asm volatile("bar.sync %0, 128;" ::"r"(group) : "memory");
+        group_barrier(group, 128);
         constexpr int WIDTH = 128 / sizeof(V);
         if (at.end - at.row >= 64 || at.end == m) {
             if (leader) {
@@ -122,7 +123,7 @@ template <class T, int BN> struct gemm90_epilogue {
     {
         if (leader)
             store_wait_read<BOXES / CHUNK - 1>();
-        asm volatile("bar.sync %0, 128;" ::"r"(group) : "memory");
+        group_barrier(group, 128);
     }
 
     /* A chunk of 16-bit outputs; value(j, k): two neighbours, packed, columns 8 j on, k 0 or 1 for the row or that 8 below. */
@@ -290,7 +291,7 @@ template <class T, int BN, bool A_TURNED, bool B_TURNED, bool GLU> TM_DEVICE voi
     }
     if (leader) {
         epilogue.tell();
-        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+        store_wait();
     }
 }
 
@@ -300,7 +301,7 @@ template <class T, int BN, bool A_TURNED, bool B_TURNED, bool GLU> __global__ vo
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int STAGES = gemm90_sizes<BN>::STAGES, WIDTH = GLU ? BN / 2 : BN;
-    extern __shared__ __align__(1024) char ring[];
+    TM_SHARED(char, ring, 1024);
     __shared__ uint64_t full[STAGES], empty[STAGES];
     int tiles_m = tile_rows<GEMM90_ROWS>(g.w), tiles_n = ((GLU ? g.w.n / 2 : g.w.n) + WIDTH - 1) / WIDTH, units = tiles_m * tiles_n * g.splits;
     int blocks = (g.w.k + GEMM90_DEPTH - 1) / GEMM90_DEPTH, all = blocks + (g.w.low + GEMM90_DEPTH - 1) / GEMM90_DEPTH;
@@ -309,17 +310,17 @@ template <class T, int BN, bool A_TURNED, bool B_TURNED, bool GLU> __global__ vo
             barrier_init(&full[i], 1);
             barrier_init(&empty[i], 2);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        fence_barriers();
         fence_shared();
     }
     __syncthreads();
     gemm90_walk<BN, GLU> walk = {(int)blockIdx.x, 0, tiles_m, tiles_n, 0, (int)blockIdx.x};
     walk.settle();
     if (threadIdx.x >= 128) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        registers_more<232>();
         gemm90_multiply<T, BN, A_TURNED, B_TURNED, GLU>(g, ring, full, empty, walk, units, blocks, all);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        registers_less<40>();
         if (threadIdx.x == 0)
             gemm90_fetch<BN, A_TURNED, B_TURNED, GLU>(g, ring, full, empty, walk, units, blocks, all);
     }

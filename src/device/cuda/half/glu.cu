@@ -80,9 +80,9 @@ template <class T, int ACT> static void launch(tm_cuda *c, bool forward, tm_half
         w.n = all - done < MOST * rows ? all - done : MOST * rows;
         dim3 grid((unsigned)((w.F / 8 + THREADS - 1) / THREADS), (unsigned)((w.n + rows - 1) / rows));
         if (forward)
-            glu_forward<T, ACT, FORWARD_ROWS><<<grid, THREADS, 0, c->stream>>>(w);
+            tm_cuda_launch(c, "glu_forward", glu_forward<T, ACT, FORWARD_ROWS>, grid, THREADS, 0, w);
         else
-            glu_backward<T, ACT, BACKWARD_ROWS><<<grid, THREADS, 0, c->stream>>>(w);
+            tm_cuda_launch(c, "glu_backward", glu_backward<T, ACT, BACKWARD_ROWS>, grid, THREADS, 0, w);
         for (tm_tensor *t : {&w.gate_up, &w.h, &w.dgate_up, &w.again})
             *t = tm_tensor_rows(*t, MOST * rows, t->rows);
     }
@@ -103,7 +103,6 @@ static bool run(tm_device *d, const char *op, bool forward, tm_activation act, c
         default: launch<T, TM_ACT_NONE>(c, forward, w); break;
         }
     });
-    tm_half_launched(d, op);
     return true;
 }
 

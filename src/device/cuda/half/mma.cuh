@@ -1,4 +1,4 @@
-/* The tensor-core instructions that the bf16 kernels are built of, named by what they move: sm_80 and later.
+/* Fragments of tensor-core products and tiles in shared memory, which the bf16 kernels are built of: sm_80 and later.
  *
  * A tile is a matrix of bf16 in shared memory, rows of D + TILE_PAD elements: the padding makes the rows of an
  * 8 x 8 block start in different banks for every D that is a multiple of 16. Fragments are those of mma.m16n8k16
@@ -7,45 +7,9 @@
 #ifndef TM_DEVICE_CUDA_HALF_MMA_CUH
 #define TM_DEVICE_CUDA_HALF_MMA_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cstdint>
-
-typedef __nv_bfloat16 bf16;
-typedef __half f16;
-template <class T> constexpr bool tm_is_bf16 = false;
-template <> constexpr bool tm_is_bf16<bf16> = true;
+#include "device/cuda/half/ptx.cuh"
 
 enum { TILE_PAD = 8 };
-
-#define TM_DEVICE static __device__ __forceinline__
-
-TM_DEVICE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
-
-/* c[16 x 8] += a[16 x 16] b[16 x 8], factors of T: bf16 or f16. */
-#define MMA(T)                                                                                                              \
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." T "." T ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                           \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-template <class T = bf16> TM_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
-{
-    if constexpr (tm_is_bf16<T>)
-        MMA("bf16");
-    else
-        MMA("f16");
-}
-
-TM_DEVICE void load_matrices(uint32_t (&r)[4], const void *p)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
-}
-
-TM_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void *p)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(p)));
-}
 
 /* A of 16 rows and 16 of k; tile is [rows][k]. */
 template <int LD> TM_DEVICE void load_a(uint32_t (&r)[4], const bf16 *tile, int row, int k)
@@ -88,16 +52,8 @@ template <class T = bf16> TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&
     a[3] = pack<T>(right[2], right[3]);
 }
 
-/* Sixteen bytes to shared memory in the background, the first `bytes` of them from global memory, the rest zeros. */
-TM_DEVICE void copy_async_bytes(void *shared, const void *global, int bytes)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes));
-}
-/* The same; zeros when not valid. */
+/* Sixteen bytes in the background; zeros when not valid. */
 TM_DEVICE void copy_async(void *shared, const void *global, bool valid) { copy_async_bytes(shared, global, valid ? 16 : 0); }
-TM_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;"); }
-template <int PENDING> TM_DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING)); }
-
 /* ROWS rows of D elements from global rows [row, row + ROWS) to a tile; rows from `valid` on are zeros. */
 template <int ROWS, int D, int THREADS> TM_DEVICE void copy_tile(bf16 *tile, const bf16 *global, int64_t ld, int valid)
 {

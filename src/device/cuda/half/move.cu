@@ -26,8 +26,7 @@ template <class F> static bool over_rows(tm_device *d, const char *op, int64_t n
     if ((vectors + THREADS - 1) / THREADS > MOST_ROWS)
         return false;
     dim3 grid((unsigned)((n + rows - 1) / rows), (unsigned)((vectors + THREADS - 1) / THREADS));
-    each_eight<<<grid, THREADS, 0, tm_cuda_of(d)->stream>>>(n, vectors, rows, f);
-    tm_half_launched(d, op);
+    tm_cuda_launch(tm_cuda_of(d), op, each_eight<F>, grid, THREADS, 0, n, vectors, rows, f);
     return true;
 }
 

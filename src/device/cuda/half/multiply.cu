@@ -46,8 +46,7 @@ template <class T, bool A_TURNED, bool B_TURNED, bool ALIGNED> static void launc
     auto kernel = gemm80<T, A_TURNED, B_TURNED, ALIGNED>;
     int64_t tiles = row_tiles(p, GEMM80_SIDE) * ((p->n + GEMM80_SIDE - 1) / GEMM80_SIDE);
     tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, GEMM80_SHARED));
-    kernel<<<(unsigned)tiles, GEMM80_THREADS, GEMM80_SHARED, c->stream>>>(args_of(p));
-    tm_cuda_check(c, op, cudaGetLastError());
+    tm_cuda_launch(c, op, kernel, (unsigned)tiles, GEMM80_THREADS, GEMM80_SHARED, args_of(p));
 }
 
 template <class T, bool ALIGNED> static void multiply80(tm_cuda *c, const char *op, const tm_half_product *p)
@@ -126,8 +125,7 @@ template <class T, int BN, bool A_TURNED, bool B_TURNED, bool GLU = false> stati
         tiles *= g.splits;
     }
     tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED));
-    kernel<<<(unsigned)(tiles < most ? tiles : most), 384, SHARED, c->stream>>>(g);
-    tm_cuda_check(c, op, cudaGetLastError());
+    tm_cuda_launch(c, op, kernel, (unsigned)(tiles < most ? tiles : most), 384, SHARED, g);
 }
 
 template <class T, int BN> static void multiply90_wide(tm_cuda *c, const char *op, const tm_half_product *p, int splits)

@@ -125,12 +125,12 @@ template <class T, int THREADS, int N, bool LAYER> static __global__ void __laun
     }
 }
 
-template <class T, bool LAYER, bool FORWARD, int THREADS, int N> static void launch(tm_cuda *c, const tm_half_norm &w)
+template <class T, bool LAYER, bool FORWARD, int THREADS, int N> static void launch(tm_cuda *c, const char *op, const tm_half_norm &w)
 {
     if (FORWARD)
-        norm_forward<T, THREADS, N, LAYER><<<(unsigned)w.n, THREADS, 0, c->stream>>>(w);
+        tm_cuda_launch(c, op, norm_forward<T, THREADS, N, LAYER>, (unsigned)w.n, THREADS, 0, w);
     else
-        norm_backward<T, THREADS, N, LAYER><<<(unsigned)w.n, THREADS, 0, c->stream>>>(w);
+        tm_cuda_launch(c, op, norm_backward<T, THREADS, N, LAYER>, (unsigned)w.n, THREADS, 0, w);
 }
 
 enum { WIDEST = 512 * 4 * 8 };
@@ -144,15 +144,14 @@ template <bool LAYER, bool FORWARD> static void run(tm_device *d, const char *op
     tm_half_typed(w.y.dtype, [&](auto element) {
         typedef decltype(element) T;
         if (vectors <= 128)
-            launch<T, LAYER, FORWARD, 128, 1>(c, w);
+            launch<T, LAYER, FORWARD, 128, 1>(c, op, w);
         else if (vectors <= 256)
-            launch<T, LAYER, FORWARD, 128, 2>(c, w);
+            launch<T, LAYER, FORWARD, 128, 2>(c, op, w);
         else if (vectors <= 512)
-            launch<T, LAYER, FORWARD, 128, 4>(c, w);
+            launch<T, LAYER, FORWARD, 128, 4>(c, op, w);
         else
-            launch<T, LAYER, FORWARD, 512, 4>(c, w);
+            launch<T, LAYER, FORWARD, 512, 4>(c, op, w);
     });
-    tm_half_launched(d, op);
 }
 
 bool tm_half_rmsnorm_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor delta, tm_tensor weight, float offset, float eps, tm_tensor sum, tm_tensor rstd, tm_tensor y)

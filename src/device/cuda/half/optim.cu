@@ -46,8 +46,7 @@ template <class F> static void run(tm_device *d, const char *op, int64_t n, cons
 {
     tm_cuda *c = tm_cuda_of(d);
     if (n > 0)
-        each_block<<<(unsigned)(c->processors * per_processor), THREADS, 0, c->stream>>>(list, n, f);
-    tm_half_launched(d, op);
+        tm_cuda_launch(c, op, each_block<F>, (unsigned)(c->processors * per_processor), THREADS, 0, list, n, f);
 }
 
 /* --- Norm and clip --- */
@@ -157,9 +156,8 @@ bool tm_half_grad_norm(tm_device *d, int64_t n, const tm_trained *t, int32_t rep
     tm_cuda *c = tm_cuda_of(d);
     double *partial = (double *)c->partials;
     if (n > 0)
-        square_chains<<<(unsigned)(c->processors * 8), THREADS, 0, c->stream>>>(t, n, partial);
-    join_squares<<<(unsigned)replicas, ORDER_THREADS, 0, c->stream>>>(t, n, partial, max_norm, step);
-    tm_half_launched(d, "grad_norm");
+        tm_cuda_launch(c, "grad_norm", square_chains, (unsigned)(c->processors * 8), THREADS, 0, t, n, partial);
+    tm_cuda_launch(c, "grad_norm", join_squares, (unsigned)replicas, ORDER_THREADS, 0, t, n, partial, max_norm, step);
     return true;
 }
 
@@ -408,7 +406,6 @@ bool tm_half_trail(tm_device *d, int64_t n, const tm_trained *t, uint64_t *out)
     tm_cuda *c = tm_cuda_of(d);
     d->calls->zero(d, out, n * 8);
     if (n > 0)
-        trail_sums<<<(unsigned)(c->processors * 8), THREADS, 0, c->stream>>>(t, n, out);
-    tm_half_launched(d, "trail");
+        tm_cuda_launch(c, "trail", trail_sums, (unsigned)(c->processors * 8), THREADS, 0, t, n, out);
     return true;
 }

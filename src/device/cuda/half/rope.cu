@@ -126,14 +126,13 @@ template <bool BACKWARD> static void run(tm_device *d, const char *op, tm_half_r
     tm_half_typed(w.in.dtype, [&](auto element) {
         typedef decltype(element) T;
         if (w.weight.data)
-            rope_heads<T, true, BACKWARD><<<blocks, threads, 0, c->stream>>>(w);
+            tm_cuda_launch(c, op, rope_heads<T, true, BACKWARD>, blocks, threads, 0, w);
         else
-            rope_heads<T, false, BACKWARD><<<blocks, threads, 0, c->stream>>>(w);
+            tm_cuda_launch(c, op, rope_heads<T, false, BACKWARD>, blocks, threads, 0, w);
         int64_t rest = w.n * w.heads * (w.D / 8 - w.half / 4);
         if (rest > 0 && w.in.data != w.out.data)
-            copy_rest<T><<<(unsigned)((rest + THREADS - 1) / THREADS), THREADS, 0, c->stream>>>(w);
+            tm_cuda_launch(c, op, copy_rest<T>, (unsigned)((rest + THREADS - 1) / THREADS), THREADS, 0, w);
     });
-    tm_half_launched(d, op);
 }
 
 /* With a norm the threads of a head are a part of a warp, and the whole head is rotated. */

@@ -1,9 +1,10 @@
-/* The table of ops: the fast kernel where there is one for what is asked, the plain one otherwise. */
+/* The table of ops: the kernel for single tokens (single.cu) or the fast one where there is one for what is asked, the plain one otherwise. */
 #include "device/cuda/half/half.h"
 #include "device/cuda/profile.h"
 
 #define TM_OP(name, params) \
-    __attribute__((weak)) bool tm_half_##name params { return false; }
+    __attribute__((weak)) bool tm_half_##name params { return false; } \
+    __attribute__((weak)) bool tm_single_##name params { return false; }
 #include "device/ops.def"
 #undef TM_OP
 
@@ -16,13 +17,13 @@ template <> int64_t operand_bytes(const tm_tensor &t) { return t.data ? tm_dtype
 #include "device/ops.def"
 #undef TM_OP
 
-template <class NAME, auto FAST, auto PLAIN> struct serve;
-template <class NAME, class... P, bool (*FAST)(tm_device *, P...), void (*PLAIN)(tm_device *, P...)> struct serve<NAME, FAST, PLAIN> {
+template <class NAME, auto SINGLE, auto FAST, auto PLAIN> struct serve;
+template <class NAME, class... P, bool (*SINGLE)(tm_device *, P...), bool (*FAST)(tm_device *, P...), void (*PLAIN)(tm_device *, P...)> struct serve<NAME, SINGLE, FAST, PLAIN> {
     static void run(tm_device *d, P... p)
     {
         tm_cuda *c = tm_cuda_of(d);
         int at = c->profile ? tm_cuda_profile_begin(c, NAME::name, (operand_bytes(p) + ... + 0)) : -1;
-        if (!FAST(d, p...))
+        if (!SINGLE(d, p...) && !FAST(d, p...))
             PLAIN(d, p...);
         if (c->profile)
             tm_cuda_profile_end(c, at);
@@ -30,7 +31,7 @@ template <class NAME, class... P, bool (*FAST)(tm_device *, P...), void (*PLAIN)
 };
 
 const tm_ops tm_cuda_ops = {
-#define TM_OP(name, params) serve<named_##name, tm_half_##name, tm_cuda_##name>::run,
+#define TM_OP(name, params) serve<named_##name, tm_single_##name, tm_half_##name, tm_cuda_##name>::run,
 #include "device/ops.def"
 #undef TM_OP
 };

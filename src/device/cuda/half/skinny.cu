@@ -76,7 +76,7 @@ static __global__ void __launch_bounds__(256) rows_kernel(const __grid_constant_
 {
     typedef rows_shape<MT, NT, BUDGET> S;
     constexpr int HT = MT / 2; /* a warp's rows, in 16 */
-    extern __shared__ __align__(16) unsigned char shared[];
+    TM_SHARED(unsigned char, shared, 16);
     __shared__ int position[S::M];
     __shared__ uint32_t example[S::M];
     H *stages = (H *)shared;
@@ -266,7 +266,7 @@ enum { ADD = 64, ADD_LD = ADD + 8, ADD_LD_SUM = ADD + 4, ADD_BYTES = 2 * ADD * A
 template <class H, class Y, bool TURNED, bool DROP>
 static __global__ void __launch_bounds__(128, 3) add_kernel(const __grid_constant__ low_group g, const __grid_constant__ low_jobs jobs, const H *side, const H *factor, Y *y, int64_t ld, int64_t columns, uint8_t *bits)
 {
-    extern __shared__ __align__(16) unsigned char shared[];
+    TM_SHARED(unsigned char, shared, 16);
     H *ls = (H *)shared, *fs = ls + ADD * ADD_LD;
     float *sums = (float *)(fs + ADD * ADD_LD);
     low_tile tile;

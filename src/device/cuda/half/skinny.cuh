@@ -171,8 +171,7 @@ template <class... P> static void launch(tm_device *d, const char *op, void (*ke
 {
     tm_cuda *c = tm_cuda_of(d);
     tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-    kernel<<<grid, threads, shared, c->stream>>>(p...);
-    tm_cuda_check(c, op, cudaGetLastError());
+    tm_cuda_launch(c, op, kernel, grid, threads, (size_t)shared, p...);
 }
 
 /* --- What is launched: skinny.cu, skinny_sums.cu. Everything of the activations' type is of `type`, and lies in scratch but for x. --- */

@@ -108,7 +108,7 @@ template <class H, int NT, bool APART>
 static __global__ void __launch_bounds__(256) strips_kernel(const __grid_constant__ low_group g, const __grid_constant__ strip_jobs jobs, float4 *sums, int first_chunk)
 {
     typedef strip_shape<NT> S;
-    extern __shared__ __align__(16) unsigned char shared[];
+    TM_SHARED(unsigned char, shared, 16);
     __shared__ int2 held[S::STAGES]; /* the first row, and 2 * rows + whether the chunk ends; 0: no more */
     H *stages = (H *)shared;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, strip = blockIdx.x, replica = APART ? 0 : blockIdx.y;
@@ -309,7 +309,7 @@ template <class H, int NT, int DEPTH, bool APART>
 static __global__ void __launch_bounds__(256, 2 / NT) once_kernel(const __grid_constant__ low_group g, const __grid_constant__ strip_jobs jobs, const H *b_side, float *shares, float4 *sums, int first_chunk)
 {
     typedef once_shape<NT, DEPTH> S;
-    extern __shared__ __align__(16) unsigned char shared[];
+    TM_SHARED(unsigned char, shared, 16);
     __shared__ int2 held[S::STAGES];
     H *stages = (H *)shared, *factor = stages + (S::STAGES - 1) * S::STAGE; /* until that stage is loaded */
     float *halves = (float *)(stages + S::STAGES * S::STAGE);

@@ -6,11 +6,7 @@
 #define TM_DEVICE_CUDA_HALF_VEC_CUH
 
 #include "device/cuda/half/half.h"
-
-#include <cuda_bf16.h>
-
-typedef __nv_bfloat16 bf16;
-typedef __half f16;
+#include "device/cuda/half/ptx.cuh"
 
 struct eight {
     float v[8];
@@ -107,8 +103,6 @@ template <class F> static inline void tm_half_typed(tm_dtype type, F f)
     else
         f(f16());
 }
-
-static inline void tm_half_launched(tm_device *d, const char *op) { tm_cuda_check(tm_cuda_of(d), op, cudaGetLastError()); }
 
 /* --- Sums --- */
 
@@ -230,11 +224,10 @@ template <class F, class G = as_it_is> static inline void sum_rows(tm_device *d,
     for (tm_half_pass p = {0, 0, folds, (float *)c->partials}; p.first < columns; p.first += room) {
         p.columns = columns - p.first < room ? columns - p.first : room;
         dim3 grid((unsigned)rows->chunks, (unsigned)((p.columns * folds / 8 + STRIP_THREADS - 1) / STRIP_THREADS), TM_CHUNK_TOKENS / STRIP);
-        strip_sums<<<grid, STRIP_THREADS, 0, c->stream>>>(*rows, p, term);
+        tm_cuda_launch(c, op, strip_sums<F>, grid, STRIP_THREADS, 0, *rows, p, term);
         dim3 join((unsigned)((p.columns + JOIN_COLUMNS - 1) / JOIN_COLUMNS), by_replica ? (unsigned)rows->replicas : 1);
-        join_strips<<<join, JOIN_CHUNKS * JOIN_COLUMNS, 0, c->stream>>>(*rows, by_replica, p, out, columns, finish);
+        tm_cuda_launch(c, op, join_strips<G>, join, JOIN_CHUNKS * JOIN_COLUMNS, 0, *rows, by_replica, p, out, columns, finish);
     }
-    tm_half_launched(d, op);
 }
 
 #endif

@@ -144,7 +144,7 @@ TM_LANE float kl_term(float x, float y, float p, float q, float log_sums)
 template <class T, int V, bool CAP, bool TEACHER> static __global__ void __launch_bounds__(THREADS) xent_row(xent_work w)
 {
     typedef typename slice<V>::raw raw;
-    extern __shared__ __align__(16) unsigned char memory[];
+    TM_SHARED(unsigned char, memory, 16);
     raw *kept = (raw *)memory, *kept_teacher = kept + w.kept;
     int64_t row = blockIdx.x;
     int target = w.target[row], vectors = (int)(w.logits.cols / V);
@@ -285,7 +285,7 @@ template <class T, bool DUE, bool NEXT> TM_LANE void both_passes(const xent_work
 /* Block b has the rows b, b + gridDim.x, ... */
 template <class T> static __global__ void __launch_bounds__(THREADS, 1) xent_rows(xent_work w, int64_t n)
 {
-    extern __shared__ __align__(16) unsigned char memory[];
+    TM_SHARED(unsigned char, memory, 16);
     uint4 *kept = (uint4 *)memory, mine[IN_REGISTERS];
     tm_half_due due = {};
     tm_half_seen seen = {};
@@ -315,7 +315,7 @@ template <class T> static void launch_rows(tm_cuda *c, int64_t n, xent_work w)
     int64_t vectors = w.logits.cols / 8, room = (most - STATIC) / 16 / BATCH_VECTORS, want = (vectors + BATCH_VECTORS - 1) / BATCH_VECTORS;
     w.kept = (int)((want < room ? want : room) * BATCH_VECTORS);
     tm_cuda_check(c, "xent", cudaFuncSetAttribute(xent_rows<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, most - STATIC));
-    xent_rows<T><<<(unsigned)(n < c->processors ? n : c->processors), THREADS, (size_t)w.kept * 16, c->stream>>>(w, n);
+    tm_cuda_launch(c, "xent", xent_rows<T>, (unsigned)(n < c->processors ? n : c->processors), THREADS, (size_t)w.kept * 16, w, n);
 }
 
 template <class T, int V, bool CAP, bool TEACHER> static void launch(tm_cuda *c, int64_t n, xent_work w)
@@ -328,7 +328,7 @@ template <class T, int V, bool CAP, bool TEACHER> static void launch(tm_cuda *c,
     w.kept = (int)(!w.grad && !TEACHER ? 0 : vectors < room ? vectors : room) / 8 * 8;
     auto *kernel = xent_row<T, V, CAP, TEACHER>;
     tm_cuda_check(c, "xent", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - STATIC));
-    kernel<<<(unsigned)n, THREADS, (size_t)(w.kept * each), c->stream>>>(w);
+    tm_cuda_launch(c, "xent", kernel, (unsigned)n, THREADS, (size_t)(w.kept * each), w);
 }
 
 template <class T, int V> static void choose(tm_cuda *c, int64_t n, const xent_work &w)
@@ -359,6 +359,5 @@ bool tm_half_xent(tm_device *d, int64_t n, tm_tensor logits, float softcap, cons
             else
                 choose<T, 1>(tm_cuda_of(d), n, w);
         });
-    tm_half_launched(d, "xent");
     return true;
 }

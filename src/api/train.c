@@ -227,6 +227,10 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
     const tm_recipe *r = job->recipe;
     if (job->run.steps < 50 && r->method != TM_METHOD_NONE)
         TM_TRY(tm_trainer_warn(t, err, "only %lld optimiser steps: smaller train.batch or more train.epochs give more", (long long)job->run.steps));
+    int64_t positions = t->model.config.max_positions;
+    if (job->asked.longest > positions && r->init == TM_INIT_WEIGHTS)
+        TM_TRY(tm_trainer_warn(t, err, "examples are up to %lld tokens long, and the model was made for %lld (max_position_embeddings): it may know nothing of what is behind; train.seq=%lld cuts there",
+                               (long long)job->asked.longest, (long long)positions, (long long)positions));
     for (int64_t i = 0; job->data && i < tm_dataset_sources(job->data); i++) {
         const tm_dataset_stats *s = tm_dataset_stats_of(job->data, i);
         if (s->cut)

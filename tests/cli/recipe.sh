@@ -59,6 +59,16 @@ eval: {name: dev, path: data/demo/shakespeare-dev.txt, limit: 2}'
 check 'early stopping by a metric that is none' 2 'train.early_stop.metric: eval.dev.los is not measured; expected eval.dev.loss, or loss, accuracy, exact' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.los
 check 'early stopping by a metric of generated text' 2 'eval.dev.rouge_l is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.rouge_l
 check 'early stopping by bytes of a part' 2 'eval.dev.bits_per_byte is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.bits_per_byte
+for seq in 512 513; do
+    "$temper" train --model models/stories260K --data data/demo/shakespeare-dev.txt train.steps=1 train.batch=1 train.seq=$seq out="$dir/long$seq" > "$dir/stdout" 2> "$dir/stderr"
+    grep -q 'examples are up to 513 tokens long, and the model was made for 512' "$dir/stderr"
+    if [ $? -ne $((seq - 512)) ]; then
+        echo "[       OK ] examples of $seq tokens for a model of 512"
+    else
+        echo "[  FAILED  ] examples of $seq tokens for a model of 512"
+        failures=1
+    fi
+done
 # Patience 2: the best is the evaluation before step 1, or each is better than the one before by more than min_delta. A budget of 0 is kept by what stays.
 while read -r steps settings; do
     rm -rf "$dir/early"

@@ -19,7 +19,7 @@ template <> constexpr bool tm_is_bf16<bf16> = true;
 #define TM_DEVICE static __device__ __forceinline__
 
 #ifdef TM_CUDA_EMULATED
-#include "instructions.h"
+#include <instructions.h>
 #else
 
 /* The shared memory whose size the launch gives, as elements of T. */

@@ -147,7 +147,7 @@ WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,
         -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
 $(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
-$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED))
+$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate jobs ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka

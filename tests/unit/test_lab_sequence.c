@@ -14,12 +14,19 @@
 #include "lab/sweep.h"
 
 #include <math.h>
+#include <stdatomic.h>
+#include <unistd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-typedef struct counts {
-    int trained, evaluated, merged, routed;
+typedef struct counts { /* as many threads as there are jobs count */
+    atomic_int trained, evaluated, merged, routed;
     int fail_at; /* the training that fails; 0: none */
+    int jobs;    /* 0: one */
+    atomic_int at_once, most;
+    atomic_bool stop;
+    size_t done, total;
 } counts;
 
 static tm_error error;
@@ -43,7 +50,7 @@ static void learned_by(const char *model, char *text, size_t size)
 {
     char path[600];
     FILE *file;
-    snprintf(path, sizeof path, "%s/learned", model);
+    snprintf(path, sizeof path, "%s/config.json", model);
     *text = 0;
     if ((file = fopen(path, "r"))) {
         text[fread(text, 1, size - 1, file)] = 0;
@@ -52,9 +59,46 @@ static void learned_by(const char *model, char *text, size_t size)
     }
 }
 
+static tm_status spread(void *context, tm_recipe **recipe, size_t count, size_t pieces, tm_lab_spread *out, tm_error *err)
+{
+    counts *n = context;
+    (void)err;
+    assert_true(pieces > 0);
+    for (size_t i = 0; i < count; i++)
+        tm_recipe_destroy(recipe[i]);
+    *out = (tm_lab_spread){.jobs = n->jobs ? n->jobs : 1, .device = "none"};
+    return TM_OK;
+}
+
+static void progress(void *context, size_t done, size_t total)
+{
+    counts *n = context;
+    assert_true(done <= total && done > n->done);
+    n->done = done;
+    n->total = total;
+}
+
+static bool stopped(void *context) { return atomic_load(&((counts *)context)->stop); }
+static void stop(void *context) { atomic_store(&((counts *)context)->stop, true); }
+
+static tm_status train_one(counts *n, tm_recipe *r, tm_error *err);
+
+/* Notes how many are under way; the first of several jobs waits for the second, so that there are two at a time. */
 static tm_status train(void *context, tm_recipe *r, tm_error *err)
 {
     counts *n = context;
+    int now = ++n->at_once, most = n->most;
+    while (now > most && !atomic_compare_exchange_weak(&n->most, &most, now))
+        ;
+    for (int ms = 0; n->jobs > 1 && n->most < 2 && ms < 60000; ms++)
+        usleep(1000); /* until another one came in */
+    tm_status st = train_one(n, r, err);
+    --n->at_once;
+    return st;
+}
+
+static tm_status train_one(counts *n, tm_recipe *r, tm_error *err)
+{
     char path[600], text[600], before[300], name[300];
     tm_sha256 hash;
     snprintf(path, sizeof path, "%s/run.json", r->out);
@@ -74,9 +118,9 @@ static tm_status train(void *context, tm_recipe *r, tm_error *err)
         at += (size_t)snprintf(text + at, sizeof text - at, "%c", name[0]);
     }
     snprintf(text + at, sizeof text - at, "\n%g %lld", r->lr, (long long)r->seed);
-    snprintf(path, sizeof path, "%s/learned", r->out);
+    snprintf(path, sizeof path, "%s/config.json", r->out);
     store(path, text);
-    snprintf(path, sizeof path, "%s/learned", r->model);
+    snprintf(path, sizeof path, "%s/config.json", r->model);
     must(tm_sha256_bytes(text, strlen(text), &hash, err));
     snprintf(path, sizeof path, "%s/adapter_config.json", r->out);
     if (r->method == TM_METHOD_LORA)
@@ -102,7 +146,7 @@ static tm_status evaluate(void *context, tm_recipe *r, const char *start, double
     assert_int_equal(r->data_count, 0);
     assert_true(r->method == (r->lora_init ? TM_METHOD_LORA : TM_METHOD_NONE));
     learned_by(model, learned, sizeof learned);
-    snprintf(path, sizeof path, "%s/learned", model);
+    snprintf(path, sizeof path, "%s/config.json", model);
     FILE *file = fopen(path, "r");
     if (file) {
         if (fscanf(file, "%*s %lf", &rate) != 1)
@@ -126,7 +170,7 @@ static tm_status merge(void *context, const char *model, const char *adapter, co
     n->merged++;
     must(tm_dir_create(out, err));
     learned_by(adapter, text, sizeof text);
-    snprintf(path, sizeof path, "%s/learned", out);
+    snprintf(path, sizeof path, "%s/config.json", out);
     store(path, text);
     return TM_OK;
 }
@@ -156,7 +200,8 @@ static tm_status route(void *context, const tm_lab_routing *routing, double *sco
 }
 
 static counts counted;
-static const tm_lab_calls calls = {.context = &counted, .train = train, .evaluate = evaluate, .merge = merge, .route = route};
+static const tm_lab_calls calls = {.context = &counted, .train = train, .evaluate = evaluate, .merge = merge, .route = route,
+                                   .spread = spread, .progress = progress, .stopped = stopped, .stop = stop};
 
 /* Three tasks a, b (of two files), c. */
 static void write_file(const char *more)
@@ -176,9 +221,11 @@ static void write_file(const char *more)
     store(scratch("s.yaml"), text);
 }
 
+static int jobs; /* of the next runs */
+
 static void run(tm_sequence_file *file, tm_sequence_result *result)
 {
-    counted = (counts){0};
+    counted = (counts){.jobs = jobs};
     must(tm_sequence_file_open(scratch("s.yaml"), NULL, 0, file, &error));
     must(tm_sequence_run(file, NULL, 0, scratch("out"), &calls, result, &error));
 }
@@ -333,8 +380,188 @@ static void sweeps(void **state)
     tm_sweep_deinit(&sweep);
 }
 
+static char *slurped(const char *path)
+{
+    tm_buf text = {0};
+    must(tm_file_read(path, 1 << 20, &text, &error));
+    return text.data;
+}
+
+/* results.json and summary.json of a sequence, as one text. */
+static char *results_of(const tm_sequence_file *f, const tm_sequence_result *result)
+{
+    tm_buf out = {0};
+    tm_analysis a;
+    must(tm_analysis_of(f, result, &a, &error));
+    must(tm_sequence_results(f, result, &a, false, &out, &error));
+    must(tm_sequence_results(f, result, &a, true, &out, &error));
+    tm_analysis_deinit(&a);
+    return out.data;
+}
+
+static const char all_kinds[] = "orders: 2\nseeds: 3\n%s\narms:\n  - {name: naive, grid: {train.lr: [3, 1, 2]}}\n  - {name: lora, set: {method: lora}, grid: {train.lr: [1, 2, 3]}}\n"
+                                "  - {name: joint, joint: true, grid: {train.lr: [1, 2, 3]}}\n  - {name: frozen, frozen: true}\n";
+
+static void write_kinds(const char *more)
+{
+    char text[1000];
+    snprintf(text, sizeof text, all_kinds, more);
+    write_file(text);
+}
+
+/* One at a time, many at a time, and with runs that go: the same bytes; what is done is not done again, whether its runs are there or not. */
+static void side_by_side(void **state)
+{
+    (void)state;
+    static const char *const kept[] = {"", "runs: last", "runs: drop"};
+    tm_sequence_file f;
+    tm_sequence_result result;
+    char *first = NULL;
+    for (int k = 0; k < 3; k++)
+        for (jobs = 1; jobs <= 7; jobs += 3) {
+            write_kinds(kept[k]);
+            for (int again = 0; again < 2; again++) {
+                run(&f, &result);
+                char *text = results_of(&f, &result);
+                if (!first)
+                    first = text;
+                else {
+                    assert_string_equal(text, first);
+                    free(text);
+                }
+                assert_int_equal(counted.trained, again ? 0 : 2 * 3 * (3 + 2 * 3) + 3 + 3);
+                assert_int_equal(counted.done, 2 * 3 * (3 + 2 * 3) + 3 + 3);
+                assert_int_equal(counted.total, counted.done);
+                assert_true(counted.most <= jobs && (again || (counted.most > 1) == (jobs > 1)));
+                tm_sequence_result_deinit(&result, &f);
+                tm_sequence_file_close(&f);
+            }
+            assert_int_equal(tm_path_exists(scratch("out/naive/order-1/seed-1/1-a/run.json")), k == 0);
+            assert_int_equal(tm_path_exists(scratch("out/naive/order-1/seed-1/3-c/run.json")), k < 2);
+            assert_int_equal(tm_path_exists(scratch("out/lora/order-1/seed-1/2-b/merged")), k < 2);
+            must(tm_dir_remove(scratch("out"), &error));
+        }
+    jobs = 0;
+    free(first);
+}
+
+/* An error ends all, in order, and names its chain; what was done by then is not done again. */
+static void one_fails(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    const char *where;
+    for (int at = 1; at <= 60; at += 7) {
+        write_kinds("runs: drop");
+        counted = (counts){.jobs = 4, .fail_at = at};
+        must(tm_sequence_file_open(scratch("s.yaml"), NULL, 0, &f, &error));
+        assert_int_equal(tm_sequence_run(&f, NULL, 0, scratch("out"), &calls, &result, &error), TM_FAILED);
+        assert_true((where = strstr(error.message, "/out/")) && strstr(where, "seed-") && strstr(where, ": interrupted"));
+        int trained = counted.trained - 1;
+        tm_sequence_result_deinit(&result, &f);
+        tm_sequence_file_close(&f);
+        run(&f, &result);
+        assert_int_equal(counted.trained + trained, 60);
+        tm_sequence_result_deinit(&result, &f);
+        tm_sequence_file_close(&f);
+        must(tm_dir_remove(scratch("out"), &error));
+    }
+}
+
+/* What is asked to end before it begins: nothing is trained. */
+static void asked_to_end(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    write_kinds("");
+    counted = (counts){.stop = true};
+    must(tm_sequence_file_open(scratch("s.yaml"), NULL, 0, &f, &error));
+    assert_int_equal(tm_sequence_run(&f, NULL, 0, scratch("out"), &calls, &result, &error), TM_FAILED);
+    assert_string_equal(error.message, "interrupted; the same command goes on");
+    assert_int_equal(counted.trained, 0);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    must(tm_dir_remove(scratch("out"), &error));
+}
+
+/* The file of a chain: of another test set or not whole it is none; where runs are gone, another one is no leave to begin anew; and nothing that a person put
+ * beside runs is removed. */
+static void chain_files(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    write_file("runs: drop\narms:\n  - {name: naive}\n");
+    must(tm_dir_create(scratch("out/naive/order-1/seed-1/2-b/merged"), &error));
+    store(scratch("out/naive/order-1/seed-1/2-b/merged/thesis.txt"), "mine");
+    store(scratch("out/naive/order-1/seed-1/2-b/learned"), "mine too");
+    run(&f, &result);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    assert_true(tm_path_exists(scratch("out/naive/order-1/seed-1/2-b/merged/thesis.txt")));
+    assert_true(tm_path_exists(scratch("out/naive/order-1/seed-1/2-b/learned")));
+    assert_false(tm_path_exists(scratch("out/naive/order-1/seed-1/2-b/run.json")));
+    char *whole = slurped(scratch("out/naive/order-1/seed-1/chain.json")), broken[2000];
+    snprintf(broken, sizeof broken, "%.*s\"chains\": []}", (int)(strstr(whole, "\"chains\"") - whole), whole); /* the key, and no chain */
+    store(scratch("out/naive/order-1/seed-1/chain.json"), broken);
+    run(&f, &result);
+    assert_int_equal(counted.trained, 3);
+    near(result.arm[0].chain[0].metrics.bwt, -0.4);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    char *again = slurped(scratch("out/naive/order-1/seed-1/chain.json"));
+    assert_string_equal(again, whole);
+    free(again);
+    free(whole);
+    store(scratch("c.jsonl"), "changed");
+    counted = (counts){0};
+    must(tm_sequence_file_open(scratch("s.yaml"), NULL, 0, &f, &error));
+    assert_int_equal(tm_sequence_run(&f, NULL, 0, scratch("out"), &calls, &result, &error), TM_LOCKED);
+    assert_non_null(strstr(error.message, "chain.json: is of another sequence"));
+    assert_int_equal(counted.trained, 0);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    must(tm_dir_remove(scratch("out"), &error));
+}
+
+/* summary.json: by the file's tasks, means over orders. */
+static void summary(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    tm_analysis a;
+    tm_buf out = {0};
+    write_file("orders: [[a, b, c], [c, a, b]]\nseeds: 2\narms:\n  - {name: naive}\n  - {name: joint, joint: true}\n");
+    run(&f, &result);
+    must(tm_analysis_of(&f, &result, &a, &error));
+    must(tm_sequence_results(&f, &result, &a, true, &out, &error));
+    assert_null(strstr(out.data, "\"chains\""));
+    assert_non_null(strstr(out.data, "{\"seed\": 2, \"learned\": [0.9, 0.9, 0.9], \"last\": [0.5, 0.7, 0.7], \"probes\": []}"));
+    assert_non_null(strstr(out.data, "[[0.1, 0.1, 0.1], [0.9, 0.1, 0.1], [0.5, 0.9, 0.1], [0.5, 0.5, 0.9]],\n    [[0.1, 0.1, 0.1], [0.9"));
+    assert_non_null(strstr(out.data, "{\"seed\": 1, \"last\": [0.5, 0.5, 0.9]"));
+    assert_non_null(strstr(out.data, "[[0.1, 0.1, 0.1], [null, null, null], [null, null, null], [0.5, 0.5, 0.9]]"));
+    tm_buf_deinit(&out);
+    tm_analysis_deinit(&a);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    must(tm_dir_remove(scratch("out"), &error));
+}
+
+/* In memory where that is possible: what is synced takes time on a disk. */
+static int begin(void **state)
+{
+    if (access("/dev/shm", W_OK) != 0)
+        return scratch_begin(state);
+    strcpy(scratch_dir, "/dev/shm/temper-test-XXXXXX");
+    return mkdtemp(scratch_dir) ? 0 : -1;
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(matrix), cmocka_unit_test(resumes), cmocka_unit_test(chooses_on_validation), cmocka_unit_test(separate_modules), cmocka_unit_test(sweeps)};
-    return cmocka_run_group_tests_name("sequences and sweeps", tests, scratch_begin, scratch_end);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(matrix), cmocka_unit_test(resumes), cmocka_unit_test(chooses_on_validation), cmocka_unit_test(separate_modules), cmocka_unit_test(sweeps), cmocka_unit_test(side_by_side), cmocka_unit_test(one_fails),
+                                       cmocka_unit_test(asked_to_end), cmocka_unit_test(chain_files), cmocka_unit_test(summary)};
+    return cmocka_run_group_tests_name("sequences and sweeps", tests, begin, scratch_end);
 }

@@ -1,0 +1,80 @@
+/* Several runs on one GPU at a time, each with a device of its own in a thread of its own (here on the processor,
+ * tests/emulated): the bits of runs one after another. */
+#include "../support/run.h"
+
+static uint64_t seed;
+static const char *library;
+
+static char *sweep_of(const char *name, int jobs)
+{
+    args a = {0};
+    tm_error err = {0};
+    char *text = NULL, out[1100];
+    snprintf(out, sizeof out, "%s", scratch(name));
+    arg(&a, "model=%s", scratch("model"));
+    arg(&a, "data=[{path: %s, format: tokens}]", scratch("rows.jsonl"));
+    arg(&a, "eval=[{path: %s, format: tokens}]", scratch("rows.jsonl"));
+    arg(&a, "device=cuda");
+    arg(&a, "precision=bf16");
+    arg(&a, "train.steps=3");
+    arg(&a, "train.batch=4");
+    arg(&a, "lora.r=2,4");
+    arg(&a, "train.lr=1e-2,1e-3");
+    arg(&a, "train.graphs=auto,none");
+    tm_status st = tm_sweep_recipe(&(tm_sweep_request){.source = {NULL, a.item, (size_t)a.count}, .out = out, .json = true, .jobs = jobs}, NULL, &text, &err);
+    if (st != TM_OK)
+        fail_msg("%s (seed %llu)", err.message, (unsigned long long)seed);
+    free(text);
+    args_free(&a);
+    return strdup(out);
+}
+
+static void side_by_side(void **state)
+{
+    (void)state;
+    if (access(library, R_OK) != 0) {
+        print_message("skip: no C++ compiler here, so no %s\n", library);
+        skip();
+    }
+    static const char *const results[] = {"trail.bin", "adapter_model.safetensors", "metrics.jsonl"};
+    char path[2][1400];
+    char *one = sweep_of("one", 1), *four = sweep_of("four", 4);
+    for (int r = 0; r < 2; r++)
+        for (int lr = 0; lr < 2; lr++)
+            for (int g = 0; g < 2; g++)
+                for (size_t f = 0; f < sizeof results / sizeof *results; f++) {
+                    size_t size[2];
+                    char *data[2];
+                    for (int k = 0; k < 2; k++) {
+                        snprintf(path[k], sizeof path[k], "%s/r-%d,lr-%s,graphs-%s/%s", k ? four : one, r ? 4 : 2, lr ? "1e-3" : "1e-2", g ? "none" : "auto", results[f]);
+                        data[k] = slurp(path[k], &size[k]);
+                    }
+                    if (size[0] != size[1] || memcmp(data[0], data[1], size[0]) != 0)
+                        fail_msg("%s is not %s (seed %llu)", path[1], path[0], (unsigned long long)seed);
+                    free(data[0]);
+                    free(data[1]);
+                }
+    free(one);
+    free(four);
+}
+
+static int begin(void **state)
+{
+    setenv("TEMPER_CUDA_LIBRARY", library, 1);
+    if (memory_begin(state) != 0)
+        return -1;
+    write_model(scratch("model"),
+                "{\"model_type\": \"llama\", \"vocab_size\": 37, \"hidden_size\": 32, \"intermediate_size\": 48, \"num_hidden_layers\": 2, \"num_attention_heads\": 4,"
+                " \"num_key_value_heads\": 2, \"max_position_embeddings\": 64, \"tie_word_embeddings\": true}",
+                TM_F32, seed);
+    write_rows(scratch("rows.jsonl"), 12, 4, 30, 37, 0, seed);
+    return 0;
+}
+
+int main(void)
+{
+    seed = fresh_seed();
+    library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(side_by_side)};
+    return cmocka_run_group_tests_name("several runs on a GPU", tests, begin, scratch_end);
+}

@@ -163,10 +163,8 @@ static tm_status prompt_ids(tm_chat_session *s, tm_ids *ids, tm_error *err)
     tm_status st = row ? tm_chat_prompt(s->chat, row, &text, err) : no_memory(err);
     if (st == TM_OK)
         st = tm_chat_encode(s->chat, s->scratch, &text, ids, NULL, NULL, &targets, err);
-    for (size_t i = 0; i < ids->count && st == TM_OK; i++)
-        if (ids->id[i] < 0 || ids->id[i] >= s->inf.model.config.vocab)
-            st = tm_fail(err, TM_INPUT, "%s: token %d of the conversation is outside the model's vocabulary of %lld: tokenizer and model do not belong together",
-                         s->request.model, ids->id[i], (long long)s->inf.model.config.vocab);
+    if (st == TM_OK)
+        st = tm_inference_knows(&s->inf, s->request.model, "conversation", ids->id, ids->count, err);
     if (st == TM_OK && (int64_t)ids->count >= s->context)
         st = tm_fail(err, TM_FAILED, "the conversation has %zu tokens, the context has room for %lld: /reset starts a new one",
                      ids->count, (long long)s->context);

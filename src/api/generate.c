@@ -118,13 +118,10 @@ tm_status tm_generate(const tm_generate_request *request, tm_error *err)
     tm_inference_settings settings = {.model = request->model, .adapter = request->adapter, .registers = request->registers, .threads = request->threads,
                                       .max_tokens = ids.count < 512 ? (int64_t)ids.count : 512, .cache_tokens = total};
     TM_GO(tm_inference_open(&settings, &inf, err));
+    TM_GO(tm_inference_knows(&inf, request->model, "prompt", ids.id, ids.count, err));
     if (inf.router.gates)
         TM_GO(tm_inference_route(&inf, ids.id, (int64_t)ids.count, err));
     TM_GO(gates_of_tags(&inf, &found, ids.count, err));
-    for (size_t i = 0; i < ids.count; i++)
-        if (ids.id[i] >= inf.model.config.vocab)
-            TM_GO(tm_fail(err, TM_INPUT, "%s: token %d of the prompt is outside the model's vocabulary of %lld: tokenizer and model do not belong together", request->model,
-                          ids.id[i], (long long)inf.model.config.vocab));
     p.tok = tok;
     tm_sampling sampling = {request->temperature, request->top_k, request->top_p, request->seed};
     /* So that the text joins the prompt (spaces between words), decoding starts with the prompt's last token. */

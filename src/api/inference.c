@@ -209,6 +209,15 @@ static int32_t choose(void *context, int64_t number, const float *logits, int64_
     return stops || (s->token && !s->token(s->context, id)) ? -1 : id;
 }
 
+tm_status tm_inference_knows(const tm_inference *inf, const char *model, const char *what, const int32_t *ids, size_t count, tm_error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= inf->model.config.vocab)
+            return tm_fail(err, TM_INPUT, "%s: token %d of the %s is outside the model's vocabulary of %lld: tokenizer and model do not belong together", model, ids[i],
+                           what, (long long)inf->model.config.vocab);
+    return TM_OK;
+}
+
 tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t count, tm_error *err)
 {
     tm_model *m = &inf->model;

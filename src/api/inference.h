@@ -35,6 +35,9 @@ typedef struct tm_inference_settings {
 tm_status tm_inference_open(const tm_inference_settings *settings, tm_inference *out, tm_error *err) TM_MUST_CHECK;
 void tm_inference_close(tm_inference *inf);
 
+/* TM_INPUT where an id of `what` is not in the model's vocabulary; model: its folder, for the message. */
+tm_status tm_inference_knows(const tm_inference *inf, const char *model, const char *what, const int32_t *ids, size_t count, tm_error *err) TM_MUST_CHECK;
+
 /* Sets the gates by what the base makes of a prompt, with the bank's router. Needs the key/value cache. */
 tm_status tm_inference_route(tm_inference *inf, const int32_t *prompt, int64_t count, tm_error *err) TM_MUST_CHECK;
 

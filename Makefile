@@ -118,9 +118,10 @@ EMULATED_FAST := $(BUILD)/emulated/libtemper-cuda-fast.so
 EMULATED_SIMT := $(patsubst %.cpp,$(BUILD)/%.o,$(wildcard tests/emulated/*.cpp)) $(CUDA_SHARED:build/cpu/%=$(BUILD)/%)
 EMULATED_PLAIN_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu) src/device/cuda/half/serve.cu)
 EMULATED_OBJECTS := $(patsubst %.cu,$(BUILD)/emulated/%.o,$(wildcard src/device/cuda/*.cu src/device/cuda/half/*.cu))
-# Fibers are what ThreadSanitizer does not know.
+# Fibers are what ThreadSanitizer does not know; all of UBSan doubles the time that kernels take to compile.
+comma := ,
 EMULATED_FLAGS := -std=c++17 -Itests/emulated -Iinclude -Isrc -D_GNU_SOURCE -fPIC -fvisibility=hidden -ffp-contract=off -fno-strict-aliasing -Wall -Wno-unknown-pragmas -Wno-unused-function -Wno-psabi -Wno-sign-compare -Wno-maybe-uninitialized \
-                  $(if $(filter asan,$(KIND)),$(filter -fsanitize% -fno-sanitize% -DTM_SANITIZE,$(CFLAGS))) $(if $(filter x86_64,$(ARCH)),-mfma -mf16c)
+                  $(if $(filter asan,$(KIND)),-fsanitize=address$(comma)alignment -fno-sanitize-recover=alignment -fno-omit-frame-pointer -DTM_SANITIZE) $(if $(filter x86_64,$(ARCH)),-mfma -mf16c)
 
 emulated: $(EMULATED) $(EMULATED_FAST)
 
@@ -131,7 +132,7 @@ $(EMULATED) $(EMULATED_FAST):
 
 $(BUILD)/emulated/%.o: %.cu
 	@mkdir -p $(@D)
-	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) -O2 -g1 -MMD -MP -c -o $@ $<
+	@echo "  c++ $< (emulated)"; $(CXX) -x c++ $(EMULATED_FLAGS) $(if $(filter asan,$(KIND)),-O1,-O2) -g1 -MMD -MP -c -o $@ $<
 
 # tests/cuda on the processor, with sizes for it.
 EMULATED_TESTS := $(patsubst %.cu,$(BUILD)/emulated/%,$(wildcard tests/cuda/test_*.cu))
@@ -146,8 +147,9 @@ $(BUILD)/%.o: %.cpp
 WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=mmap \
         -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
-$(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"'
-$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate jobs ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED))
+$(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"' -DEMULATED_FAST='"$(EMULATED_FAST)"' -DEMULATED_PROGRAMS='"$(BUILD)/emulated/tests/cuda"'
+$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate jobs ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED) $(EMULATED_FAST))
+$(BUILD)/tests/unit/test_cuda_fast: | $(if $(shell command -v $(CXX)),$(EMULATED_TESTS))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  ld $@"; $(CC) $(LDFLAGS) $(EXTRA_LD) -o $@ $< $(LIB) $(LDLIBS) -lcmocka

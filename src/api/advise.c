@@ -7,6 +7,8 @@
 
 #include "base/json.h"
 
+#include <string.h>
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -50,7 +52,8 @@ static void drop_keeping(tm_recipe *r)
     r->ewc_lambda = r->l2sp_lambda = r->kl_beta = r->der_alpha = r->stm_threshold = r->stm_fraction = 0;
     r->average_kind = 0;
     free(r->replay.path);
-    r->replay.path = NULL;
+    free(r->ewc.path);
+    r->replay.path = r->ewc.path = NULL;
 }
 
 /* --- Looking --- */
@@ -141,6 +144,38 @@ static tm_status look_at_data(const tm_advise_request *r, base *b, tm_error *err
     return st;
 }
 
+/* Whether importances of examples like the data's can be measured where the job goes. */
+static tm_status measuring_fits(tm_job *job, bool *fits, tm_error *err)
+{
+    tm_measuring *measuring;
+    tm_memory_plan plan;
+    int64_t tokens;
+    TM_TRY(tm_measuring_open(job, &measuring, err));
+    tm_status st = tm_measuring_plan(measuring, &plan, &tokens, err);
+    tm_measuring_close(measuring);
+    *fits = st == TM_OK;
+    return st == TM_NO_FIT ? TM_OK : st;
+}
+
+/* The same with keep.ewc. What it does not support (DoRA) does not fit either. */
+static tm_status look_at_ewc(const tm_advise_request *r, const base *b, const char *method, bool *fits, tm_error *err)
+{
+    tm_recipe *recipe;
+    tm_job job;
+    *fits = false;
+    TM_TRY(load(r, b->folder, &method, 1, &recipe, err));
+    drop_keeping(recipe);
+    recipe->ewc_lambda = 1;
+    recipe->master = TM_MASTER_F32;
+    tm_status st = tm_job_open(recipe, TM_JOB_PLAN, &job, err);
+    if (st != TM_OK)
+        return st == TM_UNSUPPORTED ? TM_OK : st;
+    if (tm_target_fits(&job.target, job.plan.peak))
+        st = measuring_fits(&job, fits, err);
+    tm_job_close(&job);
+    return st == TM_UNSUPPORTED ? TM_OK : st;
+}
+
 /* Whether a method fits the device, however it is laid out. */
 static tm_status look_at_memory(const tm_advise_request *r, base *b, const char *method, bool *fits, int64_t *peak, tm_error *err)
 {
@@ -162,7 +197,11 @@ static tm_status look(const tm_advise_request *r, base *b, tm_error *err)
 {
     TM_TRY(look_at_data(r, b, err));
     TM_TRY(look_at_memory(r, b, "method=lora", &b->seen.lora_fits, &b->lora_peak, err));
-    return look_at_memory(r, b, "method=full", &b->seen.full_fits, &b->full_peak, err);
+    TM_TRY(look_at_memory(r, b, "method=full", &b->seen.full_fits, &b->full_peak, err));
+    if (!b->seen.old_data)
+        return TM_OK;
+    TM_TRY(look_at_ewc(r, b, "method=lora", &b->seen.lora_ewc_fits, err));
+    return look_at_ewc(r, b, "method=full", &b->seen.full_ewc_fits, err);
 }
 
 /* The largest that fits: what it knows needs no teaching. */
@@ -177,8 +216,30 @@ static const base *choose(const base *all, size_t count)
 
 /* --- Saying it --- */
 
-/* The settings as YAML: keys of one group stand together. replay|0: goes with the share of it. */
-static void put_settings(const tm_counsel *c, const char *replay, tm_buf *out)
+/* Which rows, and how they are read as far as the recipe says: a key a line, the first at `first`, the others at `depth`. */
+static tm_status put_rows(const tm_data_entry *entry, const char *first, int depth, tm_buf *out, tm_error *err)
+{
+    static const char *const keys[] = {"path", "format", "loss", "columns", "system", "template", "roles"};
+    tm_buf text = {0};
+    json_t *json = NULL;
+    tm_status st = tm_data_entry_to_json(entry, &text, err);
+    if (st == TM_OK)
+        st = tm_json_parse(text.data, text.size, "data", &json, err);
+    for (size_t i = 0; i < sizeof keys / sizeof *keys && st == TM_OK; i++) {
+        const json_t *value = json_object_get(json, keys[i]);
+        bool plain = json_is_null(value) || (json_is_object(value) && !json_object_size(value)) || (json_is_string(value) && i && strcmp(json_string_value(value), "auto") == 0);
+        char *written = plain ? NULL : json_dumps(value, JSON_ENCODE_ANY);
+        if (written)
+            tm_buf_printf(out, "%*s%s%s: %s\n", i ? depth : 0, "", i ? "" : first, keys[i], written);
+        free(written);
+    }
+    json_decref(json);
+    tm_buf_deinit(&text);
+    return st;
+}
+
+/* The settings as YAML: keys of one group stand together. Old rows go with the first key of their group. */
+static tm_status put_settings(const tm_counsel *c, const tm_data_entry *old, tm_buf *out, tm_error *err)
 {
     const char *before = "";
     for (int i = 0; i < c->count; i++) {
@@ -195,30 +256,27 @@ static void put_settings(const tm_counsel *c, const char *replay, tm_buf *out)
             tm_buf_printf(out, "%*s%.*s:\n", 2 * depth, "", (int)(dot - at), at);
         tm_buf_printf(out, "%*s%s: %s\n", 2 * depth, "", strrchr(key, '.') ? strrchr(key, '.') + 1 : key, c->item[i].value);
         before = key;
-        if (replay && strcmp(key, "keep.replay.fraction") == 0) {
-            tm_buf_printf(out, "%*spath: ", 2 * depth, "");
-            tm_json_put_string(out, replay);
-            tm_buf_char(out, '\n');
+        if (old->path && (strcmp(key, "keep.replay.fraction") == 0 || strcmp(key, "keep.ewc.lambda") == 0)) {
+            tm_buf_printf(out, "%*s", 2 * depth, "");
+            TM_TRY(put_rows(old, "", 2 * depth, out, err));
         }
     }
+    return TM_OK;
 }
 
-static void put_recipe(const tm_recipe *r, const base *b, const tm_counsel *c, tm_buf *out)
+static tm_status put_recipe(const tm_recipe *r, const base *b, const tm_counsel *c, tm_buf *out, tm_error *err)
 {
     tm_buf_text(out, "model: ");
     tm_json_put_string(out, b->folder);
     tm_buf_text(out, "\ndata:\n");
-    for (int64_t i = 0; i < r->data_count; i++) {
-        tm_buf_text(out, "  - path: ");
-        tm_json_put_string(out, r->data[i].path);
-        tm_buf_char(out, '\n');
-    }
-    put_settings(c, r->replay.path, out);
+    for (int64_t i = 0; i < r->data_count; i++)
+        TM_TRY(put_rows(&r->data[i], "  - ", 4, out, err));
+    return put_settings(c, &r->replay, out, err);
 }
 
 static void put_nats(tm_buf *out, double value) { tm_buf_printf(out, isnan(value) ? "not measured" : "%.2f nats", value); }
 
-static void put_text(const tm_recipe *r, const base *all, size_t count, const base *b, const tm_counsel *c, tm_buf *out)
+static tm_status put_text(const tm_recipe *r, const base *all, size_t count, const base *b, const tm_counsel *c, tm_buf *out, tm_error *err)
 {
     static const char *const shift[] = {[TM_SHIFT_NEAR] = "near", [TM_SHIFT_MILD] = "a mild shift", [TM_SHIFT_STRONG] = "far"};
     const tm_situation *s = &b->seen;
@@ -250,7 +308,7 @@ static void put_text(const tm_recipe *r, const base *all, size_t count, const ba
         if (used[i])
             tm_buf_printf(out, "  [%d] %s\n", i, tm_evidence_text((tm_evidence)i));
     tm_buf_text(out, "\nrecipe (what it does not name stays as in yours)\n---\n");
-    put_recipe(r, b, c, out);
+    return put_recipe(r, b, c, out, err);
 }
 
 static void put_member(tm_buf *out, const char *key, double value)
@@ -259,7 +317,7 @@ static void put_member(tm_buf *out, const char *key, double value)
     tm_json_put_number(out, value);
 }
 
-static void put_json(const tm_recipe *r, const base *all, size_t count, const base *b, const tm_counsel *c, tm_buf *out)
+static tm_status put_json(const tm_recipe *r, const base *all, size_t count, const base *b, const tm_counsel *c, tm_buf *out, tm_error *err)
 {
     static const char *const shift[] = {[TM_SHIFT_NEAR] = "near", [TM_SHIFT_MILD] = "mild", [TM_SHIFT_STRONG] = "strong"};
     const tm_situation *s = &b->seen;
@@ -292,12 +350,13 @@ static void put_json(const tm_recipe *r, const base *all, size_t count, const ba
         tm_buf_char(out, '}');
     }
     tm_buf recipe = {0};
-    put_recipe(r, b, c, &recipe);
+    tm_status st = put_recipe(r, b, c, &recipe, err);
     tm_buf_text(out, "], \"recipe\": ");
     out->failed |= recipe.failed;
     tm_json_put_string(out, tm_buf_str(&recipe));
     tm_buf_text(out, "}\n");
     tm_buf_deinit(&recipe);
+    return st;
 }
 
 tm_status tm_advise_recipe(const tm_advise_request *r, char **text, tm_error *err)
@@ -319,7 +378,7 @@ tm_status tm_advise_recipe(const tm_advise_request *r, char **text, tm_error *er
     }
     const base *b = choose(all, count);
     tm_counsel_give(&b->seen, &counsel);
-    (r->json ? put_json : put_text)(recipe, all, count, b, &counsel, &out);
+    TM_GO((r->json ? put_json : put_text)(recipe, all, count, b, &counsel, &out, err));
     TM_GO(tm_buf_check(&out, err));
     *text = out.data;
     out = (tm_buf){0};

@@ -43,10 +43,11 @@ __attribute__((format(printf, 5, 6))) static void add(tm_counsel *c, const char 
     va_end(args);
 }
 
+static bool wants_full(const tm_situation *s, tm_shift shift) { return s->full_fits && shift == TM_SHIFT_STRONG && s->tokens >= large_data; }
+
 static void advise_method(const tm_situation *s, tm_shift shift, tm_counsel *c)
 {
-    bool full = s->full_fits && shift == TM_SHIFT_STRONG && s->tokens >= large_data;
-    if (full) {
+    if (wants_full(s, shift)) {
         add(c, "method", "full", TM_EVIDENCE_METHOD, "much data that are far from the base, and training all weights fits");
         add(c, "train.lr", "2e-5", TM_EVIDENCE_RATE, "a usual rate for all weights");
         return;
@@ -67,11 +68,26 @@ static void advise_epochs(const tm_situation *s, tm_counsel *c)
     add(c, "train.epochs", epochs, TM_EVIDENCE_NONE, "%lld tokens: %s", (long long)s->tokens, epochs[0] == '1' ? "more passes would mostly repeat" : "few enough to be read again");
 }
 
+/* EWC keeps more than replay where as much is learned; a little replay beside it keeps more still. */
+static void advise_old_data(const tm_situation *s, tm_shift shift, tm_counsel *c)
+{
+    static const char *const alone[] = {[TM_SHIFT_NEAR] = "0.01", [TM_SHIFT_MILD] = "0.05", [TM_SHIFT_STRONG] = "0.25"};
+    static const char *const beside[] = {[TM_SHIFT_NEAR] = "0.01", [TM_SHIFT_MILD] = "0.05", [TM_SHIFT_STRONG] = "0.05"};
+    bool full = wants_full(s, shift), ewc = full ? s->full_ewc_fits : s->lora_ewc_fits;
+    if (!ewc) {
+        add(c, "keep.replay.fraction", alone[shift], TM_EVIDENCE_REPLAY, "old data are there: this share of the tokens, by how far the new ones are from the base");
+        add(c, NULL, "", TM_EVIDENCE_EWC, "EWC would keep more of the old at as much learned, but importances, or their measurement, do not fit this device: keep.ewc on fewer target_modules, or a larger one");
+        return;
+    }
+    add(c, "keep.replay.fraction", beside[shift], shift == TM_SHIFT_STRONG ? TM_EVIDENCE_EWC : TM_EVIDENCE_REPLAY, "old data are there: this share of the tokens, beside the pull of keep.ewc");
+    add(c, "keep.ewc.lambda", full ? "0.3" : "0.03", TM_EVIDENCE_EWC, "old data are there: every weight is pulled to its start by how much they need it, which kept the most where as much was learned; weaker where the new does not come, "
+        "stronger where the old still goes. Importances are measured on them before the training (temper plan has what that takes)");
+}
+
 static void advise_keeping(const tm_situation *s, tm_shift shift, tm_counsel *c)
 {
-    static const char *const fraction[] = {[TM_SHIFT_NEAR] = "0.01", [TM_SHIFT_MILD] = "0.05", [TM_SHIFT_STRONG] = "0.25"};
     if (s->old_data)
-        add(c, "keep.replay.fraction", fraction[shift], TM_EVIDENCE_REPLAY, "old data are there: this share of the tokens, by how far the new ones are from the base");
+        advise_old_data(s, shift, c);
     else {
         if (shift == TM_SHIFT_STRONG) {
             add(c, "keep.generate.samples", "512", TM_EVIDENCE_NONE, "no old data: the base writes some, since the new ones are far from it");

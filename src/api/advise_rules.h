@@ -28,6 +28,7 @@ typedef struct tm_situation {
     bool probes;
     int64_t tasks;     /* that come one after another */
     bool lora_fits, full_fits;
+    bool lora_ewc_fits, full_ewc_fits; /* with importances beside it, and their measurement before it */
 } tm_situation;
 
 #define TM_SURPRISING 2.5

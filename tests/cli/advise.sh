@@ -25,7 +25,7 @@ keep:
 threads: 1
 END
 expect "old data, and how far the new are from them" 0 'old skills [0-9.]+ nats' advise "$dir/r.yaml" --tasks 3
-grep -q 'keep.replay.fraction: 0\.' "$dir/out" && grep -q '3 tasks one after another' "$dir/out" && grep -q 'TRACE' "$dir/out"
+grep -q 'keep.replay.fraction: 0\.' "$dir/out" && grep -q '3 tasks one after another' "$dir/out" && grep -q 'replay of 25 % 0.57' "$dir/out"
 result $? "replay, tasks in sequence, and what that rests on"
 sed '1,/^---$/d' "$dir/out" > "$dir/snippet.yaml"
 run train "$dir/snippet.yaml" train.seq=64 train.steps=2 train.batch=2 threads=1 out="$dir/run"
@@ -33,6 +33,16 @@ result $status "its recipe trains as it stands"
 grep -q "path: \"$dir/old.jsonl\"" "$dir/snippet.yaml"
 result $? "... and has the old data"
 
+grep -q '^  ewc:$' "$dir/snippet.yaml" && grep -q 'lambda: 0.03' "$dir/snippet.yaml" && [ -s "$dir/run/importances.safetensors" ]
+result $? "... and EWC, whose importances were measured on them"
+sed 's/"text"/"words"/' "$dir/old.jsonl" > "$dir/theirs.jsonl"
+sed "s|replay: {path: \"$dir/old.jsonl\"}|replay: {path: \"$dir/theirs.jsonl\", format: text, columns: {text: words}}|" "$dir/r.yaml" > "$dir/columns.yaml"
+run advise "$dir/columns.yaml"
+sed '1,/^---$/d' "$dir/out" > "$dir/snippet.yaml"
+run train "$dir/snippet.yaml" train.seq=64 train.steps=2 train.batch=2 threads=1 out="$dir/run2"
+[ $status -eq 0 ] && [ "$(grep -c 'columns: {"text": "words"}' "$dir/snippet.yaml")" -eq 2 ] && cmp -s "$dir/run/trail.bin" "$dir/run2/trail.bin"
+result $? "rows that are read otherwise are so in its recipe"
+TEMPER_MEMORY_LIMIT=20000000 expect "no room for importances" 0 'EWC would keep more' advise "$dir/r.yaml" train.seq=16
 expect "JSON" 0 '"shift": "(near|mild|strong)".*"old_data": true' advise "$dir/r.yaml" --json
 expect "several bases: the largest that fits" 0 'town1M: .*the largest that fits' advise --data "$dir/new.txt" train.seq=64 threads=1 --base $model --base models/town1M
 expect "no data" 2 'the recipe has no data' advise --model $model

@@ -59,7 +59,7 @@ eval: {name: dev, path: data/demo/shakespeare-dev.txt, limit: 2}'
 check 'early stopping by a metric that is none' 2 'train.early_stop.metric: eval.dev.los is not measured; expected eval.dev.loss, or loss, accuracy, exact' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.los
 check 'early stopping by a metric of generated text' 2 'eval.dev.rouge_l is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.rouge_l
 check 'early stopping by bytes of a part' 2 'eval.dev.bits_per_byte is not measured' plan "$dir/r.yaml" train.early_stop.metric=eval.dev.bits_per_byte
-# Patience 2: the best is the evaluation before step 1, or each is better than the one before by more than min_delta.
+# Patience 2: the best is the evaluation before step 1, or each is better than the one before by more than min_delta. A budget of 0 is kept by what stays.
 while read -r steps settings; do
     rm -rf "$dir/early"
     # shellcheck disable=SC2086
@@ -77,5 +77,6 @@ done <<'END'
 2 train.lr=0 train.early_stop.metric=eval.dev.loss
 2 train.lr=0 train.early_stop.metric=eval.dev.accuracy
 2 train.lr=3e-3 train.early_stop.metric=eval.dev.loss train.early_stop.min_delta=100
+6 train.lr=0 keep.monitor.on_breach=stop keep.monitor.probes.0.name=same keep.monitor.probes.0.path=data/demo/shakespeare-dev.txt keep.monitor.probes.0.limit=2 keep.monitor.probes.0.max_drop=0
 END
 exit $failures

@@ -1,5 +1,5 @@
-/* How much of a test is run: all of it on a GPU; on the processor (tests/emulated) smaller sizes, and of many cases some,
- * others every time. */
+/* How much of a test is run: all of it on a GPU; on the processor (tests/emulated), and with TEST_SMALL set (under
+ * compute-sanitizer, say), smaller sizes, and of many cases some, others every time. */
 #ifndef TM_TESTS_CUDA_SIZES_H
 #define TM_TESTS_CUDA_SIZES_H
 
@@ -20,7 +20,8 @@ enum { SPARSE = 3 };
 enum { SPARSE = 1 };
 #endif
 
-static inline int64_t sized(int64_t on_gpu, int64_t here) { return ON_GPU ? on_gpu : here; }
+static inline bool all_of_it() { return ON_GPU && !getenv("TEST_SMALL"); }
+static inline int64_t sized(int64_t large, int64_t small) { return all_of_it() ? large : small; }
 
 /* The seed of a test's draws, and on the processor of the order of threads as well: TEST_SEED, or another one every time. */
 static inline uint64_t fresh_seed()
@@ -31,7 +32,7 @@ static inline uint64_t fresh_seed()
     return seed;
 }
 
-/* Whether this case is run: on the processor one of `of` is. */
-static inline bool chosen(int of, uint64_t random) { return ON_GPU || random % (uint64_t)(of * SPARSE) == 0; }
+/* Whether this case is run: otherwise one of `of` is. */
+static inline bool chosen(int of, uint64_t random) { return all_of_it() || random % (uint64_t)(of * SPARSE) == 0; }
 
 #endif

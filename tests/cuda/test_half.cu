@@ -165,6 +165,7 @@ struct trial {
         for (operand &o : list)
             if (o.out) {
                 size_t bytes = (size_t)tm_dtype_bytes(o.t.dtype, o.t.rows * o.t.ld);
+                cudaFree(o.shadow.data);
                 cudaMalloc(&o.shadow.data, bytes);
                 cudaMemcpy(o.shadow.data, o.t.data, bytes, cudaMemcpyDeviceToDevice);
             }

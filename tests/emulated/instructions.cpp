@@ -302,6 +302,8 @@ struct product_operand {
 void emulated_product(float *c, const emulated_factors &f)
 {
     product_operand o = {c, &f};
+    if (emulated_self()->thread.x / 128 * 128 + 128 > emulated_self()->of->count)
+        emulated_fail("a warpgroup's product by less than 128 threads");
     emulated_meeting(~0u, "a warpgroup's product", &o, [](emulated_warp &w) {
         emulated_factors_of_warp p = {};
         for (int l = 0; l < 32; l++) {

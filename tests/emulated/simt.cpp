@@ -402,7 +402,7 @@ static emulated_thread *new_thread(emulated_block *b)
 {
     char *all = (char *)mmap(nullptr, 2 * EMULATED_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all == MAP_FAILED)
-        return nullptr;
+        perror("emulated GPU: no memory for a thread"), abort();
     char *base = (char *)(((uintptr_t)all + EMULATED_STACK - 1) & ~(EMULATED_STACK - 1));
     if (base > all)
         munmap(all, (size_t)(base - all));
@@ -453,9 +453,21 @@ static void run_block(emulated_block *b, dim3 grid, dim3 threads, uint64_t place
 }
 
 /* Blocks that ran before, with their stacks. */
-static std::vector<emulated_block *> &idle()
+struct emulated_pool : std::vector<emulated_block *> {
+    ~emulated_pool()
+    {
+        for (emulated_block *b : *this) {
+            for (emulated_thread *t : b->threads) {
+                t->~emulated_thread();
+                munmap((void *)t, EMULATED_STACK);
+            }
+            delete b;
+        }
+    }
+};
+static emulated_pool &idle()
 {
-    static std::vector<emulated_block *> all;
+    static emulated_pool all;
     return all;
 }
 

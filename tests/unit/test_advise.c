@@ -85,6 +85,40 @@ static void old_data_decide_how_to_keep(void **state)
     }
 }
 
+/* Old data and room for importances: EWC, with less replay beside it; its strength is that of the method. */
+static void old_data_and_room_for_importances(void **state)
+{
+    (void)state;
+    static const struct {
+        double surprise;
+        const char *fraction;
+    } cases[] = {{1.6, "0.01"}, {2.1, "0.05"}, {4, "0.05"}};
+    for (int i = 0; i < 3; i++)
+        for (int full = 0; full < 2; full++) {
+            tm_situation s = usual();
+            s.surprise = cases[i].surprise;
+            s.tokens = full ? 80000000 : 2000000;
+            s.old_data = true;
+            s.lora_ewc_fits = true;
+            bool all = full && i == 2; /* only then all weights are advised */
+            s.full_ewc_fits = all;
+            tm_counsel c = counsel(&s);
+            is(&c, "method", all ? "full" : "lora");
+            is(&c, "keep.ewc.lambda", all ? "0.3" : "0.03");
+            is(&c, "keep.replay.fraction", cases[i].fraction);
+            assert_int_equal(find(&c, "keep.ewc.lambda")->evidence, TM_EVIDENCE_EWC);
+            assert_false(remarks(&c, "EWC would keep more"));
+            s.lora_ewc_fits = s.full_ewc_fits = false;
+            c = counsel(&s);
+            is(&c, "keep.ewc.lambda", NULL);
+            assert_true(remarks(&c, "EWC would keep more"));
+            s.lora_ewc_fits = s.full_ewc_fits = true;
+            s.old_data = false;
+            c = counsel(&s);
+            is(&c, "keep.ewc.lambda", NULL);
+        }
+}
+
 static void method_by_memory_data_and_distance(void **state)
 {
     (void)state;
@@ -141,7 +175,8 @@ static void every_setting_is_a_setting(void **state)
     for (int i = 0; i < 300; i++) {
         tm_situation s = {.examples = 1, .tokens = (int64_t)exp(20 * dice_unit(&d)), .surprise = dice_unit(&d) < 0.1 ? NAN : 6 * dice_unit(&d), .known = dice_unit(&d) < 0.5 ? NAN : 3 * dice_unit(&d),
                           .surprising = dice_unit(&d) < 0.1 ? NAN : dice_unit(&d), .documents = dice_in(&d, 0, 1), .old_data = dice_in(&d, 0, 1), .probes = dice_in(&d, 0, 1),
-                          .tasks = dice_in(&d, 1, 3), .lora_fits = dice_in(&d, 0, 1), .full_fits = dice_in(&d, 0, 1)};
+                          .tasks = dice_in(&d, 1, 3), .lora_fits = dice_in(&d, 0, 1), .full_fits = dice_in(&d, 0, 1), .lora_ewc_fits = dice_in(&d, 0, 1),
+                          .full_ewc_fits = dice_in(&d, 0, 1)};
         tm_counsel c = counsel(&s);
         char line[TM_ADVISED_MAX][128];
         char *list[TM_ADVISED_MAX];
@@ -167,7 +202,8 @@ static void every_setting_is_a_setting(void **state)
 int main(void)
 {
     seed = fresh_seed();
-    const struct CMUnitTest tests[] = {cmocka_unit_test(distance), cmocka_unit_test(old_data_decide_how_to_keep), cmocka_unit_test(method_by_memory_data_and_distance),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(distance), cmocka_unit_test(old_data_decide_how_to_keep), cmocka_unit_test(old_data_and_room_for_importances),
+                                       cmocka_unit_test(method_by_memory_data_and_distance),
                                        cmocka_unit_test(facts_sequences_and_probes), cmocka_unit_test(every_setting_is_a_setting)};
     return cmocka_run_group_tests_name("advise", tests, memory_begin, scratch_end);
 }

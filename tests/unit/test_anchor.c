@@ -392,6 +392,45 @@ static void l2sp_is_half_a_square(void **state)
     }
 }
 
+/* lambda times the sum of |A_old A^T| over all modules that both adapters have. */
+static void overlap_is_of_every_module(void **state)
+{
+    (void)state;
+    dice d = {.key = seed + 10};
+    args a = {0};
+    probe p;
+    double penalty, want = 0;
+    char path[600];
+    tm_safetensors *old;
+    tm_linear *module;
+    common(&a, "lora", "probe");
+    arg(&a, "keep.orthogonal.previous=[%s]", scratch("earlier"));
+    arg(&a, "keep.orthogonal.lambda=0.7");
+    probe_open(&p, &a, NULL);
+    scatter(&p, &d, 0.3);
+    objective(&p, &penalty);
+    snprintf(path, sizeof path, "%s/%s", scratch("earlier"), adapter_file());
+    OK(tm_safetensors_open(path, &old, err));
+    for (int64_t i = 0; (module = tm_model_linear(&p.trainer->model, i)); i++) {
+        char name[400];
+        snprintf(name, sizeof name, "base_model.model.%s.lora_A.weight", module->name);
+        const tm_st_tensor *was = module->lora ? tm_safetensors_find(old, name) : NULL;
+        for (int64_t q = 0; was && q < was->shape[0]; q++)
+            for (int64_t r = 0; r < module->lora->r; r++) {
+                double dot = 0;
+                for (int64_t n = 0; n < module->in; n++)
+                    dot += (double)((const float *)was->data)[q * module->in + n] * ((double *)module->lora->a->value.data)[r * module->in + n];
+                want += 0.7 * fabs(dot);
+            }
+    }
+    if (!(want > 0 && fabs(penalty - want) <= 1e-6 * want))
+        fail_msg("seed %llu: penalty %.12g, expected %.12g", (unsigned long long)seed, penalty, want);
+    tm_safetensors_close(old);
+    probe_close(&p);
+    OK(tm_dir_remove(scratch("probe"), err));
+    args_free(&a);
+}
+
 /* The penalty is one of dW: another A and B with the same product pays the same; penalties of A and B apart do not see that. */
 static void scale_of_factors_is_free(void **state)
 {
@@ -795,7 +834,7 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(strength_0_is_plain), cmocka_unit_test(no_pull_at_the_start), cmocka_unit_test(a_strong_pull_freezes), cmocka_unit_test(gradients_are_differences), cmocka_unit_test(l2sp_is_half_a_square),
+        cmocka_unit_test(strength_0_is_plain), cmocka_unit_test(no_pull_at_the_start), cmocka_unit_test(a_strong_pull_freezes), cmocka_unit_test(gradients_are_differences), cmocka_unit_test(l2sp_is_half_a_square), cmocka_unit_test(overlap_is_of_every_module),
         cmocka_unit_test(scale_of_factors_is_free), cmocka_unit_test(parabolas_meet), cmocka_unit_test(resumed_runs_end_alike), cmocka_unit_test(replicas_are_runs),
         cmocka_unit_test(refusals), cmocka_unit_test(shuffled_importances_keep_less)};
     return cmocka_run_group_tests_name("pulls to the start", tests, begin, scratch_end);

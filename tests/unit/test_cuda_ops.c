@@ -228,6 +228,53 @@ static void drawn_targets(void **state)
     tm_device_destroy(d[0]);
 }
 
+/* What does not fit the device's scratch at once is done in rounds: the CPU's bits across their borders. */
+static void rounds(void **state)
+{
+    (void)state;
+    need_library();
+    enum { ROWS = 52, V = 1200000, OUTS = 400, INS = 20000, R = 2 }; /* room: 49 rows of such logits, 320 of such a matrix */
+    tm_device *d[2];
+    tm_error err;
+    assert_int_equal(tm_cpu_device_create(2, TM_ISA_AUTO, &d[0], &err), TM_OK);
+    assert_int_equal(tm_cuda_device_create(EMULATED, 0, &d[1], &err), TM_OK);
+    rng r = {seed};
+    float *z = malloc((size_t)(OUTS * INS + 5 * R * (INS + OUTS)) * sizeof *z);
+    int32_t got[2][ROWS];
+    for (int64_t i = 0; i < V; i++)
+        z[i] = (float)((i + (int64_t)(seed % 4096)) * 2654435761u % 4096) * (1.0f / 512);
+    tm_tensor logits = tm_tensor_make(z, TM_F32, ROWS, V);
+    logits.ld = 0; /* one row of them for all, and a draw a row */
+    for (int k = 0; k < 2; k++)
+        TM_RUN(d[k], sample_targets, ROWS, logits, 0, seed, NULL, got[k]);
+    assert_int_equal(d[1]->calls->sync(d[1], &err), TM_OK);
+    if (memcmp(got[0], got[1], sizeof got[0]) != 0)
+        fail_msg("seed %llu: other targets than the CPU's", (unsigned long long)seed);
+    for (int i = 0; i < 4; i++) {
+        float *a = z, *b = a + R * INS, *a0 = b + OUTS * R, *b0 = a0 + R * INS, *f = b0 + OUTS * R, *da = f + OUTS * INS, *db[2] = {da + 2 * R * INS, da + 2 * R * INS + OUTS * R};
+        for (float *p = a; p < f; p++)
+            *p = (float)rng_normal(&r);
+        for (int64_t e = 0; e < OUTS * INS; e++)
+            f[e] = (float)fabs(rng_normal(&r));
+        double penalty[2] = {1, 1};
+        for (int k = 0; k < 2; k++) {
+            tm_lowrank now = {.a = tm_tensor_make(a, TM_F32, R, INS), .b = tm_tensor_make(b, TM_F32, OUTS, R), .scale = 0.5f}, start = {.a = tm_tensor_make(a0, TM_F32, R, INS), .b = tm_tensor_make(b0, TM_F32, OUTS, R), .scale = 0.5f};
+            float *ga = da + k * R * INS;
+            for (int64_t e = 0; e < R * INS; e++)
+                ga[e] = 1;
+            for (int64_t e = 0; e < OUTS * R; e++)
+                db[k][e] = -1;
+            TM_RUN(d[k], delta_anchor, &now, i % 2 ? &start : NULL, i / 2 ? tm_tensor_make(f, TM_F32, OUTS, INS) : tm_tensor_none(), 0.3, tm_tensor_make(ga, TM_F32, R, INS), tm_tensor_make(db[k], TM_F32, OUTS, R), &penalty[k]);
+        }
+        assert_int_equal(d[1]->calls->sync(d[1], &err), TM_OK);
+        if (memcmp(da, da + R * INS, R * INS * sizeof *da) != 0 || memcmp(db[0], db[1], OUTS * R * sizeof *da) != 0 || penalty[0] != penalty[1])
+            fail_msg("seed %llu, delta_anchor %d: bits differ from the CPU's", (unsigned long long)seed, i);
+    }
+    free(z);
+    tm_device_destroy(d[1]);
+    tm_device_destroy(d[0]);
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -302,7 +349,7 @@ int main(void)
         cmocka_unit_test(same_bits_as_cpu),
         cmocka_unit_test(sixteen_bits),
         cmocka_unit_test(trained_tensors),
-        cmocka_unit_test(drawn_targets),
+        cmocka_unit_test(drawn_targets), cmocka_unit_test(rounds),
         cmocka_unit_test(refusals),
         cmocka_unit_test(missing_types),
         cmocka_unit_test(graphs),

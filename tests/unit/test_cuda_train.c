@@ -7,17 +7,18 @@
 static uint64_t seed;
 static const char *library;
 
-/* On a GPU large enough for the tensor cores; on the processor as small as the plain kernels allow. */
-static void put_model(const char *dir)
+/* On a GPU large enough for the tensor cores; on the processor as small as the plain kernels allow, or the emulated
+ * tensor cores (`fast`). */
+static void put_model(const char *dir, bool fast)
 {
     char config[1024];
-    bool large = getenv("TEMPER_CUDA_LIBRARY") != NULL && strcmp(getenv("TEMPER_CUDA_LIBRARY"), EMULATED) != 0;
-    int width = large ? 256 : 32, heads = 4, ffn = large ? 512 : 48;
+    bool large = strcmp(library, EMULATED) != 0;
+    int width = fast ? 128 : large ? 256 : 32, heads = fast ? 2 : 4, ffn = fast ? 128 : large ? 512 : 48;
     snprintf(config, sizeof config,
-             "{\"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": 5,"
+             "{\"model_type\": \"qwen2\", \"architectures\": [\"Qwen2ForCausalLM\"], \"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d,"
              " \"num_attention_heads\": %d, \"num_key_value_heads\": 2, \"vocab_size\": 96, \"max_position_embeddings\": 256, \"rms_norm_eps\": 1e-6,"
              " \"rope_theta\": 10000.0, \"hidden_act\": \"silu\", \"tie_word_embeddings\": true, \"bos_token_id\": 1, \"eos_token_id\": 2}",
-             width, ffn, heads);
+             width, ffn, fast ? 2 : 5, heads);
     write_model(dir, config, TM_F32, seed);
 }
 
@@ -87,7 +88,7 @@ static void begin(void)
         skip(); /* no C++ compiler here */
     setenv("TEMPER_CUDA_LIBRARY", library, 1);
     dice d = {tm_philox_key(seed, TM_PURPOSE_INIT, 0, 0), 0};
-    put_model(scratch("model"));
+    put_model(scratch("model"), false);
     put_rows(scratch("rows.jsonl"), &d);
 }
 
@@ -306,6 +307,49 @@ static void f16_skipped_steps_leave_no_trace(void **state)
             fail_msg("step %lld is another one after %lld skipped steps (seed %llu)", (long long)k + 1, (long long)first, (unsigned long long)seed);
     tm_trail_close(&trail[0]);
     tm_trail_close(&trail[1]);
+}
+
+/* The kernels of two architectures, emulated: losses as in f32, and the bits of one layout in another, in whatever order
+ * threads run. */
+static void on_tensor_cores(void **state)
+{
+    (void)state;
+    begin();
+    if (strcmp(library, EMULATED) != 0)
+        return; /* on a GPU the other tests are of them */
+    put_model(scratch("model"), true);
+    dice d = {tm_philox_key(seed, TM_PURPOSE_INIT, 1, 0), 0};
+    for (int i = 0; i < 4; i++) {
+        static const char *const sm[] = {"80", "90"}, *const kinds[] = {"lora", "full"};
+        const char *method = kinds[i % 2], *const options = "train.batch=6 train.steps=2";
+        if (dice_in(&d, 1, SPARSE) != 1)
+            continue;
+        char number[32], layout[256];
+        size_t size, other;
+        step_row single[MOST_ROWS], half[MOST_ROWS];
+        free(run_of("cpu", "f32", method, options, &size));
+        int64_t n = step_rows(last_run(), single);
+        setenv("TEMPER_CUDA_LIBRARY", EMULATED_FAST, 1);
+        setenv("TEMPER_EMULATED_SM", sm[i / 2], 1);
+        snprintf(number, sizeof number, "%u", dice_word(&d));
+        setenv("TEMPER_EMULATED_SEED", number, 1);
+        char *want = run_of("cuda", "bf16", method, options, &size);
+        assert_int_equal(step_rows(last_run(), half), n);
+        for (int64_t k = 0; k < n; k++)
+            if (!(fabs(half[k].loss - single[k].loss) <= 1e-2 * single[k].loss))
+                fail_msg("%s, sm_%s: the loss of step %lld is %.6f, %.6f in f32 (seed %llu)", method, sm[i / 2], (long long)k + 1, half[k].loss, single[k].loss, (unsigned long long)seed);
+        snprintf(layout, sizeof layout, "%s train.steps=2", layouts[strcmp(method, "full") != 0 ? dice_in(&d, 2, 7) : dice_in(&d, 0, 1) ? 6 : 1]);
+        snprintf(number, sizeof number, "%u", dice_word(&d));
+        setenv("TEMPER_EMULATED_SEED", number, 1);
+        char *got = run_of("cuda", "bf16", method, layout, &other);
+        if (other != size || memcmp(got, want, size) != 0)
+            fail_msg("%s, sm_%s, %s: other weights (seed %llu)", method, sm[i / 2], layout, (unsigned long long)seed);
+        free(got);
+        free(want);
+        setenv("TEMPER_CUDA_LIBRARY", library, 1);
+        unsetenv("TEMPER_EMULATED_SM");
+        unsetenv("TEMPER_EMULATED_SEED");
+    }
 }
 
 /* Replicas of one process have a scale each: together they are what they are alone. */
@@ -563,7 +607,7 @@ int main(void)
 {
     seed = fresh_seed();
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_what_is_kept), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(half_masters), cmocka_unit_test(f16_as_bf16),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bits_of_the_cpu), cmocka_unit_test(bits_of_what_is_kept), cmocka_unit_test(bits_of_a_layout), cmocka_unit_test(on_tensor_cores), cmocka_unit_test(half_masters), cmocka_unit_test(f16_as_bf16),
                                        cmocka_unit_test(f16_skips_and_recovers), cmocka_unit_test(f16_skipped_steps_leave_no_trace),
                                        cmocka_unit_test(f16_in_packs), cmocka_unit_test(f16_that_never_fits), cmocka_unit_test(f16_importances), cmocka_unit_test(f16_where), cmocka_unit_test(runs_stay_where_they_are), cmocka_unit_test(devices_are_named)};
     return cmocka_run_group_tests(tests, memory_begin, scratch_end);

@@ -374,10 +374,30 @@ static int begin(void **state)
     return 0;
 }
 
+/* Llama 3's scaling by its definition: pairs that turn often over the original positions stay, those that turn less than once are
+ * slowed down, between them a mixture. */
+static void llama3_has_three_bands(void **state)
+{
+    (void)state;
+    tm_rope_config r = {.kind = TM_ROPE_LLAMA3, .size = 64, .theta = 10000, .factor = 8, .attention_factor = 1, .low_freq_factor = 1, .high_freq_factor = 4, .original_positions = 512,
+                        .limit = INT64_MAX};
+    float found[32];
+    int band[3] = {0};
+    tm_rope_frequencies(&r, 0, false, found);
+    for (int i = 0; i < 32; i++) {
+        double plain = pow(10000, -i / 32.0), turns = 512 * plain / (2 * M_PI), share = turns < 1 ? 0 : turns > 4 ? 1 : (turns - 1) / 3;
+        double want = (1 - share) * plain / 8 + share * plain;
+        band[turns < 1 ? 0 : turns > 4 ? 2 : 1]++;
+        if (!(fabs(found[i] - want) <= 1e-5 * want)) /* floats there, as in PyTorch */
+            fail_msg("pair %d: %.9g, expected %.9g", i, (double)found[i], want);
+    }
+    assert_true(band[0] > 3 && band[1] > 3 && band[2] > 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cached_as_whole),       cmocka_unit_test(gpt2_without_prefix), cmocka_unit_test(gemma3_of_a_larger_model),
+        cmocka_unit_test(llama3_has_three_bands), cmocka_unit_test(cached_as_whole),       cmocka_unit_test(gpt2_without_prefix), cmocka_unit_test(gemma3_of_a_larger_model),
         cmocka_unit_test(unknown_and_misshapen), cmocka_unit_test(configs_refused),     cmocka_unit_test(positions_end),
         cmocka_unit_test(first_values),          cmocka_unit_test(layout_leaves_bits),
         cmocka_unit_test(published_sizes),

@@ -175,6 +175,21 @@ static void buffers_are_fair(void **state)
         assert_true(keep[i]);
 }
 
+/* Every example has the same chance, also the one that just does not fit: of two, either is kept. */
+static void reservoirs_are_fair(void **state)
+{
+    (void)state;
+    enum { KEYS = 1000 };
+    int second = 0;
+    for (uint64_t key = 0; key < KEYS; key++) { /* the same keys every time: no draw of the test's own */
+        bool keep[2];
+        OK(tm_replay_reservoir(key, 2, 1, keep, err));
+        assert_true(keep[0] != keep[1]);
+        second += keep[1];
+    }
+    assert_in_range(second, 420, 580);
+}
+
 /* A reservoir of a longer file keeps what that of the shorter one had, but for what newer examples drove out. */
 static void reservoirs_remember(void **state)
 {
@@ -495,7 +510,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_task_stays_as_it_is), cmocka_unit_test(shares_are_met), cmocka_unit_test(too_much_is_refused), cmocka_unit_test(buffers_are_fair),
-        cmocka_unit_test(reservoirs_remember), cmocka_unit_test(diverse_is_farthest_first), cmocka_unit_test(hardest_have_the_highest_loss),
+        cmocka_unit_test(reservoirs_are_fair), cmocka_unit_test(reservoirs_remember), cmocka_unit_test(diverse_is_farthest_first), cmocka_unit_test(hardest_have_the_highest_loss),
         cmocka_unit_test(nothing_is_plain), cmocka_unit_test(leaves_no_trace_of_layout), cmocka_unit_test(leaks_are_said),
         cmocka_unit_test(the_base_chooses),
     };

@@ -76,13 +76,18 @@ void tm_cuda_anchor(tm_device *d, tm_tensor value, tm_tensor anchor, tm_tensor i
     }
 }
 
-/* --- delta_anchor: elements of dW are made again by every thread that needs them --- */
+/* --- delta_anchor ---
+ *
+ * As many rows of dW - dW0 as there is room for are made once, a thread an element, and then read by all sums: the penalty a thread a row and lane
+ * (neighbours read neighbours), dB a thread a row and rank, dA a thread a column and rank. Rounds end where a group of rows ends. */
 
-enum { TILE_ROWS = GROUP, TILE_COLS = 256, RANKS = 16 /* sums a thread holds */ };
+enum { TILE_ROWS = GROUP, TILE_COLS = 256, AWAY_ROOM = (TM_CUDA_PARTIALS - EXTRA_AT) * 2 /* floats */ };
 
 struct delta_terms {
     tm_tensor a, b, start_a, start_b, importance;
     float scale, start_scale, factor;
+    const float *far; /* [rows of the round, in] */
+    int64_t first;    /* row of the round */
     static __device__ float product(const tm_tensor &a, const tm_tensor &b, int64_t row, int64_t col)
     {
         float sum = 0;
@@ -95,11 +100,57 @@ struct delta_terms {
         float x = scale * product(a, b, row, col);
         return start_a.data ? x - start_scale * product(start_a, start_b, row, col) : x;
     }
-    __device__ float pull(int64_t row, int64_t col, float far) const { return importance.data ? at(importance, row, col) * far : far; }
-    __device__ float moved(int64_t row, int64_t col) const { return factor * pull(row, col, away(row, col)); }
+    __device__ float made(int64_t row, int64_t col) const { return far[(row - first) * a.cols + col]; }
+    __device__ float pull(int64_t row, int64_t col) const { return importance.data ? at(importance, row, col) * made(row, col) : made(row, col); }
+    __device__ float moved(int64_t row, int64_t col) const { return factor * pull(row, col); }
 };
 
 TM_ON_DEVICE static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* What one round's rows add to dB and dA, and their partial sums of the penalty; in the order of src/device/cpu/keep.c. lanes: room for
+ * LANES a row and tile. */
+static void add_delta_round(tm_device *d, const delta_terms &m, int64_t count, double *lanes, tm_tensor da, tm_tensor db)
+{
+    double *all = partials_of(d);
+    int64_t in = m.a.cols, r = m.a.rows, first = m.first, tiles = (in + TILE_COLS - 1) / TILE_COLS;
+    tm_cuda_each(d, "delta_anchor", count * LANES, [=] __device__(int64_t item) {
+        int64_t row = first + item / LANES, lane = item % LANES;
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            double sum = 0;
+            for (int64_t c = tile * TILE_COLS + lane; c < least(in, (tile + 1) * TILE_COLS); c += LANES)
+                sum += (double)m.pull(row, c) * (double)m.made(row, c);
+            lanes[(item / LANES * tiles + tile) * LANES + lane] = sum;
+        }
+    });
+    tm_cuda_each(d, "delta_anchor", count, [=] __device__(int64_t row) {
+        double sum = 0;
+        for (int64_t tile = 0; tile < tiles; tile++)
+            sum = sum + join_doubles(lanes + (row * tiles + tile) * LANES);
+        all[PARTIAL_AT + row] = sum;
+    });
+    tm_cuda_each(d, "delta_anchor", count * r, [=] __device__(int64_t item) {
+        int64_t row = first + item / r, k = item % r;
+        float grad = at(db, row, k);
+        for (int64_t col = 0; col < in; col += TILE_COLS) {
+            float sum = 0;
+            for (int64_t c = col; c < least(in, col + TILE_COLS); c++)
+                sum = fmaf(m.moved(row, c), at(m.a, k, c), sum);
+            grad += sum;
+        }
+        put(db, row, k, grad);
+    });
+    tm_cuda_each(d, "delta_anchor", in * r, [=] __device__(int64_t item) {
+        int64_t col = item % in, k = item / in;
+        float grad = at(da, k, col);
+        for (int64_t row = first; row < first + count; row += TILE_ROWS) {
+            float sum = 0;
+            for (int64_t o = row; o < least(first + count, row + TILE_ROWS); o++)
+                sum = fmaf(at(m.b, o, k), m.moved(o, col), sum);
+            grad += sum;
+        }
+        put(da, k, col, grad);
+    });
+}
 
 void tm_cuda_delta_anchor(tm_device *d, const tm_lowrank *lr, const tm_lowrank *start, tm_tensor importance, double strength, tm_tensor da, tm_tensor db, double *penalty)
 {
@@ -107,51 +158,24 @@ void tm_cuda_delta_anchor(tm_device *d, const tm_lowrank *lr, const tm_lowrank *
     const tm_lowrank *before = start ? start : &none;
     if (strength == 0 || !tm_cuda_floats(d, "delta_anchor", {lr->a, lr->b, before->a, before->b, importance, da, db}))
         return;
-    delta_terms m = {lr->a, lr->b, before->a, before->b, importance, lr->scale, before->scale, (float)(strength * (double)lr->scale)};
-    int64_t out = lr->b.rows, in = lr->a.cols, r = lr->a.rows, steps = (r + RANKS - 1) / RANKS;
-    double *all = partials_of(d);
-    for (int64_t first = 0; first < out; first += ROUND) {
-        int64_t count = out - first < ROUND ? out - first : ROUND;
-        tm_cuda_each(d, "delta_anchor", count, [=] __device__(int64_t row) {
-            double sum = 0;
-            for (int64_t col = 0; col < in; col += TILE_COLS) {
-                double lane[LANES] = {};
-                for (int64_t c = col; c < least(in, col + TILE_COLS); c++) {
-                    float far = m.away(first + row, c);
-                    lane[c % LANES] += (double)m.pull(first + row, c, far) * (double)far;
-                }
-                sum = sum + join_doubles(lane);
-            }
-            all[PARTIAL_AT + row] = sum;
-        });
-        add_groups(d, "delta_anchor", count, first == 0, first + ROUND >= out, strength / 2, penalty);
+    delta_terms m = {lr->a, lr->b, before->a, before->b, importance, lr->scale, before->scale, (float)(strength * (double)lr->scale), nullptr, 0};
+    int64_t out = lr->b.rows, in = lr->a.cols, tiles = (in + TILE_COLS - 1) / TILE_COLS;
+    /* A row takes `in` floats and LANES doubles a tile. */
+    int64_t round = least(AWAY_ROOM / (in + 2 * LANES * tiles) / GROUP * GROUP, ROUND);
+    if (round < GROUP) { /* more than 50,000 inputs */
+        tm_cuda_note(tm_cuda_of(d), TM_UNSUPPORTED, "delta_anchor", "a matrix of more inputs than there is room for");
+        return;
     }
-    tm_cuda_each(d, "delta_anchor", out * steps, [=] __device__(int64_t item) {
-        int64_t row = item % out, from = item / out * RANKS, count = least(r - from, RANKS);
-        for (int64_t col = 0; col < in; col += TILE_COLS) {
-            float sum[RANKS] = {};
-            for (int64_t c = col; c < least(in, col + TILE_COLS); c++) {
-                float x = m.moved(row, c);
-                for (int64_t k = 0; k < count; k++)
-                    sum[k] = fmaf(x, at(m.a, from + k, c), sum[k]);
-            }
-            for (int64_t k = 0; k < count; k++)
-                put(db, row, from + k, at(db, row, from + k) + sum[k]);
-        }
-    });
-    tm_cuda_each(d, "delta_anchor", in * steps, [=] __device__(int64_t item) {
-        int64_t col = item % in, from = item / in * RANKS, count = least(r - from, RANKS);
-        for (int64_t row = 0; row < out; row += TILE_ROWS) {
-            float sum[RANKS] = {};
-            for (int64_t o = row; o < least(out, row + TILE_ROWS); o++) {
-                float x = m.moved(o, col);
-                for (int64_t k = 0; k < count; k++)
-                    sum[k] = fmaf(at(m.b, o, from + k), x, sum[k]);
-            }
-            for (int64_t k = 0; k < count; k++)
-                put(da, from + k, col, at(da, from + k, col) + sum[k]);
-        }
-    });
+    for (m.first = 0; m.first < out; m.first += round) {
+        int64_t count = least(out - m.first, round), first = m.first;
+        double *lanes = partials_of(d) + EXTRA_AT;
+        float *far = (float *)(lanes + count * tiles * LANES);
+        const delta_terms now = m;
+        m.far = far;
+        tm_cuda_each(d, "delta_anchor", count * in, [=] __device__(int64_t i) { far[i] = now.away(first + i / in, i % in); });
+        add_delta_round(d, m, count, lanes, da, db);
+        add_groups(d, "delta_anchor", count, first == 0, first + round >= out, strength / 2, penalty);
+    }
 }
 
 /* --- overlap --- */
@@ -220,7 +244,7 @@ void tm_cuda_path_add(tm_device *d, tm_tensor grad, tm_tensor before, tm_tensor 
     });
 }
 
-/* --- sample_targets: a thread a row --- */
+/* --- sample_targets: a thread a lane of a block of ids for the largest and for the sums, one a row for the draw among the sums --- */
 
 struct draw_terms {
     tm_tensor logits;
@@ -234,13 +258,6 @@ struct draw_terms {
         return cap > 0 ? cap * tanh_of(z / cap) : z;
     }
     __device__ float share(int64_t i) const { return exp_of(seen(i) - max); }
-    __device__ double block(int64_t b) const
-    {
-        double lane[LANES] = {};
-        for (int64_t i = b * IDS; i < least(logits.cols, (b + 1) * IDS); i++)
-            lane[i % LANES] += (double)share(i);
-        return join_doubles(lane);
-    }
     /* The first id of block b at which the shares, added to `below` one by one, exceed u; the last of any share if none
      * does; -1 if there is none of any. */
     __device__ int32_t find(int64_t b, double below, double u) const
@@ -258,32 +275,84 @@ struct draw_terms {
     }
 };
 
+/* Scratch of a round: lanes [rows, blocks, LANES], at first floats, the largest; sum and max [rows, blocks], at last a row's largest at [row, 0]. */
+struct draw_room {
+    double *lanes, *sum;
+    float *max;
+    int64_t blocks;
+};
+
+static void sum_shares(tm_device *d, const char *op, int64_t first, int64_t count, tm_tensor logits, float cap, draw_room room)
+{
+    enum { IDS = draw_terms::IDS };
+    int64_t blocks = room.blocks;
+    float *largest = (float *)room.lanes;
+    tm_cuda_each(d, op, count * blocks * LANES, [=] __device__(int64_t item) {
+        draw_terms draw = {logits, cap, first + item / LANES / blocks, -INFINITY};
+        int64_t b = item / LANES % blocks;
+        for (int64_t i = b * IDS + item % LANES; i < least(logits.cols, (b + 1) * IDS); i += LANES)
+            draw.max = larger(draw.seen(i), draw.max);
+        largest[item] = draw.max;
+    });
+    tm_cuda_each(d, op, count * blocks, [=] __device__(int64_t item) {
+        float max = -INFINITY;
+        for (int i = 0; i < LANES; i++)
+            max = larger(largest[item * LANES + i], max);
+        room.max[item] = max;
+    });
+    tm_cuda_each(d, op, count, [=] __device__(int64_t row) {
+        float max = -INFINITY;
+        for (int64_t b = 0; b < blocks; b++)
+            max = larger(room.max[row * blocks + b], max);
+        room.max[row * blocks] = max;
+    });
+    tm_cuda_each(d, op, count * blocks * LANES, [=] __device__(int64_t item) {
+        int64_t row = item / LANES / blocks, b = item / LANES % blocks;
+        draw_terms draw = {logits, cap, first + row, room.max[row * blocks]};
+        double sum = 0;
+        for (int64_t i = b * IDS + item % LANES; i < least(logits.cols, (b + 1) * IDS); i += LANES)
+            sum += (double)draw.share(i);
+        room.lanes[item] = sum;
+    });
+    tm_cuda_each(d, op, count * blocks, [=] __device__(int64_t item) { room.sum[item] = join_doubles(room.lanes + item * LANES); });
+}
+
 void tm_cuda_sample_targets(tm_device *d, int64_t n, tm_tensor logits, float softcap, uint64_t key, const uint32_t *place, int32_t *target)
 {
-    if (!tm_cuda_floats(d, "sample_targets", {logits}))
+    const char *op = "sample_targets";
+    if (!tm_cuda_floats(d, op, {logits}))
         return;
-    tm_cuda_each(d, "sample_targets", n, [=] __device__(int64_t row) {
-        draw_terms draw = {logits, softcap, row, -INFINITY};
-        int64_t blocks = (logits.cols + draw_terms::IDS - 1) / draw_terms::IDS, b = 0;
-        double total = 0, below = 0;
-        for (int64_t i = 0; i < logits.cols; i++)
-            draw.max = larger(draw.seen(i), draw.max);
-        for (int64_t k = 0; k < blocks; k++)
-            total += draw.block(k);
-        tm_philox random = tm_philox_at(key, place ? place[row] : (uint32_t)row, 0, 0, 0);
-        double u = (double)(((uint64_t)random.word[1] << 32 | random.word[0]) >> 11) * 0x1p-53 * total;
-        for (; b < blocks; b++) {
-            double sum = draw.block(b);
-            if (below + sum > u)
-                break;
-            below += sum;
-        }
-        if (b == blocks) { /* rounding, or logits that are no numbers */
-            u = INFINITY;
-            while (b > 0 && !(draw.block(--b) > 0))
-                ;
-        }
-        int32_t found = draw.find(b, below, u);
-        target[row] = found < 0 ? 0 : found;
-    });
+    int64_t blocks = (logits.cols + draw_terms::IDS - 1) / draw_terms::IDS, rows = (TM_CUDA_PARTIALS - PARTIAL_AT) / (blocks * (LANES + 2));
+    if (rows < 1) { /* tens of millions of ids */
+        tm_cuda_note(tm_cuda_of(d), TM_UNSUPPORTED, op, "more ids than there is room for");
+        return;
+    }
+    for (int64_t first = 0; first < n; first += rows) {
+        int64_t count = least(rows, n - first);
+        double *lanes = partials_of(d) + PARTIAL_AT, *sums = lanes + count * blocks * LANES;
+        draw_room room = {lanes, sums, (float *)(sums + count * blocks), blocks};
+        sum_shares(d, op, first, count, logits, softcap, room);
+        tm_cuda_each(d, op, count, [=] __device__(int64_t at) {
+            int64_t row = first + at, b = 0;
+            const double *sum = room.sum + at * blocks;
+            draw_terms draw = {logits, softcap, row, room.max[at * blocks]};
+            double total = 0, below = 0;
+            for (int64_t k = 0; k < blocks; k++)
+                total += sum[k];
+            tm_philox random = tm_philox_at(key, place ? place[row] : (uint32_t)row, 0, 0, 0);
+            double u = (double)(((uint64_t)random.word[1] << 32 | random.word[0]) >> 11) * 0x1p-53 * total;
+            for (; b < blocks; b++) {
+                if (below + sum[b] > u)
+                    break;
+                below += sum[b];
+            }
+            if (b == blocks) { /* rounding, or logits that are no numbers */
+                u = INFINITY;
+                while (b > 0 && !(sum[--b] > 0))
+                    ;
+            }
+            int32_t found = draw.find(b, below, u);
+            target[row] = found < 0 ? 0 : found;
+        });
+    }
 }

@@ -36,6 +36,10 @@ tm_status tm_sweep_arguments(tm_sweep *s, char *const *arguments, size_t count, 
 {
     for (size_t i = 0; i < count; i++) {
         const char *equal = strchr(arguments[i], '=');
+        if (strncmp(arguments[i], "out=", 4) == 0) { /* of the sweep: a run's own lies in it */
+            s->out = equal + 1;
+            continue;
+        }
         bool many = equal && equal[1] && !strchr("[{\"'", equal[1]) && strchr(equal, ',');
         TM_TRY(many ? add_values(s, arguments[i], equal, err) : tm_names_add(&s->fixed, arguments[i], err));
     }

@@ -11,7 +11,7 @@ lora: {r: 2, dropout: 0}
 train: {steps: 3, batch: 2, seq: 32, checkpoint_every: 0}
 EOF
 sweep() { run sweep "$dir/r.yaml" "$@" threads=1; }
-sweep train.lr=1e-5,1e-2 lora.alpha=2,8 --out "$dir/runs"
+sweep train.lr=1e-5,1e-2 lora.alpha=2,8 out="$dir/runs"
 [ "$status" -eq 0 ] && [ "$(grep -c '^1e-' "$dir/out")" -eq 4 ] && sed -n 2p "$dir/out" | grep -qE '^1e-2 +8 +[0-9.]+ +[0-9.]+ +best$'
 result $? "four runs, the best first"
 [ "$(tail -1 "$dir/out")" = "$dir/runs/lr-1e-2,alpha-8" ] && [ -s "$dir/runs/lr-1e-2,alpha-8/adapter_model.safetensors" ]

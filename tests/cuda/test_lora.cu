@@ -427,7 +427,8 @@ static void check(const std::string &name, const test_case &c)
     reference_of f = reference(c);
     results r = nothing(c), again = nothing(c), alone = nothing(c), micro = nothing(c), fixed = nothing(c), tight = nothing(c), rounds = nothing(c);
     run(c, c.examples, 0, c.replicas, 0, &r);
-    double one = c.type == TM_BF16 ? 1 : 0.125;
+    /* Few rows do not average: there a bound is what so many roundings (2^-9 in bf16) may do at most, not what they mostly do. */
+    double one = (c.type == TM_BF16 ? 1 : 0.125) * (ON_GPU ? 1 : 2);
     auto half = [&](const halves &v) { return [&](int64_t i) { return (double)from_half(c.type, v[i]); }; };
     auto real = [&](const floats &v) { return [&](int64_t i) { return (double)v[i]; }; };
     /* An output is rounded once: 1.7e-3; what the deltas' factors lose, up to four roundings, shows where deltas rule. */

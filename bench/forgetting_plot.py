@@ -78,6 +78,18 @@ def by_task(results):
         print("| %s | %s |" % (arm["name"], " | ".join(cells)))
 
 
+def place(mx, my, width, taken, frame):
+    """Where a name stands: beside its dot, or as near as nothing is in the way, inside the frame."""
+    for shift in range(0, 400, 6):
+        for up in (-shift, shift):
+            for left in (mx + 8 + shift / 3, mx - 8 - shift / 3 - width):
+                box = (left, my - 6 + up, left + width, my + 6 + up)
+                inside = box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
+                if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+                    return box
+    return (mx + 8, my - 6, mx + 8 + width, my + 6)
+
+
 def picture(results, path):
     W, H, L, B = 760, 560, 60, 50
     x = lambda v: L + v * (W - L - 130)
@@ -90,18 +102,22 @@ def picture(results, path):
         out.append('<text x="%.0f" y="%.0f" text-anchor="end">%.1f</text><text x="%.0f" y="%.0f" text-anchor="middle">%.1f</text>' % (x(0) - 6, y(v) + 4, v, x(v), y(0) + 16, v))
     out.append('<text x="%.0f" y="%.0f" text-anchor="middle">recall of new facts, right after learning them</text>' % (x(0.5), H - 10))
     out.append('<text transform="translate(16 %.0f) rotate(-90)" text-anchor="middle">recall of old people, at the end</text>' % y(0.5))
-    placed = []
+    names, dots = [], []
     for arm, f in sorted(figures(results), key=lambda p: -statistics.mean(p[1]["people"])):
         xs, ys = f["learned" if arm["kind"] == "sequence" else "still"], f["people"]
         mx, my = x(statistics.mean(xs)), y(statistics.mean(ys))
         color = "#c40" if arm["old_data"] else "#06c" if arm["kind"] == "sequence" else "#444"
         out.append('<path d="M%.1f %.1fH%.1fM%.1f %.1fV%.1f" stroke="%s" stroke-opacity=".4"/>' % (x(min(xs)), my, x(max(xs)), mx, y(min(ys)), y(max(ys)), color))
         out.append('<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>' % (mx, my, color))
-        ly = my + 4
-        while any(abs(ly - py) < 12 and abs(mx - px) < 90 for px, py in placed):
-            ly += 12
-        placed.append((mx, ly))
-        out.append('<text x="%.1f" y="%.1f" fill="%s">%s</text>' % (mx + 8, ly, color, html.escape(arm["name"])))
+        names.append((mx, my, color, arm["name"]))
+        dots.append((mx - 4, my - 4, mx + 4, my + 4))
+    taken = list(dots)
+    for mx, my, color, name in names:
+        box = place(mx, my, 6.4 * len(name), taken, (x(0), 4, W, y(0)))
+        taken.append(box)
+        if abs(box[1] + 6 - my) > 8:
+            out.append('<path d="M%.1f %.1fL%.1f %.1f" stroke="%s" stroke-opacity=".5"/>' % (mx, my, box[0] if box[0] > mx else box[2], box[1] + 6, color))
+        out.append('<text x="%.1f" y="%.1f" fill="%s">%s</text>' % (box[0], box[1] + 10, color, html.escape(name)))
     out.append("</svg>")
     open(path, "w").write("\n".join(out) + "\n")
 

@@ -5,6 +5,7 @@
  *
  * Prints rates at last. Exit 0: all hold. */
 #include "device/cuda/half/half.h"
+#include "device/cuda/half/ptx.cuh"
 #include "sizes.h"
 
 #include <cuda_bf16.h>
@@ -56,7 +57,7 @@ static uint16_t bits_of(float x, bool f16)
 }
 __host__ __device__ static float value_of(uint16_t x, bool f16)
 {
-    return f16 ? from_f16(x) : tm_bf16_to_f32(x);
+    return f16 ? __half2float(__ushort_as_half(x)) : tm_bf16_to_f32(x);
 }
 
 template <class T> static T *to_device(const std::vector<T> &v)

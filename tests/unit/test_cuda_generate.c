@@ -1,5 +1,6 @@
-/* Single tokens on the GPU's own kernels for them (src/device/cuda/single.cu), compiled for the processor: products and
- * attention against sums in double, every row alone and among others to the bit, and whole texts. */
+/* Single tokens on the GPU's own kernels for them (src/device/cuda/single.cu), compiled for the processor, or on a GPU
+ * (TEMPER_CUDA_LIBRARY names its library): products and attention against sums in double, every row alone and among
+ * others to the bit, and whole texts. */
 #include "../support/texts.h"
 
 #include "device/compose.h"
@@ -7,6 +8,7 @@
 enum { MOST_ROWS = 37, MOST_COLUMNS = 48, MOST_K = 640, MOST_RANK = 24 };
 
 static tm_device *gpu;
+static const char *library;
 
 /* --- Values --- */
 
@@ -28,7 +30,35 @@ static double value(tm_tensor t, int64_t row, int64_t col)
     return x;
 }
 
-/* Memory of the emulated device is ordinary memory. Rows lie `beyond` elements further apart than they are long. */
+/* The tests' numbers lie in host memory, an op's on the device while it runs. */
+static int64_t bytes_of(tm_tensor t) { return tm_dtype_bytes(t.dtype, t.rows * t.ld); }
+
+static void *there(const void *from, int64_t bytes)
+{
+    void *to = NULL;
+    if (from) {
+        OK(tm_device_alloc(gpu, bytes, &to, err));
+        gpu->calls->upload(gpu, to, from, bytes);
+    }
+    return to;
+}
+
+static tm_tensor put_there(tm_tensor t)
+{
+    t.data = there(t.data, bytes_of(t));
+    return t;
+}
+
+static void leave(tm_tensor t) { tm_device_release(gpu, t.data, t.data ? bytes_of(t) : 0); }
+
+static void bring_back(tm_tensor t, tm_tensor from)
+{
+    gpu->calls->download(gpu, t.data, from.data, bytes_of(t));
+    OK(gpu->calls->sync(gpu, err));
+    leave(from);
+}
+
+/* Rows lie `beyond` elements further apart than they are long. */
 static tm_tensor matrix(tm_dtype type, int64_t rows, int64_t cols, int64_t beyond, dice *d)
 {
     tm_tensor t = {NULL, type, rows, cols, cols + beyond};
@@ -121,10 +151,27 @@ static tm_rows rows_of(int64_t n) { return (tm_rows){.n = n, .replicas = 1, .sin
 
 static void run_product(const product *p, const tm_rows *rows, tm_tensor x, tm_tensor y, bool low)
 {
-    if (low)
-        TM_RUN(gpu, lora_forward, rows, x, p->w, p->bias, p->parts, p->part, y, TM_ACT_NONE, tm_tensor_none());
-    else
-        TM_RUN(gpu, linear_forward, rows, x, p->w, p->bias, y);
+    tm_tensor in = put_there(x), w = put_there(p->w), bias = put_there(p->bias), out = put_there(y);
+    if (low) {
+        tm_lora_part part[3];
+        for (int32_t i = 0; i < p->parts; i++) {
+            part[i] = p->part[i];
+            part[i].lr.a = put_there(part[i].lr.a);
+            part[i].lr.b = put_there(part[i].lr.b);
+            part[i].xa = put_there(part[i].xa);
+        }
+        TM_RUN(gpu, lora_forward, rows, in, w, bias, p->parts, part, out, TM_ACT_NONE, tm_tensor_none());
+        for (int32_t i = 0; i < p->parts; i++) {
+            leave(part[i].lr.a);
+            leave(part[i].lr.b);
+            leave(part[i].xa);
+        }
+    } else
+        TM_RUN(gpu, linear_forward, rows, in, w, bias, out);
+    bring_back(y, out);
+    leave(in);
+    leave(w);
+    leave(bias);
 }
 
 static void products(void **state)
@@ -175,6 +222,26 @@ static double attended(const tm_spans *s, const tm_attention *a, tm_tensor q, tm
     return out / sum;
 }
 
+static void run_attention(const tm_spans *s, const tm_attention *a, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse)
+{
+    int64_t n = s->n * (int64_t)sizeof(int32_t);
+    tm_spans spans = *s;
+    void *query = there(s->query, n + 4), *key = there(s->key, n), *keys = there(s->keys, n);
+    spans.query = query;
+    spans.key = key;
+    spans.keys = keys;
+    tm_tensor at_q = put_there(q), at_k = put_there(k), at_v = put_there(v), at_out = put_there(out), at_lse = put_there(lse);
+    TM_RUN(gpu, attention_forward, &spans, a, at_q, at_k, at_v, at_out, at_lse);
+    bring_back(out, at_out);
+    bring_back(lse, at_lse);
+    leave(at_q);
+    leave(at_k);
+    leave(at_v);
+    tm_device_release(gpu, query, n + 4);
+    tm_device_release(gpu, key, n);
+    tm_device_release(gpu, keys, n);
+}
+
 static void attention(void **state)
 {
     (void)state;
@@ -198,7 +265,7 @@ static void attention(void **state)
             keys[e] = (int32_t)(dice_in(&d, 0, 2) ? dice_in(&d, 1, CACHE) : dice_in(&d, 1, 40));
         }
         tm_spans spans = {n, query, key, keys, CACHE};
-        TM_RUN(gpu, attention_forward, &spans, &a, q, k, v, out, lse);
+        run_attention(&spans, &a, q, k, v, out, lse);
         for (int64_t e = 0; e < n; e++) {
             for (int64_t head = 0; head < a.heads; head++)
                 for (int64_t c = 0; c < a.head_size; c += 7) {
@@ -208,7 +275,7 @@ static void attention(void **state)
                     c += round % 2 ? 30 : 0;
                 }
             tm_spans one = {1, (const int32_t[]){none, 1}, key + e, keys + e, CACHE};
-            TM_RUN(gpu, attention_forward, &one, &a, tm_tensor_rows(q, e, 1), k, v, alone, alone_lse);
+            run_attention(&one, &a, tm_tensor_rows(q, e, 1), k, v, alone, alone_lse);
             same_row(out, e, alone, "attention");
             same_row(lse, e, alone_lse, "attention's sums");
         }
@@ -229,11 +296,11 @@ static void alone_and_among_others(void **state)
         dice d = {.key = seed + 3000 + (uint64_t)f};
         invent(&alone, &d);
         among = alone;
-        machine_open(&m, scratch(families[f][0]), "none", TM_BF16, (layout){PREFIX + PROMPT, 1, 1, EMULATED});
+        machine_open(&m, scratch(families[f][0]), "none", TM_BF16, (layout){PREFIX + PROMPT, 1, 1, library});
         OK(tell(&m, &alone, err));
         machine_close(&m);
         shuffle(&among, &d);
-        machine_open(&m, scratch(families[f][0]), "none", TM_BF16, (layout){dice_in(&d, PREFIX, 2 * PROMPT), dice_in(&d, 2, TEXTS), 1, EMULATED});
+        machine_open(&m, scratch(families[f][0]), "none", TM_BF16, (layout){dice_in(&d, PREFIX, 2 * PROMPT), dice_in(&d, 2, TEXTS), 1, library});
         OK(tell(&m, &among, err));
         same_stories(&alone, &among, families[f][0]);
         machine_close(&m);
@@ -243,11 +310,12 @@ static void alone_and_among_others(void **state)
 static int open_gpu(void **state)
 {
     tm_error problem;
-    if (access(EMULATED, R_OK) != 0) {
-        print_message("skip: no C++ compiler here, so no " EMULATED "\n");
+    library = getenv("TEMPER_CUDA_LIBRARY") ? getenv("TEMPER_CUDA_LIBRARY") : EMULATED;
+    if (access(library, R_OK) != 0) {
+        print_message("skip: no C++ compiler here, so no %s\n", library);
         exit(0);
     }
-    return texts_begin(state) || tm_cuda_device_create(EMULATED, 0, &gpu, &problem) != TM_OK;
+    return texts_begin(state) || tm_cuda_device_create(library, 0, &gpu, &problem) != TM_OK;
 }
 
 static int close_gpu(void **state)

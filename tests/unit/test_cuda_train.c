@@ -329,7 +329,7 @@ static void on_tensor_cores(void **state)
         step_row single[MOST_ROWS], half[MOST_ROWS];
         free(run_of("cpu", "f32", method, options, &size));
         int64_t n = step_rows(last_run(), single);
-        setenv("TEMPER_CUDA_LIBRARY", EMULATED_FAST, 1);
+        setenv("TEMPER_CUDA_LIBRARY", strcmp(library, EMULATED) == 0 ? EMULATED_FAST : library, 1);
         setenv("TEMPER_EMULATED_SM", sm[i / 2], 1);
         snprintf(number, sizeof number, "%u", dice_word(&d));
         setenv("TEMPER_EMULATED_SEED", number, 1);

@@ -54,6 +54,50 @@ static tm_status measure(const tm_lab_task_chain *c, const tm_lab_state *state, 
     return probes && !c->select ? tm_lab_evaluate(c->r, state, TM_SETS_PROBES, folder, c->out->probe + row * probes) : TM_OK;
 }
 
+/* The row of the model that there still is. */
+static void keep_row(const tm_lab_task_chain *c, size_t from, size_t to)
+{
+    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
+    memcpy(c->out->r + to * T, c->out->r + from * T, T * sizeof *c->out->r);
+    memcpy(c->out->probe + to * probes, c->out->probe + from * probes, probes * sizeof *c->out->probe);
+}
+
+/* --- A training that diverges --- */
+
+bool tm_lab_chain_diverged(const tm_lab_chain *chain, size_t tasks)
+{
+    for (size_t i = 0; i < tasks; i++)
+        if (chain->diverged[i] >= 0)
+            return true;
+    return false;
+}
+
+size_t tm_lab_diverged(const tm_lab_arm_result *arm, size_t tasks)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < arm->chains; i++)
+        n += tm_lab_chain_diverged(&arm->chain[i], tasks);
+    return n;
+}
+
+/* Notes it for tasks [count], those of the training into folder, which the error is about. */
+static tm_status note_divergence(const tm_lab_task_chain *c, const int32_t *tasks, size_t count, const char *folder)
+{
+    tm_lab_runner *r = c->r;
+    tm_buf text = {0};
+    int64_t step;
+    tm_buf_printf(&text, "%s: %s; the chain keeps the model it had", folder, r->err->message);
+    tm_status st = tm_buf_check(&text, r->err);
+    if (st == TM_OK)
+        st = tm_lab_diverged_at(r, folder, &step);
+    for (size_t i = 0; st == TM_OK && i < c->orders * count; i++)
+        c->out[i / count * c->stride].diverged[tasks[i % count]] = step;
+    if (st == TM_OK && r->calls->note && !c->select) /* rates are tried to find out where they are too large */
+        r->calls->note(r->calls->context, text.data);
+    tm_buf_deinit(&text);
+    return st;
+}
+
 /* --- One training --- */
 
 tm_status tm_lab_chain_settings(const tm_lab_task_chain *c, const char *model, const char *folder, tm_names *out)
@@ -198,6 +242,9 @@ static tm_status run_stage(const tm_lab_task_chain *c, size_t k, tm_lab_state *s
         tm_lab_state_deinit(state);
         *state = next;
         st = measure(c, state, folder, k + 1);
+    } else if (st == TM_DIVERGED) {
+        st = note_divergence(c, &task, 1, folder);
+        tm_lab_advance(c->r, tasks_of(c) - k);
     }
     tm_names_deinit(&settings);
     free(folder);
@@ -220,6 +267,11 @@ static tm_status run_joint(const tm_lab_task_chain *c, tm_lab_state *state)
         st = train(c, state, all, tasks_of(c), folder, &settings, &next);
     if (st == TM_OK)
         st = measure(c, &next, folder, tasks_of(c));
+    else if (st == TM_DIVERGED) {
+        st = note_divergence(c, all, tasks_of(c), folder);
+        keep_row(c, 0, tasks_of(c));
+        tm_lab_advance(c->r, 1);
+    }
     tm_lab_state_deinit(&next);
     tm_names_deinit(&settings);
     free(folder);
@@ -329,6 +381,13 @@ static tm_status run_separate(const tm_lab_task_chain *c, const tm_lab_state *st
             st = train(c, start, &task, 1, folder, &settings, &modules[task]);
         if (st == TM_OK)
             st = tm_lab_evaluate(c->r, &modules[task], sets_of(c), folder, scores + (size_t)task * T);
+        else if (st == TM_DIVERGED) { /* the start model is its module */
+            st = note_divergence(c, &task, 1, folder);
+            memcpy(scores + (size_t)task * T, c->r->shared->start[sets_of(c)], T * sizeof *scores);
+            if (st == TM_OK && !(modules[task].model = tm_strdup(start->model, c->r->err)))
+                st = TM_NO_MEMORY;
+            tm_lab_advance(c->r, 1);
+        }
         tm_names_deinit(&settings);
         free(folder);
         TM_GO(st);
@@ -380,6 +439,9 @@ static tm_status begin(const tm_lab_task_chain *c)
     *c->out = (tm_lab_chain){.order = c->order, .seed = c->seed};
     TM_TRY(TM_NEW(&c->out->r, (T + 1) * T, c->r->err));
     TM_TRY(TM_NEW(&c->out->probe, (T + 1) * probes, c->r->err));
+    TM_TRY(TM_NEW(&c->out->diverged, T, c->r->err));
+    for (size_t i = 0; i < T; i++)
+        c->out->diverged[i] = -1;
     for (size_t i = 0; i < (T + 1) * (T + probes); i++)
         *(i < (T + 1) * T ? &c->out->r[i] : &c->out->probe[i - (T + 1) * T]) = NAN;
     put_row(c, 0, c->r->shared->start[sets_of(c)]);
@@ -390,7 +452,6 @@ static tm_status begin(const tm_lab_task_chain *c)
 
 static tm_status make(const tm_lab_task_chain *c)
 {
-    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
     tm_lab_state state = {.model = tm_strdup(c->r->file->model, c->r->err)};
     tm_status st = state.model ? TM_OK : TM_NO_MEMORY;
     if (st == TM_OK && c->arm->kind == TM_ARM_JOINT)
@@ -398,13 +459,12 @@ static tm_status make(const tm_lab_task_chain *c)
     else if (st == TM_OK && tm_lab_is_separate(c->arm))
         st = run_separate(c, &state);
     else
-        for (size_t k = 0; st == TM_OK && k < T; k++) {
-            if (c->arm->kind == TM_ARM_SEQUENCE)
+        for (size_t k = 0; st == TM_OK && k < tasks_of(c); k++) {
+            bool learns = c->arm->kind == TM_ARM_SEQUENCE && !tm_lab_chain_diverged(c->out, tasks_of(c));
+            if (learns)
                 st = run_stage(c, k, &state);
-            else {
-                memcpy(c->out->r + (k + 1) * T, c->out->r, T * sizeof *c->out->r);
-                memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
-            }
+            if (!learns || tm_lab_chain_diverged(c->out, tasks_of(c)))
+                keep_row(c, k, k + 1);
         }
     tm_lab_state_deinit(&state);
     return st;
@@ -448,6 +508,7 @@ void tm_lab_chain_deinit(tm_lab_chain *c)
 {
     free(c->r);
     free(c->probe);
+    free(c->diverged);
     free(c->routed);
     free(c->confusion);
 }

@@ -105,6 +105,7 @@ static tm_status choose(const tm_lab_runner *r, const tm_lab_arm *arm, const tm_
             for (int m = 0; m < TM_SEQUENCE_METRIC_COUNT; m++)
                 sums[m] += ((const double *)&done->metrics)[m] / (double)f->select_seeds;
             sum += merit(f, done);
+            config->diverged += tm_lab_chain_diverged(done, f->tasks);
         }
         if (sum > best) {
             best = sum;

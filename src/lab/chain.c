@@ -44,14 +44,24 @@ static void put_row(const tm_lab_task_chain *c, size_t row, const double *values
         c->out->r[row * T + j] = values[order_of(c)[j]];
 }
 
+/* TM_DIVERGED: a score is not finite, and that of the start model was. */
+static tm_status score(const tm_lab_task_chain *c, const tm_lab_state *state, tm_lab_sets sets, const char *folder, size_t count, double *values)
+{
+    TM_TRY(tm_lab_evaluate(c->r, state, sets, folder, values));
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(values[i]) && isfinite(c->r->shared->start[sets][i]))
+            return tm_fail(c->r->err, TM_DIVERGED, "a score of the result is %g: training diverged", values[i]);
+    return TM_OK;
+}
+
 /* Row `row` of R and of the probes: scores of a state. */
 static tm_status measure(const tm_lab_task_chain *c, const tm_lab_state *state, const char *folder, size_t row)
 {
     double values[TM_LAB_MOST_TASKS];
     size_t probes = (size_t)c->r->file->probe_name.count;
-    TM_TRY(tm_lab_evaluate(c->r, state, sets_of(c), folder, values));
+    TM_TRY(score(c, state, sets_of(c), folder, tasks_of(c), values));
     put_row(c, row, values);
-    return probes && !c->select ? tm_lab_evaluate(c->r, state, TM_SETS_PROBES, folder, c->out->probe + row * probes) : TM_OK;
+    return probes && !c->select ? score(c, state, TM_SETS_PROBES, folder, probes, c->out->probe + row * probes) : TM_OK;
 }
 
 /* The row of the model that there still is. */
@@ -242,10 +252,9 @@ static tm_status run_stage(const tm_lab_task_chain *c, size_t k, tm_lab_state *s
         tm_lab_state_deinit(state);
         *state = next;
         st = measure(c, state, folder, k + 1);
-    } else if (st == TM_DIVERGED) {
-        st = note_divergence(c, &task, 1, folder);
-        tm_lab_advance(c->r, tasks_of(c) - k);
     }
+    if (st == TM_DIVERGED)
+        st = note_divergence(c, &task, 1, folder);
     tm_names_deinit(&settings);
     free(folder);
     return st;
@@ -267,10 +276,9 @@ static tm_status run_joint(const tm_lab_task_chain *c, tm_lab_state *state)
         st = train(c, state, all, tasks_of(c), folder, &settings, &next);
     if (st == TM_OK)
         st = measure(c, &next, folder, tasks_of(c));
-    else if (st == TM_DIVERGED) {
+    if (st == TM_DIVERGED) {
         st = note_divergence(c, all, tasks_of(c), folder);
         keep_row(c, 0, tasks_of(c));
-        tm_lab_advance(c->r, 1);
     }
     tm_lab_state_deinit(&next);
     tm_names_deinit(&settings);
@@ -380,13 +388,13 @@ static tm_status run_separate(const tm_lab_task_chain *c, const tm_lab_state *st
         if (st == TM_OK)
             st = train(c, start, &task, 1, folder, &settings, &modules[task]);
         if (st == TM_OK)
-            st = tm_lab_evaluate(c->r, &modules[task], sets_of(c), folder, scores + (size_t)task * T);
-        else if (st == TM_DIVERGED) { /* the start model is its module */
+            st = score(c, &modules[task], sets_of(c), folder, T, scores + (size_t)task * T);
+        if (st == TM_DIVERGED) { /* the start model is its module */
             st = note_divergence(c, &task, 1, folder);
             memcpy(scores + (size_t)task * T, c->r->shared->start[sets_of(c)], T * sizeof *scores);
+            tm_lab_state_deinit(&modules[task]);
             if (st == TM_OK && !(modules[task].model = tm_strdup(start->model, c->r->err)))
                 st = TM_NO_MEMORY;
-            tm_lab_advance(c->r, 1);
         }
         tm_names_deinit(&settings);
         free(folder);
@@ -490,13 +498,12 @@ tm_status tm_lab_chain_run(const tm_lab_task_chain *c)
         TM_TRY(tm_lab_chain_key(c, &key));
         TM_TRY(tm_lab_chain_read(c, &key, &there));
     }
-    if (there)
-        tm_lab_advance(c->r, tm_lab_chain_trainings(c->r->file, c->arm));
-    else {
+    if (!there) {
         TM_TRY(begin_all(c)); /* a file that is not whole may have left something */
         TM_TRY(make(c));
         TM_TRY(trains ? tm_lab_chain_write(c, &key) : TM_OK);
     }
+    tm_lab_advance(c->r, tm_lab_chain_trainings(c->r->file, c->arm) - c->r->trained); /* what was there, and what a chain that diverged leaves out */
     for (size_t i = 0; i < c->orders; i++) {
         tm_lab_task_chain one = in_order(c, i);
         measure_chain(&one);

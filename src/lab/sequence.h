@@ -61,7 +61,7 @@ typedef struct tm_lab_chain {
     uint64_t seed;
     double *r;                /* [tasks + 1, tasks], by the order's places; NaN: not measured */
     double *probe;            /* [tasks + 1, probes] */
-    int64_t *diverged;        /* [tasks of the file]: the step at which a training on the task diverged, 0: before its first; -1: it did not */
+    int64_t *diverged;        /* [tasks of the file]: the step at which a training on the task diverged, 0: before its first, one after its last: by its scores; -1: it did not */
     tm_sequence_metrics metrics;
     double *routed;           /* separate modules, chosen by a router: [tasks, tasks], as R from row 1 on; NULL: not asked */
     int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module, at the end */

@@ -39,6 +39,9 @@ tm_status tm_lab_set(tm_names *list, const char *key, const char *value, tm_erro
 void tm_lab_advance(tm_lab_runner *r, size_t trainings)
 {
     tm_lab_shared *s = r->shared;
+    if (!trainings)
+        return;
+    r->trained += trainings;
     pthread_mutex_lock(&s->mutex);
     s->done += trainings;
     if (r->calls->progress)
@@ -229,8 +232,7 @@ tm_status tm_lab_diverged_at(const tm_lab_runner *r, const char *folder, int64_t
     *step = 0;
     if (st == TM_OK && tm_path_exists(path))
         st = tm_json_read(path, &json, r->err);
-    const char *status = json_string_value(json_object_get(json, "status"));
-    if (status && strcmp(status, "diverged") == 0)
+    if (json)
         *step = json_integer_value(json_object_get(json, "steps_done")) + 1;
     json_decref(json);
     free(path);

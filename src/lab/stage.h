@@ -37,6 +37,7 @@ typedef struct tm_lab_runner {
     const char *out;
     const tm_lab_calls *calls;
     tm_lab_shared *shared;
+    size_t trained; /* trainings that were said to be done */
     tm_error *err; /* of this thread */
 } tm_lab_runner;
 
@@ -56,7 +57,7 @@ tm_status tm_lab_evaluate(tm_lab_runner *r, const tm_lab_state *state, tm_lab_se
 /* Trains recipe (owned by the call) into folder; next: what came of it, from `from`. TM_DIVERGED: nothing came of it. */
 tm_status tm_lab_train(tm_lab_runner *r, tm_recipe *recipe, const tm_lab_state *from, const char *folder, tm_lab_state *next) TM_MUST_CHECK;
 
-/* The step at which the training in folder diverged; 0: before its first. */
+/* The step at which the training in folder diverged; one after its last: its scores say so; 0: before its first. */
 tm_status tm_lab_diverged_at(const tm_lab_runner *r, const char *folder, int64_t *step) TM_MUST_CHECK;
 
 /* The state's adapter merged into its model: state->model is then run/merged. */

@@ -30,7 +30,7 @@ typedef struct counts { /* as many threads as there are jobs count */
 } counts;
 
 static tm_error error;
-static char diverges; /* the data that a rate of 10 or more does not learn, but diverges; 0: none */
+static char diverges; /* the data that a rate of 10 or more does not learn, but diverges, of 20 or more after the last step; 0: none */
 
 static void must(tm_status st)
 {
@@ -123,7 +123,7 @@ static tm_status train_one(counts *n, tm_recipe *r, tm_error *err)
     }
     must(tm_dir_create(r->out, err));
     for (int64_t i = 0; i < r->data_count; i++)
-        if (r->lr >= 10 && strrchr(r->data[i].path, '/')[1] == diverges) {
+        if (r->lr >= 10 && r->lr < 20 && strrchr(r->data[i].path, '/')[1] == diverges) {
             store(path, "{\"status\": \"diverged\", \"steps_done\": 4, \"evals\": [{\"name\": \"x\", \"metric\": \"accuracy\", \"probe\": false, \"first\": 0, \"last\": 1}]}");
             tm_recipe_destroy(r);
             return tm_fail(err, TM_DIVERGED, "step 5: training diverged");
@@ -142,7 +142,7 @@ static tm_status train_one(counts *n, tm_recipe *r, tm_error *err)
     snprintf(path, sizeof path, "%s/adapter_config.json", r->out);
     if (r->method == TM_METHOD_LORA)
         store(path, "{\"peft_type\": \"LORA\"}");
-    snprintf(text, sizeof text, "{\"status\": \"done\", \"sha256\": {\"result\": \"%s\"}, \"evals\": [{\"name\": \"x\", \"metric\": \"accuracy\", \"probe\": false, \"first\": 0, \"last\": %g}]}", hash.hex,
+    snprintf(text, sizeof text, "{\"status\": \"done\", \"steps_done\": 7, \"sha256\": {\"result\": \"%s\"}, \"evals\": [{\"name\": \"x\", \"metric\": \"accuracy\", \"probe\": false, \"first\": 0, \"last\": %g}]}", hash.hex,
              -fabs(r->lr - 0.01));
     snprintf(path, sizeof path, "%s/run.json", r->out);
     store(path, text);
@@ -174,6 +174,8 @@ static tm_status evaluate(void *context, tm_recipe *r, const char *start, double
         char task = strrchr(r->eval[i].data.path, '/')[1];
         size_t length = strlen(learned);
         values[i] = (length && learned[length - 1] == task ? 0.9 : strchr(learned, task) ? 0.5 : 0.1) - 0.01 * fabs(rate - 1);
+        if (rate >= 20 && length && learned[length - 1] == diverges)
+            values[i] = NAN;
     }
     tm_recipe_destroy(r);
     return TM_OK;
@@ -663,6 +665,45 @@ static void diverging_chains(void **state)
     free(first);
 }
 
+/* What its scores alone show to have diverged, at once and when they are read again. */
+static void diverged_at_the_end(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    char *first = NULL;
+    diverges = 'b';
+    write_file("arms:\n  - {name: naive, set: {train: {lr: 20}}}\n  - {name: apart, between: separate, set: {method: lora, train: {lr: 20}}}\n  - {name: joint, joint: true, set: {train: {lr: 20}}}\n"
+               "orders: [[a, c, b], [b, a, c]]\n");
+    for (int again = 0; again < 2; again++) {
+        run(&f, &result);
+        assert_int_equal(counted.trained, again ? 0 : 3 + 1 + 3 + 1);
+        assert_true(counted.done == counted.total && counted.total == 2 * 3 + 3 + 1);
+        for (size_t a = 0; a < 2; a++)
+            for (size_t o = 0; o < 2; o++) {
+                const tm_lab_chain *c = &result.arm[a].chain[o];
+                assert_true(c->diverged[0] == -1 && c->diverged[1] == 8 && c->diverged[2] == -1);
+                for (size_t j = 0; j < 3; j++)
+                    near(c->r[3 * 3 + j], a == 1 ? (j == 2 - 2 * o ? 0.1 : 0.71) : o ? 0.1 : (const double[]){0.31, 0.71, 0.1 - 0.19}[j]);
+            }
+        assert_int_equal(result.arm[2].chain[0].diverged[0], -1); /* what is learned last is c: it is well */
+        char *text = results_of(&f, &result);
+        if (first)
+            assert_string_equal(text, first);
+        free(first);
+        first = text;
+        tm_sequence_result_deinit(&result, &f);
+        tm_sequence_file_close(&f);
+        if (!again) {
+            must(tm_dir_remove(scratch("out/apart/seed-1/chain.json"), &error));
+            must(tm_dir_remove(scratch("out/naive/order-1/seed-1/chain.json"), &error));
+        }
+    }
+    free(first);
+    must(tm_dir_remove(scratch("out"), &error));
+    diverges = 0;
+}
+
 /* A configuration that diverges counts with the scores it has, and loses; where none does nothing is said. */
 static void diverging_choice(void **state)
 {
@@ -709,6 +750,6 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(matrix), cmocka_unit_test(resumes), cmocka_unit_test(chooses_on_validation), cmocka_unit_test(separate_modules), cmocka_unit_test(sweeps), cmocka_unit_test(side_by_side), cmocka_unit_test(one_fails),
-                                       cmocka_unit_test(asked_to_end), cmocka_unit_test(chain_files), cmocka_unit_test(summary), cmocka_unit_test(diverging_chains), cmocka_unit_test(diverging_choice)};
+                                       cmocka_unit_test(asked_to_end), cmocka_unit_test(chain_files), cmocka_unit_test(summary), cmocka_unit_test(diverging_chains), cmocka_unit_test(diverged_at_the_end), cmocka_unit_test(diverging_choice)};
     return cmocka_run_group_tests_name("sequences and sweeps", tests, begin, scratch_end);
 }

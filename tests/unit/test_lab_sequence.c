@@ -397,6 +397,33 @@ static void sweeps(void **state)
     tm_buf_deinit(&json);
     tm_buf_deinit(&table);
     tm_sweep_deinit(&sweep);
+    /* What diverged comes last, though its last evaluation was the best of all; the others go on, at once and again. */
+    char *rates[] = {model, data, eval, "train.lr=11,1,12,0.1"}, *all[] = {model, data, eval, "train.lr=11,12"};
+    diverges = 'a';
+    for (int again = 0; again < 2; again++) {
+        sweep = (tm_sweep){.out = out};
+        counted = (counts){.jobs = again ? 1 : 3};
+        must(tm_sweep_arguments(&sweep, rates, 4, &error));
+        must(tm_sweep_run(&sweep, &calls, &json, &table, &error));
+        assert_int_equal(counted.trained, again ? 0 : 2); /* 1 and 0.1 are there */
+        assert_int_equal(counted.done, 4);
+        assert_non_null(strstr(tm_buf_str(&json), "lr-0.1\",\n \"runs\""));
+        assert_non_null(strstr(tm_buf_str(&json), "\"status\": \"done\", \"first\": 0, \"last\": -0.99},\n"));
+        assert_non_null(strstr(tm_buf_str(&json), "lr-12\", \"settings\": [\"train.lr=12\"], \"status\": \"diverged\", \"first\": 0, \"last\": null}]"));
+        assert_non_null(strstr(tm_buf_str(&table), "  diverged\n12 "));
+        tm_buf_deinit(&json);
+        tm_buf_deinit(&table);
+        tm_sweep_deinit(&sweep);
+    }
+    sweep = (tm_sweep){.out = out};
+    counted = (counts){0};
+    must(tm_sweep_arguments(&sweep, all, 4, &error));
+    assert_int_equal(tm_sweep_run(&sweep, &calls, &json, &table, &error), TM_DIVERGED);
+    assert_non_null(strstr(error.message, "swept: training diverged with all"));
+    tm_buf_deinit(&json);
+    tm_buf_deinit(&table);
+    tm_sweep_deinit(&sweep);
+    diverges = 0;
 }
 
 /* results.json and summary.json of a sequence, as one text. */

@@ -244,10 +244,8 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
     return TM_OK;
 }
 
-static const char *final_status(const tm_trainer *t, tm_status st)
+static const char *final_status(const tm_trainer *t)
 {
-    if (st != TM_OK)
-        return st == TM_DIVERGED ? "diverged" : "failed";
     return t->verdict == TM_ROLL_BACK ? "rolled_back" : t->verdict == TM_STOP ? "stopped" : "done";
 }
 
@@ -285,6 +283,19 @@ static tm_status write_views(const tm_job *job, tm_error *err)
     return tm_report_write(job->folder.dir, err);
 }
 
+/* That a run diverged, err saying where, is on disk when the caller hears of it. */
+static tm_status write_divergence(const tm_job *job, tm_trainer *t, const char *model, tm_error *err)
+{
+    tm_error problem;
+    tm_status st = tm_trainer_warn(t, &problem, "%s", err ? err->message : "training diverged");
+    if (st == TM_OK)
+        st = write_run_json(job, t, "diverged", model, "", &problem);
+    if (st == TM_OK)
+        st = write_views(job, &problem);
+    if (st != TM_OK && err)
+        *err = problem;
+    return st == TM_OK ? TM_DIVERGED : st;
+}
 
 static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash *model, tm_error *err)
 {
@@ -303,13 +314,12 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     if (st == TM_OK)
         st = hash_result(job, t, &result, err);
     tm_error second;
-    tm_status hashed = finish_hash(model, st == TM_OK ? err : NULL);
-    st = st == TM_OK ? hashed : st;
-    if (st == TM_DIVERGED && err)
-        (void)!tm_trainer_warn(t, &second, "%s", err->message); /* for run.json and the page */
-    tm_status written = write_run_json(job, t, final_status(t, st), model->hash.hex, result.hex, st == TM_OK ? err : &second);
-    if (st == TM_DIVERGED && written == TM_OK)
-        (void)!write_views(job, &second);
+    bool outcome = st == TM_OK || st == TM_DIVERGED;
+    tm_status hashed = finish_hash(model, outcome ? err : NULL);
+    st = outcome && hashed != TM_OK ? hashed : st;
+    if (st == TM_DIVERGED)
+        return write_divergence(job, t, model->hash.hex, err);
+    tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", model->hash.hex, result.hex, st == TM_OK ? err : &second);
     if (st != TM_OK || written != TM_OK)
         return st != TM_OK ? st : written;
     TM_TRY(write_views(job, err));

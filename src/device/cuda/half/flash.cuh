@@ -304,8 +304,12 @@ constexpr float SOFTMAX_SLACK = 8;
 
 /* What a thread holds of the softmax of a row: the largest score (before scale2) and the sum of its columns. */
 struct flash_softmax {
-    float most = -INFINITY, sum = 0;
+    float most, sum;
 };
+
+/* Of a row of which nothing was seen. Set by hand: of a matrix of structs with values of their own nvcc 13.0 sets the first
+ * row alone (docs/decisions.md). */
+TM_DEVICE flash_softmax flash_softmax_of_none() { return {-INFINITY, 0}; }
 
 /* Elements 2 half and 2 half + 1 of every group of four of s become exp(score - largest); returns the factor on what was summed before. */
 template <int NT> TM_DEVICE float flash_softmax_step(flash_softmax &row, float (&s)[NT][4], int half, float scale2)
@@ -354,6 +358,8 @@ __global__ void __launch_bounds__(WARPS * 32) flash_forward(const __grid_constan
         fetch(blocks.first, 0);
         float out[MT][DT][4];
         flash_softmax soft[MT][2];
+        for (int m = 0; m < MT; m++)
+            soft[m][0] = soft[m][1] = flash_softmax_of_none();
         clear(out);
         for (int block = blocks.first, stage = 0; block < blocks.end; block++, stage ^= 1) {
             copy_wait<0>();

@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
     flash_score score = flash_score_of(w);
     float out[DT][4], s[NT][4], shrink[2];
     uint32_t p[NT / 2][4];
-    flash_softmax soft[2];
+    flash_softmax soft[2] = {flash_softmax_of_none(), flash_softmax_of_none()};
     auto softmax = [&](const flash_item &x, int b) {
         int position0 = x.past + x.first, last = x.past + min(x.first + BM, x.queries) - 1;
         if (CAP)
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
             warp_is_done(&bar_k[2 * rk.stage() + 1]);
         flash_softmax done[2] = {soft[0], soft[1]};
         if (last)
-            soft[0] = soft[1] = flash_softmax();
+            soft[0] = soft[1] = flash_softmax_of_none();
         if (group * 64 < y.queries - y.first) /* otherwise the rows of the group are nobody's */
             softmax(y, next);
         products_keep(s);

@@ -227,7 +227,7 @@ static tm_status finish_path(tm_trainer *t, tm_error *err)
     tm_status st = TM_OK;
     TM_TRY(measure_way(t, &way, &count, err));
     if (!(way > 0))
-        return tm_fail(err, TM_FAILED, "keep.ewc.importance: path: the weights did not move in the short run; train.lr or keep.ewc.samples are too small");
+        return tm_fail(err, TM_DIVERGED, "keep.ewc.importance: path: the weights did not move in the short run; train.lr or keep.ewc.samples are too small");
     TM_GO(TM_NEW(&squares, groups, err));
     TM_GO(TM_NEW(&elements, groups, err));
     for (int64_t i = 0; i < t->trained_count; i++) {

@@ -160,6 +160,8 @@ static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
         TM_GO(tm_fail(err, TM_LOCKED, "%s holds another run: %s; choose another out, or remove the folder", job->folder.dir, difference.data));
     const char *status = json_string_value(json_object_get(old, "status"));
     *finished = status && strcmp(status, "running") != 0 && strcmp(status, "failed") != 0;
+    if (*finished && strcmp(status, "diverged") == 0) /* and would again: the same bits */
+        st = tm_fail(err, TM_DIVERGED, "%s: this run diverged before; run.json says where and how; another recipe needs another out", job->folder.dir);
     if (*finished && (strcmp(status, "stopped") == 0 || strcmp(status, "rolled_back") == 0))
         st = tm_fail(err, TM_RETENTION, "%s: the retention gate ended this run before (%s)", job->folder.dir, status);
 out:
@@ -284,6 +286,20 @@ static tm_status write_views(const tm_job *job, tm_error *err)
 /* Where the folder is removed soon nobody looks at it. */
 static bool wants_views(const tm_job *job) { return !job->shop || !job->shop->passing; }
 
+/* That a run diverged, err saying where, is on disk when the caller hears of it. */
+static tm_status write_divergence(const tm_job *job, tm_trainer *t, const char *model, tm_error *err)
+{
+    tm_error problem;
+    tm_status st = tm_trainer_warn(t, &problem, "%s", err ? err->message : "training diverged");
+    if (st == TM_OK)
+        st = write_run_json(job, t, "diverged", model, "", &problem);
+    if (st == TM_OK && wants_views(job))
+        st = write_views(job, &problem);
+    if (st != TM_OK && err)
+        *err = problem;
+    return st == TM_OK ? TM_DIVERGED : st;
+}
+
 static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash *model, tm_error *err)
 {
     tm_status st = TM_OK;
@@ -301,8 +317,11 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     if (st == TM_OK)
         st = hash_result(job, t, &result, err);
     tm_error second;
-    tm_status hashed = finish_hash(model, st == TM_OK ? err : NULL);
-    st = st == TM_OK ? hashed : st;
+    bool outcome = st == TM_OK || st == TM_DIVERGED;
+    tm_status hashed = finish_hash(model, outcome ? err : NULL);
+    st = outcome && hashed != TM_OK ? hashed : st;
+    if (st == TM_DIVERGED)
+        return write_divergence(job, t, model->hash.hex, err);
     tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", model->hash.hex, result.hex, st == TM_OK ? err : &second);
     if (st != TM_OK || written != TM_OK)
         return st != TM_OK ? st : written;

@@ -242,6 +242,8 @@ static tm_status open_device(tm_cuda *c, int index, tm_error *err)
     c->processors = properties.multiProcessorCount;
     cudaError_t error = cudaSetDevice(index);
     if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&c->shared_most, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+    if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
     if (error != cudaSuccess)
         return tm_fail(err, TM_UNSUPPORTED, "device: %s cannot be used: %s", c->detail, cudaGetErrorString(error));

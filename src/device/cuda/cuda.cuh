@@ -25,6 +25,13 @@ extern "C" {
 
 #define TM_LANE static __device__ inline
 
+/* A kernel that was launched before, and how many of its blocks a multiprocessor runs at once. */
+struct tm_cuda_known {
+    const void *kernel;
+    int blocks;
+};
+enum { TM_CUDA_KNOWN = 512 };
+
 struct tm_cuda {
     tm_device base;
     cudaStream_t stream;
@@ -39,6 +46,8 @@ struct tm_cuda {
     struct tm_cuda_transfer *transfer;
     struct tm_cuda_stash *stash; /* NULL: nothing is offloaded */
     int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
+    int shared_most;      /* bytes of shared memory that a block may have */
+    tm_cuda_known known[TM_CUDA_KNOWN];
     struct tm_cuda_profile *profile; /* NULL: nobody asked */
     char detail[256];
 };
@@ -84,6 +93,27 @@ void tm_cuda_fetches_arrived(tm_cuda *c);
 void tm_cuda_fetches_forgotten(tm_cuda *c);
 
 /* --- Launching --- */
+
+/* Before a kernel's launch: lets it have `shared` bytes, one value a kernel since the limit is the process's, and says how
+ * many of its blocks a multiprocessor runs at once; 0: a failure, which is kept. The driver is asked once a kernel: that
+ * takes time, and a lock that all devices of the process share. */
+template <class... P> static inline int tm_cuda_prepare(tm_cuda *c, const char *op, void (*kernel)(P...), int threads, int shared)
+{
+    int blocks = 0;
+    size_t at = (uintptr_t)kernel / 16 % TM_CUDA_KNOWN, tries = 0;
+    while (c->known[at].kernel && c->known[at].kernel != (const void *)kernel && tries++ < TM_CUDA_KNOWN)
+        at = (at + 1) % TM_CUDA_KNOWN;
+    if (c->known[at].kernel == (const void *)kernel)
+        return c->known[at].blocks;
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    if (error == cudaSuccess)
+        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, (size_t)shared);
+    tm_cuda_check(c, op, error);
+    blocks = error != cudaSuccess ? 0 : blocks ? blocks : 1;
+    if (blocks && !c->known[at].kernel)
+        c->known[at] = {(const void *)kernel, blocks};
+    return blocks;
+}
 
 /* Every launch of a kernel but tm_cuda_each's goes through here. */
 #ifdef TM_CUDA_EMULATED

@@ -70,15 +70,9 @@ static bool map_of(tm_cuda *c, CUtensorMap *map, const tm_tensor &x, int rows)
 /* As many blocks as run at once, or as there can be items. */
 template <class Args> static void launch(tm_cuda *c, const char *op, void (*kernel)(Args), const Args &args, int64_t items, int threads, int shared)
 {
-    int blocks = 0;
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-    if (error == cudaSuccess)
-        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, (size_t)shared);
-    if (error == cudaSuccess && items > 0) {
-        int64_t grid = (int64_t)(blocks ? blocks : 1) * c->processors;
+    int64_t grid = (int64_t)tm_cuda_prepare(c, op, kernel, threads, shared) * c->processors;
+    if (grid > 0 && items > 0)
         tm_cuda_launch(c, op, kernel, (unsigned)(items < grid ? items : grid), threads, (size_t)shared, args);
-    }
-    tm_cuda_check(c, op, error);
 }
 
 /* Tiles of `size` rows that spans over so many rows can have. */

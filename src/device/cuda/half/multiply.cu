@@ -45,8 +45,8 @@ template <class T, bool A_TURNED, bool B_TURNED, bool ALIGNED> static void launc
 {
     auto kernel = gemm80<T, A_TURNED, B_TURNED, ALIGNED>;
     int64_t tiles = row_tiles(p, GEMM80_SIDE) * ((p->n + GEMM80_SIDE - 1) / GEMM80_SIDE);
-    tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, GEMM80_SHARED));
-    tm_cuda_launch(c, op, kernel, (unsigned)tiles, GEMM80_THREADS, GEMM80_SHARED, args_of(p));
+    if (tm_cuda_prepare(c, op, kernel, GEMM80_THREADS, GEMM80_SHARED))
+        tm_cuda_launch(c, op, kernel, (unsigned)tiles, GEMM80_THREADS, GEMM80_SHARED, args_of(p));
 }
 
 template <class T, bool ALIGNED> static void multiply80(tm_cuda *c, const char *op, const tm_half_product *p)
@@ -124,8 +124,8 @@ template <class T, int BN, bool A_TURNED, bool B_TURNED, bool GLU = false> stati
         tm_cuda_check(c, op, cudaMemsetAsync(g.done, 0, (size_t)tiles * 2 * sizeof(int), c->stream));
         tiles *= g.splits;
     }
-    tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED));
-    tm_cuda_launch(c, op, kernel, (unsigned)(tiles < most ? tiles : most), 384, SHARED, g);
+    if (tm_cuda_prepare(c, op, kernel, 384, SHARED))
+        tm_cuda_launch(c, op, kernel, (unsigned)(tiles < most ? tiles : most), 384, SHARED, g);
 }
 
 template <class T, int BN> static void multiply90_wide(tm_cuda *c, const char *op, const tm_half_product *p, int splits)

@@ -170,8 +170,8 @@ template <class F> static void with_width(int width, F f)
 template <class... P> static void launch(tm_device *d, const char *op, void (*kernel)(P...), dim3 grid, int threads, int shared, const P &...p)
 {
     tm_cuda *c = tm_cuda_of(d);
-    tm_cuda_check(c, op, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-    tm_cuda_launch(c, op, kernel, grid, threads, (size_t)shared, p...);
+    if (tm_cuda_prepare(c, op, kernel, threads, shared))
+        tm_cuda_launch(c, op, kernel, grid, threads, (size_t)shared, p...);
 }
 
 /* --- What is launched: skinny.cu, skinny_sums.cu. Everything of the activations' type is of `type`, and lies in scratch but for x. --- */

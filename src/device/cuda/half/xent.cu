@@ -310,25 +310,23 @@ template <class T> static __global__ void __launch_bounds__(THREADS, 1) xent_row
 template <class T> static void launch_rows(tm_cuda *c, int64_t n, xent_work w)
 {
     enum { STATIC = 2048, BATCH_VECTORS = BATCH * THREADS };
-    int most = 0;
-    tm_cuda_check(c, "xent", cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->index));
+    int most = c->shared_most;
     int64_t vectors = w.logits.cols / 8, room = (most - STATIC) / 16 / BATCH_VECTORS, want = (vectors + BATCH_VECTORS - 1) / BATCH_VECTORS;
     w.kept = (int)((want < room ? want : room) * BATCH_VECTORS);
-    tm_cuda_check(c, "xent", cudaFuncSetAttribute(xent_rows<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, most - STATIC));
-    tm_cuda_launch(c, "xent", xent_rows<T>, (unsigned)(n < c->processors ? n : c->processors), THREADS, (size_t)w.kept * 16, w, n);
+    if (tm_cuda_prepare(c, "xent", xent_rows<T>, THREADS, most - STATIC))
+        tm_cuda_launch(c, "xent", xent_rows<T>, (unsigned)(n < c->processors ? n : c->processors), THREADS, (size_t)w.kept * 16, w, n);
 }
 
 template <class T, int V, bool CAP, bool TEACHER> static void launch(tm_cuda *c, int64_t n, xent_work w)
 {
     enum { STATIC = 2048 };
-    int most = 0;
+    int most = c->shared_most;
     int64_t vectors = w.logits.cols / V, each = sizeof(typename slice<V>::raw) * (TEACHER ? 2 : 1);
-    tm_cuda_check(c, "xent", cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->index));
     int64_t room = (most - STATIC) / each;
     w.kept = (int)(!w.grad && !TEACHER ? 0 : vectors < room ? vectors : room) / 8 * 8;
     auto *kernel = xent_row<T, V, CAP, TEACHER>;
-    tm_cuda_check(c, "xent", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - STATIC));
-    tm_cuda_launch(c, "xent", kernel, (unsigned)n, THREADS, (size_t)(w.kept * each), w);
+    if (tm_cuda_prepare(c, "xent", kernel, THREADS, most - STATIC))
+        tm_cuda_launch(c, "xent", kernel, (unsigned)n, THREADS, (size_t)(w.kept * each), w);
 }
 
 template <class T, int V> static void choose(tm_cuda *c, int64_t n, const xent_work &w)

@@ -121,6 +121,9 @@ static void other_files(const tm_job *job, const json_t *mine, const json_t *the
             other_file(json_array_get(json_object_get(mine, lists[k]), (size_t)i), json_array_get(json_object_get(theirs, lists[k]), (size_t)i), entry->path, out);
         }
     other_file(json_object_get(mine, "replay"), json_object_get(theirs, "replay"), r->replay.path, out);
+    char model[1024];
+    snprintf(model, sizeof model, "the model (weights or config.json of %s)", r->model);
+    other_file(json_object_get(mine, "model_sample"), json_object_get(theirs, "model_sample"), model, out);
     other_file(json_object_get(mine, "tokenizer"), json_object_get(theirs, "tokenizer"), "the model's tokenizer", out);
 }
 
@@ -315,6 +318,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     watching w = {.callbacks = callbacks, .job = job};
     tm_trainer *trainer = NULL;
     bool finished;
+    TM_TRY(tm_hf_sample(job->recipe->model, job->file, &job->model_sample, err));
     TM_TRY(look_at_folder(job, &finished, err));
     if (finished) {
         if (callbacks->note)

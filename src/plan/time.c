@@ -130,6 +130,7 @@ tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_er
             look(t, s.items, s.count);
         plan->look = *work;
         plan->remembered_tokens = remembered_tokens(t);
+        plan->directions = tm_osf_size_of(t);
         tm_costing_device_lengths(t->device, NULL, 0);
         plan->micro_tokens = (double)s.tokens;
         plan->step_tokens = tokens_of_step(t->run);

@@ -45,7 +45,7 @@ TESTED  := unit fault $(if $(filter asan tsan,$(KIND)),,grad golden resume)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard $(TESTED:%=tests/%/test_*.c)))
 BENCHES := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 
-.PHONY: dist-cuda test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
+.PHONY: dist-cuda cuda-tests test-cuda lab all help test check asan tsan bench fuzz dist install demo docs clean layers cuda emulated unit what-fits
 .SECONDARY:
 all: $(BUILD)/temper ## the program and the library
 
@@ -93,6 +93,7 @@ $(CUDA_BUILD)/%.o: %.cu
 
 # Tests that need a GPU: every program of tests/cuda, then the golden cases and whole runs on it.
 CUDA_TESTS := $(patsubst %.cu,$(CUDA_BUILD)/%,$(wildcard tests/cuda/test_*.cu))
+cuda-tests: $(CUDA_TESTS:=.o) ## compiles the tests that need a GPU
 test-cuda: cuda $(CUDA_TESTS) build/cpu/tests/golden/test_golden build/cpu/tests/unit/test_cuda_train ## tests on a GPU
 	@tests/cuda/run $(CUDA_TESTS)
 

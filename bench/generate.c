@@ -91,6 +91,7 @@ int main(int argc, char **argv)
     b.ids = calloc((size_t)b.prompt, sizeof *b.ids);
     if (st == TM_OK && b.ids) {
         double bytes = weight_bytes(&inf.model);
+        setvbuf(stdout, NULL, _IOLBF, 0); /* a line is seen when it is there */
         for (int64_t i = 0; i < b.prompt; i++)
             b.ids[i] = (int32_t)((i * 7919 + 11) % b.vocab);
         printf("%s, %s (%s): weights %.3f GB a token, %lld tokens of prompt, %lld new\n", argv[1], inf.device->name, inf.device->detail, bytes * 1e-9, (long long)b.prompt, (long long)b.new);

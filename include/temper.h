@@ -23,6 +23,7 @@ extern "C" {
 #define TM_STATUS_TABLE(X)                                                             \
     X(OK, 0, "done")                                                                   \
     X(FAILED, 1, "failed while running")                                               \
+    X(DIVERGED, 1, "training diverged: losses or gradients not finite, or all zero")   \
     X(IO, 1, "reading or writing a file failed")                                       \
     X(NO_MEMORY, 1, "the system gave no memory")                                       \
     X(USAGE, 2, "wrong usage")                                                         \

@@ -163,6 +163,8 @@ static tm_status look_at_folder(tm_job *job, bool *finished, tm_error *err)
         TM_GO(tm_fail(err, TM_LOCKED, "%s holds another run: %s; choose another out, or remove the folder", job->folder.dir, difference.data));
     const char *status = json_string_value(json_object_get(old, "status"));
     *finished = status && strcmp(status, "running") != 0 && strcmp(status, "failed") != 0;
+    if (*finished && strcmp(status, "diverged") == 0) /* and would again: the same bits */
+        st = tm_fail(err, TM_DIVERGED, "%s: this run diverged before; run.json says where and how; another recipe needs another out", job->folder.dir);
     if (*finished && (strcmp(status, "stopped") == 0 || strcmp(status, "rolled_back") == 0))
         st = tm_fail(err, TM_RETENTION, "%s: the retention gate ended this run before (%s)", job->folder.dir, status);
 out:
@@ -245,8 +247,10 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
     return TM_OK;
 }
 
-static const char *final_status(const tm_trainer *t)
+static const char *final_status(const tm_trainer *t, tm_status st)
 {
+    if (st != TM_OK)
+        return st == TM_DIVERGED ? "diverged" : "failed";
     return t->verdict == TM_ROLL_BACK ? "rolled_back" : t->verdict == TM_STOP ? "stopped" : "done";
 }
 
@@ -304,7 +308,11 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     tm_error second;
     tm_status hashed = finish_hash(model, st == TM_OK ? err : NULL);
     st = st == TM_OK ? hashed : st;
-    tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", model->hash.hex, result.hex, st == TM_OK ? err : &second);
+    if (st == TM_DIVERGED && err)
+        (void)!tm_trainer_warn(t, &second, "%s", err->message); /* for run.json and the page */
+    tm_status written = write_run_json(job, t, final_status(t, st), model->hash.hex, result.hex, st == TM_OK ? err : &second);
+    if (st == TM_DIVERGED && written == TM_OK)
+        (void)!write_views(job, &second);
     if (st != TM_OK || written != TM_OK)
         return st != TM_OK ? st : written;
     TM_TRY(write_views(job, err));

@@ -384,6 +384,8 @@ static tm_status open_run(check *c, tm_error *err)
         return tm_fail(err, TM_INPUT,
                        "%s: this run is not finished (status %s): finish it first, with the command that started it",
                        c->run, status);
+    if (strcmp(status, "diverged") == 0)
+        return tm_fail(err, TM_INPUT, "%s: this run diverged: there is no result to hold against another", c->run);
     const char *version = json_string_value(json_object_get(c->json, "temper"));
     if (version && strcmp(version, TM_VERSION) != 0)
         tm_buf_printf(&c->text, "note: the run was made by temper %s, this is " TM_VERSION "\n", version);

@@ -115,7 +115,7 @@ static tm_status unscale(tm_trainer *t, bool *finite, tm_error *err)
     *finite = isfinite(t->params[0].grad_norm);
     if (tm_loss_scale_move(scale, *finite))
         return TM_OK;
-    return tm_fail(err, TM_FAILED, "gradients of the old data are not finite even with a loss scale of 1: the model's activations exceed the range of f16 (65504); "
+    return tm_fail(err, TM_DIVERGED, "gradients of the old data are not finite even with a loss scale of 1: the model's activations exceed the range of f16 (65504); "
                                    "measure importances with precision: bf16 or f32");
 }
 
@@ -267,12 +267,12 @@ static tm_status mean_of(tm_trainer *t, double *mean, tm_error *err)
         free(value);
         TM_TRY(st);
         if (!isfinite(here))
-            return tm_fail(err, TM_FAILED, "importances of %s are not finite (%g): the model's gradients overflow on this data", p->name, here);
+            return tm_fail(err, TM_DIVERGED, "importances of %s are not finite (%g): the model's gradients overflow on this data", p->name, here);
         sum += m->scale[i] * here;
         count += (double)tm_param_count(p);
     }
     *mean = sum / count;
-    return sum > 0 ? TM_OK : tm_fail(err, TM_FAILED, "every importance is 0: nothing that is trained has a gradient on this data");
+    return sum > 0 ? TM_OK : tm_fail(err, TM_DIVERGED, "every importance is 0: nothing that is trained has a gradient on this data");
 }
 
 typedef struct origin { /* of a tensor that is written */

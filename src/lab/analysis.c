@@ -87,7 +87,15 @@ static void find_fronts(const tm_sequence_file *f, tm_analysis *out)
     }
 }
 
-static bool has_curve(const tm_sequence_file *f, const tm_sequence_result *result, size_t i) { return f->arm[i].kind == TM_ARM_SEQUENCE && result->arm[i].configs > 1; }
+/* Along the configurations none of whose chains diverged: what learned nothing is no point of the curve. */
+static bool has_curve(const tm_sequence_file *f, const tm_sequence_result *result, size_t i)
+{
+    const tm_lab_arm_result *a = &result->arm[i];
+    bool some = false;
+    for (size_t c = 0; c < a->configs; c++)
+        some |= !a->config[c].diverged;
+    return f->arm[i].kind == TM_ARM_SEQUENCE && a->configs > 1 && some;
+}
 
 static tm_status match(const tm_sequence_file *f, const tm_sequence_result *result, tm_analysis *out, tm_error *err)
 {
@@ -96,7 +104,7 @@ static tm_status match(const tm_sequence_file *f, const tm_sequence_result *resu
         const tm_lab_arm_result *a = &result->arm[i];
         double most = -INFINITY;
         for (size_t c = 0; c < a->configs; c++)
-            most = sign * a->config[c].metrics.learned > most ? sign * a->config[c].metrics.learned : most;
+            most = !a->config[c].diverged && sign * a->config[c].metrics.learned > most ? sign * a->config[c].metrics.learned : most;
         if (has_curve(f, result, i) && most < target)
             target = most;
     }
@@ -109,7 +117,7 @@ static tm_status match(const tm_sequence_file *f, const tm_sequence_result *resu
             continue;
         TM_TRY(TM_NEW(&x, 2 * a->configs, err));
         for (size_t c = 0; c < a->configs; c++) {
-            x[c] = sign * a->config[c].metrics.learned;
+            x[c] = a->config[c].diverged ? NAN : sign * a->config[c].metrics.learned;
             x[a->configs + c] = a->config[c].metrics.forgetting;
         }
         tm_status st = tm_matched(x, x + a->configs, (int64_t)a->configs, target, &out->arm[i].matched, err);

@@ -44,14 +44,68 @@ static void put_row(const tm_lab_task_chain *c, size_t row, const double *values
         c->out->r[row * T + j] = values[order_of(c)[j]];
 }
 
+/* TM_DIVERGED: a score is not finite, and that of the start model was. */
+static tm_status score(const tm_lab_task_chain *c, const tm_lab_state *state, tm_lab_sets sets, const char *folder, size_t count, double *values)
+{
+    TM_TRY(tm_lab_evaluate(c->r, state, sets, folder, values));
+    for (size_t i = 0; i < count; i++)
+        if (!isfinite(values[i]) && isfinite(c->r->shared->start[sets][i]))
+            return tm_fail(c->r->err, TM_DIVERGED, "a score of the result is %g: training diverged", values[i]);
+    return TM_OK;
+}
+
 /* Row `row` of R and of the probes: scores of a state. */
 static tm_status measure(const tm_lab_task_chain *c, const tm_lab_state *state, const char *folder, size_t row)
 {
     double values[TM_LAB_MOST_TASKS];
     size_t probes = (size_t)c->r->file->probe_name.count;
-    TM_TRY(tm_lab_evaluate(c->r, state, sets_of(c), folder, values));
+    TM_TRY(score(c, state, sets_of(c), folder, tasks_of(c), values));
     put_row(c, row, values);
-    return probes && !c->select ? tm_lab_evaluate(c->r, state, TM_SETS_PROBES, folder, c->out->probe + row * probes) : TM_OK;
+    return probes && !c->select ? score(c, state, TM_SETS_PROBES, folder, probes, c->out->probe + row * probes) : TM_OK;
+}
+
+/* The row of the model that there still is. */
+static void keep_row(const tm_lab_task_chain *c, size_t from, size_t to)
+{
+    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
+    memcpy(c->out->r + to * T, c->out->r + from * T, T * sizeof *c->out->r);
+    memcpy(c->out->probe + to * probes, c->out->probe + from * probes, probes * sizeof *c->out->probe);
+}
+
+/* --- A training that diverges --- */
+
+bool tm_lab_chain_diverged(const tm_lab_chain *chain, size_t tasks)
+{
+    for (size_t i = 0; i < tasks; i++)
+        if (chain->diverged[i] >= 0)
+            return true;
+    return false;
+}
+
+size_t tm_lab_diverged(const tm_lab_arm_result *arm, size_t tasks)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < arm->chains; i++)
+        n += tm_lab_chain_diverged(&arm->chain[i], tasks);
+    return n;
+}
+
+/* Notes it for tasks [count], those of the training into folder, which the error is about. */
+static tm_status note_divergence(const tm_lab_task_chain *c, const int32_t *tasks, size_t count, const char *folder)
+{
+    tm_lab_runner *r = c->r;
+    tm_buf text = {0};
+    int64_t step;
+    tm_buf_printf(&text, "%s: %s; the chain keeps the model it had", folder, r->err->message);
+    tm_status st = tm_buf_check(&text, r->err);
+    if (st == TM_OK)
+        st = tm_lab_diverged_at(r, folder, &step);
+    for (size_t i = 0; st == TM_OK && i < c->orders * count; i++)
+        c->out[i / count * c->stride].diverged[tasks[i % count]] = step;
+    if (st == TM_OK && r->calls->note && !c->select) /* rates are tried to find out where they are too large */
+        r->calls->note(r->calls->context, text.data);
+    tm_buf_deinit(&text);
+    return st;
 }
 
 /* --- One training --- */
@@ -199,6 +253,8 @@ static tm_status run_stage(const tm_lab_task_chain *c, size_t k, tm_lab_state *s
         *state = next;
         st = measure(c, state, folder, k + 1);
     }
+    if (st == TM_DIVERGED)
+        st = note_divergence(c, &task, 1, folder);
     tm_names_deinit(&settings);
     free(folder);
     return st;
@@ -220,6 +276,10 @@ static tm_status run_joint(const tm_lab_task_chain *c, tm_lab_state *state)
         st = train(c, state, all, tasks_of(c), folder, &settings, &next);
     if (st == TM_OK)
         st = measure(c, &next, folder, tasks_of(c));
+    if (st == TM_DIVERGED) {
+        st = note_divergence(c, all, tasks_of(c), folder);
+        keep_row(c, 0, tasks_of(c));
+    }
     tm_lab_state_deinit(&next);
     tm_names_deinit(&settings);
     free(folder);
@@ -328,7 +388,14 @@ static tm_status run_separate(const tm_lab_task_chain *c, const tm_lab_state *st
         if (st == TM_OK)
             st = train(c, start, &task, 1, folder, &settings, &modules[task]);
         if (st == TM_OK)
-            st = tm_lab_evaluate(c->r, &modules[task], sets_of(c), folder, scores + (size_t)task * T);
+            st = score(c, &modules[task], sets_of(c), folder, T, scores + (size_t)task * T);
+        if (st == TM_DIVERGED) { /* the start model is its module */
+            st = note_divergence(c, &task, 1, folder);
+            memcpy(scores + (size_t)task * T, c->r->shared->start[sets_of(c)], T * sizeof *scores);
+            tm_lab_state_deinit(&modules[task]);
+            if (st == TM_OK && !(modules[task].model = tm_strdup(start->model, c->r->err)))
+                st = TM_NO_MEMORY;
+        }
         tm_names_deinit(&settings);
         free(folder);
         TM_GO(st);
@@ -380,6 +447,9 @@ static tm_status begin(const tm_lab_task_chain *c)
     *c->out = (tm_lab_chain){.order = c->order, .seed = c->seed};
     TM_TRY(TM_NEW(&c->out->r, (T + 1) * T, c->r->err));
     TM_TRY(TM_NEW(&c->out->probe, (T + 1) * probes, c->r->err));
+    TM_TRY(TM_NEW(&c->out->diverged, T, c->r->err));
+    for (size_t i = 0; i < T; i++)
+        c->out->diverged[i] = -1;
     for (size_t i = 0; i < (T + 1) * (T + probes); i++)
         *(i < (T + 1) * T ? &c->out->r[i] : &c->out->probe[i - (T + 1) * T]) = NAN;
     put_row(c, 0, c->r->shared->start[sets_of(c)]);
@@ -390,7 +460,6 @@ static tm_status begin(const tm_lab_task_chain *c)
 
 static tm_status make(const tm_lab_task_chain *c)
 {
-    size_t T = tasks_of(c), probes = (size_t)c->r->file->probe_name.count;
     tm_lab_state state = {.model = tm_strdup(c->r->file->model, c->r->err)};
     tm_status st = state.model ? TM_OK : TM_NO_MEMORY;
     if (st == TM_OK && c->arm->kind == TM_ARM_JOINT)
@@ -398,13 +467,12 @@ static tm_status make(const tm_lab_task_chain *c)
     else if (st == TM_OK && tm_lab_is_separate(c->arm))
         st = run_separate(c, &state);
     else
-        for (size_t k = 0; st == TM_OK && k < T; k++) {
-            if (c->arm->kind == TM_ARM_SEQUENCE)
+        for (size_t k = 0; st == TM_OK && k < tasks_of(c); k++) {
+            bool learns = c->arm->kind == TM_ARM_SEQUENCE && !tm_lab_chain_diverged(c->out, tasks_of(c));
+            if (learns)
                 st = run_stage(c, k, &state);
-            else {
-                memcpy(c->out->r + (k + 1) * T, c->out->r, T * sizeof *c->out->r);
-                memcpy(c->out->probe + (k + 1) * probes, c->out->probe, probes * sizeof *c->out->probe);
-            }
+            if (!learns || tm_lab_chain_diverged(c->out, tasks_of(c)))
+                keep_row(c, k, k + 1);
         }
     tm_lab_state_deinit(&state);
     return st;
@@ -430,13 +498,12 @@ tm_status tm_lab_chain_run(const tm_lab_task_chain *c)
         TM_TRY(tm_lab_chain_key(c, &key));
         TM_TRY(tm_lab_chain_read(c, &key, &there));
     }
-    if (there)
-        tm_lab_advance(c->r, tm_lab_chain_trainings(c->r->file, c->arm));
-    else {
+    if (!there) {
         TM_TRY(begin_all(c)); /* a file that is not whole may have left something */
         TM_TRY(make(c));
         TM_TRY(trains ? tm_lab_chain_write(c, &key) : TM_OK);
     }
+    tm_lab_advance(c->r, tm_lab_chain_trainings(c->r->file, c->arm) - c->r->trained); /* what was there, and what a chain that diverged leaves out */
     for (size_t i = 0; i < c->orders; i++) {
         tm_lab_task_chain one = in_order(c, i);
         measure_chain(&one);
@@ -448,6 +515,7 @@ void tm_lab_chain_deinit(tm_lab_chain *c)
 {
     free(c->r);
     free(c->probe);
+    free(c->diverged);
     free(c->routed);
     free(c->confusion);
 }

@@ -37,6 +37,8 @@ tm_status tm_lab_chain_key(const tm_lab_task_chain *chain, tm_sha256 *out) TM_MU
 /* *there: chain.json of this key was read into the chains, whose arrays R and P are there; what is not whole counts as not there. Where run folders are dropped,
  * one of another key is refused: what it stands for could not be had again. */
 tm_status tm_lab_chain_read(const tm_lab_task_chain *chain, const tm_sha256 *key, bool *there) TM_MUST_CHECK;
+/* ", \"diverged\": {...}": the trainings of the chain that did, by task, with their steps; nothing where none did. */
+void tm_lab_put_diverged(tm_buf *out, const tm_sequence_file *file, const tm_lab_chain *chain);
 tm_status tm_lab_chain_write(const tm_lab_task_chain *chain, const tm_sha256 *key) TM_MUST_CHECK;
 /* Removes the run folders that the file's `runs` lets go. Nothing but files of the names that a run writes: what else lies there stays, and its folder. */
 tm_status tm_lab_chain_release(const tm_lab_task_chain *chain) TM_MUST_CHECK;

@@ -109,6 +109,20 @@ static void put_numbers(tm_buf *out, const char *name, const double *values, siz
     tm_buf_char(out, ']');
 }
 
+void tm_lab_put_diverged(tm_buf *out, const tm_sequence_file *f, const tm_lab_chain *chain)
+{
+    const char *before = "";
+    if (!tm_lab_chain_diverged(chain, f->tasks))
+        return;
+    tm_buf_text(out, ", \"diverged\": {");
+    for (size_t i = 0; i < f->tasks; i++)
+        if (chain->diverged[i] >= 0) {
+            tm_buf_printf(out, "%s\"%s\": %lld", before, f->task[i].name, (long long)chain->diverged[i]);
+            before = ", ";
+        }
+    tm_buf_char(out, '}');
+}
+
 tm_status tm_lab_chain_write(const tm_lab_task_chain *c, const tm_sha256 *key)
 {
     size_t T = c->r->file->tasks, probes = (size_t)c->r->file->probe_name.count;
@@ -118,6 +132,7 @@ tm_status tm_lab_chain_write(const tm_lab_task_chain *c, const tm_sha256 *key)
     for (size_t i = 0; i < c->orders; i++) {
         const tm_lab_chain *chain = &c->out[i * c->stride];
         tm_buf_printf(&text, "%s\n {\"order\": %zu", i ? "," : "", chain->order + 1);
+        tm_lab_put_diverged(&text, c->r->file, chain);
         put_numbers(&text, "R", chain->r, (T + 1) * T);
         put_numbers(&text, "P", chain->probe, (T + 1) * probes);
         if (chain->routed) {
@@ -158,6 +173,17 @@ static bool take_routing(const json_t *json, size_t T, double *routed, int64_t *
     return json_array_size(list) == T * T && take_numbers(json_object_get(json, "routed"), routed, T * T);
 }
 
+static bool take_diverged(const json_t *json, const tm_sequence_file *f, int64_t *step)
+{
+    size_t known = 0;
+    for (size_t i = 0; i < f->tasks; i++) {
+        const json_t *value = json_object_get(json, f->task[i].name);
+        step[i] = json_is_integer(value) ? json_integer_value(value) : -1;
+        known += step[i] >= 0;
+    }
+    return !json || (json_is_object(json) && known == json_object_size(json));
+}
+
 static tm_status take_chains(const tm_lab_task_chain *c, const json_t *list, bool *whole)
 {
     size_t T = c->r->file->tasks, probes = (size_t)c->r->file->probe_name.count;
@@ -166,7 +192,8 @@ static tm_status take_chains(const tm_lab_task_chain *c, const json_t *list, boo
     for (size_t i = 0; *whole && i < c->orders; i++) {
         const json_t *json = json_array_get(list, i);
         tm_lab_chain *chain = &c->out[i * c->stride];
-        *whole = take_numbers(json_object_get(json, "R"), chain->r, (T + 1) * T) && take_numbers(json_object_get(json, "P"), chain->probe, (T + 1) * probes);
+        *whole = take_numbers(json_object_get(json, "R"), chain->r, (T + 1) * T) && take_numbers(json_object_get(json, "P"), chain->probe, (T + 1) * probes) &&
+                 take_diverged(json_object_get(json, "diverged"), c->r->file, chain->diverged);
         if (*whole && routed) {
             TM_TRY(TM_NEW(&chain->routed, T * T, c->r->err));
             TM_TRY(TM_NEW(&chain->confusion, T * T, c->r->err));
@@ -244,10 +271,15 @@ tm_status tm_lab_chain_release(const tm_lab_task_chain *c)
     bool sequence = c->arm->kind == TM_ARM_SEQUENCE, last = f->runs == TM_RUNS_LAST;
     if (f->runs == TM_RUNS_KEEP || (last && (!sequence || tm_lab_is_separate(c->arm))))
         return TM_OK; /* all modules are the result */
-    for (size_t k = 0; k < (sequence ? f->tasks : 1) - last; k++) {
+    size_t learned = 0; /* of a chain that diverged fewer than all */
+    while (learned < f->tasks && c->out->diverged[f->order[c->order * f->tasks + learned]] < 0)
+        learned++;
+    for (size_t k = 0; k < (sequence ? f->tasks : 1); k++) {
         char *folder;
+        if (last && k + 1 == learned)
+            continue;
         TM_TRY(sequence ? tm_lab_stage_folder(c, k, &folder) : tm_lab_chain_folder(c, false, "joint", &folder));
-        tm_status st = remove_run(folder, last && k + 2 == f->tasks ? "merged" : NULL, c->r->err); /* what the last adapter is on */
+        tm_status st = remove_run(folder, last && k + 2 == learned ? "merged" : NULL, c->r->err); /* what the last adapter is on */
         free(folder);
         TM_TRY(st);
     }

@@ -1,5 +1,6 @@
 /* results.json and summary.json of a sequence (docs/formats/sequence.md), and its table for people. */
 #include "lab/analysis.h"
+#include "lab/chain.h"
 
 #include "base/json.h"
 #include "train/score.h"
@@ -118,19 +119,29 @@ static void put_analysis(tm_buf *out, const tm_arm_analysis *a, bool baseline)
     tm_buf_text(out, ",\n");
 }
 
+/* Chains that diverged; nothing where none did. */
+static void put_count(tm_buf *out, size_t diverged)
+{
+    if (diverged)
+        tm_buf_printf(out, ", \"diverged\": %zu", diverged);
+}
+
 static void put_arm(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm *arm, const tm_lab_arm_result *a, const tm_arm_analysis *analysis)
 {
     static const char *const kinds[] = {"sequence", "joint", "frozen"}, *const betweens[] = {"merge", "continue", "separate"};
     tm_buf_printf(out, "{\"name\": \"%s\", \"kind\": \"%s\", ", arm->name, kinds[arm->kind]);
     if (arm->kind == TM_ARM_SEQUENCE)
         tm_buf_printf(out, "\"between\": \"%s\", ", betweens[arm->between]);
-    tm_buf_printf(out, "\"old_data\": %s,\n", arm->old_data ? "true" : "false");
+    tm_buf_printf(out, "\"old_data\": %s", arm->old_data ? "true" : "false");
+    put_count(out, tm_lab_diverged(a, f->tasks));
+    tm_buf_text(out, ",\n");
     put_analysis(out, analysis, arm == &f->arm[f->baseline]);
     tm_buf_text(out, "   \"configurations\": [");
     for (size_t i = 0; i < a->configs; i++) {
         tm_buf_text(out, i ? ",\n    {\"settings\": " : "\n    {\"settings\": ");
         put_names(out, a->config[i].settings.item, (size_t)a->config[i].settings.count);
         put_metrics(out, &a->config[i].metrics);
+        put_count(out, a->config[i].diverged);
         tm_buf_printf(out, ", \"chosen\": %s}", i == a->chosen ? "true" : "false");
     }
     tm_buf_text(out, "],\n");
@@ -142,6 +153,7 @@ static void put_chains(tm_buf *out, const tm_sequence_file *f, const tm_lab_arm_
     for (size_t i = 0; i < a->chains; i++) {
         const tm_lab_chain *c = &a->chain[i];
         tm_buf_printf(out, "%s\n    {\"order\": %zu, \"seed\": %llu", i ? "," : "", c->order + 1, (unsigned long long)c->seed);
+        tm_lab_put_diverged(out, f, c);
         put_metrics(out, &c->metrics);
         put_matrix(out, "R", c->r, f->tasks + 1, f->tasks);
         if (f->probe_name.count)
@@ -318,6 +330,9 @@ tm_status tm_sequence_table(const tm_sequence_file *f, const tm_sequence_result 
         }
         tm_buf_char(out, '\n');
     }
+    for (size_t i = 0; i < f->arms; i++)
+        if (tm_lab_diverged(&result->arm[i], f->tasks))
+            tm_buf_printf(out, "%s: training diverged in %zu of %zu chains; they count with the model from before\n", f->arm[i].name, tm_lab_diverged(&result->arm[i], f->tasks), result->arm[i].chains);
     for (size_t i = 0; i < f->arms; i++)
         if (result->arm[i].chains && result->arm[i].chain[0].routed)
             put_routed(out, f, &f->arm[i], &result->arm[i]);

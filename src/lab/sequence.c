@@ -88,11 +88,13 @@ static double merit(const tm_sequence_file *f, const tm_lab_chain *c)
     return sum / (double)f->tasks;
 }
 
-/* The best configuration by merit, the first of equals; its chains are there. */
+/* The best configuration, the first of equals; its chains are there. One with fewer chains that diverged comes first: a chain that learned nothing has
+ * lost nothing either, and merit alone would take it where learning costs more than it brings. Then by merit. */
 static tm_status choose(const tm_lab_runner *r, const tm_lab_arm *arm, const tm_lab_chain *tried, tm_lab_arm_result *out)
 {
     const tm_sequence_file *f = r->file;
     double best = -INFINITY;
+    size_t fewest = SIZE_MAX;
     if (!arm->grid.count)
         return TM_OK;
     TM_TRY(TM_NEW(&out->config, tm_grid_count(&arm->grid), r->err));
@@ -105,9 +107,11 @@ static tm_status choose(const tm_lab_runner *r, const tm_lab_arm *arm, const tm_
             for (int m = 0; m < TM_SEQUENCE_METRIC_COUNT; m++)
                 sums[m] += ((const double *)&done->metrics)[m] / (double)f->select_seeds;
             sum += merit(f, done);
+            config->diverged += tm_lab_chain_diverged(done, f->tasks);
         }
-        if (sum > best) {
-            best = sum;
+        if (config->diverged < fewest || (config->diverged == fewest && sum > best)) {
+            best = isnan(sum) ? -INFINITY : sum;
+            fewest = config->diverged;
             out->chosen = out->configs - 1;
         }
     }

@@ -5,7 +5,8 @@
  *     what is there is not done again, so a sequence goes on wherever it was killed.
  *  2. The same sequence gives the same bytes of results.json: nothing of time or machine enters it.
  *  3. Test sets are looked at only with configurations that were chosen on validation sets.
- *  4. Chains know nothing of each other: several run side by side, and results do not depend on how many. */
+ *  4. A training that diverges is an outcome: a chain keeps the model it had, learns nothing more, and counts as it is.
+ *  5. Chains know nothing of each other: several run side by side, and results do not depend on how many. */
 #ifndef TM_LAB_SEQUENCE_H
 #define TM_LAB_SEQUENCE_H
 
@@ -34,7 +35,7 @@ typedef struct tm_lab_calls {
     void *context;
     /* Decides how many of `pieces` pieces of work run at a time, recipe[count] being what they are like; said once, before all others. */
     tm_status (*spread)(void *context, tm_recipe **recipe, size_t count, size_t pieces, tm_lab_spread *out, tm_error *err);
-    /* Trains into the recipe's out; a finished run there is left as it is. */
+    /* Trains into the recipe's out; a finished run there is left as it is. TM_DIVERGED: also when it did so before. */
     tm_status (*train)(void *context, tm_recipe *recipe, tm_error *err);
     /* The value of every evaluation's own metric; kl: KL(start || the recipe's model), start a model folder. */
     tm_status (*evaluate)(void *context, tm_recipe *recipe, const char *start, double *values, tm_error *err);
@@ -60,6 +61,7 @@ typedef struct tm_lab_chain {
     uint64_t seed;
     double *r;                /* [tasks + 1, tasks], by the order's places; NaN: not measured */
     double *probe;            /* [tasks + 1, probes] */
+    int64_t *diverged;        /* [tasks of the file]: the step at which a training on the task diverged, 0: before its first, one after its last: by its scores; -1: it did not */
     tm_sequence_metrics metrics;
     double *routed;           /* separate modules, chosen by a router: [tasks, tasks], as R from row 1 on; NULL: not asked */
     int64_t *confusion;       /* [tasks, tasks]: prompts of a task that were given to a module, at the end */
@@ -68,6 +70,7 @@ typedef struct tm_lab_chain {
 typedef struct tm_lab_config { /* of a grid, on validation sets: means over its chains */
     tm_names settings;
     tm_sequence_metrics metrics;
+    size_t diverged; /* of its chains */
 } tm_lab_config;
 
 typedef struct tm_lab_arm_result {
@@ -80,6 +83,10 @@ typedef struct tm_lab_arm_result {
 typedef struct tm_sequence_result {
     tm_lab_arm_result *arm; /* [file->arms] */
 } tm_sequence_result;
+
+/* Whether a training of the chain diverged; how many chains of an arm have one. */
+bool tm_lab_chain_diverged(const tm_lab_chain *chain, size_t tasks);
+size_t tm_lab_diverged(const tm_lab_arm_result *arm, size_t tasks);
 
 /* Runs all of it below the folder out. */
 tm_status tm_sequence_run(const tm_sequence_file *file, char *const *overrides, size_t override_count, const char *out, const tm_lab_calls *calls,

@@ -39,6 +39,9 @@ tm_status tm_lab_set(tm_names *list, const char *key, const char *value, tm_erro
 void tm_lab_advance(tm_lab_runner *r, size_t trainings)
 {
     tm_lab_shared *s = r->shared;
+    if (!trainings)
+        return;
+    r->trained += trainings;
     pthread_mutex_lock(&s->mutex);
     s->done += trainings;
     if (r->calls->progress)
@@ -219,6 +222,21 @@ tm_status tm_lab_train(tm_lab_runner *r, tm_recipe *recipe, const tm_lab_state *
         return TM_OK;
     tm_lab_state_deinit(next);
     return TM_NO_MEMORY;
+}
+
+tm_status tm_lab_diverged_at(const tm_lab_runner *r, const char *folder, int64_t *step)
+{
+    json_t *json = NULL;
+    char *path = tm_path_join(folder, "run.json", r->err);
+    tm_status st = path ? TM_OK : TM_NO_MEMORY;
+    *step = 0;
+    if (st == TM_OK && tm_path_exists(path))
+        st = tm_json_read(path, &json, r->err);
+    if (json)
+        *step = json_integer_value(json_object_get(json, "steps_done")) + 1;
+    json_decref(json);
+    free(path);
+    return st;
 }
 
 tm_status tm_lab_merge(tm_lab_runner *r, tm_lab_state *s)

@@ -37,6 +37,7 @@ typedef struct tm_lab_runner {
     const char *out;
     const tm_lab_calls *calls;
     tm_lab_shared *shared;
+    size_t trained; /* trainings that were said to be done */
     tm_error *err; /* of this thread */
 } tm_lab_runner;
 
@@ -53,8 +54,11 @@ tm_status tm_lab_set(tm_names *list, const char *key, const char *value, tm_erro
 /* Values of the sets for a state, from `folder`/NAME.json where they were measured before, else measured and stored. */
 tm_status tm_lab_evaluate(tm_lab_runner *r, const tm_lab_state *state, tm_lab_sets sets, const char *folder, double *values) TM_MUST_CHECK;
 
-/* Trains recipe (owned by the call) into folder; next: what came of it, from `from`. */
+/* Trains recipe (owned by the call) into folder; next: what came of it, from `from`. TM_DIVERGED: nothing came of it. */
 tm_status tm_lab_train(tm_lab_runner *r, tm_recipe *recipe, const tm_lab_state *from, const char *folder, tm_lab_state *next) TM_MUST_CHECK;
+
+/* The step at which the training in folder diverged; one after its last: its scores say so; 0: before its first. */
+tm_status tm_lab_diverged_at(const tm_lab_runner *r, const char *folder, int64_t *step) TM_MUST_CHECK;
 
 /* The state's adapter merged into its model: state->model is then run/merged. */
 tm_status tm_lab_merge(tm_lab_runner *r, tm_lab_state *state) TM_MUST_CHECK;

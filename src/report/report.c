@@ -100,6 +100,7 @@ static const char *status_words(const char *status, const char **look)
         {"done", "done", "good"},
         {"stopped", "stopped", "warn"},
         {"rolled_back", "rolled back", "bad"},
+        {"diverged", "diverged", "bad"},
         {"failed", "failed", "bad"},
     };
     for (size_t i = 0; i < sizeof TABLE / sizeof *TABLE; i++)

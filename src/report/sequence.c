@@ -124,7 +124,7 @@ static void put_cell(view *v, const json_t *arm, const char *metric)
 static void put_table(view *v)
 {
     static const char *const metrics[] = {"average", "learned", "bwt", "fwt", "forgetting", "held"};
-    bool probes = json_array_size(json_object_get(v->json, "probes")) > 0;
+    bool probes = json_array_size(json_object_get(v->json, "probes")) > 0, diverged = false;
     open_card(v, "Arms", "Means with 95 % intervals over seeds (orders averaged first). Right: the average less the baseline's, pairs of the same seed, p by Student's t and Holm.");
     put(v, "<div class=\"scroll\"><table class=\"arms\"><tr><th>arm</th>");
     for (int m = 0; m < 5 + probes; m++)
@@ -143,10 +143,17 @@ static void put_table(view *v)
         put(v, "</td><td>");
         if (!isnan(p))
             tm_buf_printf(v->out, "%.2g", p);
-        tm_buf_printf(v->out, "</td><td class=\"soft\">%s</td></tr>\n",
-                      is_kind(arm, "joint") ? "all at once" : is_kind(arm, "frozen") ? "untrained" : is_true(arm, "old_data") ? "old data" : "");
+        const char *kind = is_kind(arm, "joint") ? "all at once" : is_kind(arm, "frozen") ? "untrained" : is_true(arm, "old_data") ? "old data" : "";
+        tm_buf_printf(v->out, "</td><td class=\"soft\">%s", kind);
+        diverged |= run_number(arm, "diverged") > 0;
+        if (run_number(arm, "diverged") > 0)
+            tm_buf_printf(v->out, "%s%.0f of %zu chains diverged", *kind ? ", " : "", run_number(arm, "diverged"), json_array_size(json_object_get(arm, "chains")));
+        put(v, "</td></tr>\n");
     }
-    put(v, "</table></div></section>\n");
+    put(v, "</table></div>\n");
+    if (diverged)
+        put(v, "<p class=\"soft small\">A chain whose training diverged keeps the model from before, learns nothing more, and counts as it is.</p>\n");
+    put(v, "</section>\n");
 }
 
 /* --- Bars --- */

@@ -407,19 +407,19 @@ static tm_status optimise(tm_trainer *t, tm_error *err)
     return TM_OK;
 }
 
-/* A step that is not finite ends the run; in f16 it was skipped by the optimiser, and the loss's scale is halved. */
+/* A step that is not finite ends the run (TM_DIVERGED); in f16 it was skipped by the optimiser, and the loss's scale is halved. */
 static tm_status judge_step(tm_trainer *t, int32_t r, tm_error *err)
 {
     tm_step_result *s = &t->result[r];
     tm_loss_scale *scale = &t->loss_scale[r];
     if (scale->scale == 0 && (!isfinite(s->loss) || !isfinite(s->grad_norm)))
-        return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g: training diverged; try a lower train.lr, or warm-up",
+        return tm_fail(err, TM_DIVERGED, "step %lld: the loss is %g and the gradient norm %g: training diverged; try a lower train.lr, or warm-up",
                        (long long)t->step + 1, s->loss, s->grad_norm);
     if (scale->scale == 0)
         return TM_OK;
     s->skipped = !isfinite(s->grad_norm);
     if (!tm_loss_scale_move(scale, !s->skipped))
-        return tm_fail(err, TM_FAILED, "step %lld: the loss is %g and the gradient norm %g even with a loss scale of 1, after %lld skipped steps: training diverged, or the "
+        return tm_fail(err, TM_DIVERGED, "step %lld: the loss is %g and the gradient norm %g even with a loss scale of 1, after %lld skipped steps: training diverged, or the "
                        "model's activations exceed the range of f16 (65504); try a lower train.lr, warm-up, or precision: bf16 or f32",
                        (long long)t->step + 1, s->loss, s->grad_norm, (long long)scale->skipped);
     /* What hooks see of it. */

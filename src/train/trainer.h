@@ -143,7 +143,7 @@ tm_status tm_trainer_load(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Loads or initialises weights, teachers and first values, then the newest checkpoint of the folders
  * if there is one. */
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
-/* Runs to the end (or to an interruption: TM_FAILED). */
+/* Runs to the end (or to an interruption: TM_FAILED, or to a step that is not finite: TM_DIVERGED). */
 tm_status tm_trainer_run(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* The result of one replica into a folder; a whole model gets its tokenizer too. */
 tm_status tm_trainer_save_to(tm_trainer *trainer, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;

@@ -30,6 +30,7 @@ typedef struct counts { /* as many threads as there are jobs count */
 } counts;
 
 static tm_error error;
+static char diverges; /* the data that a rate of 10 or more does not learn, but diverges, of 20 to 30 after the last step; 0: none */
 
 static void must(tm_status st)
 {
@@ -44,6 +45,13 @@ static void near(double found, double expected)
 }
 
 static void store(const char *path, const char *text) { must(tm_file_write(path, text, strlen(text), &error)); }
+
+static char *slurped(const char *path)
+{
+    tm_buf text = {0};
+    must(tm_file_read(path, 1 << 20, &text, &error));
+    return text.data;
+}
 
 /* What a model folder has learned: the names of data files, in order, and the rate it was done with. */
 static void learned_by(const char *model, char *text, size_t size)
@@ -103,14 +111,23 @@ static tm_status train_one(counts *n, tm_recipe *r, tm_error *err)
     tm_sha256 hash;
     snprintf(path, sizeof path, "%s/run.json", r->out);
     if (tm_path_exists(path)) {
+        char *was = slurped(path);
+        bool diverged = strstr(was, "diverged") != NULL;
+        free(was);
         tm_recipe_destroy(r);
-        return TM_OK;
+        return diverged ? tm_fail(err, TM_DIVERGED, "it diverged before") : TM_OK;
     }
     if (++n->trained == n->fail_at) {
         tm_recipe_destroy(r);
         return tm_fail(err, TM_FAILED, "interrupted");
     }
     must(tm_dir_create(r->out, err));
+    for (int64_t i = 0; i < r->data_count; i++)
+        if (r->lr >= 10 && r->lr < 20 && strrchr(r->data[i].path, '/')[1] == diverges) {
+            store(path, "{\"status\": \"diverged\", \"steps_done\": 4, \"evals\": [{\"name\": \"x\", \"metric\": \"accuracy\", \"probe\": false, \"first\": 0, \"last\": 1}]}");
+            tm_recipe_destroy(r);
+            return tm_fail(err, TM_DIVERGED, "step 5: training diverged");
+        }
     learned_by(r->model, before, sizeof before);
     size_t at = (size_t)snprintf(text, sizeof text, "%s", before);
     for (int64_t i = 0; i < r->data_count; i++) {
@@ -125,7 +142,7 @@ static tm_status train_one(counts *n, tm_recipe *r, tm_error *err)
     snprintf(path, sizeof path, "%s/adapter_config.json", r->out);
     if (r->method == TM_METHOD_LORA)
         store(path, "{\"peft_type\": \"LORA\"}");
-    snprintf(text, sizeof text, "{\"status\": \"done\", \"sha256\": {\"result\": \"%s\"}, \"evals\": [{\"name\": \"x\", \"metric\": \"accuracy\", \"probe\": false, \"first\": 0, \"last\": %g}]}", hash.hex,
+    snprintf(text, sizeof text, "{\"status\": \"done\", \"steps_done\": 7, \"sha256\": {\"result\": \"%s\"}, \"evals\": [{\"name\": \"x\", \"metric\": \"accuracy\", \"probe\": false, \"first\": 0, \"last\": %g}]}", hash.hex,
              -fabs(r->lr - 0.01));
     snprintf(path, sizeof path, "%s/run.json", r->out);
     store(path, text);
@@ -157,6 +174,8 @@ static tm_status evaluate(void *context, tm_recipe *r, const char *start, double
         char task = strrchr(r->eval[i].data.path, '/')[1];
         size_t length = strlen(learned);
         values[i] = (length && learned[length - 1] == task ? 0.9 : strchr(learned, task) ? 0.5 : 0.1) - 0.01 * fabs(rate - 1);
+        if (rate >= 20 && rate < 30 && length && learned[length - 1] == diverges)
+            values[i] = NAN;
     }
     tm_recipe_destroy(r);
     return TM_OK;
@@ -184,7 +203,7 @@ static tm_status route(void *context, const tm_lab_routing *routing, double *sco
         must(routing->recipe_of(routing->owner, t, &r, err));
         assert_int_equal(r->eval_count, routing->tasks);
         assert_int_equal(r->data_count, t == routing->tasks ? 4 : 0); /* the tasks' entries: 1, 2, 1 */
-        assert_int_equal(r->lora_init != NULL, t < routing->tasks);
+        assert_int_equal(r->lora_init != NULL, t < routing->tasks && !(diverges && t == 1)); /* the start model in place of b's */
         tm_recipe_destroy(r);
     }
     assert_true(routing->entries[0] == 1 && routing->entries[1] == 2 && routing->entries[2] == 1);
@@ -380,13 +399,6 @@ static void sweeps(void **state)
     tm_sweep_deinit(&sweep);
 }
 
-static char *slurped(const char *path)
-{
-    tm_buf text = {0};
-    must(tm_file_read(path, 1 << 20, &text, &error));
-    return text.data;
-}
-
 /* results.json and summary.json of a sequence, as one text. */
 static char *results_of(const tm_sequence_file *f, const tm_sequence_result *result)
 {
@@ -550,6 +562,189 @@ static void summary(void **state)
     must(tm_dir_remove(scratch("out"), &error));
 }
 
+/* --- A training that diverges --- */
+
+static const char diverging[] = "orders: [[a, b, c], [b, c, a]]\nseeds: 2\nprobes:\n  - {name: old, path: %s/a.jsonl, metric: accuracy}\n%s\narms:\n  - {name: naive, set: {train: {lr: 11}}}\n"
+                                "  - {name: lora, set: {method: lora, train: {lr: 11}}}\n  - {name: apart, between: separate, set: {method: lora, train: {lr: 11}}}\n"
+                                "  - {name: joint, joint: true, set: {train: {lr: 11}}}\n  - {name: calm}\n";
+
+static void write_diverging(const char *more)
+{
+    char text[2000], dir[300];
+    snprintf(dir, sizeof dir, "%s", scratch("."));
+    snprintf(text, sizeof text, diverging, dir, more);
+    write_file(text);
+}
+
+/* Rows [4, 3] of a chain of order 1 or 2 whose training on b diverged: by an arm of one chain of models, of separate modules, of all at once. */
+static double expected(int kind, size_t order, size_t row, size_t j)
+{
+    static const char *const names[2] = {"abc", "bca"};
+    char task = names[order][j];
+    if (kind == 0) /* of abc the first was learned, of bca none */
+        return order == 0 && row >= 1 && task == 'a' ? 0.8 : row >= 1 && order == 0 ? 0.0 : 0.1;
+    if (kind == 1)
+        return row > j && task != 'b' ? 0.8 : 0.1;
+    return row == 0 || row == 3 ? 0.1 : NAN;
+}
+
+/* A chain keeps the model it had, in every kind of arm; what others learned is not touched. */
+static void check_diverged(const tm_sequence_file *f, const tm_sequence_result *result)
+{
+    static const int kinds[] = {0, 0, 1, 2};
+    for (size_t a = 0; a < 4; a++) {
+        assert_int_equal(tm_lab_diverged(&result->arm[a], 3), result->arm[a].chains);
+        for (size_t i = 0; i < result->arm[a].chains; i++) {
+            const tm_lab_chain *c = &result->arm[a].chain[i];
+            for (size_t t = 0; t < 3; t++)
+                assert_int_equal(c->diverged[t], t == 1 || kinds[a] == 2 ? 5 : -1);
+            for (size_t row = 0; row <= 3; row++) {
+                for (size_t j = 0; j < 3; j++) {
+                    double value = expected(kinds[a], c->order, row, j);
+                    if (isnan(value))
+                        assert_true(isnan(c->r[row * 3 + j]));
+                    else
+                        near(c->r[row * 3 + j], value);
+                }
+                double probe = kinds[a] == 2 && row % 3 ? NAN : kinds[a] == 0 && c->order == 0 && row ? 0.8 : 0.1;
+                if (isnan(probe))
+                    assert_true(isnan(c->probe[row]));
+                else
+                    near(c->probe[row], probe);
+            }
+        }
+    }
+    assert_int_equal(tm_lab_diverged(&result->arm[4], 3), 0);
+    near(result->arm[4].chain[0].metrics.learned, 0.9);
+    (void)f;
+}
+
+/* So with any number of jobs and whatever stays of the runs; nothing is trained twice, and every training is counted. */
+static void diverging_chains(void **state)
+{
+    (void)state;
+    static const char *const kept[] = {"", "runs: last", "runs: drop"};
+    tm_sequence_file f;
+    tm_sequence_result result;
+    char *first = NULL;
+    const int learns = 2 * (2 + 1) * 2 + 3 * 2 + 2 + 2 * 2 * 3; /* naive and lora: a, then b fails; b fails */
+    diverges = 'b';
+    for (int k = 0; k < 3; k++)
+        for (jobs = 1; jobs <= 4; jobs += 3) {
+            write_diverging(kept[k]);
+            for (int again = 0; again < 3; again++) {
+                run(&f, &result);
+                check_diverged(&f, &result);
+                char *text = results_of(&f, &result);
+                if (!first)
+                    first = text;
+                else {
+                    assert_string_equal(text, first);
+                    free(text);
+                }
+                assert_int_equal(counted.trained, again == 0 ? learns : 0);
+                assert_int_equal(counted.done, 3 * 2 * 2 * 2 + 3 * 2 + 2 + 2 * 2 * 3);
+                assert_int_equal(counted.total, counted.done);
+                tm_sequence_result_deinit(&result, &f);
+                tm_sequence_file_close(&f);
+                if (again == 1 && k == 0) /* killed before it was noted: the runs say it */
+                    must(tm_dir_remove(scratch("out/apart/seed-1/chain.json"), &error));
+                if (again == 1 && k == 0)
+                    must(tm_dir_remove(scratch("out/naive/order-2/seed-1/chain.json"), &error));
+            }
+            assert_int_equal(tm_path_exists(scratch("out/naive/order-1/seed-1/1-a/run.json")), k < 2); /* what the chain ends with */
+            assert_int_equal(tm_path_exists(scratch("out/naive/order-1/seed-1/2-b/run.json")), k == 0);
+            assert_false(tm_path_exists(scratch("out/naive/order-1/seed-1/3-c")));
+            must(tm_dir_remove(scratch("out"), &error));
+        }
+    assert_non_null(strstr(first, "\"old_data\": false, \"diverged\": 4,"));
+    assert_non_null(strstr(first, "{\"order\": 2, \"seed\": 1, \"diverged\": {\"b\": 5}, "));
+    assert_non_null(strstr(first, "{\"order\": 1, \"seed\": 2, \"diverged\": {\"a\": 5, \"b\": 5, \"c\": 5}, "));
+    jobs = 0;
+    diverges = 0;
+    free(first);
+}
+
+/* What its scores alone show to have diverged, at once and when they are read again. */
+static void diverged_at_the_end(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    char *first = NULL;
+    diverges = 'b';
+    write_file("arms:\n  - {name: naive, set: {train: {lr: 20}}}\n  - {name: apart, between: separate, set: {method: lora, train: {lr: 20}}}\n  - {name: joint, joint: true, set: {train: {lr: 20}}}\n"
+               "orders: [[a, c, b], [b, a, c]]\n");
+    for (int again = 0; again < 2; again++) {
+        run(&f, &result);
+        assert_int_equal(counted.trained, again ? 0 : 3 + 1 + 3 + 1);
+        assert_true(counted.done == counted.total && counted.total == 2 * 3 + 3 + 1);
+        for (size_t a = 0; a < 2; a++)
+            for (size_t o = 0; o < 2; o++) {
+                const tm_lab_chain *c = &result.arm[a].chain[o];
+                assert_true(c->diverged[0] == -1 && c->diverged[1] == 8 && c->diverged[2] == -1);
+                for (size_t j = 0; j < 3; j++)
+                    near(c->r[3 * 3 + j], a == 1 ? (j == 2 - 2 * o ? 0.1 : 0.71) : o ? 0.1 : (const double[]){0.31, 0.71, 0.1 - 0.19}[j]);
+            }
+        assert_int_equal(result.arm[2].chain[0].diverged[0], -1); /* what is learned last is c: it is well */
+        char *text = results_of(&f, &result);
+        if (first)
+            assert_string_equal(text, first);
+        free(first);
+        first = text;
+        tm_sequence_result_deinit(&result, &f);
+        tm_sequence_file_close(&f);
+        if (!again) {
+            must(tm_dir_remove(scratch("out/apart/seed-1/chain.json"), &error));
+            must(tm_dir_remove(scratch("out/naive/order-1/seed-1/chain.json"), &error));
+        }
+    }
+    free(first);
+    must(tm_dir_remove(scratch("out"), &error));
+    diverges = 0;
+}
+
+/* A configuration that diverges counts with the scores it has, and loses; where none does nothing is said. */
+static void diverging_choice(void **state)
+{
+    (void)state;
+    tm_sequence_file f;
+    tm_sequence_result result;
+    tm_analysis a;
+    tm_buf table = {0};
+    diverges = 'b';
+    write_file("select_seeds: [7, 8]\narms:\n  - {name: naive, grid: {train.lr: [11, 3, 12]}}\n  - {name: bad, grid: {train.lr: [12, 11]}}\n"
+               "  - {name: costly, grid: {train.lr: [11, 95, 96]}}\n");
+    run(&f, &result);
+    assert_int_equal(result.arm[0].chosen, 1);
+    assert_int_equal(result.arm[0].config[0].diverged, 2);
+    assert_int_equal(result.arm[0].config[1].diverged, 0);
+    near(result.arm[0].chain[0].metrics.learned, 0.9 - 0.02);
+    near(result.arm[0].config[0].metrics.average, (0.8 + 0.0 + 0.0) / 3);
+    assert_int_equal(result.arm[1].chosen, 1); /* all diverge: the best of what they had */
+    assert_true(result.arm[2].config[0].metrics.average > result.arm[2].config[1].metrics.average); /* who learned nothing lost nothing, */
+    assert_int_equal(result.arm[2].chosen, 1);                                                       /* and is not taken for it */
+    char *text = results_of(&f, &result);
+    assert_non_null(strstr(text, "\"diverged\": 2, \"chosen\": false}"));
+    assert_non_null(strstr(text, "\"old_data\": false,\n"));
+    assert_non_null(strstr(text, "\"old_data\": false, \"diverged\": 1,\n"));
+    free(text);
+    must(tm_analysis_of(&f, &result, &a, &error));
+    near(a.matched_learned, 0.9 - 0.94); /* what costly reaches with 95; bad has no configuration that counts */
+    near(a.arm[0].matched, 0.4);
+    near(a.arm[2].matched, 0.4);
+    assert_true(isnan(a.arm[1].matched));
+    must(tm_sequence_table(&f, &result, &a, &table, &error));
+    assert_non_null(strstr(table.data, "bad: training diverged in 1 of 1 chains"));
+    assert_null(strstr(table.data, "naive: training diverged"));
+    tm_buf_deinit(&table);
+    tm_analysis_deinit(&a);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    must(tm_dir_remove(scratch("out"), &error));
+    diverges = 0;
+}
+
 /* In memory where that is possible: what is synced takes time on a disk. */
 static int begin(void **state)
 {
@@ -562,6 +757,6 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(matrix), cmocka_unit_test(resumes), cmocka_unit_test(chooses_on_validation), cmocka_unit_test(separate_modules), cmocka_unit_test(sweeps), cmocka_unit_test(side_by_side), cmocka_unit_test(one_fails),
-                                       cmocka_unit_test(asked_to_end), cmocka_unit_test(chain_files), cmocka_unit_test(summary)};
+                                       cmocka_unit_test(asked_to_end), cmocka_unit_test(chain_files), cmocka_unit_test(summary), cmocka_unit_test(diverging_chains), cmocka_unit_test(diverged_at_the_end), cmocka_unit_test(diverging_choice)};
     return cmocka_run_group_tests_name("sequences and sweeps", tests, begin, scratch_end);
 }

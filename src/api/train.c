@@ -214,7 +214,7 @@ static void on_progress(void *context, const tm_trainer *t)
     double elapsed = tm_clock_seconds() - w->started, done = (double)(t->step - w->first_step);
     double rate = t->step_seconds > 0 ? (double)t->result[0].tokens / t->step_seconds : NAN;
     tm_train_progress p = {.step = t->step, .steps = t->run->steps, .loss = t->step > w->first_step ? t->result[0].loss : NAN, .tokens_per_s = rate,
-                           .share = t->peak_flops > 0 && t->step_seconds > 0 ? rate * t->flops_per_token / t->peak_flops : NAN,
+                           .share = tm_trainer_share(t),
                            .seconds_left = done > 0 ? elapsed / done * (double)(t->run->steps - t->step) : NAN, .probes = probes, .probe_count = n};
     w->callbacks->progress(w->callbacks->context, &p);
 }
@@ -345,7 +345,6 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
     if (st == TM_OK) {
         trainer->peak_flops = job->target.timed ? job->target.rates.peak_flops : tm_device_peak_flops(job->device);
-        trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }
     (void)!finish_hash(&model, NULL);

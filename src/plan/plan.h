@@ -43,9 +43,4 @@ double tm_tokens_per_second(const tm_memory_plan *plan, const tm_calibration *ra
 /* The same of the base's losses. */
 double tm_looks_per_second(const tm_memory_plan *plan, const tm_calibration *rates);
 
-/* Floating-point operations a token of a training step that are of use (what is computed twice counts once): 2 a weight
- * forward, 2 for the input gradient where something below is trained, 2 for the gradient of a trained weight; attention over
- * `length` tokens. */
-double tm_flops_per_token(const tm_model *model, int64_t length);
-
 #endif

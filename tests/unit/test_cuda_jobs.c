@@ -58,6 +58,68 @@ static void side_by_side(void **state)
     free(four);
 }
 
+static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Without the lines of plain products: how many measure the device's limit is a matter of time. */
+static void drop_products(char *table)
+{
+    char *to = table;
+    for (char *line = table, *next; *line; line = next) {
+        size_t n = strcspn(line, "\n");
+        n += line[n] == '\n';
+        next = line + n;
+        if (strncmp(line, "linear_forward ", 15) == 0)
+            continue;
+        memmove(to, line, n);
+        to += n;
+    }
+    *to = 0;
+}
+
+/* The tables of profiles, sorted; times are 0 here. */
+static int64_t profiles(const char *name, char *table[64])
+{
+    int64_t count = 0;
+    char path[1100];
+    for (;; count++) {
+        snprintf(path, sizeof path, count ? "%s.%d" : "%s", scratch(name), (int)count + 1);
+        if (!tm_path_exists(path))
+            break;
+        assert_true(count < 64);
+        table[count] = slurp(path, NULL);
+        drop_products(table[count]);
+    }
+    qsort(table, (size_t)count, sizeof *table, by_text);
+    return count;
+}
+
+/* Every device has a table of its own, side by side as one after another, and what is there stays. */
+static void a_profile_each(void **state)
+{
+    (void)state;
+    if (access(library, R_OK) != 0) {
+        print_message("skip: no C++ compiler here, so no %s\n", library);
+        skip();
+    }
+    char *table[2][64];
+    int64_t count[2];
+    for (int k = 0; k < 2; k++) {
+        setenv("TEMPER_CUDA_PROFILE", scratch(k ? "profile-4" : "profile-1"), 1);
+        free(sweep_of(k ? "profiled-4" : "profiled-1", k ? 4 : 1));
+        unsetenv("TEMPER_CUDA_PROFILE");
+        count[k] = profiles(k ? "profile-4" : "profile-1", table[k]);
+    }
+    assert_in_range(count[0], 8, 63); /* 2 ranks, 2 rates, with and without graphs */
+    assert_int_equal(count[1], count[0]);
+    for (int64_t i = 0; i < count[0]; i++) {
+        assert_non_null(strstr(table[0][i], "us a call"));
+        if (strcmp(table[0][i], table[1][i]) != 0)
+            fail_msg("profile %d of %d side by side is not one of those one after another (seed %llu):\n%s\n%s", (int)i, (int)count[0], (unsigned long long)seed, table[1][i], table[0][i]);
+        free(table[0][i]);
+        free(table[1][i]);
+    }
+}
+
 static int begin(void **state)
 {
     setenv("TEMPER_CUDA_LIBRARY", library, 1);
@@ -75,6 +137,6 @@ int main(void)
 {
     seed = fresh_seed();
     library = getenv("TEMPER_CUDA_LIBRARY") ? strdup(getenv("TEMPER_CUDA_LIBRARY")) : EMULATED;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(side_by_side)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(side_by_side), cmocka_unit_test(a_profile_each)};
     return cmocka_run_group_tests_name("several runs on a GPU", tests, begin, scratch_end);
 }

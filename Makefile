@@ -149,7 +149,7 @@ WRAP := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=read,--wrap=write,
         -Wl,--wrap=fwrite,--wrap=fflush,--wrap=pthread_create
 $(BUILD)/tests/fault/%: EXTRA_LD := $(WRAP)
 $(BUILD)/tests/unit/test_cuda_%.o: CPPFLAGS += -DEMULATED='"$(EMULATED)"' -DEMULATED_FAST='"$(EMULATED_FAST)"' -DEMULATED_PROGRAMS='"$(BUILD)/emulated/tests/cuda"'
-$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate jobs ops rows train): | $(if $(shell command -v $(CXX)),$(EMULATED) $(EMULATED_FAST))
+$(patsubst %,$(BUILD)/tests/unit/test_cuda_%,generate jobs ops rows train workshop): | $(if $(shell command -v $(CXX)),$(EMULATED) $(EMULATED_FAST))
 $(BUILD)/tests/unit/test_cuda_fast: | $(if $(shell command -v $(CXX)),$(EMULATED_TESTS))
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(LIB)
 	@mkdir -p $(@D)

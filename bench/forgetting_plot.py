@@ -78,6 +78,14 @@ def by_task(results):
         print("| %s | %s |" % (arm["name"], " | ".join(cells)))
 
 
+def diverged(results):
+    """Arms with trainings that diverged; their chains are in the means above with the models from before."""
+    for arm in results["arms"]:
+        chains = len(results["seeds"]) * (len(results["orders"]) if arm["kind"] == "sequence" else 1)
+        if arm.get("diverged"):
+            print("\n%s: training diverged in %d of %d chains." % (arm["name"], arm["diverged"], chains))
+
+
 def place(mx, my, width, taken, frame):
     """Where a name stands: beside its dot, or as near as nothing is in the way, inside the frame."""
     for shift in range(0, 400, 6):
@@ -128,5 +136,6 @@ if __name__ == "__main__":
     table(read)
     if len(read["tasks"]) > 2:
         by_task(read)
+    diverged(read)
     if len(sys.argv) > 2:
         picture(read, sys.argv[2])

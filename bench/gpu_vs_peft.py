@@ -8,21 +8,8 @@ usage: bench/gpu_vs_peft.py [--temper build/cpu/temper] [--cases 7b-lora,0.5b-lo
 needs torch (for the weights), transformers and peft (for the peers)."""
 import argparse, json, os, random, statistics, subprocess, sys, tempfile, threading, time
 
-SHAPES = {  # hidden, ffn, layers, heads, kv heads, tied
-    "0.5b": (896, 4864, 24, 14, 2, True),
-    "1.5b": (1536, 8960, 28, 12, 2, True),
-    "7b": (3584, 18944, 28, 28, 4, False),
-}
-CASES = {  # shape, method, rows of a step, tokens of a row, rows of a micro-batch of the peer
-    "7b-lora": ("7b", "lora", 4, 2048),
-    "1.5b-lora": ("1.5b", "lora", 8, 2048),
-    "0.5b-lora": ("0.5b", "lora", 16, 2048),
-    "1.5b-full": ("1.5b", "full", 8, 2048),
-    "0.5b-short": ("0.5b", "lora", 4, 256),
-    "7b-ragged": ("7b", "lora", 32, -1),
-    "0.5b-ragged": ("0.5b", "lora", 64, -1),
-}
-VOCABULARY = 151936
+from gpu_cases import CASES, RANK, SHAPES, VOCABULARY
+
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -104,7 +91,7 @@ def ours(case, folder, rows_file, steps, temper, overrides):
                f"train.steps={steps}", "train.seq=2048", "train.shuffle=false", "train.checkpoint_every=0", "train.max_grad_norm=1",
                f"out={out}/run"] + overrides
     if method == "lora":
-        command += ["lora.dropout=0"]
+        command += ["lora.dropout=0", f"lora.r={RANK}"]
     memory = Memory()
     memory.start()
     start = time.time()
@@ -134,7 +121,7 @@ def peer(case, folder, rows_file, steps, kind):
     model.config.use_cache = False
     if method == "lora":
         from peft import LoraConfig, get_peft_model
-        model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"))
+        model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=32, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"))
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=True)

@@ -77,10 +77,10 @@ static tm_status evaluate(tm_job *job, tm_scores *scores, tm_buf *items, tm_erro
     return st;
 }
 
-tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_buf *items, tm_error *err)
+tm_status tm_evaluate_recipe(tm_workshop *shop, tm_recipe *recipe, tm_scores *scores, tm_buf *items, tm_error *err)
 {
     tm_job job;
-    TM_TRY(tm_job_open(recipe, TM_JOB_EVAL, &job, err));
+    TM_TRY(tm_job_open_in(shop, recipe, TM_JOB_EVAL, &job, err));
     tm_status st = evaluate(&job, scores, items, err);
     tm_job_close(&job);
     return st;

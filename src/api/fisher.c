@@ -249,10 +249,10 @@ tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callba
     tm_recipe *recipe;
     *text = NULL;
     TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
-    return tm_fisher_recipe(recipe, request->out, request->add, callbacks, text, err);
+    return tm_fisher_recipe(NULL, recipe, request->out, request->add, callbacks, text, err);
 }
 
-tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err)
+tm_status tm_fisher_recipe(tm_workshop *shop, tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err)
 {
     tm_job job;
     measuring m = {0};
@@ -260,7 +260,7 @@ tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add,
     double mean;
     tm_status st;
     *text = NULL;
-    TM_TRY(tm_job_open(recipe, TM_JOB_MEASURE, &job, err));
+    TM_TRY(tm_job_open_in(shop, recipe, TM_JOB_MEASURE, &job, err));
     if (recipe->method == TM_METHOD_NONE)
         TM_GO(tm_fail(err, TM_RECIPE, "method: none trains nothing: importances are of what is trained"));
     TM_GO(open_measuring(&m, &job, callbacks, err));

@@ -399,7 +399,7 @@ static tm_status settle_choices(tm_job *job, tm_error *err)
     job->asked = (tm_layout){.precision = r->precision, .recompute = r->recompute, .offload = r->offload, .recompute_layers = r->recompute_layers, .micro_tokens = r->micro_tokens};
     if (!r->model)
         return tm_fail(err, TM_RECIPE, "%s: key model is missing: expected a model folder", where);
-    TM_TRY(tm_device_open(r->device, r->threads, &job->device, job->no_gpu, err));
+    TM_TRY(tm_workshop_device(job->shop, r->device, r->threads, &job->device, job->no_gpu, err));
     job->own = job->device->used_bytes;
     if (r->precision == TM_PRECISION_F16 && !job->device->traits.apart)
         return tm_fail(err, TM_RECIPE, "%s: precision: f16 runs on a GPU alone (device is %s); expected f32 or bf16", where, job->device->name);
@@ -463,9 +463,11 @@ tm_status tm_job_plan_for(tm_job *job, const tm_target *target, tm_error *err)
     return tm_layout_choose(&job->run, job->recipe, &job->asked, &job->target, &job->plan, err);
 }
 
-tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err)
+tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) { return tm_job_open_in(NULL, recipe, depth, job, err); }
+
+tm_status tm_job_open_in(tm_workshop *shop, tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err)
 {
-    *job = (tm_job){.recipe = recipe, .folder = {.lock = {.fd = -1}}};
+    *job = (tm_job){.recipe = recipe, .shop = shop, .folder = {.lock = {.fd = -1}}};
     tm_status st = open_job(job, depth, err);
     if (st != TM_OK)
         tm_job_close(job);
@@ -474,7 +476,8 @@ tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_err
 
 void tm_job_close(tm_job *job)
 {
-    tm_device_destroy(job->device);
+    if (job->device)
+        tm_workshop_give_back(job->shop, job->device);
     tm_run_folder_close(&job->folder);
     tm_order_destroy(job->order);
     for (int64_t i = 0; i < job->eval_count; i++) {

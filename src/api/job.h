@@ -3,6 +3,7 @@
 #define TM_API_JOB_H
 
 #include "api/rehearse.h"
+#include "api/workshop.h"
 #include "plan/fit.h"
 
 typedef struct tm_job {
@@ -26,6 +27,7 @@ typedef struct tm_job {
     tm_sha256 model_sample;    /* of the weights as they are now (tm_hf_sample) */
     tm_sha256 importances_hash;
     tm_names previous_hashes;  /* of the adapters in keep.orthogonal.previous */
+    tm_workshop *shop;         /* NULL: none; where the device is given back */
     tm_device *device;
     int64_t own;               /* bytes that the device took for itself */
     char no_gpu[512];          /* device: auto took the CPU although there is an NVIDIA driver: why; "" otherwise */
@@ -42,17 +44,18 @@ typedef enum tm_job_depth {
 } tm_job_depth;
 
 /* Opens what the recipe names and settles every `auto` in it. The job owns the recipe from here on,
- * also on failure. */
-tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
+ * also on failure. shop|0 */
+tm_status tm_job_open_in(tm_workshop *shop, tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK;
+tm_status tm_job_open(tm_recipe *recipe, tm_job_depth depth, tm_job *job, tm_error *err) TM_MUST_CHECK; /* in none */
 void tm_job_close(tm_job *job);
 
-/* tm_train with a recipe that is loaded already; it is the call's from here on. */
-tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err) TM_MUST_CHECK;
+/* tm_train with a recipe that is loaded already; it is the call's from here on. shop|0, here and below */
+tm_status tm_train_recipe(tm_workshop *shop, tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err) TM_MUST_CHECK;
 /* tm_fisher likewise: into the file path, added to those of `add` (NULL: none). */
-tm_status tm_fisher_recipe(tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err) TM_MUST_CHECK;
+tm_status tm_fisher_recipe(tm_workshop *shop, tm_recipe *recipe, const char *path, const char *add, const tm_callbacks *callbacks, char **text, tm_error *err) TM_MUST_CHECK;
 /* Scores [recipe->eval_count] of every evaluation of a recipe, nothing trained; items (may be NULL) [eval_count] get a JSON line an item.
  * The recipe is the call's from here on. */
-tm_status tm_evaluate_recipe(tm_recipe *recipe, tm_scores *scores, tm_buf *items, tm_error *err) TM_MUST_CHECK;
+tm_status tm_evaluate_recipe(tm_workshop *shop, tm_recipe *recipe, tm_scores *scores, tm_buf *items, tm_error *err) TM_MUST_CHECK;
 
 /* How a recipe's data are read with its model's tokenizer. cache: folder, or NULL. */
 tm_data_settings tm_job_data_settings(const tm_recipe *recipe, const tm_tokenizer *tok, int64_t vocab, const char *cache);

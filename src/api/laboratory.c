@@ -9,10 +9,15 @@ void tm_laboratory_open(tm_laboratory *lab, const tm_callbacks *callbacks, int j
 {
     static const tm_callbacks silent = {0};
     *lab = (tm_laboratory){.callbacks = callbacks ? callbacks : &silent, .asked = jobs, .threads = 1, .sweep = sweep};
+    tm_workshop_open(&lab->shop);
     pthread_mutex_init(&lab->mutex, NULL);
 }
 
-void tm_laboratory_close(tm_laboratory *lab) { pthread_mutex_destroy(&lab->mutex); }
+void tm_laboratory_close(tm_laboratory *lab)
+{
+    tm_workshop_close(&lab->shop);
+    pthread_mutex_destroy(&lab->mutex);
+}
 
 void tm_laboratory_threads(const tm_laboratory *lab, tm_recipe *recipe)
 {
@@ -23,7 +28,7 @@ void tm_laboratory_threads(const tm_laboratory *lab, tm_recipe *recipe)
 /* --- How many --- */
 
 /* The most bytes that one of the recipes takes; of the device, how many jobs it has processors for, what is free, and its name. */
-static tm_status look(tm_recipe **recipe, size_t count, bool plan, int64_t *peak, int64_t *memory, bool *gpu, char *device, size_t size, tm_error *err)
+static tm_status look(tm_workshop *shop, tm_recipe **recipe, size_t count, bool plan, int64_t *peak, int64_t *memory, bool *gpu, char *device, size_t size, tm_error *err)
 {
     tm_status st = TM_OK;
     *peak = 0;
@@ -33,7 +38,7 @@ static tm_status look(tm_recipe **recipe, size_t count, bool plan, int64_t *peak
         recipe[i] = NULL;
         if (st == TM_OK && (plan || i == 0)) {
             mine->threads = 1;
-            st = tm_job_open(mine, TM_JOB_PLAN, &job, err);
+            st = tm_job_open_in(shop, mine, TM_JOB_PLAN, &job, err);
             if (st != TM_OK)
                 continue;
             *gpu = job.device->traits.apart;
@@ -57,7 +62,7 @@ tm_status tm_laboratory_spread(void *context, tm_recipe **recipe, size_t count, 
     *out = (tm_lab_spread){.jobs = 1};
     if (!count)
         return TM_OK;
-    TM_TRY(look(recipe, count, !jobs, &peak, &memory, &gpu, out->device, sizeof out->device, err));
+    TM_TRY(look(&lab->shop, recipe, count, !jobs, &peak, &memory, &gpu, out->device, sizeof out->device, err));
     if (!jobs)
         jobs = gpu ? 1 : cores;
     if (!lab->asked && memory >= 0 && peak > 0 && memory / peak < jobs)

@@ -2,6 +2,7 @@
 #ifndef TM_API_LABORATORY_H
 #define TM_API_LABORATORY_H
 
+#include "api/workshop.h"
 #include "lab/sequence.h"
 
 #include <pthread.h>
@@ -13,6 +14,7 @@ typedef struct tm_laboratory {
     int asked;            /* jobs; 0: to be decided */
     int64_t threads;      /* of a job */
     bool sweep;           /* its pieces are runs, not chains */
+    tm_workshop shop;
     atomic_bool stop;
     pthread_mutex_t mutex;
     size_t done, total;   /* trainings */

@@ -210,7 +210,7 @@ static tm_status add_items(const chooser *c, int64_t set, int32_t module, const 
 }
 
 /* tallies [sets, tasks] */
-static tm_status score_module(const tm_laboratory *lab, const chooser *c, const tm_lab_routing *r, size_t module, tally *tallies, tm_error *err)
+static tm_status score_module(tm_laboratory *lab, const chooser *c, const tm_lab_routing *r, size_t module, tally *tallies, tm_error *err)
 {
     tm_recipe *recipe;
     tm_buf items[TM_LAB_MOST_TASKS] = {0};
@@ -221,7 +221,7 @@ static tm_status score_module(const tm_laboratory *lab, const chooser *c, const 
     if (st == TM_OK)
         tm_laboratory_threads(lab, recipe);
     if (st == TM_OK)
-        st = tm_evaluate_recipe(recipe, scores, items, err);
+        st = tm_evaluate_recipe(&lab->shop, recipe, scores, items, err);
     for (size_t s = 0; s < r->tasks; s++) {
         if (st == TM_OK)
             st = add_items(c, (int64_t)s, (int32_t)module, &items[s], &tallies[s], r->tasks, err);
@@ -233,13 +233,14 @@ static tm_status score_module(const tm_laboratory *lab, const chooser *c, const 
 
 tm_status tm_route_modules(void *context, const tm_lab_routing *r, double *scores, int64_t *confusion, tm_error *err)
 {
+    tm_laboratory *lab = context;
     chooser c = {0};
     tally *tallies = NULL;
     tm_recipe *recipe;
     tm_status st;
     TM_TRY(r->recipe_of(r->owner, r->tasks, &recipe, err));
-    tm_laboratory_threads(context, recipe);
-    TM_TRY(tm_job_open(recipe, TM_JOB_EVAL, &c.job, err));
+    tm_laboratory_threads(lab, recipe);
+    TM_TRY(tm_job_open_in(&lab->shop, recipe, TM_JOB_EVAL, &c.job, err));
     TM_GO(TM_NEW(&tallies, r->sets * r->tasks, err));
     TM_GO(chooser_open(&c, err));
     TM_GO(learn(&c, r, err));
@@ -249,7 +250,7 @@ tm_status tm_route_modules(void *context, const tm_lab_routing *r, double *score
             for (int64_t i = 0; i < c.job.evals[s].examples; i++)
                 confusion[(k * r->tasks + s) * r->tasks + (size_t)c.choice[s][(size_t)i * c.sets + k]]++;
     for (size_t m = 0; m < r->tasks; m++)
-        TM_GO(score_module(context, &c, r, m, tallies, err));
+        TM_GO(score_module(lab, &c, r, m, tallies, err));
     for (size_t i = 0; i < r->sets * r->tasks; i++)
         scores[i] = tallies[i].weight > 0 ? tallies[i].sum / tallies[i].weight : NAN;
 out:

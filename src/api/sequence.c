@@ -16,11 +16,12 @@
 /* Warnings of the single runs stay in their folders: a sequence has many. */
 static tm_status train(void *context, tm_recipe *recipe, tm_error *err)
 {
+    tm_laboratory *lab = context;
     tm_laboratory_watch watch;
     char *out = NULL;
-    tm_laboratory_threads(context, recipe);
-    tm_laboratory_watch_begin(&watch, context, true);
-    tm_status st = tm_train_recipe(recipe, &watch.callbacks, &out, err);
+    tm_laboratory_threads(lab, recipe);
+    tm_laboratory_watch_begin(&watch, lab, true);
+    tm_status st = tm_train_recipe(&lab->shop, recipe, &watch.callbacks, &out, err);
     tm_laboratory_watch_end(&watch);
     free(out);
     return st == TM_RETENTION ? TM_OK : st; /* what the gate left is the run's result */
@@ -49,8 +50,9 @@ static tm_status measure_kl(const tm_recipe *recipe, const tm_eval_entry *entry,
 
 static tm_status evaluate(void *context, tm_recipe *recipe, const char *start, double *values, tm_error *err)
 {
+    tm_laboratory *lab = context;
     int metric[TM_LAB_MOST_TASKS];
-    tm_laboratory_threads(context, recipe);
+    tm_laboratory_threads(lab, recipe);
     int64_t count = recipe->eval_count;
     tm_scores *scores = NULL;
     tm_status st = TM_OK;
@@ -67,7 +69,7 @@ static tm_status evaluate(void *context, tm_recipe *recipe, const char *start, d
         tm_recipe_destroy(recipe);
         return st;
     }
-    st = tm_evaluate_recipe(recipe, scores, NULL, err);
+    st = tm_evaluate_recipe(&lab->shop, recipe, scores, NULL, err);
     for (int64_t i = 0; st == TM_OK && i < count; i++)
         values[i] = metric[i] == TM_METRIC_KL ? values[i] : tm_metric_value(metric[i], &scores[i]);
     free(scores);
@@ -154,11 +156,12 @@ out:
 
 static tm_status importances(void *context, tm_recipe *recipe, const char *out, const char *add, tm_error *err)
 {
+    tm_laboratory *lab = context;
     tm_laboratory_watch watch;
     char *text = NULL;
-    tm_laboratory_threads(context, recipe);
-    tm_laboratory_watch_begin(&watch, context, false);
-    tm_status st = tm_fisher_recipe(recipe, out, add, &watch.callbacks, &text, err);
+    tm_laboratory_threads(lab, recipe);
+    tm_laboratory_watch_begin(&watch, lab, false);
+    tm_status st = tm_fisher_recipe(&lab->shop, recipe, out, add, &watch.callbacks, &text, err);
     tm_laboratory_watch_end(&watch);
     free(text);
     return st;
@@ -211,6 +214,7 @@ tm_status tm_sequence(const tm_sequence_request *request, const tm_callbacks *ca
     TM_TRY(tm_sequence_file_open(request->path, request->overrides, request->override_count, &file, err));
     const char *out = request->out ? request->out : file.out ? file.out : "runs/sequence";
     tm_laboratory_open(&lab, callbacks, request->jobs, false);
+    lab.shop.passing = file.runs == TM_RUNS_DROP;
     tm_lab_calls calls = calls_of(&lab);
     for (int64_t i = 0; i < file.warnings.count; i++)
         tm_laboratory_note(&lab, file.warnings.item[i]);

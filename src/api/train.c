@@ -247,10 +247,8 @@ static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *e
     return TM_OK;
 }
 
-static const char *final_status(const tm_trainer *t, tm_status st)
+static const char *final_status(const tm_trainer *t)
 {
-    if (st != TM_OK)
-        return st == TM_DIVERGED ? "diverged" : "failed";
     return t->verdict == TM_ROLL_BACK ? "rolled_back" : t->verdict == TM_STOP ? "stopped" : "done";
 }
 
@@ -288,6 +286,22 @@ static tm_status write_views(const tm_job *job, tm_error *err)
     return tm_report_write(job->folder.dir, err);
 }
 
+/* Where the folder is removed soon nobody looks at it. */
+static bool wants_views(const tm_job *job) { return !job->shop || !job->shop->passing; }
+
+/* That a run diverged, err saying where, is on disk when the caller hears of it. */
+static tm_status write_divergence(const tm_job *job, tm_trainer *t, const char *model, tm_error *err)
+{
+    tm_error problem;
+    tm_status st = tm_trainer_warn(t, &problem, "%s", err ? err->message : "training diverged");
+    if (st == TM_OK)
+        st = write_run_json(job, t, "diverged", model, "", &problem);
+    if (st == TM_OK && wants_views(job))
+        st = write_views(job, &problem);
+    if (st != TM_OK && err)
+        *err = problem;
+    return st == TM_OK ? TM_DIVERGED : st;
+}
 
 static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash *model, tm_error *err)
 {
@@ -306,16 +320,16 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     if (st == TM_OK)
         st = hash_result(job, t, &result, err);
     tm_error second;
-    tm_status hashed = finish_hash(model, st == TM_OK ? err : NULL);
-    st = st == TM_OK ? hashed : st;
-    if (st == TM_DIVERGED && err)
-        (void)!tm_trainer_warn(t, &second, "%s", err->message); /* for run.json and the page */
-    tm_status written = write_run_json(job, t, final_status(t, st), model->hash.hex, result.hex, st == TM_OK ? err : &second);
-    if (st == TM_DIVERGED && written == TM_OK)
-        (void)!write_views(job, &second);
+    bool outcome = st == TM_OK || st == TM_DIVERGED;
+    tm_status hashed = finish_hash(model, outcome ? err : NULL);
+    st = outcome && hashed != TM_OK ? hashed : st;
+    if (st == TM_DIVERGED)
+        return write_divergence(job, t, model->hash.hex, err);
+    tm_status written = write_run_json(job, t, st == TM_OK ? final_status(t) : "failed", model->hash.hex, result.hex, st == TM_OK ? err : &second);
     if (st != TM_OK || written != TM_OK)
         return st != TM_OK ? st : written;
-    TM_TRY(write_views(job, err));
+    if (wants_views(job))
+        TM_TRY(write_views(job, err));
     if (t->verdict != TM_GO_ON)
         return tm_fail(err, TM_RETENTION, "%s", t->warnings.count ? t->warnings.item[t->warnings.count - 1] : "the retention gate ended the run");
     return TM_OK;
@@ -331,7 +345,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     if (finished) {
         if (callbacks->note)
             callbacks->note(callbacks->context, "this run is finished already; nothing to do");
-        return tm_dir_has(job->folder.dir, "report.html") ? TM_OK : write_views(job, err);
+        return wants_views(job) && !tm_dir_has(job->folder.dir, "report.html") ? write_views(job, err) : TM_OK;
     }
     TM_TRY(tm_job_fits(job, NULL, NULL, err));
     if (job->no_gpu[0] && callbacks->note)
@@ -344,7 +358,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     start_hash(&model, job->recipe->model);
     tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
     if (st == TM_OK) {
-        trainer->peak_flops = job->target.timed ? job->target.rates.peak_flops : tm_device_peak_flops(job->device);
+        trainer->peak_flops = job->target.timed ? job->target.rates.peak_flops : wants_views(job) ? tm_device_peak_flops(job->device) : 0;
         st = run_trainer(job, trainer, &w, &model, err);
     }
     (void)!finish_hash(&model, NULL);
@@ -357,10 +371,10 @@ tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks
     tm_recipe *recipe;
     *out = NULL;
     TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
-    return tm_train_recipe(recipe, callbacks, out, err);
+    return tm_train_recipe(NULL, recipe, callbacks, out, err);
 }
 
-tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err)
+tm_status tm_train_recipe(tm_workshop *shop, tm_recipe *recipe, const tm_callbacks *callbacks, char **out, tm_error *err)
 {
     static const tm_callbacks silent = {0};
     tm_job job;
@@ -371,7 +385,7 @@ tm_status tm_train_recipe(tm_recipe *recipe, const tm_callbacks *callbacks, char
         tm_recipe_destroy(recipe);
         return st;
     }
-    TM_TRY(tm_job_open(recipe, TM_JOB_TRAIN, &job, err));
+    TM_TRY(tm_job_open_in(shop, recipe, TM_JOB_TRAIN, &job, err));
     st = train_job(&job, callbacks, err);
     *out = tm_strdup(job.folder.dir, st == TM_OK ? err : NULL);
     if (!*out && st == TM_OK)

@@ -30,7 +30,7 @@ static void count_unstash(tm_device *d, int64_t slot, void *dst, int64_t bytes) 
 static void count_stash_wait(tm_device *d, int64_t slot) {}
 static void count_destroy(tm_device *d) { free(d); }
 
-/* No alloc: arenas see that and count (tm_arena_init). */
+/* No alloc: arenas see that and count (tm_arena_at). */
 static const tm_device_calls counting_calls = {
     .upload = count_upload, .download = count_download, .copy = count_copy, .zero = count_zero,
     .sync = count_sync, .destroy = count_destroy, .lend = count_lend,

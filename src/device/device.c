@@ -38,25 +38,16 @@ void tm_device_destroy(tm_device *d)
         d->calls->destroy(d);
 }
 
-tm_status tm_arena_init(tm_arena *arena, tm_device *d, const char *name, int64_t bytes, tm_error *err)
+tm_status tm_device_adopt(tm_device *d, tm_error *err)
 {
-    *arena = (tm_arena){.device = d, .name = name, .limit = bytes, .counting = d->calls->alloc == NULL};
-    if (arena->counting) { /* an address that is never looked through, far from NULL */
-        arena->base = (char *)(uintptr_t)TM_ALIGN;
-        return TM_OK;
-    }
-    void *base = NULL;
-    if (bytes)
-        TM_TRY(tm_device_alloc(d, bytes, &base, err));
-    arena->base = base;
-    return TM_OK;
+    d->peak_bytes = d->used_bytes;
+    return d->calls->adopt ? d->calls->adopt(d, err) : TM_OK;
 }
 
-void tm_arena_deinit(tm_arena *arena)
+tm_arena tm_arena_at(tm_device *d, const char *name, void *base, int64_t bytes)
 {
-    if (arena->device && !arena->counting)
-        tm_device_release(arena->device, arena->base, arena->limit);
-    *arena = (tm_arena){0};
+    bool counting = d->calls->alloc == NULL; /* then an address that is never looked through, far from NULL */
+    return (tm_arena){.device = d, .name = name, .base = counting ? (char *)(uintptr_t)TM_ALIGN : base, .limit = bytes, .counting = counting};
 }
 
 void *tm_arena_take(tm_arena *arena, int64_t bytes)

@@ -67,6 +67,9 @@ typedef struct tm_device_calls {
     void (*stash_wait)(tm_device *d, int64_t slot);
     /* Bytes of its memory that nobody has taken, and all. NULL: it shares the machine's memory. */
     void (*memory)(tm_device *d, int64_t *free_bytes, int64_t *all);
+    /* The calling thread goes on with a device that another one had, whose work is over: what was still to be fetched is
+     * forgotten. NULL: a device knows no threads. An error: it is of no use any more. */
+    tm_status (*adopt)(tm_device *d, tm_error *err);
 } tm_device_calls;
 
 /* What a run's memory depends on beside the recipe. */
@@ -94,6 +97,8 @@ struct tm_device {
 tm_status tm_device_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err) TM_MUST_CHECK;
 void tm_device_release(tm_device *d, void *address, int64_t bytes);
 void tm_device_destroy(tm_device *d);
+/* For another run, in the calling thread: as if it had just been made. Nothing of an earlier run is in use. */
+tm_status tm_device_adopt(tm_device *d, tm_error *err) TM_MUST_CHECK;
 
 /* What the device has by the next sync, or now. */
 void tm_device_fetch(tm_device *d, void *dst, const void *src, int64_t bytes);
@@ -126,8 +131,8 @@ bool tm_cuda_driver(void);
 
 /* --- Arenas --- */
 
-/* A stack of aligned blocks inside one allocation. With `limit` 0 on the counting device it grows
- * without bound and only counts. */
+/* A stack of aligned blocks inside `limit` bytes at base, which others own. On the counting device it grows without
+ * bound and only counts. */
 typedef struct tm_arena {
     tm_device *device;
     const char *name;
@@ -138,8 +143,7 @@ typedef struct tm_arena {
 
 enum { TM_ALIGN = 256 };
 
-tm_status tm_arena_init(tm_arena *arena, tm_device *d, const char *name, int64_t bytes, tm_error *err) TM_MUST_CHECK;
-void tm_arena_deinit(tm_arena *arena);
+tm_arena tm_arena_at(tm_device *d, const char *name, void *base, int64_t bytes);
 /* NULL only by a programmer's mistake (asserted): arenas are sized by the plan. */
 void *tm_arena_take(tm_arena *arena, int64_t bytes);
 tm_tensor tm_arena_tensor(tm_arena *arena, tm_dtype dtype, int64_t rows, int64_t cols);

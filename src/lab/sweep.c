@@ -161,11 +161,19 @@ static tm_status spread(const sweeper *w, tm_lab_spread *out)
     return w->calls->spread(w->calls->context, recipe, count, w->count, out, w->err);
 }
 
-/* What run.json says of the evaluation that decides. */
-static tm_status read_run(sweeper *w, sweep_run *run, tm_error *err)
+static bool is(const sweep_run *run, const char *status) { return strcmp(run->status, status) == 0; }
+
+/* What run.json says of the evaluation that decides. Of a run that diverged the last value is none; one whose last value is none though there was a first
+ * has diverged too, in its last step. */
+static tm_status read_run(sweeper *w, sweep_run *run, bool diverged, tm_error *err)
 {
     json_t *json = NULL;
     char *path = tm_path_join(run->folder, "run.json", err);
+    if (path && diverged && !tm_path_exists(path)) { /* before its first step: in what is measured for it */
+        *run = (sweep_run){.settings = run->settings, .folder = run->folder, .status = "diverged", .first = NAN, .last = NAN};
+        free(path);
+        return TM_OK;
+    }
     tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
     const json_t *evals = json_object_get(json, "evals"), *found = NULL;
     const char *status = json_string_value(json_object_get(json, "status"));
@@ -189,7 +197,8 @@ static tm_status read_run(sweeper *w, sweep_run *run, tm_error *err)
         const json_t *first = json_object_get(found, "first"), *last = json_object_get(found, "last");
         run->first = json_is_number(first) ? json_number_value(first) : NAN;
         run->last = json_is_number(last) ? json_number_value(last) : NAN;
-        snprintf(run->status, sizeof run->status, "%s", status ? status : "");
+        snprintf(run->status, sizeof run->status, "%s", isnan(run->last) && !isnan(run->first) ? "diverged" : status ? status : "");
+        run->last = is(run, "diverged") ? NAN : run->last;
     }
     json_decref(json);
     free(path);
@@ -202,10 +211,10 @@ static tm_status train_run(void *context, size_t i, tm_error *err)
     tm_recipe *recipe;
     TM_TRY(load_recipe(w, &w->run[i], &recipe, err));
     tm_status st = w->calls->train(w->calls->context, recipe, err);
-    if (st != TM_OK)
+    if (st != TM_OK && st != TM_DIVERGED) /* that is what came of these settings */
         return err->status == st ? tm_fail_prefix(err, "%s", w->run[i].folder) : st;
     pthread_mutex_lock(&w->mutex);
-    st = read_run(w, &w->run[i], err);
+    st = read_run(w, &w->run[i], st == TM_DIVERGED, err);
     w->done++;
     if (st == TM_OK && w->calls->progress)
         w->calls->progress(w->calls->context, w->done, w->count);
@@ -264,8 +273,11 @@ static void put_table(const sweeper *w, const sweep_run *const *order, tm_buf *o
     for (size_t i = 0; i < w->count; i++) {
         for (size_t k = 0; k < g->count && k < 64; k++)
             tm_buf_printf(out, "%-*s  ", width[k], strchr(order[i]->settings.item[k], '=') + 1);
-        tm_buf_printf(out, "%*.5g  %10.5g  %s%s%s\n", value, order[i]->last, order[i]->first, strcmp(order[i]->status, "done") != 0 ? order[i]->status : "",
-                      i || strcmp(order[i]->status, "done") == 0 ? "" : ", ", i ? "" : "best");
+        if (is(order[i], "diverged"))
+            tm_buf_printf(out, "%*s", value, "-");
+        else
+            tm_buf_printf(out, "%*.5g", value, order[i]->last);
+        tm_buf_printf(out, "  %10.5g  %s%s%s\n", order[i]->first, is(order[i], "done") ? "" : order[i]->status, i || is(order[i], "done") ? "" : ", ", i ? "" : "best");
     }
     tm_buf_printf(out, "%s\n", order[0]->folder);
 }
@@ -288,6 +300,8 @@ tm_status tm_sweep_run(const tm_sweep *s, const tm_lab_calls *calls, tm_buf *jso
     for (size_t i = 0; i < w.count; i++)
         order[i] = &w.run[i];
     qsort_r(order, w.count, sizeof *order, better_first, &w);
+    if (is(order[0], "diverged"))
+        TM_GO(tm_fail(err, TM_DIVERGED, "%s: training diverged with all of these settings; try a lower train.lr, or warm-up", s->out));
     put_json(&w, order, json);
     put_table(&w, order, table);
     TM_GO(tm_buf_check(json, err));

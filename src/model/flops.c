@@ -32,7 +32,7 @@ double tm_flops_attention(const tm_model *m, int64_t length)
     double flops = 0;
     for (int64_t i = 0; i < c->layers; i++) {
         double n = (double)length, seen = c->window[i] && c->window[i] < length ? (double)c->window[i] : n;
-        flops += 4.0 * (double)(c->heads * c->head_size) * seen * (n - seen / 2) * (i >= m->first_trained ? 3.5 : 1);
+        flops += 4.0 * (double)(c->heads * c->head_size) * seen * (n - (seen - 1) / 2) * (i >= m->first_trained ? 3.5 : 1);
     }
     return flops;
 }

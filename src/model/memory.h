@@ -25,7 +25,11 @@ typedef enum tm_memory_kind {
 
 const char *tm_memory_label(tm_memory_kind kind);
 
+/* One allocation: a GPU waits for all that runs on it whenever memory is given back. */
 typedef struct tm_memory {
+    tm_device *device;
+    void *base;
+    int64_t bytes;
     tm_arena arena[TM_MEM_KINDS];
 } tm_memory;
 

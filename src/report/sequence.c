@@ -444,7 +444,13 @@ static void put_choices(view *v)
             continue;
         put(v, "<tr><td>");
         put_text(v, run_text(arm, "name"));
-        tm_buf_printf(v->out, "</td><td>%zu</td><td class=\"mono\">", json_array_size(configs));
+        size_t diverged = 0;
+        for (size_t c = 0; c < json_array_size(configs); c++)
+            diverged += run_number(json_array_get(configs, c), "diverged") > 0;
+        tm_buf_printf(v->out, "</td><td>%zu", json_array_size(configs));
+        if (diverged)
+            tm_buf_printf(v->out, " <span class=\"soft\">(%zu diverged)</span>", diverged);
+        put(v, "</td><td class=\"mono\">");
         for (size_t c = 0; c < json_array_size(configs); c++) {
             const json_t *config = json_array_get(configs, c), *settings = json_object_get(config, "settings");
             for (size_t s = 0; is_true(config, "chosen") && s < json_array_size(settings); s++) {

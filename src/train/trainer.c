@@ -333,12 +333,8 @@ static void set_params(tm_trainer *t)
 
 void tm_trainer_zero_gradients(tm_trainer *t)
 {
-    for (int64_t i = 0; i < t->trained_count; i++) {
-        const tm_param *p = t->trained_param[i];
-        t->device->calls->zero(t->device, p->grad.data, tm_dtype_bytes(p->grad.dtype, p->grad.rows * p->grad.cols));
-        if (p->grad2.data)
-            t->device->calls->zero(t->device, p->grad2.data, tm_dtype_bytes(p->grad2.dtype, p->grad2.rows * p->grad2.cols));
-    }
+    const tm_arena *all = &t->memory.arena[TM_MEM_GRADIENTS]; /* and nothing else: one call, where a model has dozens of tensors */
+    t->device->calls->zero(t->device, all->base, all->used);
 }
 
 /* How many of the items fit into one micro-batch. */

@@ -150,6 +150,37 @@ result $? "continue goes on with the adapter"
 [ ! -e "$dir/runs/further/order-1/seed-1/1-a/merged" ]
 result $? "and merges nothing"
 
+# A training that diverges: products of weights of 1e28 and more are beyond f32, whatever the gradients.
+large='set: {train: {lr: 1e30, optimizer: sgd}}'
+file "  - {name: naive, $large}
+  - {name: apart, between: separate, $large}
+  - {name: joint, joint: true, $large}
+  - {name: chosen, set: {train: {optimizer: sgd}}, grid: {train.lr: [1e30, 1e-2]}}"
+expect "what diverges is no end" 0 '^naive: training diverged in 2 of 2 chains' sequence "$dir/s.yaml" --out "$dir/large" --jobs 1
+grep -q 'large/naive/order-1/seed-1/1-a: .*training diverged.*; the chain keeps the model it had' "$dir/err" && ! grep -q 'chosen/.*diverged' "$dir/err" && ! grep -q '^chosen: training' "$dir/out"
+result $? "it is said where, and not of what was tried"
+cp "$dir/large/results.json" "$dir/whole.json"
+[ "$(grep -cE '"order": [12], "seed": 1, "diverged": \{"a": [0-9]+(, "b": [0-9]+)?\}|"order": [12], "seed": 1, "diverged": \{"b": [0-9]+\}' "$dir/whole.json")" -eq 5 ] && grep -q '2 of 2 chains diverged' "$dir/large/report.html" && grep -q '(1 diverged)' "$dir/large/report.html" && grep -q '"diverged": 1, "chosen": false' "$dir/whole.json"
+result $? "it is in the results and on the page"
+rm "$dir/large/apart/seed-1/chain.json" "$dir/large/naive/order-1/seed-1/chain.json"
+stamp=$(stat -c %y "$dir/large/apart/seed-1/a/run.json")
+expect "and gone on with" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/large" --jobs 2
+cmp -s "$dir/large/results.json" "$dir/whole.json" && [ "$(stat -c %y "$dir/large/apart/seed-1/a/run.json")" = "$stamp" ]
+result $? "it is not trained again"
+sed -i 's/^orders: 2/orders: 2\nruns: drop/' "$dir/s.yaml"
+"$temper" sequence "$dir/s.yaml" --out "$dir/large-killed" --jobs 2 >/dev/null 2>&1 &
+pid=$!
+tries=0
+while [ -z "$(find "$dir/large-killed" -name chain.json 2>/dev/null)" ] && [ $tries -lt 3000 ] && kill -0 $pid 2>/dev/null; do
+    tries=$((tries + 1))
+    sleep 0.01
+done
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+expect "killed and gone on with, side by side, with nothing kept" 0 '^naive' sequence "$dir/s.yaml" --out "$dir/large-killed" --jobs 3
+cmp -s "$dir/large-killed/results.json" "$dir/whole.json" && [ -z "$(find "$dir/large-killed" -name run.json)" ]
+result $? "the same bytes"
+
 # bad NAME PATTERN: the file as it is now is refused
 bad() { expect "$1" 2 "$2" sequence "$dir/s.yaml" --out "$dir/bad"; }
 file '  - {name: naive}' 'orders: [[a, bb]]'

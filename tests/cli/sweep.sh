@@ -36,6 +36,16 @@ result $? "another evaluation decides"
 sweep train.schedule=constant,cosine train.seed=7 --out "$dir/words"
 [ "$status" -eq 0 ] && [ -e "$dir/words/schedule-constant/run.json" ] && grep -q '"seed": 7' "$dir/words/schedule-cosine/run.json"
 result $? "words as values, and a key of all runs"
+# Rates of 1e29 and more: products of such weights are beyond f32, whatever the gradients.
+sweep train.lr=1e30,1e-2,1e29 train.optimizer=sgd --jobs 2 --out "$dir/large"
+[ "$status" -eq 0 ] && [ "$(tail -1 "$dir/out")" = "$dir/large/lr-1e-2" ] && [ "$(grep -cE '^1e(30|29) +- +[0-9.]+ +diverged$' "$dir/out")" -eq 2 ]
+result $? "what diverges is shown, and not chosen"
+cp "$dir/large/sweep.json" "$dir/large.json"
+stamp=$(stat -c %y "$dir/large/lr-1e30/run.json")
+sweep train.lr=1e30,1e-2,1e29 train.optimizer=sgd --out "$dir/large"
+cmp -s "$dir/large/sweep.json" "$dir/large.json" && [ "$(stat -c %y "$dir/large/lr-1e30/run.json")" = "$stamp" ]
+result $? "and not tried again"
+expect "all of them diverge" 1 'large: training diverged with all of these settings' sweep "$dir/r.yaml" train.lr=1e30,1e29 train.optimizer=sgd --out "$dir/large" threads=1
 expect "nothing to sweep" 2 'nothing to sweep' sweep "$dir/r.yaml" train.lr=1
 expect "an unknown key" 2 'did you mean train.lr' sweep "$dir/r.yaml" train.lrr=1,2 --out "$dir/bad"
 expect "a wrong value, before any run" 2 'train.lr=x' sweep "$dir/r.yaml" train.lr=1e-3,x --out "$dir/bad"

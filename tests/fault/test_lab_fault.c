@@ -43,7 +43,8 @@ static void write_sequence(void)
              "tasks:\n  - {name: a, train: {path: %s, format: tokens}, test: {path: %s, format: tokens}, valid: {path: %s, format: tokens}}\n"
              "  - {name: b, train: {path: %s, format: tokens}, test: {path: %s, format: tokens}, valid: {path: %s, format: tokens}}\n"
              "orders: [[b, a]]\nseeds: [3]\n"
-             "arms:\n  - {name: naive, grid: {train.lr: [1e-3, 1e-2]}}\n  - {name: replay, replay: previous}\n  - {name: frozen, frozen: true}\n",
+             "arms:\n  - {name: naive, grid: {train.lr: [1e-3, 1e-2]}}\n  - {name: replay, replay: previous}\n  - {name: frozen, frozen: true}\n"
+             "  - {name: large, set: {train: {lr: 1e30, optimizer: sgd, steps: 3, warmup_steps: 0}}}\n", /* diverges */
              paths[0], paths[1], paths[2], paths[1], paths[2], paths[1], paths[2]);
     store("s.yaml", text);
 }
@@ -98,6 +99,7 @@ static void running(void **state)
     size_t size;
     must(run_sequence(&err), &err);
     reference = slurp(scratch("out/results.json"), &size);
+    assert_non_null(strstr(reference, "\"diverged\": {\"b\": "));
     assert_int_equal(tm_dir_remove(scratch("out"), &err), TM_OK);
     fault_sample("sequence", POINTS, seed + 1, run_sequence, check_results);
     must(run_sequence(&err), &err);

@@ -203,7 +203,7 @@ static tm_status route(void *context, const tm_lab_routing *routing, double *sco
         must(routing->recipe_of(routing->owner, t, &r, err));
         assert_int_equal(r->eval_count, routing->tasks);
         assert_int_equal(r->data_count, t == routing->tasks ? 4 : 0); /* the tasks' entries: 1, 2, 1 */
-        assert_int_equal(r->lora_init != NULL, t < routing->tasks && !(diverges && t == 1)); /* the start model in place of b's */
+        assert_int_equal(r->lora_init != NULL, t < routing->tasks && t + 'a' != (size_t)diverges); /* the start model in place of that one's */
         tm_recipe_destroy(r);
     }
     assert_true(routing->entries[0] == 1 && routing->entries[1] == 2 && routing->entries[2] == 1);
@@ -397,6 +397,33 @@ static void sweeps(void **state)
     tm_buf_deinit(&json);
     tm_buf_deinit(&table);
     tm_sweep_deinit(&sweep);
+    /* What diverged comes last, though its last evaluation was the best of all; the others go on, at once and again. */
+    char *rates[] = {model, data, eval, "train.lr=11,1,12,0.1"}, *all[] = {model, data, eval, "train.lr=11,12"};
+    diverges = 'a';
+    for (int again = 0; again < 2; again++) {
+        sweep = (tm_sweep){.out = out};
+        counted = (counts){.jobs = again ? 1 : 3};
+        must(tm_sweep_arguments(&sweep, rates, 4, &error));
+        must(tm_sweep_run(&sweep, &calls, &json, &table, &error));
+        assert_int_equal(counted.trained, again ? 0 : 2); /* 1 and 0.1 are there */
+        assert_int_equal(counted.done, 4);
+        assert_non_null(strstr(tm_buf_str(&json), "lr-0.1\",\n \"runs\""));
+        assert_non_null(strstr(tm_buf_str(&json), "\"status\": \"done\", \"first\": 0, \"last\": -0.99},\n"));
+        assert_non_null(strstr(tm_buf_str(&json), "lr-12\", \"settings\": [\"train.lr=12\"], \"status\": \"diverged\", \"first\": 0, \"last\": null}]"));
+        assert_non_null(strstr(tm_buf_str(&table), "  diverged\n12 "));
+        tm_buf_deinit(&json);
+        tm_buf_deinit(&table);
+        tm_sweep_deinit(&sweep);
+    }
+    sweep = (tm_sweep){.out = out};
+    counted = (counts){0};
+    must(tm_sweep_arguments(&sweep, all, 4, &error));
+    assert_int_equal(tm_sweep_run(&sweep, &calls, &json, &table, &error), TM_DIVERGED);
+    assert_non_null(strstr(error.message, "swept: training diverged with all"));
+    tm_buf_deinit(&json);
+    tm_buf_deinit(&table);
+    tm_sweep_deinit(&sweep);
+    diverges = 0;
 }
 
 /* results.json and summary.json of a sequence, as one text. */
@@ -661,8 +688,16 @@ static void diverging_chains(void **state)
     assert_non_null(strstr(first, "{\"order\": 2, \"seed\": 1, \"diverged\": {\"b\": 5}, "));
     assert_non_null(strstr(first, "{\"order\": 1, \"seed\": 2, \"diverged\": {\"a\": 5, \"b\": 5, \"c\": 5}, "));
     jobs = 0;
-    diverges = 0;
     free(first);
+    diverges = 'c'; /* what a chain ends with, and the base of its adapter */
+    write_diverging("runs: last");
+    run(&f, &result);
+    tm_sequence_result_deinit(&result, &f);
+    tm_sequence_file_close(&f);
+    assert_true(tm_path_exists(scratch("out/lora/order-1/seed-1/1-a/merged")) && !tm_path_exists(scratch("out/lora/order-1/seed-1/1-a/run.json")));
+    assert_true(tm_path_exists(scratch("out/lora/order-1/seed-1/2-b/run.json")) && !tm_path_exists(scratch("out/lora/order-1/seed-1/3-c")));
+    must(tm_dir_remove(scratch("out"), &error));
+    diverges = 0;
 }
 
 /* What its scores alone show to have diverged, at once and when they are read again. */

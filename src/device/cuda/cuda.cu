@@ -1,7 +1,8 @@
 /* The CUDA device: memory, one stream, graphs, and what libtemper-cuda.so exports. See cuda.cuh.
  *
  * Memory is filled with a pattern of not-a-numbers when it is handed out: what reads it before writing
- * shows at once, on every run alike. */
+ * shows at once, on every run alike. A run takes one block; it is kept for the run after it, since the driver waits for
+ * all that runs on the GPU, of other devices here too, when memory is given back. */
 #include "device/cuda/profile.h"
 
 extern "C" {
@@ -19,20 +20,46 @@ void tm_cuda_note(tm_cuda *c, tm_status status, const char *what, const char *wh
         tm_fail(&c->failure, status, "%s (%s): %s: %s", c->base.name, c->base.detail, what, why);
 }
 
-static tm_status cuda_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err)
+/* Of the driver, unless *out is there already. */
+static tm_status take_memory(tm_cuda *c, int64_t bytes, void **out, tm_error *err)
 {
-    cudaError_t error = cudaMalloc(out, (size_t)bytes);
+    cudaError_t error = *out ? cudaSuccess : cudaMalloc(out, (size_t)bytes);
     if (error == cudaSuccess)
-        error = cudaMemsetAsync(*out, 0xff, (size_t)bytes, tm_cuda_of(d)->stream);
+        error = cudaMemsetAsync(*out, 0xff, (size_t)bytes, c->stream);
     if (error == cudaSuccess)
         return TM_OK;
     (void)cudaGetLastError();
     size_t free_bytes = 0, all = 0;
     (void)cudaMemGetInfo(&free_bytes, &all);
-    return tm_fail(err, TM_NO_MEMORY, "%s: %lld bytes of GPU memory asked for, %zu of %zu free: %s", d->detail, (long long)bytes, free_bytes, all, cudaGetErrorString(error));
+    return tm_fail(err, TM_NO_MEMORY, "%s: %lld bytes of GPU memory asked for, %zu of %zu free: %s", c->detail, (long long)bytes, free_bytes, all, cudaGetErrorString(error));
 }
 
-static void cuda_release(tm_device *d, void *address) { tm_cuda_check(tm_cuda_of(d), "release", cudaFree(address)); }
+static tm_status cuda_alloc(tm_device *d, int64_t bytes, void **out, tm_error *err)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    *out = nullptr;
+    if (c->block_lent)
+        return take_memory(c, bytes, out, err);
+    if (c->block && c->block_bytes < bytes) { /* it makes room */
+        tm_cuda_check(c, "release", cudaFree(c->block));
+        c->block = nullptr;
+    }
+    if (!c->block)
+        c->block_bytes = bytes;
+    TM_TRY(take_memory(c, bytes, &c->block, err));
+    c->block_lent = true;
+    *out = c->block;
+    return TM_OK;
+}
+
+static void cuda_release(tm_device *d, void *address)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    if (address == c->block)
+        c->block_lent = false;
+    else
+        tm_cuda_check(c, "release", cudaFree(address));
+}
 
 static void cuda_copy(tm_device *d, void *dst, const void *src, int64_t bytes)
 {
@@ -66,9 +93,10 @@ static void cuda_lend(tm_device *d, void *address, int64_t bytes)
 
 static void cuda_memory(tm_device *d, int64_t *free_bytes, int64_t *all)
 {
+    tm_cuda *c = tm_cuda_of(d);
     size_t f = 0, a = 0;
-    tm_cuda_check(tm_cuda_of(d), "memory", cudaMemGetInfo(&f, &a));
-    *free_bytes = (int64_t)f;
+    tm_cuda_check(c, "memory", cudaMemGetInfo(&f, &a));
+    *free_bytes = (int64_t)f + (c->block && !c->block_lent ? c->block_bytes : 0);
     *all = (int64_t)a;
 }
 
@@ -132,12 +160,21 @@ static void cuda_graph_destroy(tm_device *, tm_graph *graph)
 
 /* --- Life --- */
 
+static tm_status cuda_adopt(tm_device *d, tm_error *err)
+{
+    tm_cuda *c = tm_cuda_of(d);
+    tm_cuda_fetches_forgotten(c);
+    tm_cuda_check(c, "start", cudaSetDevice(c->index));
+    return cuda_sync(d, err);
+}
+
 static void cuda_destroy(tm_device *d)
 {
     tm_cuda *c = tm_cuda_of(d);
     if (c->stream)
         cudaStreamSynchronize(c->stream);
     cudaFree(c->partials);
+    cudaFree(c->block);
     tm_cuda_stash_destroy(c);
     tm_cuda_transfer_destroy(c);
     tm_cuda_profile_destroy(c);
@@ -149,13 +186,13 @@ static void cuda_destroy(tm_device *d)
 static const tm_device_calls cuda_calls = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
     cuda_graph_begin, cuda_graph_end, cuda_graph_run, cuda_graph_destroy, cuda_lend, tm_cuda_fetch_later,
-    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory,
+    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory, cuda_adopt,
 };
 
 static const tm_device_calls without_graphs = {
     cuda_alloc, cuda_release, tm_cuda_upload, tm_cuda_download, cuda_copy, cuda_zero, cuda_sync, cuda_destroy,
     nullptr, nullptr, nullptr, nullptr, cuda_lend, tm_cuda_fetch_later,
-    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory,
+    tm_cuda_stash_reserve, tm_cuda_stash_away, tm_cuda_stash_back, tm_cuda_stash_wait, cuda_memory, cuda_adopt,
 };
 
 const tm_device_calls *tm_cuda_calls_without_graphs(void) { return &without_graphs; }
@@ -168,7 +205,7 @@ static tm_status take_own(tm_cuda *c, tm_error *err)
         int64_t bytes;
     } own[] = {{(void **)&c->partials, (int64_t)TM_CUDA_PARTIALS * 8}};
     for (auto &block : own) {
-        TM_TRY(cuda_alloc(&c->base, block.bytes, block.address, err));
+        TM_TRY(take_memory(c, block.bytes, block.address, err));
         c->base.used_bytes += block.bytes;
     }
     c->base.peak_bytes = c->base.used_bytes;

@@ -33,6 +33,9 @@ struct tm_cuda {
     uint64_t *partials;   /* [TM_CUDA_PARTIALS], of the op that runs */
     void *workspace;      /* lent by the run: half/half.h */
     int64_t workspace_bytes;
+    void *block;          /* the first that was handed out: kept when it is given back, for the next that fits */
+    int64_t block_bytes;
+    bool block_lent;
     struct tm_cuda_transfer *transfer;
     struct tm_cuda_stash *stash; /* NULL: nothing is offloaded */
     int index, architecture, processors; /* of the GPU: its number, 90 for sm_90, how many multiprocessors */
@@ -77,6 +80,8 @@ void tm_cuda_stash_back(tm_device *d, int64_t slot, void *dst, int64_t bytes);
 void tm_cuda_stash_wait(tm_device *d, int64_t slot);
 /* After the stream has been waited for. */
 void tm_cuda_fetches_arrived(tm_cuda *c);
+/* Who asked for them is gone. */
+void tm_cuda_fetches_forgotten(tm_cuda *c);
 
 /* --- Launching --- */
 

@@ -235,6 +235,11 @@ void tm_cuda_fetches_arrived(tm_cuda *c)
     tm_cuda_transfer *t = c->transfer;
     for (int i = 0; i < t->fetches; i++)
         memcpy(t->fetch[i].dst, t->fetched + t->fetch[i].from, (size_t)t->fetch[i].bytes);
-    t->fetches = 0;
-    t->fetched_bytes = 0;
+    tm_cuda_fetches_forgotten(c);
+}
+
+void tm_cuda_fetches_forgotten(tm_cuda *c)
+{
+    c->transfer->fetches = 0;
+    c->transfer->fetched_bytes = 0;
 }

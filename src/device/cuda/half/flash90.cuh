@@ -112,18 +112,27 @@ template <class T, int ROWS, int DT> TM_DEVICE void store_rows(bf16 *tile, int r
     }
 }
 
-/* Pairs of full and empty barriers: one arrives at a full one (with bytes), `consumers` at an empty one. */
-TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int consumers)
+/* Pairs of full and empty barriers: one arrives at a full one (with bytes), every warp of the groups that multiply at an
+ * empty one: the end of a group's product says nothing about what its other warps have yet to read for themselves. */
+TM_DEVICE void flash90_start(uint64_t *bar, int pairs, int groups)
 {
     if (threadIdx.x == 0) {
         for (int i = 0; i < pairs; i++) {
             barrier_init(&bar[2 * i], 1);
-            barrier_init(&bar[2 * i + 1], consumers);
+            barrier_init(&bar[2 * i + 1], 4 * groups);
         }
         fence_barriers();
         fence_shared();
     }
     __syncthreads();
+}
+
+/* This warp needs no more what is guarded by the barrier. */
+TM_DEVICE void warp_is_done(uint64_t *empty)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+        barrier_arrive(empty);
 }
 
 /* Registers of the threads that fetch and of those that multiply: 64 Ki in all. MOST: as many as can be for these. */
@@ -196,7 +205,6 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
         }
     }
     registers_to_multiply<GROUPS>();
-    bool leader = threadIdx.x % 128 == 0;
     int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4; /* row of the tile; and own + 8 */
     flash_score score = flash_score_of(w);
     float out[DT][4], s[NT][4], shrink[2];
@@ -228,8 +236,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
     queue_scores<T, D, BM>(s, tile_q + rq.stage() * BM * D, group * 64, tile_k + rk.stage() * BN * D);
     products_wait<0>();
     products_keep(s);
-    if (leader)
-        barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+    warp_is_done(&bar_k[2 * rk.stage() + 1]);
     rk.count++;
     softmax(x, blocks.first);
     pack_all<T>(p, s);
@@ -261,8 +268,8 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
         group_arrive(1 + GROUPS + (group + 1) % GROUPS, 256);
         products_wait<1>();
         products_keep(s);
-        if (more && leader)
-            barrier_arrive(&bar_k[2 * rk.stage() + 1]);
+        if (more)
+            warp_is_done(&bar_k[2 * rk.stage() + 1]);
         flash_softmax done[2] = {soft[0], soft[1]};
         if (last)
             soft[0] = soft[1] = flash_softmax();
@@ -272,8 +279,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
         schedule_wall(w.window);
         products_wait<0>();
         products_keep(out);
-        if (leader)
-            barrier_arrive(&bar_v[2 * rv.stage() + 1]);
+        warp_is_done(&bar_v[2 * rv.stage() + 1]);
         if (last) {
             int64_t row0 = x.row0 + x.first;
             int rows = min(BM, x.queries - x.first);
@@ -287,8 +293,7 @@ __global__ void __launch_bounds__(128 * GROUPS + 128, 1) flash90_forward(const _
             }
             store_rows<T, BM>(tile_q + rq.stage() * BM * D, own - lane / 4, out, inverse, w.out + row0 * w.ld_out + x.head * D, w.ld_out, rows);
             group_barrier(1 + group, 128);
-            if (leader)
-                barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+            warp_is_done(&bar_q[2 * rq.stage() + 1]);
             if (!more)
                 return;
             clear(out);
@@ -394,7 +399,6 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
         }
     }
     registers_to_multiply<2, D == 128>();
-    bool leader = threadIdx.x % 128 == 0;
     int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
     flash_score score = flash_score_of(w);
     float dk[DT][4], dv[DT][4], s[NT][4], dp[NT][4];
@@ -462,8 +466,7 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
         schedule_wall(w.window);
             products_wait<0>();
             products_keep(dk);
-            if (leader)
-                barrier_arrive(&bar_q[2 * before + 1]);
+            warp_is_done(&bar_q[2 * before + 1]);
         }
         gradients();
         products_begin();
@@ -471,15 +474,13 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_kv(const __grid_const
         products_wait<0>();
         products_keep(dv);
         products_keep(dk);
-        if (leader)
-            barrier_arrive(&bar_q[2 * st + 1]);
+        warp_is_done(&bar_q[2 * st + 1]);
         int64_t key0 = x.key0 + x.first;
         float once[2] = {1, 1}, scale[2] = {w.scale, w.scale};
         store_rows<T, BN>(tile_k, own - lane / 4, dk, scale, w.dk + key0 * w.ld_dk + x.kv * D, w.ld_dk, x.keys - x.first);
         store_rows<T, BN>(tile_v, own - lane / 4, dv, once, w.dv + key0 * w.ld_dv + x.kv * D, w.ld_dv, x.keys - x.first);
         group_barrier(1 + threadIdx.x / 128, 128);
-        if (leader)
-            barrier_arrive(&bar_kv[1]);
+        warp_is_done(&bar_kv[1]);
     }
 #endif
 }
@@ -533,7 +534,6 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         }
     }
     registers_to_multiply<2>();
-    bool leader = threadIdx.x % 128 == 0;
     int own = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
     flash_score score = flash_score_of(w);
     float dq[DT][4], s[NT][4], dp[NT][4], lse2[2], delta[2];
@@ -621,15 +621,13 @@ __global__ void __launch_bounds__(384, 1) flash90_backward_q(const __grid_consta
         schedule_wall(rk.count);
         products_wait<0>();
         products_keep(dq);
-        if (leader)
-            barrier_arrive(&bar_k[2 * st + 1]);
+        warp_is_done(&bar_k[2 * st + 1]);
         if (last) {
             int64_t row0 = x.row0 + x.first;
             float scale[2] = {w.scale, w.scale};
             store_rows<T, BM>(tile_q + rq.stage() * BM * D, own - lane / 4, dq, scale, w.dq + row0 * w.ld_dq + x.head * D, w.ld_dq, x.queries - x.first);
             group_barrier(1 + threadIdx.x / 128, 128);
-            if (leader)
-                barrier_arrive(&bar_q[2 * rq.stage() + 1]);
+            warp_is_done(&bar_q[2 * rq.stage() + 1]);
             if (!more)
                 return;
             clear(dq);

@@ -143,17 +143,18 @@ struct plan90 {
     int width, splits;
 };
 
-/* A weight's gradient has few outputs and many rows to sum over: the split whose tiles fill the processors best, by a
- * model in blocks of k (64 rows x 256 columns): for 8192 rows and the 132 processors of an H100 or H200, so that it is the
- * weight's sizes alone that decide. */
-static plan90 plan_weight(int64_t m, int64_t n)
+/* A weight's gradient [m, n] has few outputs and many rows k to sum over: the split whose tiles fill the processors best,
+ * by a model in blocks of k (64 rows x 256 columns) for the 132 processors of an H100 or H200, so that only sizes decide.
+ * A tile's start and store take 8 of them; splits that end together wait for one another, 6 each (measured with 1,000
+ * rows, where one sum is the fastest: docs/decisions.md). */
+static plan90 plan_weight(int64_t m, int64_t n, int64_t k)
 {
     plan90 best = {256, 1};
-    double least = 1e30;
+    double least = 1e30, blocks = (double)((k + GEMM90_DEPTH - 1) / GEMM90_DEPTH);
     for (int width : {256, 128})
         for (int splits = 1; splits <= 16; splits++) {
             int64_t tiles = (m + 127) / 128 * ((n + width - 1) / width), waves = (tiles * splits + 131) / 132;
-            double block = width == 256 ? 1 : 0.54, cost = (double)waves * block * (128.0 / splits + 8);
+            double block = width == 256 ? 1 : 0.54, cost = (double)waves * block * (blocks / splits + 8) + (waves == 1 ? 6 * (splits - 1) : 0);
             if (tiles * 2 * (int64_t)sizeof(int) <= (int64_t)TM_CUDA_PARTIALS * 8 && cost < least) {
                 best = {width, splits};
                 least = cost;
@@ -166,7 +167,7 @@ static plan90 plan_weight(int64_t m, int64_t n)
 static plan90 plan_of(const tm_half_product *p)
 {
     if (p->a_turned)
-        return plan_weight(p->m, p->n);
+        return plan_weight(p->m, p->n, p->k);
     return {(p->n + 255) / 256 * 256 - p->n > p->n / 12 ? 128 : 256, 1};
 }
 

@@ -51,7 +51,7 @@ static void put_hashes(tm_buf *out, const tm_job *job, const char *model, const 
     put_key(out, "sha256");
     tm_buf_text(out, "{\"model\": ");
     tm_json_put_string(out, model);
-    tm_buf_text(out, ", \"tokenizer\": ");
+    tm_buf_printf(out, ", \"model_sample\": \"%s\", \"tokenizer\": ", job->model_sample.hex);
     tm_json_put_string(out, job->tokenizer ? tm_tokenizer_hash(job->tokenizer)->hex : "");
     tm_buf_text(out, ", \"data\": [");
     for (int64_t i = 0; job->data && i < job->recipe->data_count; i++)

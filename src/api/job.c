@@ -355,6 +355,13 @@ static tm_status settle_generation(tm_job *job, tm_error *err)
     return TM_OK;
 }
 
+/* a * b; where that is no number of tokens, more than any layout is asked to hold. */
+static int64_t tokens_of(int64_t a, int64_t b)
+{
+    int64_t product;
+    return __builtin_mul_overflow(a, b, &product) || product > INT64_MAX / 4 ? INT64_MAX / 4 : product;
+}
+
 /* What the data ask of a micro-batch: it holds at least the longest example, and never more than a step or an evaluation set has. */
 static void settle_micro_batch(tm_job *job)
 {
@@ -363,10 +370,10 @@ static void settle_micro_batch(tm_job *job)
     int64_t most = 0;
     if (job->data) {
         measure(job->data, tm_dataset_count(job->data), &l);
-        most = r->batch_tokens ? r->batch_tokens * r->accumulate : r->batch * r->accumulate * l.longest;
+        most = tokens_of(r->batch_tokens ? r->batch_tokens : tokens_of(r->batch, l.longest), r->accumulate);
     } else if (!job->eval_count) {
         l = (lengths){r->seq, 2};
-        most = r->batch_tokens ? r->batch_tokens : r->batch * r->seq;
+        most = r->batch_tokens ? r->batch_tokens : tokens_of(r->batch, r->seq);
     }
     for (int64_t i = 0; i < job->eval_count; i++) {
         int64_t tokens = 0;
@@ -376,7 +383,7 @@ static void settle_micro_batch(tm_job *job)
         most = tokens > most ? tokens : most;
     }
     if (r->method == TM_METHOD_PROMPT) { /* its rows stand before every example; how many examples a step has is not asked */
-        most += most / (l.shortest > 1 ? l.shortest : 2) * r->prompt_tokens;
+        most += tokens_of(most / (l.shortest > 1 ? l.shortest : 2), r->prompt_tokens);
         l.longest += r->prompt_tokens;
     }
     job->asked.longest = l.longest;

@@ -24,6 +24,7 @@ typedef struct tm_job {
     tm_run_folder folder, *folder_list;
     tm_run run;
     char *importances;         /* file that keep.ewc reads; NULL: none */
+    tm_sha256 model_sample;    /* of the weights as they are now (tm_hf_sample) */
     tm_sha256 importances_hash;
     tm_names previous_hashes;  /* of the adapters in keep.orthogonal.previous */
     tm_workshop *shop;         /* NULL: none; where the device is given back */

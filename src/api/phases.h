@@ -4,13 +4,13 @@
 
 #include "api/job.h"
 
-enum { TM_PHASES = 5 };
+enum { TM_PHASES = 6 };
 
 typedef struct tm_phase {
     const char *name;  /* "importances" */
     const char *what;  /* "importances of old data (keep.ewc)" */
     int64_t peak;      /* bytes on the device; 0: it runs in the training's memory, or in less */
-    double tokens;     /* that go through the model */
+    double tokens;     /* that go through the model; NaN: unknown, or none does */
     double seconds;    /* on an idle device; NaN: rates are not known */
 } tm_phase;
 

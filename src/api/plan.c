@@ -44,7 +44,8 @@ static double run_tokens(const tm_job *job, const tm_plan_request *r)
 static int64_t again(const tm_job *job, const tm_memory_plan *plan)
 {
     const tm_recipe *r = job->recipe;
-    return r->recompute == TM_RECOMPUTE_FULL ? plan->layers : r->recompute == TM_RECOMPUTE_PARTIAL ? r->recompute_layers : 0;
+    int64_t some = r->recompute_layers < plan->layers ? r->recompute_layers : plan->layers;
+    return r->recompute == TM_RECOMPUTE_FULL ? plan->layers : r->recompute == TM_RECOMPUTE_PARTIAL ? some : 0;
 }
 
 static tm_status look(tm_job *job, tm_measuring *measuring, const tm_plan_request *r, const tm_target *target, outlook *o, tm_error *err)

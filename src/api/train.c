@@ -121,6 +121,9 @@ static void other_files(const tm_job *job, const json_t *mine, const json_t *the
             other_file(json_array_get(json_object_get(mine, lists[k]), (size_t)i), json_array_get(json_object_get(theirs, lists[k]), (size_t)i), entry->path, out);
         }
     other_file(json_object_get(mine, "replay"), json_object_get(theirs, "replay"), r->replay.path, out);
+    char model[1024];
+    snprintf(model, sizeof model, "the model (weights or config.json of %s)", r->model);
+    other_file(json_object_get(mine, "model_sample"), json_object_get(theirs, "model_sample"), model, out);
     other_file(json_object_get(mine, "tokenizer"), json_object_get(theirs, "tokenizer"), "the model's tokenizer", out);
 }
 
@@ -211,7 +214,7 @@ static void on_progress(void *context, const tm_trainer *t)
     double elapsed = tm_clock_seconds() - w->started, done = (double)(t->step - w->first_step);
     double rate = t->step_seconds > 0 ? (double)t->result[0].tokens / t->step_seconds : NAN;
     tm_train_progress p = {.step = t->step, .steps = t->run->steps, .loss = t->step > w->first_step ? t->result[0].loss : NAN, .tokens_per_s = rate,
-                           .share = t->peak_flops > 0 && t->step_seconds > 0 ? rate * t->flops_per_token / t->peak_flops : NAN,
+                           .share = tm_trainer_share(t),
                            .seconds_left = done > 0 ? elapsed / done * (double)(t->run->steps - t->step) : NAN, .probes = probes, .probe_count = n};
     w->callbacks->progress(w->callbacks->context, &p);
 }
@@ -337,6 +340,7 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     watching w = {.callbacks = callbacks, .job = job};
     tm_trainer *trainer = NULL;
     bool finished;
+    TM_TRY(tm_hf_sample(job->recipe->model, job->file, &job->model_sample, err));
     TM_TRY(look_at_folder(job, &finished, err));
     if (finished) {
         if (callbacks->note)
@@ -355,7 +359,6 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     tm_status st = tm_trainer_create(&job->run, job->device, job->plan.part, &trainer, err);
     if (st == TM_OK) {
         trainer->peak_flops = job->target.timed ? job->target.rates.peak_flops : wants_views(job) ? tm_device_peak_flops(job->device) : 0;
-        trainer->flops_per_token = tm_flops_per_token(&trainer->model, job->run.max_tokens < job->recipe->seq ? job->run.max_tokens : job->recipe->seq);
         st = run_trainer(job, trainer, &w, &model, err);
     }
     (void)!finish_hash(&model, NULL);

@@ -513,7 +513,8 @@ static tm_status make_piece(const source *s, const tm_gguf_tensor *t, const tm_g
                            t->type->name);
         p->head_size = rows / heads;
     }
-    *out = (tm_st_tensor){.ndim = t->ndim, .count = t->count, .dtype = TM_F32, .source = p, .storage = t->type->name};
+    *out = (tm_st_tensor){.ndim = t->ndim, .count = t->count, .dtype = TM_F32, .source = p, .storage = t->type->name,
+                          .packed = t->data, .packed_bytes = t->bytes};
     for (int i = 0; i < t->ndim; i++)
         out->shape[i] = t->ne[p->change == TM_GGUF_TRANSPOSED ? i : t->ndim - 1 - i];
     if (t->type->unpack || p->change == TM_GGUF_PLUS_ONE)

@@ -61,6 +61,53 @@ tm_status tm_hf_hash(const char *model, tm_sha256 *out, tm_error *err)
     return st;
 }
 
+/* The first and the last bytes of a tensor, and blocks in even distances between. */
+static tm_status add_sample(tm_sha256_stream *s, const uint8_t *data, int64_t bytes, tm_error *err)
+{
+    enum { BLOCKS = 8, BLOCK = 512 };
+    if (bytes <= BLOCKS * BLOCK)
+        return tm_sha256_add(s, data, (size_t)bytes, err);
+    for (int64_t i = 0; i < BLOCKS; i++) {
+        int64_t room = bytes - BLOCK, at = i + 1 < BLOCKS ? room / (BLOCKS - 1) * i : room;
+        TM_TRY(tm_sha256_add(s, data + at, BLOCK, err));
+    }
+    return TM_OK;
+}
+
+static tm_status add_tensor(tm_sha256_stream *s, const tm_st_tensor *t, tm_error *err)
+{
+    tm_buf text = {0};
+    tm_buf_add(&text, t->name, strlen(t->name) + 1);
+    tm_buf_text(&text, t->storage ? t->storage : tm_dtype_name(t->dtype));
+    for (int i = 0; i < t->ndim; i++)
+        tm_buf_printf(&text, " %lld", (long long)t->shape[i]);
+    tm_buf_char(&text, '\n');
+    tm_status st = tm_buf_check(&text, err);
+    if (st == TM_OK)
+        st = tm_sha256_add(s, text.data, text.size, err);
+    tm_buf_deinit(&text);
+    TM_TRY(st);
+    return t->packed ? add_sample(s, t->packed, t->packed_bytes, err) : add_sample(s, t->data, t->bytes, err);
+}
+
+tm_status tm_hf_sample(const char *model, const tm_safetensors *weights, tm_sha256 *out, tm_error *err)
+{
+    tm_sha256_stream s = {0};
+    tm_buf config = {0};
+    bool there;
+    tm_status st = tm_hf_read(model, "config.json", &config, &there, err);
+    TM_GO(st);
+    TM_GO(tm_sha256_begin(&s, err));
+    TM_GO(tm_sha256_add(&s, tm_buf_str(&config), config.size, err));
+    for (int64_t i = 0; weights && i < tm_safetensors_count(weights); i++)
+        TM_GO(add_tensor(&s, tm_safetensors_at(weights, i), err));
+    st = tm_sha256_end(&s, out, err);
+out:
+    tm_sha256_drop(&s);
+    tm_buf_deinit(&config);
+    return st;
+}
+
 static tm_status copy_file(const char *from, const char *to_dir, const char *name, tm_error *err)
 {
     tm_buf text = {0};

@@ -17,6 +17,9 @@ tm_status tm_hf_json(const char *model, const char *name, json_t **out, tm_error
 tm_status tm_hf_open_weights(const char *model, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;
 /* Hash of what decides what a model computes: of a GGUF file, or of tm_hf_model_files. */
 tm_status tm_hf_hash(const char *model, tm_sha256 *out, tm_error *err) TM_MUST_CHECK;
+/* Hash of a sample of the same: config.json whole; of every tensor of the weights (NULL: none) its name, type, shape and
+ * up to 4 KiB of bytes from all over it. Quick, and other weights give another: a change of few values may stay unseen. */
+tm_status tm_hf_sample(const char *model, const tm_safetensors *weights, tm_sha256 *out, tm_error *err) TM_MUST_CHECK;
 
 /* Copies config, generation config, tokenizer and chat template files, those of them that are there,
  * each atomically. The same folder as both is fine and does nothing. From a GGUF file: all but the

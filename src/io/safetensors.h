@@ -21,6 +21,8 @@ typedef struct tm_st_tensor {
     tm_status (*give)(const struct tm_st_tensor *tensor, void *to, tm_error *err);
     const void *source;  /* for give */
     const char *storage; /* what a file of another form calls its type; NULL: dtype */
+    const void *packed;  /* its bytes in such a file; NULL: data */
+    int64_t packed_bytes;
 } tm_st_tensor;
 
 /* The elements of a tensor: its data, or *buffer (free(); NULL when not needed), unpacked. */

@@ -7,10 +7,11 @@
  * 2. What the optimiser's scaling of single elements and its decay moved back in is taken out behind its update: of a weight
  *    by what U W0 and W0 V^T were (so the start is a fixed point to the bit), of LoRA's factors directly: A V^T = 0, U B = 0.
  * 3. Directions depend on the base alone: a resumed run computes them again, with the same bits. */
-#include "keep/keep.h"
+#include "keep/osf.h"
 
 #include "base/buf.h"
 #include "base/pool.h"
+#include "keep/keep.h"
 #include "keep/svd.h"
 
 #include <math.h>
@@ -235,12 +236,20 @@ static void osf_destroy(void *state)
 
 /* --- Building --- */
 
+/* How many directions of a matrix stay. */
+static int64_t directions_of(const tm_trainer *t, const tm_param *weight)
+{
+    int64_t least = weight->rows < weight->cols ? weight->rows : weight->cols;
+    return (int64_t)floor(t->recipe->osf_share * (double)least + 0.5);
+}
+
+static bool is_subject(const tm_linear *module) { return module->weight && (module->lora || module->weight->trained); }
+
 static void take(osf *o, tm_trainer *t, tm_param *weight, tm_lora *lora)
 {
     tm_arena *arena = &t->memory.arena[TM_MEM_KEEP];
     tm_dtype real = t->device->real;
-    int64_t least = weight->rows < weight->cols ? weight->rows : weight->cols, most = weight->rows < weight->cols ? weight->cols : weight->rows;
-    int64_t k = (int64_t)floor(t->recipe->osf_share * (double)least + 0.5), beside = lora ? lora->a->rows * t->run->replicas : most;
+    int64_t most = weight->rows < weight->cols ? weight->cols : weight->rows, k = directions_of(t, weight), beside = lora ? lora->a->rows * t->run->replicas : most;
     if (!k)
         return;
     subspace *s = &o->item[o->count++];
@@ -273,7 +282,7 @@ static tm_status take_all(osf *o, tm_trainer *t, tm_error *err)
     TM_TRY(TM_NEW(&o->item, m->config.layers * TM_SLOTS, err));
     for (int64_t i = 0; i < m->config.layers * TM_SLOTS; i++) {
         tm_linear *module = tm_model_linear(m, i);
-        if (module->weight && (module->lora || module->weight->trained))
+        if (is_subject(module))
             take(o, t, module->weight, module->lora);
     }
     if (!o->count)
@@ -295,4 +304,16 @@ tm_status tm_osf_add(tm_trainer *t, tm_error *err)
     if (st != TM_OK)
         osf_destroy(o);
     return st;
+}
+
+tm_osf_size tm_osf_size_of(const tm_trainer *t)
+{
+    tm_osf_size size = {0};
+    for (int64_t i = 0; t->recipe->osf_share > 0 && t->trained_count && i < t->model.config.layers * TM_SLOTS; i++) {
+        const tm_linear *module = tm_model_linear((tm_model *)&t->model, i);
+        int64_t k = is_subject(module) ? directions_of(t, module->weight) : 0;
+        size.matrices += k > 0;
+        size.work += k > 0 ? tm_svd_work(module->weight->rows, module->weight->cols, k) : 0;
+    }
+    return size;
 }

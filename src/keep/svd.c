@@ -230,6 +230,12 @@ static tm_status compute(svd_work *w, double *near, double *s, double *far, tm_e
     return TM_OK;
 }
 
+double tm_svd_work(int64_t rows, int64_t cols, int64_t k)
+{
+    double n = (double)(rows < cols ? rows : cols), m = (double)(rows < cols ? cols : rows);
+    return n * n * m + 2 * (double)k * n * m + 3 * n * n * n;
+}
+
 tm_status tm_svd_top(const float *w, int64_t rows, int64_t cols, int64_t k, double *u, double *s, double *v, tm_error *err)
 {
     bool wide = rows <= cols;

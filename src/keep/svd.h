@@ -9,4 +9,7 @@
  * value is not finite. Messages name no matrix. */
 tm_status tm_svd_top(const float *w, int64_t rows, int64_t cols, int64_t k, double *u, double *s, double *v, tm_error *err) TM_MUST_CHECK;
 
+/* What that takes, in operations of its long sums of products; the others are counted as so many of those (docs/math/osf.md). */
+double tm_svd_work(int64_t rows, int64_t cols, int64_t k);
+
 #endif

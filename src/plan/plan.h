@@ -2,6 +2,7 @@
 #ifndef TM_PLAN_PLAN_H
 #define TM_PLAN_PLAN_H
 
+#include "keep/osf.h"
 #include "plan/calibrate.h"
 #include "train/trainer.h"
 
@@ -17,6 +18,7 @@ typedef struct tm_memory_plan {
     tm_work look;               /* what the base takes to say its losses on that micro-batch, before the training */
     double micro_tokens, step_tokens; /* that they have: of the data, else of train.seq and train.batch */
     double remembered_tokens;   /* of the examples whose hidden states the base remembers before the training (train/teacher.h) */
+    tm_osf_size directions;     /* that keep.osf computes before the training */
 } tm_memory_plan;
 
 /* traits: of the device it is planned for; own: bytes that it takes for itself at creation. The arenas' limits of a
@@ -40,10 +42,5 @@ double tm_tokens_per_second(const tm_memory_plan *plan, const tm_calibration *ra
 
 /* The same of the base's losses. */
 double tm_looks_per_second(const tm_memory_plan *plan, const tm_calibration *rates);
-
-/* Floating-point operations a token of a training step that are of use (what is computed twice counts once): 2 a weight
- * forward, 2 for the input gradient where something below is trained, 2 for the gradient of a trained weight; attention over
- * `length` tokens. */
-double tm_flops_per_token(const tm_model *model, int64_t length);
 
 #endif

@@ -130,6 +130,7 @@ tm_status tm_plan_work(tm_trainer *t, tm_work *work, tm_memory_plan *plan, tm_er
             look(t, s.items, s.count);
         plan->look = *work;
         plan->remembered_tokens = remembered_tokens(t);
+        plan->directions = tm_osf_size_of(t);
         tm_costing_device_lengths(t->device, NULL, 0);
         plan->micro_tokens = (double)s.tokens;
         plan->step_tokens = tokens_of_step(t->run);
@@ -146,31 +147,3 @@ double tm_tokens_per_second(const tm_memory_plan *plan, const tm_calibration *ra
 }
 
 double tm_looks_per_second(const tm_memory_plan *plan, const tm_calibration *rates) { return plan->micro_tokens > 0 ? plan->micro_tokens / tm_seconds_of(rates, &plan->look) : NAN; }
-
-/* --- Operations that are of use --- */
-
-static double group_flops(const tm_linear_group *group, bool input_gradient)
-{
-    double flops = 0;
-    for (int32_t i = 0; i < group->count; i++) {
-        const tm_linear *l = group->module[i];
-        flops += 2.0 * (double)l->in * (double)l->out * (1 + input_gradient + l->weight->trained);
-        flops += l->lora ? 6.0 * l->lora->r * (double)(l->in + l->out) : 0;
-    }
-    return flops;
-}
-
-double tm_flops_per_token(const tm_model *m, int64_t length)
-{
-    const tm_model_config *c = &m->config;
-    double flops = group_flops(&m->head_group, m->first_trained < c->layers);
-    for (int64_t i = 0; i < c->layers; i++) {
-        const tm_block *b = &m->block[i];
-        bool gradient = i >= m->first_trained;
-        double seen = (double)(c->window[i] && c->window[i] < length ? c->window[i] : length), keys = seen * (1 - seen / (2 * (double)length));
-        /* Below the lowest trained tensor nobody wants a gradient. */
-        flops += group_flops(&b->qkv, i > m->first_trained || (gradient && tm_norm_trained(&b->norm[TM_NORM_ATTN]))) + group_flops(&b->o, gradient) + group_flops(&b->gate_up, gradient) + group_flops(&b->down, gradient);
-        flops += 4.0 * (double)(c->heads * c->head_size) * keys * (gradient ? 3.5 : 1);
-    }
-    return flops;
-}

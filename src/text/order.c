@@ -271,10 +271,11 @@ tm_status tm_order_create(const tm_dataset *data, const tm_data_entry *entries, 
     int64_t product;
     if (tm_dataset_first(data, task_sources(data, settings)) < 1)
         return tm_fail(err, TM_RECIPE, "data: there is no example");
-    if (__builtin_mul_overflow(settings->batch_tokens > 0 ? settings->batch_tokens : settings->batch,
-                               settings->accumulate, &product) ||
-        product < 1)
-        return tm_fail(err, TM_RECIPE, "train: batch times accumulate is not a size of a step");
+    bool tokens = settings->batch_tokens > 0;
+    int64_t size = tokens ? settings->batch_tokens : settings->batch;
+    if (__builtin_mul_overflow(size, settings->accumulate, &product) || product < 1)
+        return tm_fail(err, TM_RECIPE, "train.%s: %lld times train.accumulate %lld is no size of a step; expected 1 to %lld", tokens ? "batch_tokens" : "batch",
+                       (long long)size, (long long)settings->accumulate, (long long)INT64_MAX);
     tm_order *o = NULL;
     stream s = {0};
     budget b;

@@ -160,7 +160,9 @@ tm_status tm_trainer_create(const tm_run *run, tm_device *device, const int64_t 
     tm_status st = tm_memory_init(&t->memory, device, limits, err);
     if (st == TM_OK)
         st = build(t, err);
-    if (st != TM_OK) {
+    if (st == TM_OK)
+        t->flops = tm_flops_of(&t->model);
+    else {
         tm_trainer_destroy(t);
         t = NULL;
     }
@@ -282,6 +284,7 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
 {
     int64_t all = 0;
     *count = 0;
+    t->step_flops = 0;
     for (int32_t r = 0; r < t->run->replicas; r++) {
         const int64_t *examples;
         int64_t n, targets = 0, tokens = 0, first = *count;
@@ -293,6 +296,8 @@ static tm_status gather_items(tm_trainer *t, int64_t *count, tm_error *err)
             tm_gates_give(t, -1, examples[i], &t->items[*count - 1]);
             targets += e->targets;
             tokens += e->n;
+            int64_t rows = tm_batch_item_rows(&t->batch, &t->items[*count - 1]);
+            t->step_flops += (double)rows * t->flops.token + (double)e->targets * t->flops.target + tm_flops_attention(&t->model, rows);
         }
         for (int64_t i = 0; i < n; i++)
             tm_teacher_give(t, tm_dataset_at(t->run->data, examples[i]), examples[i], targets ? 1.0 / (double)targets : 0, &t->items[first + i]);
@@ -469,6 +474,17 @@ static void put_number(tm_buf *row, const char *key, double value)
     tm_json_put_number(row, value);
 }
 
+double tm_trainer_share(const tm_trainer *t) { return t->peak_flops > 0 && t->step_seconds > 0 ? t->step_flops / t->step_seconds / t->peak_flops : NAN; }
+
+/* A limit that a step exceeds was measured while the machine had other work: the most that was seen is the limit. */
+static void time_step(tm_trainer *t, double seconds)
+{
+    t->step_seconds = seconds;
+    t->seconds += seconds;
+    if (t->peak_flops > 0 && seconds > 0)
+        t->peak_flops = fmax(t->peak_flops, t->step_flops / seconds);
+}
+
 static tm_status write_step_rows(tm_trainer *t, tm_error *err)
 {
     tm_status st = TM_OK;
@@ -488,7 +504,7 @@ static tm_status write_step_rows(tm_trainer *t, tm_error *err)
             tm_buf_clear(&row);
             tm_buf_printf(&row, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_s\": %.1f, \"share\": %.4f, \"bytes\": %lld}\n", (long long)t->step,
                           t->step_seconds, (double)s->tokens / t->step_seconds,
-                          t->peak_flops > 0 ? t->flops_per_token * (double)s->tokens / t->step_seconds / t->peak_flops : 0, (long long)t->device->peak_bytes);
+                          t->peak_flops > 0 ? tm_trainer_share(t) : 0, (long long)t->device->peak_bytes);
             TM_GO(tm_run_folder_row(folder, folder->timing, &row, err));
         }
         uint64_t step = (uint64_t)t->step;
@@ -634,8 +650,7 @@ tm_status tm_trainer_run(tm_trainer *t, tm_error *err)
             return tm_fail(err, TM_FAILED, "interrupted after step %lld; the same command goes on from the last checkpoint", (long long)t->step);
         double start = tm_clock_seconds();
         TM_TRY(tm_trainer_step(t, err));
-        t->step_seconds = tm_clock_seconds() - start;
-        t->seconds += t->step_seconds;
+        time_step(t, tm_clock_seconds() - start);
         TM_TRY(write_step_rows(t, err));
         if (tm_eval_due(t, t->step))
             TM_TRY(evaluate_now(t, err));

@@ -8,6 +8,7 @@
 #ifndef TM_TRAIN_TRAINER_H
 #define TM_TRAIN_TRAINER_H
 
+#include "model/flops.h"
 #include "text/dataset.h"
 #include "train/hooks.h"
 #include "train/loss_scale.h"
@@ -115,7 +116,11 @@ typedef struct tm_trainer {
     bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
-    double step_seconds, seconds, flops_per_token, peak_flops;
+    double step_seconds, seconds;
+    tm_flops flops;
+    double step_flops;         /* of use: of the last step's examples of all replicas */
+    double peak_flops;         /* a second, the most this device was seen to do: at first what its own product did (the run's owner sets
+                                  it), then what steps did that were faster; 0 or NaN: unknown, nothing is held against it */
     tm_batch_item *items;      /* scratch */
     size_t items_capacity;
     uint64_t *trail, *device_trail; /* of this step: host, device */
@@ -145,6 +150,8 @@ tm_status tm_trainer_load(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 tm_status tm_trainer_start(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
 /* Runs to the end (or to an interruption: TM_FAILED, or to a step that is not finite: TM_DIVERGED). */
 tm_status tm_trainer_run(tm_trainer *trainer, tm_error *err) TM_MUST_CHECK;
+/* What the last step did of peak_flops, in [0, 1]; NaN: unknown. */
+double tm_trainer_share(const tm_trainer *trainer);
 /* The result of one replica into a folder; a whole model gets its tokenizer too. */
 tm_status tm_trainer_save_to(tm_trainer *trainer, int32_t replica, const char *dir, tm_error *err) TM_MUST_CHECK;
 /* Writes the result of every replica into its folder. */

@@ -31,6 +31,15 @@ TEMPER_MEMORY_LIMIT=1000000 expect "this machine without memory" 4 'bytes|KiB|Mi
 expect "JSON" 0 '"reserve": "estimated", .*"tokens": 1000000.*"layers": \[\{' plan --model "$big" train.seq=512 --gpu l40s --tokens 1000000 --json
 expect "JSON of what would fit" 4 '"instead": \[\{"set": \{"method": "lora"\}, "peak_bytes": [0-9]+' plan --model "$big" method=full --gpu 4090 --json
 
+# Values that are allowed one by one and have no product: a step of them is more than any micro-batch holds.
+huge="train.batch=1000000000 train.accumulate=1000000 train.seq=64 data=data/demo/shakespeare-dev.txt"
+expect "a step beyond all numbers" 0 'micro-batches of 2048 tokens' plan --model $model $huge
+expect "... with a prompt before its examples" 0 'micro-batches of 2048 tokens' plan --model $model $huge method=prompt prompt.tokens=1900
+expect "... or steps" 2 'train.steps: a run of 1e\+27 examples; at most 2147483648' plan --model $model $huge train.steps=1000000000000
+expect "passes beyond all numbers" 2 'train.epochs: a run of [0-9.e+]+ examples; at most 2147483648' plan --model $model $huge train.epochs=1e12
+expect "micro-batches beyond the longest example that can be asked for" 2 'train.micro_tokens: expected a whole number from 1 to 16777216, or auto' plan --model $model train.micro_tokens=16777217
+expect "more blocks computed again than there are" 0 'activations of 5 of 5 blocks' plan --model $model train.recompute=partial train.recompute_layers=9223372036854775807
+
 # What comes before the training.
 old="keep.ewc.path=data/demo/stories-old.jsonl keep.ewc.lambda=1"
 expect "importances: time unknown here, memory known" 0 'importances of old data .keep.ewc. .* for [0-9]+ tokens, [0-9]+ bytes' plan --model $model train.seq=128 $old

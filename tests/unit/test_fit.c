@@ -2,6 +2,7 @@
  * `temper plan --json` says. */
 #include "../support/run.h"
 
+#include "model/flops.h"
 #include "plan/cost.h"
 
 static uint64_t seed;
@@ -448,9 +449,53 @@ static int begin(void **state)
     return 0;
 }
 
+/* What a step has of use is what its own examples take: rows as long as they are, and the output matrix at their targets alone. */
+static void a_step_is_its_examples(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"method=full", "method=lora", "method=freeze"};
+    write_rows(scratch("few.jsonl"), 7, 20, 200, 301, 0.8, seed + 40);
+    for (int m = 0; m < MODELS; m++)
+        for (int k = 0; k < 3; k++) {
+            args a = {0};
+            tm_job job;
+            tm_device *device;
+            tm_trainer *trainer;
+            tm_work work = {0};
+            const int64_t *examples;
+            int64_t n, length[7];
+            arg(&a, "model=%s", scratch(models[m].name));
+            arg(&a, "device=cpu");
+            arg(&a, "data.0.path=%s", scratch("few.jsonl"));
+            arg(&a, "data.0.format=tokens");
+            arg(&a, "train.batch=7");
+            arg(&a, "train.epochs=1");
+            arg(&a, "train.recompute=none");
+            arg(&a, "freeze.layers=3");
+            arg(&a, "%s", methods[k]);
+            open_job(&a, TM_JOB_PLAN, &job);
+            OK(tm_costing_device_create(tm_cpu_traits(), &work, &device, err));
+            OK(tm_trainer_create(&job.run, device, NULL, &trainer, err));
+            tm_order_step(job.order, 0, &examples, &n);
+            assert_int_equal(n, 7);
+            for (int i = 0; i < 7; i++)
+                length[i] = tm_dataset_at(job.data, examples[i])->n;
+            tm_costing_device_lengths(device, length, 7);
+            work = (tm_work){0};
+            OK(tm_trainer_step(trainer, err));
+            double traced = tm_work_flops(&work);
+            if (fabs(traced / trainer->step_flops - 1) > 0.015)
+                fail_msg("%s, %s: %.6g operations traced, %.6g counted; seed %llu", models[m].name, methods[k], traced, trainer->step_flops, (unsigned long long)seed);
+            tm_trainer_destroy(trainer);
+            tm_device_destroy(device);
+            tm_job_close(&job);
+            args_free(&a);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(gpus_by_name), cmocka_unit_test(layout_by_the_rule), cmocka_unit_test(host_memory_comes_last), cmocka_unit_test(cpu_keeps_its_micro_batches),
-                                       cmocka_unit_test(planned_is_built), cmocka_unit_test(advice_is_true), cmocka_unit_test(shorter_examples), cmocka_unit_test(work_is_the_formula), cmocka_unit_test(json_says_it_all)};
+                                       cmocka_unit_test(planned_is_built), cmocka_unit_test(advice_is_true), cmocka_unit_test(shorter_examples), cmocka_unit_test(work_is_the_formula), cmocka_unit_test(a_step_is_its_examples), cmocka_unit_test(json_says_it_all)};
     return cmocka_run_group_tests_name("fit", tests, begin, scratch_end);
 }

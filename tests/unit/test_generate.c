@@ -26,6 +26,96 @@ static void alone_and_among_others(void **state)
         }
 }
 
+static void the_first_of_the_likeliest(void **state)
+{
+    (void)state;
+    assert_int_equal(tm_most_likely((const float[]){-2, 3, 3, 1, 3}, 5), 1);
+    assert_int_equal(tm_most_likely((const float[]){0, 0, 0}, 3), 0);
+    assert_int_equal(tm_most_likely((const float[]){1, 2, 4}, 3), 2);
+}
+
+/* --- What depends on the length --- */
+
+typedef struct growing { /* one text, with the logits that every token of it was chosen by */
+    int32_t ids[PROMPT + NEW];
+    int64_t n, prompt, next;
+    float logits[NEW][VOCAB];
+} growing;
+
+static tm_status next_growing(void *context, tm_text *out, bool *there, tm_error *problem)
+{
+    growing *g = context;
+    (void)problem;
+    *there = g->next++ == 0;
+    *out = (tm_text){.prompt = {.ids = g->ids, .n = (int32_t)g->n}, .max_tokens = NEW};
+    return TM_OK;
+}
+
+static int32_t choose_growing(void *context, int64_t number, const float *logits, int64_t position)
+{
+    growing *g = context;
+    (void)number;
+    (void)position;
+    memcpy(g->logits[g->n - g->prompt], logits, sizeof g->logits[0]);
+    g->ids[g->n++] = tm_most_likely(logits, VOCAB);
+    return g->ids[g->n - 1];
+}
+
+static int32_t choose_once(void *context, int64_t number, const float *logits, int64_t position)
+{
+    choose_growing(context, number, logits, position);
+    return -1;
+}
+
+/* With short and long factors every token of a text follows logits that a model would give which is shown the text so far
+ * for the first time: also the first one beyond the short factors, and those after it. */
+static void long_factors_from_the_limit_on(void **state)
+{
+    (void)state;
+    enum { LIMIT = 14, PROMPT_LENGTHS = 4 };
+    static const int64_t prompts[PROMPT_LENGTHS] = {1, LIMIT - 2, LIMIT - 1, PROMPT};
+    static growing all, once;
+    dice d = {.key = seed + 99};
+    machine m;
+    machine_open(&m, scratch("phi3-long"), "none", TM_F32, (layout){PREFIX + PROMPT + NEW, 1, 1, NULL});
+    for (int k = 0; k < PROMPT_LENGTHS; k++) {
+        all = (growing){.n = prompts[k], .prompt = prompts[k]};
+        for (int64_t i = 0; i < all.n; i++)
+            all.ids[i] = (int32_t)dice_in(&d, 0, VOCAB - 1);
+        OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_growing, .context = &all}, err));
+        assert_true(all.n == prompts[k] + NEW || all.n > 20);
+        for (int64_t n = prompts[k]; n < all.n; n++) {
+            once = (growing){.n = n, .prompt = n};
+            memcpy(once.ids, all.ids, sizeof all.ids);
+            OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_once, .context = &once}, err));
+            if (memcmp(once.logits[0], all.logits[n - prompts[k]], sizeof once.logits[0]) != 0)
+                fail_msg("a prompt of %lld: other logits behind %lld tokens than shown at once; seed %llu", (long long)prompts[k], (long long)n, (unsigned long long)seed);
+        }
+    }
+    machine_close(&m);
+}
+
+/* The first Qwen's queries: from position seq_length on their angles are scaled by log(position + 1) to the base seq_length. */
+static void queries_grow_from_the_trained_length_on(void **state)
+{
+    (void)state;
+    enum { TRAINED = 6, N = 10 };
+    static growing once;
+    machine m;
+    machine_open(&m, scratch("qwen-short"), "none", TM_F32, (layout){PREFIX + PROMPT, 1, 1, NULL});
+    once = (growing){.n = N, .prompt = N};
+    OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_once, .context = &once}, err));
+    for (int64_t p = 1; p < N - 1; p++) { /* the last token's row has taken that of position 0 since */
+        double want = p < TRAINED ? 1 : log((double)(p + 1)) / log(TRAINED);
+        const float *key = tm_tensor_rows(m.model.row_cos[0], p, 1).data, *query = tm_tensor_rows(m.model.row_cos[1], p, 1).data;
+        const float *key_sin = tm_tensor_rows(m.model.row_sin[0], p, 1).data, *query_sin = tm_tensor_rows(m.model.row_sin[1], p, 1).data;
+        for (int64_t i = 0; i < m.model.row_cos[0].cols; i++)
+            if (fabs(query[i] - want * key[i]) > 1e-6 || fabs(query_sin[i] - want * key_sin[i]) > 1e-6 || fabs(hypot(key[i], key_sin[i]) - 1) > 1e-6)
+                fail_msg("position %lld: %g, %g of keys, %g, %g of queries; expected %g times", (long long)p, key[i], key_sin[i], query[i], query_sin[i], want);
+    }
+    machine_close(&m);
+}
+
 /* --- What goes wrong --- */
 
 static void refusals(void **state)
@@ -76,6 +166,7 @@ static void prompts_that_do_not_fit(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_among_others), cmocka_unit_test(refusals), cmocka_unit_test(prompts_that_do_not_fit)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_among_others), cmocka_unit_test(the_first_of_the_likeliest), cmocka_unit_test(long_factors_from_the_limit_on),
+                                       cmocka_unit_test(queries_grow_from_the_trained_length_on), cmocka_unit_test(refusals), cmocka_unit_test(prompts_that_do_not_fit)};
     return cmocka_run_group_tests_name("generate", tests, texts_begin, scratch_end);
 }

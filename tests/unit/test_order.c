@@ -297,7 +297,7 @@ static void impossible_runs_are_refused(void **state)
     (void)state;
     tm_order *o;
     tm_order_settings s = {.batch = INT64_MAX / 2, .accumulate = 3, .epochs = 1};
-    FAILS(TM_RECIPE, "batch times accumulate", tm_order_create(data, entries, &s, &o, err));
+    FAILS(TM_RECIPE, "train.batch: 4611686018427387903 times train.accumulate 3 is no size of a step", tm_order_create(data, entries, &s, &o, err));
     s = (tm_order_settings){.batch = 1, .accumulate = 1, .epochs = 1e300};
     FAILS(TM_RECIPE, "train.epochs", tm_order_create(data, entries, &s, &o, err));
     s.epochs = 0;

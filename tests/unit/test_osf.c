@@ -264,6 +264,60 @@ static void updates_stay_out_of_the_top(void **state)
         }
 }
 
+/* In how many left directions of w, from the top on, dw has nothing; in the others it has. */
+static int64_t still(const float *w, const double *dw, int64_t out, int64_t in)
+{
+    int64_t least = out < in ? out : in, count = 0;
+    double *u = malloc((size_t)(least * out) * 8), *v = malloc((size_t)(least * in) * 8), *s = malloc((size_t)least * 8), all = length(dw, out * in);
+    OK(tm_svd_top(w, out, in, least, u, s, v, err));
+    for (int64_t t = 0; t < least; t++) {
+        double sum = 0;
+        for (int64_t j = 0; j < in; j++) {
+            double inner = 0;
+            for (int64_t i = 0; i < out; i++)
+                inner += u[t * out + i] * dw[i * in + j];
+            sum += inner * inner;
+        }
+        if (sqrt(sum) > 1e-3 * all)
+            break;
+        count++;
+    }
+    free(u);
+    free(v);
+    free(s);
+    return count;
+}
+
+/* The share of the directions of each matrix, of the shorter side, to the nearest whole number, halves up. */
+static void shares_are_rounded(void **state)
+{
+    (void)state;
+    static const struct {
+        double share;
+        int64_t of_24, of_12;
+    } cases[] = {{0.1875, 5, 2}, {0.125, 3, 2}, {0.27, 6, 3}, {0.29, 7, 3}};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        train_with(0, "kept", cases[c].share, NULL);
+        tm_safetensors *base = open_file(scratch("model"), model_file());
+        int64_t seen = 0;
+        for (int64_t i = 0; i < tm_safetensors_count(base); i++) {
+            const tm_st_tensor *t = tm_safetensors_at(base, i);
+            if (!strstr(t->name, "proj.weight"))
+                continue;
+            double *dw = change_of(0, scratch("kept"), t);
+            int64_t least = t->shape[0] < t->shape[1] ? t->shape[0] : t->shape[1], want = least == 24 ? cases[c].of_24 : cases[c].of_12;
+            int64_t got = still(t->data, dw, t->shape[0], t->shape[1]);
+            if (got != want)
+                fail_msg("share %g: %lld of %lld directions of %s stay, expected %lld; seed %llu", cases[c].share, (long long)got, (long long)least, t->name, (long long)want,
+                         (unsigned long long)seed);
+            free(dw);
+            seen++;
+        }
+        assert_int_equal(seen, 14);
+        tm_safetensors_close(base);
+    }
+}
+
 /* Share 0 is no method at all; with all directions kept, or a rate of 0, matrices keep their bits. */
 static void shares_at_the_ends(void **state)
 {
@@ -331,7 +385,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_singular_values), cmocka_unit_test(matrices_of_zeros), cmocka_unit_test(updates_stay_out_of_the_top),
-        cmocka_unit_test(shares_at_the_ends), cmocka_unit_test(gradients_are_projected_first), cmocka_unit_test(refused),
+        cmocka_unit_test(shares_are_rounded), cmocka_unit_test(shares_at_the_ends), cmocka_unit_test(gradients_are_projected_first), cmocka_unit_test(refused),
     };
     return cmocka_run_group_tests_name("osf", tests, begin, scratch_end);
 }

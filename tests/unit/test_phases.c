@@ -129,6 +129,59 @@ static void how_long(void **state)
     assert_true(step > 0.4 && step < 1.1);
 }
 
+/* Texts are written 16 at a time: the weights are read once for a token of each, and every token is computed. */
+static void texts_at_once(void **state)
+{
+    (void)state;
+    static const int64_t samples[] = {1, 7, 16, 17, 64};
+    for (size_t i = 0; i < sizeof samples / sizeof *samples; i++) {
+        tm_phase phase[TM_PHASES];
+        tm_memory_plan plan;
+        tm_target target = {0};
+        char generate[64];
+        know_rates(&target);
+        snprintf(generate, sizeof generate, "keep.generate={samples: %lld, max_tokens: 10}", (long long)samples[i]);
+        assert_int_equal(phases_of((const char *[]){generate, NULL}, phase, &plan), 1);
+        double tokens = 10.0 * (double)samples[i], turns = samples[i] < 16 ? 10 : tokens / 16;
+        double want = turns * ((double)plan.part[TM_MEM_WEIGHTS] + 10.0 * (double)plan.layers) / 1e9 + tokens / tm_looks_per_second(&plan, &target.rates);
+        if (!(fabs(phase[0].seconds / want - 1) < 1e-9))
+            fail_msg("%lld texts: %g seconds, expected %g", (long long)samples[i], phase[0].seconds, want);
+    }
+}
+
+/* The matrices inside the blocks that are trained or adapted, where the share leaves a direction. */
+static void singular_directions(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *more[4];
+        int64_t sizes[7][3]; /* shorter side, longer side, directions; of a block */
+        int64_t blocks;
+    } cases[] = {
+        {{"keep.osf.share=0.5", "lora.target_modules=all-linear"}, {{64, 64, 32}, {32, 64, 16}, {32, 64, 16}, {64, 64, 32}, {64, 192, 32}, {64, 192, 32}, {64, 192, 32}}, 2},
+        {{"keep.osf.share=0.25", "lora.target_modules=[q_proj, down_proj]"}, {{64, 64, 16}, {64, 192, 16}}, 2},
+        {{"keep.osf.share=0.01", "lora.target_modules=all-linear"}, {{64, 64, 1}, {64, 64, 1}, {64, 192, 1}, {64, 192, 1}, {64, 192, 1}}, 2}, /* 0.32 of 32 is none */
+        {{"keep.osf.share=1", "method=freeze", "freeze.layers=1"}, {{64, 64, 64}, {32, 64, 32}, {32, 64, 32}, {64, 64, 64}, {64, 192, 64}, {64, 192, 64}, {64, 192, 64}}, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tm_phase phase[TM_PHASES];
+        tm_memory_plan plan;
+        double work = 0;
+        int64_t matrices = 0;
+        for (int k = 0; k < 7 && cases[i].sizes[k][0]; k++) {
+            double n = (double)cases[i].sizes[k][0], m = (double)cases[i].sizes[k][1], top = (double)cases[i].sizes[k][2];
+            work += (double)cases[i].blocks * (n * n * m + 2 * top * n * m + 3 * n * n * n);
+            matrices += cases[i].blocks;
+        }
+        assert_int_equal(phases_of(cases[i].more, phase, &plan), 1);
+        assert_string_equal(phase[0].name, "directions");
+        assert_true(phase[0].seconds > 0 && isnan(phase[0].tokens) && !phase[0].peak);
+        if (plan.directions.matrices != matrices || !(fabs(plan.directions.work / work - 1) < 1e-9))
+            fail_msg("%s, %s: %lld matrices, %g of work; expected %lld, %g", cases[i].more[0], cases[i].more[1], (long long)plan.directions.matrices, plan.directions.work,
+                     (long long)matrices, work);
+    }
+}
+
 static json_t *plan_json(const char *const *more, tm_status expected, tm_error *why)
 {
     args a = {0};
@@ -195,6 +248,6 @@ static int begin(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(which_and_how_much), cmocka_unit_test(how_long), cmocka_unit_test(largest_phase)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(which_and_how_much), cmocka_unit_test(how_long), cmocka_unit_test(texts_at_once), cmocka_unit_test(singular_directions), cmocka_unit_test(largest_phase)};
     return cmocka_run_group_tests_name("phases before the training", tests, begin, scratch_end);
 }

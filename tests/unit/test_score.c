@@ -110,6 +110,16 @@ static void choices(void **state)
     assert_true(fabs(number(scores, "acc_norm") - right[1] / 3) < 1e-12);
     json_decref(items);
     json_decref(scores);
+    /* Of options that are as likely the first is chosen. */
+    write_text("even.jsonl", "{\"prompt\": \"Once upon a\", \"choices\": [\"qqq\", \"time\", \"time\"], \"answer\": 1}\n{\"prompt\": \"Once upon a\", \"choices\": [\"time\", \"qqq\", \"time\"], \"answer\": 0}\n");
+    scores = evaluate("even.jsonl", "choice", NULL, &items);
+    for (int i = 0; i < 2; i++) {
+        const json_t *item = json_array_get(items, (size_t)i);
+        assert_int_equal(json_integer_value(json_object_get(item, "chosen")), 1 - i);
+        assert_int_equal(json_integer_value(json_object_get(item, "chosen_norm")), 1 - i);
+    }
+    json_decref(scores);
+    json_decref(items);
     scores = evaluate("choices.jsonl", "choice", "eval.0.limit=2", &items); /* of rows, not of options */
     assert_int_equal(json_array_size(items), 2);
     json_decref(items);

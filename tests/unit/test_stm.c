@@ -40,6 +40,11 @@ static void choice_is_as_said(void **state)
         }
         assert_int_equal(masked, 0);
     }
+    float even[] = {0, 0, 1e-3f}; /* a perplexity of exactly 1 does not exceed 1 */
+    uint8_t above[1];
+    int64_t some;
+    OK(tm_stm_choose(even, 3, 1, 0, above, &some, err));
+    assert_true(some == 1 && above[0] == 4);
     float huge[] = {800, 1, 0};
     uint8_t bits[1];
     int64_t masked;

@@ -370,6 +370,45 @@ static void packs_keep_a_common_step(void **state)
     OK(tm_dir_remove(scratch("pack-1"), err));
 }
 
+static void share_is_one_at_most(void *context, const tm_trainer *t)
+{
+    double share = tm_trainer_share(t);
+    if (t->step == 0 ? !isnan(share) : !(share > 0 && share <= 1))
+        fail_msg("step %lld is %g of the limit", (long long)t->step, share);
+    ++*(int *)context;
+}
+
+/* Where steps are faster than what was measured as the limit, they are the limit. */
+static void shares_are_of_the_most_that_was_seen(void **state)
+{
+    static const scenario kind = {"lora", "tied", "adapter_model.safetensors", {"lora.r=3"}};
+    (void)state;
+    args a = {0};
+    tm_job job;
+    tm_trainer *trainer;
+    int calls = 0;
+    recipe(&a, &kind, "shares");
+    open_job(&a, TM_JOB_TRAIN, &job);
+    job.run.progress = share_is_one_at_most;
+    job.run.context = &calls;
+    OK(tm_trainer_create(&job.run, job.device, job.plan.part, &trainer, err));
+    trainer->peak_flops = 1; /* a second: any step does more */
+    OK(tm_trainer_start(trainer, err));
+    OK(tm_trainer_run(trainer, err));
+    assert_int_equal(calls, 4);
+    size_t rows = 0;
+    char *text = slurp(scratch("shares/timing.jsonl"), NULL);
+    for (const char *at = text; (at = strstr(at, "\"share\": ")) != NULL; rows++) {
+        at += strlen("\"share\": ");
+        assert_true(strtod(at, NULL) >= 0 && strtod(at, NULL) <= 1 && (rows || strtod(at, NULL) == 1));
+    }
+    assert_int_equal(rows, 3);
+    free(text);
+    tm_trainer_destroy(trainer);
+    tm_job_close(&job);
+    args_free(&a);
+}
+
 static int begin(void **state)
 {
     seed = fresh_seed();
@@ -395,8 +434,8 @@ int main(void)
 {
     enum { KINDS = sizeof scenarios / sizeof *scenarios };
     static char names[2 * KINDS][64];
-    struct CMUnitTest tests[2 * KINDS + 4] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(packs_are_refused), cmocka_unit_test(replicas_are_runs), cmocka_unit_test(packs_keep_a_common_step)};
-    int count = 4;
+    struct CMUnitTest tests[2 * KINDS + 5] = {cmocka_unit_test(seeds_matter), cmocka_unit_test(packs_are_refused), cmocka_unit_test(replicas_are_runs), cmocka_unit_test(packs_keep_a_common_step), cmocka_unit_test(shares_are_of_the_most_that_was_seen)};
+    int count = 5;
     for (int i = 0; i < 2 * KINDS; i++) {
 #ifdef TM_SANITIZE /* looks for other things than bits: one scenario for the slow instruction sets is enough */
         if (i % 2 && i > 1)

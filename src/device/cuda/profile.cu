@@ -5,6 +5,8 @@ extern "C" {
 #include "base/env.h"
 }
 
+#include <cerrno>
+
 enum { EVENTS = 8192, ROWS = 1024 };
 
 struct profile_span {
@@ -88,13 +90,27 @@ void tm_cuda_profile_end(tm_cuda *c, int at)
     c->profile->served = false;
 }
 
+/* The first of FILE, FILE.2, ... that is not there; no two devices get the same, in whatever threads or processes they end. */
+static FILE *new_file(const char *path)
+{
+    enum { MOST = 10000 };
+    char name[1100];
+    for (int n = 1; n < MOST; n++) {
+        snprintf(name, sizeof name, n == 1 ? "%s" : "%s.%d", path, n);
+        FILE *f = fopen(name, "wxe");
+        if (f || errno != EEXIST)
+            return f;
+    }
+    return nullptr;
+}
+
 void tm_cuda_profile_destroy(tm_cuda *c)
 {
     tm_cuda_profile *p = c->profile;
     if (!p)
         return;
     collect(c);
-    FILE *f = fopen(p->path, "w");
+    FILE *f = new_file(p->path);
     if (f) {
         fprintf(f, "%-24s %14s %8s %12s %12s %8s\n", "op", "operand bytes", "calls", "ms", "us a call", "GB/s");
         for (int i = 0; i < p->rows; i++) {

@@ -1,6 +1,7 @@
 /* Where a GPU's time goes: every op between two events, added up by op and by the bytes of its operands (so the same op
- * of other layers' shapes is told apart). TEMPER_CUDA_PROFILE names the file that the table is written to when the device
- * is destroyed. Graphs are not recorded meanwhile. */
+ * of other layers' shapes is told apart). TEMPER_CUDA_PROFILE=FILE names the file that the table is written to when the device
+ * is destroyed. A table is of one device: where FILE is there already, by an earlier device of this process (texts of the base,
+ * jobs side by side) or of another, it goes to FILE.2, FILE.3, ... Graphs are not recorded meanwhile. */
 #ifndef TM_DEVICE_CUDA_PROFILE_H
 #define TM_DEVICE_CUDA_PROFILE_H
 

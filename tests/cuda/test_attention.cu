@@ -488,7 +488,7 @@ int main(int argc, char **argv)
         try_shape(lengthy, random);
         cases += 2;
     }
-    if (!ON_GPU)
+    if (!all_of_it())
         return printf("%d cases, %d failures, TEST_SEED=%u\n", cases, failures, seed), failures != 0;
     rate(64, 14, 2, 8, 2048);
     rate(64, 14, 2, 64, 256);

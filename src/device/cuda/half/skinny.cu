@@ -218,8 +218,7 @@ template <class H, bool BACK, bool DROP>
 static void run_rows(tm_device *d, const char *op, const low_group &g, const low_jobs &jobs, const rows_input<H> &in)
 {
     int64_t blocks = ((g.rows.n + 63) / 64 + g.rows.replicas - 1) * jobs.n;
-    int processors = tm_cuda_of(d)->processors, most = 0;
-    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    int processors = tm_cuda_of(d)->processors, most = tm_cuda_of(d)->shared_most;
     if (2 * blocks <= processors)
         launch_rows<H, 2, ROWS_BUDGET, BACK, DROP>(d, op, g, jobs, in);
     else if (blocks <= processors && most >= ROWS_MUCH + 1024)

@@ -491,8 +491,7 @@ bool low_backward_once(tm_device *d, const char *op, const low_group &g, tm_tens
     if (bytes < shares)
         return false;
     add_strips(&jobs, low, dy, side_xa, true, false, nullptr, 0);
-    int most = 0;
-    tm_cuda_check(tm_cuda_of(d), op, cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
+    int most = tm_cuda_of(d)->shared_most;
     with_type(dy.dtype, [&](auto h) {
         typedef decltype(h) H;
         if (low.width == 2)

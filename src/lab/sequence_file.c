@@ -580,7 +580,7 @@ static tm_status check_recipe(reader *r, tm_lab_arm *arm, const tm_recipe *recip
     if (whole && arm->ewc && recipe->ewc_lambda == 0)
         return refuse(r, arm->line, "arm %s: ewc: previous needs a strength: set keep.ewc.lambda", arm->name);
     arm->method = recipe->method;
-    arm->old_data = arm->kind == TM_ARM_JOINT || arm->replay || recipe->replay.path;
+    arm->old_data = arm->kind == TM_ARM_JOINT || arm->replay || recipe->replay.path || recipe->ewc.path;
     arm->old_importances = recipe->ewc.path || recipe->ewc_importances;
     if (recipe->ewc_importances && !arm->importances && !(arm->importances = tm_strdup(recipe->ewc_importances, r->err)))
         return TM_NO_MEMORY;

@@ -36,14 +36,16 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
     return TM_OK;
 }
 
-static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
+static tm_status put_token(void *context, int64_t number, int32_t id, bool *more, tm_error *err)
 {
     bench *b = context;
     (void)number;
-    (void)position;
+    (void)id;
+    (void)more;
+    (void)err;
     if (!b->begun++)
         b->read = now(b);
-    return tm_most_likely(logits, b->vocab);
+    return TM_OK;
 }
 
 static tm_status measure(tm_inference *inf, bench *b, int64_t texts, double bytes, tm_error *err)
@@ -54,7 +56,7 @@ static tm_status measure(tm_inference *inf, bench *b, int64_t texts, double byte
         double start = now(b);
         b->texts = texts;
         b->next = b->begun = 0;
-        TM_TRY(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = choose, .context = b}, err));
+        TM_TRY(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .token = put_token, .context = b}, err));
         double steps = (double)(b->new - 1) / (now(b) - b->read);
         best = pass && steps > best ? steps : best;
         prompts = (double)(texts * b->prompt) / (b->read - start);

@@ -183,7 +183,7 @@ typedef struct sampler {
     size_t stops;
     bool (*token)(void *context, int32_t id);
     void *context, *scratch;
-    int32_t last; /* chosen and, when the next is asked for, in the cache; -1: none */
+    int32_t last; /* chosen and, when the next is there, in the cache; -1: none */
 } sampler;
 
 static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *err)
@@ -198,15 +198,23 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
 
 static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
 {
+    const sampler *s = context;
+    (void)number;
+    return tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
+}
+
+static tm_status put_token(void *context, int64_t number, int32_t id, bool *more, tm_error *err)
+{
     sampler *s = context;
     (void)number;
+    (void)err;
     if (s->last >= 0)
         s->inf->fed.id[s->inf->fed.count++] = s->last;
-    int32_t id = s->last = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
-    bool stops = false;
+    s->last = id;
     for (size_t k = 0; k < s->stops; k++)
-        stops |= id == s->stop[k];
-    return stops || (s->token && !s->token(s->context, id)) ? -1 : id;
+        *more &= id != s->stop[k];
+    *more = *more && (!s->token || s->token(s->context, id));
+    return TM_OK;
 }
 
 tm_status tm_inference_knows(const tm_inference *inf, const char *model, const char *what, const int32_t *ids, size_t count, tm_error *err)
@@ -269,7 +277,7 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
     s.text = (tm_text){.prompt = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
                                   .gates_by_token = inf->prompt_gates},
                        .max_tokens = max_tokens};
-    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = choose, .context = &s}, err));
+    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = sampling->temperature > 0 ? choose : NULL, .token = put_token, .context = &s}, err));
 out:
     if (st != TM_OK)
         inf->fed.count = 0;

@@ -810,7 +810,6 @@ static void refusals(void **state)
 static int begin(void **state)
 {
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     static const char *const small = "{\"model_type\": \"llama\", \"tie_word_embeddings\": false, \"vocab_size\": 23, \"hidden_size\": 8, \"intermediate_size\": 8, "

@@ -81,6 +81,23 @@ static inline void arg(args *a, const char *fmt, ...)
     a->item[a->count++] = strdup(text);
 }
 
+/* A setting out of a table: @name in it becomes the path of that name in the scratch folder. */
+static inline void arg_at(args *a, const char *text)
+{
+    tm_buf filled = {0};
+    for (const char *mark; (mark = strchr(text, '@')); ) {
+        char name[128];
+        size_t n = strcspn(mark + 1, ",]} ");
+        tm_buf_add(&filled, text, (size_t)(mark - text));
+        snprintf(name, sizeof name, "%.*s", (int)n, mark + 1);
+        tm_buf_text(&filled, scratch(name));
+        text = mark + 1 + n;
+    }
+    tm_buf_text(&filled, text);
+    arg(a, "%s", tm_buf_str(&filled));
+    tm_buf_deinit(&filled);
+}
+
 static inline args args_copy(const args *from)
 {
     args a = {0};

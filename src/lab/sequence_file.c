@@ -56,7 +56,8 @@ static tm_status walk(reader *r, const char *where, const key *keys, size_t coun
         }
         const char *near = tm_nearest(item->key, names, count), *dot = *where ? "." : "";
         return near ? refuse(r, item->line, "unknown key %s%s%.80s; did you mean %s?", where, dot, item->key, near)
-                    : refuse(r, item->line, "unknown key %s%s%.80s; docs/formats/sequence.md lists all keys", where, dot, item->key);
+                    : refuse(r, item->line, "unknown key %s%s%.80s; %s", where, dot, item->key,
+                             *where ? "docs/formats/sequence.md lists all keys" : "keys of a recipe stand under recipe; docs/formats/sequence.md lists the others");
     }
     return TM_OK;
 }

@@ -191,7 +191,9 @@ bool tm_single_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_t
 
 /* --- Attention --- */
 
-enum { SPLIT = 256, HEADS = 4, WIDEST = 256, PAIRS = WIDEST / (2 * LANES) };
+/* A warp waits for each load of a block of keys in turn, so its part is short: SPLIT keys, more where a slot of the cache would
+ * have more than SPLITS parts to be joined. AHEAD: values that are on their way at a time. */
+enum { SPLIT = 64, SPLITS = 64, AHEAD = 8, HEADS = 4, WIDEST = 256, PAIRS = WIDEST / (2 * LANES) };
 #define NEVER (-1e30f) /* below every score, and finite */
 
 /* One launch. Keys [split * keys, + keys) of a text are a warp's, with HEADS of the heads that share them; what it finds
@@ -221,16 +223,23 @@ TM_LANE float *found_at(const tm_single_attention &w, int64_t e, int64_t head, i
     return w.found + (((e - w.first) * w.a.heads + head) * w.splits + split) * (w.D + 2);
 }
 
-template <class T> TM_LANE float score_of(const tm_single_attention &w, const T *q, const T *k)
+/* Of a key with `heads` of COUNT heads, from q on; the others are as the first. */
+template <int COUNT, class T> TM_LANE void scores_of(const tm_single_attention &w, const T *q, int64_t heads, const T *k, float *score)
 {
-    float s = 0;
-    for (int64_t c = 0; c < w.D; c += EIGHT) {
-        eight<T> x = eight_at<T>(q, c), y = eight_at<T>(k, c);
-        UNROLL for (int i = 0; i < EIGHT; i++)
-            s = fmaf(x.x[i].value(), y.x[i].value(), s);
+    UNROLL for (int h = 0; h < COUNT; h++)
+        score[h] = 0;
+    UNROLL_TWICE for (int64_t c = 0; c < w.D; c += EIGHT) {
+        eight<T> y = eight_at<T>(k, c);
+        UNROLL for (int h = 0; h < COUNT; h++) {
+            eight<T> x = eight_at<T>(q, (h < heads ? h : 0) * w.D + c);
+            UNROLL for (int i = 0; i < EIGHT; i++)
+                score[h] = fmaf(x.x[i].value(), y.x[i].value(), score[h]);
+        }
     }
-    s = s * w.a.scale;
-    return w.a.softcap > 0 ? w.a.softcap * tanh_of(s / w.a.softcap) : s;
+    UNROLL for (int h = 0; h < COUNT; h++) {
+        float s = score[h] * w.a.scale;
+        score[h] = w.a.softcap > 0 ? w.a.softcap * tanh_of(s / w.a.softcap) : s;
+    }
 }
 
 /* A warp's part: blocks of 32 keys, a lane a key for the scores, then lanes along the columns for the values. */
@@ -251,43 +260,52 @@ template <int COUNT, class T> TM_LANE void attend(const tm_single_attention &w, 
     }
     const T *q = (const T *)w.q.data + e * w.q.ld, *k = (const T *)w.k.data + w.spans.key[e] * w.k.ld + kv * w.D, *v = (const T *)w.v.data + w.spans.key[e] * w.v.ld + kv * w.D;
     for (int64_t block = seen.first > from ? seen.first / LANES * LANES : from; block < to; block += LANES) {
+        by_lane<float> score[COUNT];
+        EACH_LANE(lane) {
+            int64_t key = block + lane;
+            float each[COUNT];
+            bool there = key >= seen.first && key < to;
+            if (there)
+                scores_of<COUNT, T>(w, q + head * w.D, heads, k + key * w.k.ld, each);
+            UNROLL for (int h = 0; h < COUNT; h++)
+                score[h][lane] = there ? each[h] : NEVER;
+        }
         UNROLL for (int h = 0; h < COUNT; h++) {
-            by_lane<float> score, most;
-            int64_t which = head + (h < heads ? h : 0);
-            EACH_LANE(lane) {
-                int64_t key = block + lane;
-                score[lane] = key >= seen.first && key < to ? score_of(w, q + which * w.D, k + key * w.k.ld) : NEVER;
-                most[lane] = score[lane];
-            }
+            by_lane<float> most = score[h], total;
             max_lanes(most);
             float before = max[h];
             max[h] = larger(before, common(most));
             float factor = exp_of(before - max[h]);
-            by_lane<float> total;
             EACH_LANE(lane) {
                 int64_t key = block + lane;
-                total[lane] = weight[h][lane] = key >= seen.first && key < to ? exp_of(score[lane] - max[h]) : 0;
+                total[lane] = weight[h][lane] = key >= seen.first && key < to ? exp_of(score[h][lane] - max[h]) : 0;
                 UNROLL for (int i = 0; i < 2 * PAIRS; i++)
                     acc[h][i][lane] = acc[h][i][lane] * factor;
             }
             sum_lanes(total);
             sum[h] = fmaf(sum[h], factor, common(total));
         }
-        int64_t count = to - block < LANES ? to - block : LANES;
-        for (int64_t j = block < seen.first ? seen.first - block : 0; j < count; j++) {
-            const T *row = v + (block + j) * w.v.ld;
-            float at_key[COUNT];
+        int64_t low = block < seen.first ? seen.first - block : 0, count = to - block < LANES ? to - block : LANES;
+        for (int64_t j = low / AHEAD * AHEAD; j < count; j += AHEAD) { /* keys that are not seen weigh 0: the value of one that is stands for theirs */
+            float at_key[COUNT][AHEAD];
             UNROLL for (int h = 0; h < COUNT; h++)
-                at_key[h] = of_lane(weight[h], (int)j);
+                UNROLL for (int u = 0; u < AHEAD; u++)
+                    at_key[h][u] = of_lane(weight[h], (int)j + u);
             EACH_LANE(lane)
             UNROLL for (int i = 0; i < PAIRS; i++) {
                 int64_t c = 2 * (lane + i * LANES);
                 if (c < w.D) {
-                    two<T> at_row = *(const two<T> *)(row + c);
-                    float x = at_row.x[0].value(), y = at_row.x[1].value();
-                    UNROLL for (int h = 0; h < COUNT; h++) {
-                        acc[h][2 * i][lane] = fmaf(x, at_key[h], acc[h][2 * i][lane]);
-                        acc[h][2 * i + 1][lane] = fmaf(y, at_key[h], acc[h][2 * i + 1][lane]);
+                    two<T> ahead[AHEAD];
+                    UNROLL for (int u = 0; u < AHEAD; u++) {
+                        int64_t at = j + u < low ? low : j + u < count ? j + u : count - 1;
+                        ahead[u] = *(const two<T> *)(v + (block + at) * w.v.ld + c);
+                    }
+                    UNROLL for (int u = 0; u < AHEAD; u++) {
+                        float x = ahead[u].x[0].value(), y = ahead[u].x[1].value();
+                        UNROLL for (int h = 0; h < COUNT; h++) {
+                            acc[h][2 * i][lane] = fmaf(x, at_key[h][u], acc[h][2 * i][lane]);
+                            acc[h][2 * i + 1][lane] = fmaf(y, at_key[h][u], acc[h][2 * i + 1][lane]);
+                        }
                     }
                 }
             }
@@ -346,7 +364,7 @@ bool tm_single_attention_forward(tm_device *d, const tm_spans *spans, const tm_a
     int64_t D = a->head_size, room = TM_CUDA_PARTIALS * (int64_t)sizeof *c->partials, each = ROWS * a->heads * (D + 2) * (int64_t)sizeof(float), keys = SPLIT;
     if (!spans->single || !is_half(q.dtype) || k.dtype != q.dtype || v.dtype != q.dtype || !in_eights(q) || !in_eights(k) || !in_eights(v) || D % EIGHT != 0 || D > WIDEST)
         return false;
-    while ((spans->single + keys - 1) / keys * each > room) /* by the cache alone, however many texts there are */
+    while ((spans->single + keys - 1) / keys * each > room || spans->single > keys * SPLITS) /* by the cache alone, however many texts there are */
         keys *= 2;
     tm_single_attention w = {*spans, *a, q, k, v, out, lse, 0, D, a->heads / a->kv_heads, 0, keys, (spans->single + keys - 1) / keys, (float *)c->partials};
     for (; w.first < spans->n; w.first += ROWS) {

@@ -11,10 +11,9 @@ static int run(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         int first = i;
         base = NULL;
-        bool is_base = false;
         if (cli_is(argv[i], "--json"))
             request.json = true;
-        else if ((is_base = cli_option(argc, argv, &i, "--base", &base))) {
+        else if (cli_option(argc, argv, &i, "--base", &base)) {
             if (!base || tm_names_add(&bases, base, &err) != TM_OK)
                 return cli_usage(&cmd_advise, "--base: a folder is missing");
         } else if (!cli_option(argc, argv, &i, "--tasks", &tasks))
@@ -44,7 +43,7 @@ const tm_command cmd_advise = {
             "       temper advise --model DIR --data FILE [...]\n\n"
             "Looks at the data (how much there is, and how far it is from what the base knows: its mean loss on\n"
             "a sample, beside that on the probes of old skills), at the device and its memory, at whether old\n"
-            "data are there (keep.replay.path). Says which method and settings to begin with, why, and what that\n"
+            "data are there (keep.replay.path or keep.ewc.path). Says which method and settings to begin with, why, and what that\n"
             "rests on; ends with a recipe of them, after a line ---. Trains nothing.\n\n"
             "  --base DIR    one of several model folders to choose from\n"
             "  --tasks N     so many tasks come one after another\n"

@@ -1,6 +1,6 @@
-/* Single tokens on the GPU's own kernels for them (src/device/cuda/single.cu), compiled for the processor, or on a GPU
- * (TEMPER_CUDA_LIBRARY names its library): products and attention against sums in double, every row alone and among
- * others to the bit, and whole texts. */
+/* Single tokens on the GPU's own kernels for them (src/device/cuda/single.cu; half/single.cu), compiled for the processor,
+ * or on a GPU (TEMPER_CUDA_LIBRARY names its library): products and attention against sums in double, every row alone and
+ * among others to the bit, and whole texts. */
 #include "../support/texts.h"
 
 #include "device/compose.h"
@@ -435,7 +435,6 @@ static void a_graph_for_every_number_of_texts(void **state)
 static int open_gpu(void **state)
 {
     tm_error problem;
-    library = getenv("TEMPER_CUDA_LIBRARY") ? getenv("TEMPER_CUDA_LIBRARY") : EMULATED;
     if (access(library, R_OK) != 0) {
         print_message("skip: no C++ compiler here, so no %s\n", library);
         exit(0);
@@ -453,5 +452,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(products), cmocka_unit_test(attention), cmocka_unit_test(likeliest), cmocka_unit_test(alone_and_among_others),
                                        cmocka_unit_test(graphs_change_nothing), cmocka_unit_test(a_graph_for_every_number_of_texts)};
-    return cmocka_run_group_tests_name("cuda_generate", tests, open_gpu, close_gpu);
+    const char *named = getenv("TEMPER_CUDA_LIBRARY"), *libraries[] = {named ? named : EMULATED, EMULATED_FAST};
+    int failed = 0;
+    for (int i = 0; i < (named ? 1 : 2); i++) {
+        library = libraries[i];
+        failed += cmocka_run_group_tests_name(i ? "cuda_generate, tensor cores" : "cuda_generate", tests, open_gpu, close_gpu);
+    }
+    return failed;
 }

@@ -3,6 +3,8 @@
  * attention sees, random prompts, lengths and ends. */
 #include "../support/texts.h"
 
+#include "base/exact.h"
+
 static void alone_and_among_others(void **state)
 {
     (void)state;
@@ -35,6 +37,69 @@ static void the_first_of_the_likeliest(void **state)
     assert_int_equal(tm_most_likely((const float[]){1, NAN, 4, NAN}, 4), 2);
     assert_int_equal(tm_most_likely((const float[]){NAN, 2, 4}, 3), 0);
     assert_int_equal(tm_most_likely((const float[]){-INFINITY, NAN, -INFINITY}, 3), 0);
+}
+
+/* --- Drawing --- */
+
+enum { MANY = 200 };
+typedef struct weighed {
+    double weight;
+    int32_t id;
+} weighed;
+
+static int by_weight(const void *a, const void *b)
+{
+    const weighed *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight < y->weight ? 1 : -1) : x->id - y->id;
+}
+
+/* The rule in the shortest words: all in order, then those that top_k and top_p leave. */
+static int32_t drawn(const float *logits, int64_t n, const tm_sampling *s, int64_t position)
+{
+    weighed c[MANY];
+    double all = 0, kept = 0;
+    float most = logits[tm_most_likely(logits, n)];
+    for (int64_t i = 0; i < n; i++) {
+        c[i] = (weighed){tm_exp(((double)logits[i] - most) / s->temperature), (int32_t)i};
+        all += c[i].weight;
+    }
+    int64_t few = s->top_k > 0 && s->top_k < n ? s->top_k : n;
+    if (few < n || s->top_p < 1)
+        qsort(c, (size_t)n, sizeof *c, by_weight);
+    for (int64_t i = 0; few < n && i < few; i++)
+        kept += c[i].weight;
+    all = few < n ? kept : all;
+    if (s->top_p < 1) {
+        double enough = s->top_p * all;
+        int64_t k = 0;
+        for (all = 0; k < few && (k == 0 || all < enough); k++)
+            all += c[k].weight;
+        few = k;
+    }
+    tm_philox random = tm_philox_at(tm_philox_key(s->seed, TM_PURPOSE_SAMPLE, 0, 0), (uint32_t)position, 0, 0, 0);
+    double at = all * ((double)((uint64_t)random.word[0] << 21 | random.word[1] >> 11) * 0x1p-53);
+    for (int64_t i = 0; i < few; i++)
+        if ((at -= c[i].weight) < 0)
+            return c[i].id;
+    return c[few - 1].id;
+}
+
+static void draws(void **state)
+{
+    (void)state;
+    dice d = {.key = seed + 77};
+    void *room = malloc(tm_sample_scratch_bytes(MANY));
+    for (int round = 0; round < 3000; round++) {
+        float z[MANY];
+        int64_t n = dice_in(&d, 1, round % 3 ? 12 : MANY), steps = dice_in(&d, 1, 20);
+        for (int64_t i = 0; i < n; i++) /* ties, too */
+            z[i] = (float)dice_in(&d, -steps, steps) * 0.25f;
+        tm_sampling s = {.temperature = 0.1 + 2 * dice_unit(&d), .top_k = round % 2 ? dice_in(&d, 0, n + 1) : 0, .top_p = round % 4 > 1 ? dice_unit(&d) : 1, .seed = dice_word(&d)};
+        int32_t got = tm_sample(z, n, &s, round, room), want = drawn(z, n, &s, round);
+        if (got != want)
+            fail_msg("%d of %lld, expected %d: temperature %g, top_k %lld, top_p %g (round %d, seed %llu)", got, (long long)n, want, s.temperature, (long long)s.top_k, s.top_p, round, (unsigned long long)seed);
+    }
+    free(room);
 }
 
 /* Ids that the device finds are those that the logits give, which the host sees. */
@@ -196,7 +261,7 @@ static void prompts_that_do_not_fit(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_among_others), cmocka_unit_test(the_first_of_the_likeliest), cmocka_unit_test(the_device_finds_the_likeliest), cmocka_unit_test(long_factors_from_the_limit_on),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_among_others), cmocka_unit_test(the_first_of_the_likeliest), cmocka_unit_test(draws), cmocka_unit_test(the_device_finds_the_likeliest), cmocka_unit_test(long_factors_from_the_limit_on),
                                        cmocka_unit_test(queries_grow_from_the_trained_length_on), cmocka_unit_test(refusals), cmocka_unit_test(prompts_that_do_not_fit)};
     return cmocka_run_group_tests_name("generate", tests, texts_begin, scratch_end);
 }

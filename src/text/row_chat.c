@@ -164,7 +164,7 @@ tm_status tm_row_dialogue(const tm_row_rules *r, tm_tokens *scratch, const json_
             TM_GO(put_system(r, row, role, messages, err));
         st = put(r, message, role, messages, err);
         if (st != TM_OK) {
-            st = st == TM_INPUT ? tm_fail_prefix(err, "%s[%zu]", name, i) : st;
+            st = st == TM_INPUT ? tm_fail_prefix(err, st, "%s[%zu]", name, i) : st;
             goto out;
         }
     }

@@ -331,7 +331,7 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     if (wants_views(job))
         TM_TRY(write_views(job, err));
     if (t->verdict != TM_GO_ON)
-        return tm_fail(err, TM_RETENTION, "%s", t->warnings.count ? t->warnings.item[t->warnings.count - 1] : "the retention gate ended the run");
+        return tm_fail(err, TM_RETENTION, "%s", t->verdict_why ? t->verdict_why : "the retention gate ended the run");
     return TM_OK;
 }
 

@@ -113,8 +113,9 @@ typedef struct tm_trainer {
     int64_t best_step, bad_evals, best_checkpoint;
     double best_checkpoint_metric;
     tm_verdict verdict;
+    const char *verdict_why;   /* the warning that ended the run, borrowed from warnings; NULL: none did */
     bool stopped_early;
-    bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
+    bool result_changed;       /* by hooks' end: the result is not the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds;

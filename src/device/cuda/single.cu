@@ -58,7 +58,7 @@ static void multiply(tm_device *d, const char *op, const tm_single_product &p, i
             UNROLL for (int c = 0; c < COLUMNS; c++)
                 UNROLL for (int t = 0; t < COUNT; t++)
                     sum[c][t][lane] = 0;
-            UNROLL_BY(2) for (int64_t k = lane * EIGHT; k < K; k += STEP) {
+            UNROLL_TWICE for (int64_t k = lane * EIGHT; k < K; k += STEP) {
                 float a[COLUMNS][EIGHT];
                 UNROLL for (int c = 0; c < COLUMNS; c++) {
                     int64_t row = warp * COLUMNS + c < n ? warp * COLUMNS + c : n - 1;
@@ -167,7 +167,7 @@ bool tm_single_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_t
 
 /* --- Attention --- */
 
-enum { SPLIT = 64, HEADS = 4, WIDEST = 256 };
+enum { SPLIT = 32, HEADS = 4, WIDEST = 256 };
 #define NEVER (-1e30f) /* below every score, and finite */
 
 /* One launch. Keys [split * keys, + keys) of a text are a warp's, with HEADS of the heads that share them; what it finds
@@ -197,18 +197,26 @@ TM_LANE float *found_at(const tm_single_attention &w, int64_t e, int64_t head, i
     return w.found + (((e - w.first) * w.a.heads + head) * w.splits + split) * (w.D + 2);
 }
 
+/* Loads that wait for each other take as long as all of them one after the other: so what is read next is read before
+ * anything is done with it, from a place that is there whether it is wanted or not. */
+enum { AT_ONCE = 8 };
+
 /* Scores of one key with COUNT heads, head + h of them where there are so many. */
 template <int COUNT, class T> TM_LANE void score(const tm_single_attention &w, const T *q, int64_t heads, const T *k, float (&s)[COUNT])
 {
     UNROLL for (int h = 0; h < COUNT; h++)
         s[h] = 0;
-    UNROLL_BY(4) for (int64_t c = 0; c < w.D; c += EIGHT) {
-        eight<T> y = eight_at<T>(k, c);
-        UNROLL for (int h = 0; h < COUNT; h++) {
-            eight<T> x = eight_at<T>(q + (h < heads ? h : 0) * w.D, c);
-            UNROLL for (int i = 0; i < EIGHT; i++)
-                s[h] = fmaf(x.x[i].value(), y.x[i].value(), s[h]);
-        }
+    for (int64_t from = 0; from < w.D; from += AT_ONCE * EIGHT) {
+        eight<T> y[AT_ONCE];
+        UNROLL for (int i = 0; i < AT_ONCE; i++)
+            y[i] = eight_at<T>(k, from + i * EIGHT < w.D ? from + i * EIGHT : 0);
+        UNROLL for (int i = 0; i < AT_ONCE; i++)
+            if (from + i * EIGHT < w.D) /* without this branch keys would be read one by one after all */
+                UNROLL for (int h = 0; h < COUNT; h++) {
+                    eight<T> x = eight_at<T>(q + (h < heads ? h : 0) * w.D, from + i * EIGHT);
+                    UNROLL for (int j = 0; j < EIGHT; j++)
+                        s[h] = fmaf(x.x[j].value(), y[i].x[j].value(), s[h]);
+                }
     }
     UNROLL for (int h = 0; h < COUNT; h++) {
         s[h] = s[h] * w.a.scale;
@@ -216,16 +224,27 @@ template <int COUNT, class T> TM_LANE void score(const tm_single_attention &w, c
     }
 }
 
-/* acc + weight row, of the PAIRS pairs of columns that a lane has of rows of D. */
-template <int PAIRS, class ACC, class V> TM_LANE void add_row(ACC &acc, int64_t D, int lane, float weight, V pair)
+/* acc[h] += weight[h] of lane j times row j, for j < count and up to the next multiple of AT_ONCE: weights there are zero.
+ * row(j, c): columns c and c + 1; lanes have PAIRS such pairs of D columns. */
+template <int COUNT, int PAIRS, class ROW> TM_LANE void add_rows(by_lane<float> (&acc)[COUNT][2 * PAIRS], by_lane<float> (&weight)[COUNT], int64_t D, int64_t count, ROW row)
 {
-    UNROLL for (int i = 0; i < PAIRS; i++) {
-        int64_t c = 2 * (lane + i * LANES);
-        if (c < D) {
-            float2 x = pair(c);
-            acc[2 * i][lane] = fmaf(x.x, weight, acc[2 * i][lane]);
-            acc[2 * i + 1][lane] = fmaf(x.y, weight, acc[2 * i + 1][lane]);
-        }
+    for (int64_t from = 0; from < count; from += AT_ONCE) {
+        by_lane<float2> x[AT_ONCE][PAIRS];
+        EACH_LANE(lane)
+        UNROLL for (int j = 0; j < AT_ONCE; j++)
+            UNROLL for (int i = 0; i < PAIRS; i++) {
+                int64_t c = 2 * (lane + i * LANES);
+                x[j][i][lane] = row(from + j, c < D ? c : 0);
+            }
+        UNROLL for (int j = 0; j < AT_ONCE; j++)
+            UNROLL for (int h = 0; h < COUNT; h++) {
+                float of_row = of_lane(weight[h], (int)from + j);
+                EACH_LANE(lane)
+                UNROLL for (int i = 0; i < PAIRS; i++) {
+                    acc[h][2 * i][lane] = fmaf(x[j][i][lane].x, of_row, acc[h][2 * i][lane]);
+                    acc[h][2 * i + 1][lane] = fmaf(x[j][i][lane].y, of_row, acc[h][2 * i + 1][lane]);
+                }
+            }
     }
 }
 
@@ -247,13 +266,13 @@ template <int COUNT, int PAIRS, class T> TM_LANE void attend(const tm_single_att
     }
     const T *q = (const T *)w.q.data + e * w.q.ld + head * w.D, *k = (const T *)w.k.data + w.spans.key[e] * w.k.ld + kv * w.D, *v = (const T *)w.v.data + w.spans.key[e] * w.v.ld + kv * w.D;
     for (int64_t block = seen.first > from ? seen.first / LANES * LANES : from; block < to; block += LANES) {
+        auto sees = [=](int64_t key) { return key >= seen.first && key < to; };
         EACH_LANE(lane) {
             int64_t key = block + lane;
             float s[COUNT];
-            if (key >= seen.first && key < to)
-                score<COUNT>(w, q, heads, k + key * w.k.ld, s);
+            score<COUNT>(w, q, heads, k + (sees(key) ? key : to - 1) * w.k.ld, s);
             UNROLL for (int h = 0; h < COUNT; h++)
-                weight[h][lane] = key >= seen.first && key < to ? s[h] : NEVER;
+                weight[h][lane] = sees(key) ? s[h] : NEVER;
         }
         UNROLL for (int h = 0; h < COUNT; h++) {
             by_lane<float> most, total;
@@ -264,26 +283,17 @@ template <int COUNT, int PAIRS, class T> TM_LANE void attend(const tm_single_att
             max[h] = larger(before, common(most));
             float factor = exp_of(before - max[h]);
             EACH_LANE(lane) {
-                int64_t key = block + lane;
-                total[lane] = weight[h][lane] = key >= seen.first && key < to ? exp_of(weight[h][lane] - max[h]) : 0;
+                total[lane] = weight[h][lane] = sees(block + lane) ? exp_of(weight[h][lane] - max[h]) : 0;
                 UNROLL for (int i = 0; i < 2 * PAIRS; i++)
                     acc[h][i][lane] = acc[h][i][lane] * factor;
             }
             sum_lanes(total);
             sum[h] = fmaf(sum[h], factor, common(total));
         }
-        int64_t count = to - block < LANES ? to - block : LANES;
-        UNROLL_BY(8) for (int64_t j = block < seen.first ? seen.first - block : 0; j < count; j++) {
-            const T *row = v + (block + j) * w.v.ld;
-            UNROLL for (int h = 0; h < COUNT; h++) {
-                float at_key = of_lane(weight[h], (int)j);
-                EACH_LANE(lane)
-                add_row<PAIRS>(acc[h], w.D, lane, at_key, [=](int64_t c) {
-                    two<T> x = *(const two<T> *)(row + c);
-                    return make_float2(x.x[0].value(), x.x[1].value());
-                });
-            }
-        }
+        add_rows<COUNT, PAIRS>(acc, weight, w.D, to - block < LANES ? to - block : LANES, [=](int64_t j, int64_t c) {
+            two<T> x = *(const two<T> *)(v + (sees(block + j) ? block + j : to - 1) * w.v.ld + c);
+            return make_float2(x.x[0].value(), x.x[1].value());
+        });
     }
     UNROLL for (int h = 0; h < COUNT; h++)
         if (h < heads) {
@@ -307,31 +317,25 @@ template <int PAIRS> TM_LANE void join_splits(const tm_single_attention &w, int6
 {
     tm_single_seen seen = seen_by(w, e);
     int64_t first = seen.first / w.keys, last = seen.last / w.keys;
-    by_lane<float> acc[2 * PAIRS], most, total, factor;
+    by_lane<float> acc[1][2 * PAIRS], factor[1], most, total;
     EACH_LANE(lane) {
         most[lane] = NEVER;
         total[lane] = 0;
         UNROLL for (int i = 0; i < 2 * PAIRS; i++)
-            acc[i][lane] = 0;
+            acc[0][i][lane] = 0;
         for (int64_t s = first / LANES * LANES + lane; s <= last; s += LANES)
             most[lane] = larger(s >= first ? found_at(w, e, head, s)[0] : NEVER, most[lane]);
     }
     max_lanes(most);
     float max = common(most);
     for (int64_t block = first / LANES * LANES; block <= last; block += LANES) {
+        auto place = [=](int64_t i) { return block + i >= first && block + i <= last ? block + i : last; };
         EACH_LANE(lane) {
-            int64_t s = block + lane;
-            const float *found = found_at(w, e, head, s >= first && s <= last ? s : last);
-            factor[lane] = s >= first && s <= last ? exp_of(found[0] - max) : 0;
-            total[lane] = fmaf(found[1], factor[lane], total[lane]);
+            const float *found = found_at(w, e, head, place(lane));
+            factor[0][lane] = place(lane) == block + lane ? exp_of(found[0] - max) : 0;
+            total[lane] = fmaf(found[1], factor[0][lane], total[lane]);
         }
-        int64_t count = last + 1 - block < LANES ? last + 1 - block : LANES;
-        UNROLL_BY(8) for (int64_t j = block < first ? first - block : 0; j < count; j++) {
-            const float *found = found_at(w, e, head, block + j) + 2;
-            float at_split = of_lane(factor, (int)j);
-            EACH_LANE(lane)
-            add_row<PAIRS>(acc, w.D, lane, at_split, [=](int64_t c) { return *(const float2 *)(found + c); });
-        }
+        add_rows<1, PAIRS>(acc, factor, w.D, last + 1 - block < LANES ? last + 1 - block : LANES, [=](int64_t j, int64_t c) { return *(const float2 *)(found_at(w, e, head, place(j)) + 2 + c); });
     }
     sum_lanes(total);
     float sum = common(total);
@@ -339,7 +343,7 @@ template <int PAIRS> TM_LANE void join_splits(const tm_single_attention &w, int6
         UNROLL for (int i = 0; i < 2 * PAIRS; i++) {
             int64_t c = 2 * (lane + i / 2 * LANES) + i % 2;
             if (c < w.D)
-                put(w.out, e, head * w.D + c, acc[i][lane] / sum + 0.0f);
+                put(w.out, e, head * w.D + c, acc[0][i][lane] / sum + 0.0f);
         }
         if (lane == 0 && w.lse.data)
             put(w.lse, e, head, max + log_of(sum));

@@ -32,7 +32,7 @@ template <class T, class F> TM_LANE void join_all(by_lane<T> &x, F join)
 }
 
 #define UNROLL
-#define UNROLL_BY(times)
+#define UNROLL_TWICE
 
 /* The value of one lane, for all. */
 TM_LANE float of_lane(by_lane<float> &x, int lane) { return x.all[lane]; }
@@ -45,8 +45,7 @@ template <class F> static inline void tm_cuda_warps(tm_device *d, const char *op
 #else
 
 #define UNROLL _Pragma("unroll")
-#define UNROLL_BY(times) _Pragma(TM_UNROLL_TEXT(unroll times))
-#define TM_UNROLL_TEXT(text) #text
+#define UNROLL_TWICE _Pragma("unroll 2")
 
 template <class T> struct by_lane {
     T own;

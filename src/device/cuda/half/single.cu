@@ -20,7 +20,7 @@ template <class T, bool SAME> TM_LANE uint4 eight_of(const tm_tensor &w, int64_t
         return narrow<T>(load_eight(w, i));
 }
 
-template <class T, bool SAME, int BLOCKS> static __global__ void __launch_bounds__(2 * WARPS * 32) single_product(tm_single_product p, int64_t first, int rows)
+template <class T, bool SAME, int BLOCKS> static __global__ void __launch_bounds__(2 * WARPS * 32, 1) single_product(tm_single_product p, int64_t first, int rows)
 {
     constexpr int COLUMNS = BLOCKS * TOKENS;
     TM_SHARED(float, part, 16); /* [warps][TILE][COLUMNS] */
@@ -29,17 +29,31 @@ template <class T, bool SAME, int BLOCKS> static __global__ void __launch_bounds
     int64_t upper = (row0 + row < last ? row0 + row : last) * p.w.ld, lower = (row0 + row + 8 < last ? row0 + row + 8 : last) * p.w.ld;
     const uint4 none = make_uint4(0, 0, 0, 0);
     float c[BLOCKS][4] = {};
-#pragma unroll 4
-    for (int64_t k = warp * CHUNK; k < K; k += warps * CHUNK) {
-        bool in = k + unit < K;
-        uint4 a = in ? eight_of<T, SAME>(p.w, upper + k + unit) : none, b = in ? eight_of<T, SAME>(p.w, lower + k + unit) : none;
-        uint32_t left[4] = {a.x, b.x, a.y, b.y}, right[4] = {a.z, b.z, a.w, b.w};
+    constexpr int AT_ONCE = BLOCKS == 1 ? 8 : 4; /* chunks that are on their way */
+    int64_t step = warps * CHUNK;
+    for (int64_t from = warp * CHUNK; from < K; from += AT_ONCE * step) {
+        uint4 a[AT_ONCE], b[AT_ONCE], x[AT_ONCE][BLOCKS];
 #pragma unroll
-        for (int n = 0; n < BLOCKS; n++) {
-            int t = n * TOKENS + row;
-            uint4 x = in && t < rows ? packed<T>(p.x, (first + t) * p.x.ld + k + unit) : none;
-            mma<T>(c[n], left, x.x, x.y);
-            mma<T>(c[n], right, x.z, x.w);
+        for (int i = 0; i < AT_ONCE; i++) { /* all are read, and zero where they are nobody's: a branch would part the loads */
+            int64_t k = from + i * step + unit, at = k < K ? k : 0;
+            uint4 left = eight_of<T, SAME>(p.w, upper + at), right = eight_of<T, SAME>(p.w, lower + at);
+            a[i] = k < K ? left : none;
+            b[i] = k < K ? right : none;
+#pragma unroll
+            for (int n = 0; n < BLOCKS; n++) {
+                int t = n * TOKENS + row;
+                uint4 token = packed<T>(p.x, (first + (t < rows ? t : 0)) * p.x.ld + at);
+                x[i][n] = k < K && t < rows ? token : none;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            uint32_t left[4] = {a[i].x, b[i].x, a[i].y, b[i].y}, right[4] = {a[i].z, b[i].z, a[i].w, b[i].w};
+#pragma unroll
+            for (int n = 0; n < BLOCKS; n++) {
+                mma<T>(c[n], left, x[i][n].x, x[i][n].y);
+                mma<T>(c[n], right, x[i][n].z, x[i][n].w);
+            }
         }
     }
 #pragma unroll

@@ -63,6 +63,7 @@ typedef struct tm_train_progress {
     double loss, tokens_per_s, share, seconds_left; /* NaN: not known */
     const tm_probe_progress *probes;
     int64_t probe_count;
+    bool measuring;    /* importances; its steps are examples */
     bool trainings;    /* of a sequence or sweep: its steps are whole trainings ... */
     double per_minute; /* ... so many a minute; 0: not known */
 } tm_train_progress;

@@ -45,6 +45,9 @@ out:
     return st;
 }
 
+/* Rows of what the model can already that the recipe names; without a path: none. */
+static const tm_data_entry *old_rows(const tm_recipe *r) { return r->replay.path ? &r->replay : &r->ewc; }
+
 /* Without what the recipe would do to keep old skills: nothing of it is wanted to look. */
 static void drop_keeping(tm_recipe *r)
 {
@@ -126,11 +129,15 @@ static tm_status look_at_data(const tm_advise_request *r, base *b, tm_error *err
     tm_job job;
     tm_situation *s = &b->seen;
     TM_TRY(load(r, b->folder, untouched, 1, &recipe, err));
-    bool old_data = recipe->replay.path != NULL, probes = recipe->probe_count > 0;
+    bool old_data = old_rows(recipe)->path != NULL, probes = recipe->probe_count > 0;
     drop_keeping(recipe);
     if (!recipe->data_count) {
         tm_recipe_destroy(recipe);
         return tm_fail(err, TM_RECIPE, "advise: the recipe has no data: expected data: a list of {path: FILE}, or --data FILE");
+    }
+    if (recipe->init == TM_INIT_RANDOM) {
+        tm_recipe_destroy(recipe);
+        return tm_fail(err, TM_RECIPE, "advise: a model that starts at random (init: random) knows nothing that could be kept; expected init: weights");
     }
     TM_TRY(tm_job_open(recipe, TM_JOB_MEASURE, &job, err));
     *s = (tm_situation){.examples = tm_dataset_count(job.data), .documents = documents(recipe, job.data), .old_data = old_data, .probes = probes,
@@ -270,7 +277,7 @@ static tm_status put_recipe(const tm_recipe *r, const base *b, const tm_counsel 
     tm_buf_text(out, "\ndata:\n");
     for (int64_t i = 0; i < r->data_count; i++)
         TM_TRY(put_rows(&r->data[i], "  - ", 4, out, err));
-    return put_settings(c, &r->replay, out, err);
+    return put_settings(c, old_rows(r), out, err);
 }
 
 static void put_nats(tm_buf *out, double value) { tm_buf_printf(out, isnan(value) ? "not measured" : "%.2f nats", value); }
@@ -287,7 +294,7 @@ static tm_status put_text(const tm_recipe *r, const base *all, size_t count, con
     tm_buf_printf(out, ": %s", shift[tm_shift_of(s)]);
     if (!isnan(s->surprising))
         tm_buf_printf(out, "; %.0f %% of targets have a perplexity above %g", 100 * s->surprising, TM_SURPRISING);
-    tm_buf_printf(out, "\nold data   %s; %s\n", s->old_data ? "keep.replay.path" : "none given", s->probes ? "probes watch old skills" : "no probes");
+    tm_buf_printf(out, "\nold data   %s; %s\n", !s->old_data ? "none given" : r->replay.path ? "keep.replay.path" : "keep.ewc.path", s->probes ? "probes watch old skills" : "no probes");
     for (size_t i = 0; i < count; i++)
         tm_buf_printf(out, "base       %s: %.3g million parameters; LoRA %.2f GB%s, all weights %.2f GB%s; %.2f nats%s\n", all[i].folder, (double)all[i].parameters * 1e-6,
                       (double)all[i].lora_peak * 1e-9, all[i].seen.lora_fits ? "" : " (does not fit)", (double)all[i].full_peak * 1e-9, all[i].seen.full_fits ? "" : " (does not fit)",

@@ -24,7 +24,7 @@ typedef struct tm_situation {
     double surprise;   /* mean loss of a target under the base, nats; NaN: not measured */
     double known;      /* the same of what it can already: the probes; NaN: there are none */
     double surprising; /* share of targets whose perplexity under the base exceeds TM_SURPRISING; NaN: not measured */
-    bool old_data;     /* keep.replay.path */
+    bool old_data;     /* keep.replay.path or keep.ewc.path */
     bool probes;
     int64_t tasks;     /* that come one after another */
     bool lora_fits, full_fits;

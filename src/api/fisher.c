@@ -125,7 +125,7 @@ static void on_progress(void *context, const tm_trainer *t)
     if (!m->callbacks->progress)
         return;
     double done = (double)t->step, elapsed = tm_clock_seconds() - m->started;
-    tm_train_progress p = {.step = t->step, .steps = t->run->steps, .loss = NAN, .tokens_per_s = NAN, .share = NAN,
+    tm_train_progress p = {.step = t->step, .steps = t->run->steps, .measuring = true, .loss = NAN, .tokens_per_s = NAN, .share = NAN,
                            .seconds_left = done > 0 ? elapsed / done * (double)(t->run->steps - t->step) : NAN};
     m->callbacks->progress(m->callbacks->context, &p);
 }

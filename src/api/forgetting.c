@@ -81,7 +81,7 @@ static tm_status make_recipe(const tm_forgetting_request *q, const char *out, co
     form.grid &= !q->fixed;
     form.tasks = q->tasks ? q->tasks : form.tasks;
     form.seeds = q->seeds ? q->seeds : form.seeds;
-    form.orders = q->orders ? q->orders : form.orders;
+    form.orders = q->orders ? q->orders : form.orders < form.tasks ? form.orders : form.tasks; /* two tasks have two, one has one */
     form.steps = q->steps ? q->steps : form.steps;
     return tm_forgetting_recipe(&form, yaml, err);
 }

@@ -39,7 +39,7 @@ static tm_status open_weights(tm_job *job, tm_job_depth depth, tm_error *err)
     const tm_recipe *r = job->recipe;
     job->run.dtype = TM_F32;
     if (r->init == TM_INIT_RANDOM)
-        return TM_OK;
+        return depth == TM_JOB_EVAL ? tm_fail(err, TM_RECIPE, "init: a model that starts at random has no weights to look at; expected init: weights") : TM_OK;
     tm_status st = tm_hf_open_weights(r->model, &job->file, err);
     if (st == TM_OK || depth != TM_JOB_PLAN)
         return st;

@@ -393,7 +393,9 @@ tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err)
     *text = NULL;
     TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
     int offload = recipe->offload, precision = recipe->precision;
-    if (request->gpu) { /* opening plans for this machine, which may have no GPU to offload from, or to compute in f16 */
+    if (request->gpu) { /* opening plans for this machine, which may have no GPU to run on, to offload from, or to compute in f16 */
+        if (strncmp(recipe->device, "cuda", 4) == 0)
+            strcpy(recipe->device, "auto");
         recipe->offload = TM_OFFLOAD_NONE;
         recipe->precision = TM_PRECISION_AUTO;
     }

@@ -15,6 +15,21 @@ static bool base_chooses(const tm_recipe *r)
     return r->replay_buffer && (r->replay_select == TM_SELECT_DIVERSE || r->replay_select == TM_SELECT_LOSS);
 }
 
+/* Whether the base is asked for anything; texts, choice: for what. */
+static bool asks_base(const tm_recipe *r, bool *texts, bool *choice)
+{
+    bool trains = r->model && r->data_count && r->method != TM_METHOD_NONE;
+    *texts = trains && r->generate_samples && r->generate_fraction > 0;
+    *choice = trains && r->replay.path && r->replay_fraction > 0 && base_chooses(r);
+    return *texts || *choice;
+}
+
+bool tm_rehearsal_to_make(const tm_recipe *r)
+{
+    bool texts, choice;
+    return asks_base(r, &texts, &choice) && !tm_dir_has(folder_of(r), "rehearsal.json");
+}
+
 /* --- As sources of a run's data --- */
 
 tm_status tm_rehearsal_of(const tm_recipe *r, bool evaluate, bool plan, tm_rehearsal *out, tm_error *err)
@@ -155,17 +170,17 @@ tm_status tm_rehearsal_prepare(const tm_recipe *r, const tm_callbacks *callbacks
     tm_rehearsal_record record = {.recipe = r, .seeds = tm_seeds_of(r), .callbacks = callbacks, .dir = folder_of(r)};
     tm_rehearsal what;
     tm_dir_lock lock;
+    bool texts, choice;
     TM_TRY(tm_rehearsal_of(r, r->method == TM_METHOD_NONE, true, &what, err));
-    bool choose = what.replay && base_chooses(r);
-    if (!r->model || !r->data_count || (!what.generate && !choose))
+    if (!asks_base(r, &texts, &choice))
         return TM_OK;
     TM_TRY(tm_dir_create(record.dir, err));
     TM_TRY(tm_dir_lock_take(record.dir, &lock, err));
     record.begun = tm_dir_has(record.dir, "run.json");
     tm_status st = open_record(&record, err);
-    if (st == TM_OK && what.generate)
+    if (st == TM_OK && texts)
         st = tm_rehearsal_generate(&record, err);
-    if (st == TM_OK && choose)
+    if (st == TM_OK && choice)
         st = tm_rehearsal_choose(&record, err);
     json_decref(record.json);
     tm_dir_lock_drop(&lock);

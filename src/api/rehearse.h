@@ -24,6 +24,8 @@ void tm_rehearsal_entries(const tm_rehearsal *rehearsal, const tm_recipe *recipe
 /* Leaves out what the buffer does not keep; sets looked_at. */
 tm_status tm_rehearsal_select(tm_rehearsal *rehearsal, const tm_recipe *recipe, const tm_seeds *seeds, tm_dataset *data, tm_error *err) TM_MUST_CHECK;
 
+/* Whether tm_rehearsal_prepare would begin: the base is asked for something, and its folder has nothing of it yet. */
+bool tm_rehearsal_to_make(const tm_recipe *recipe);
 /* Makes what a run's rehearsal needs before it, in its folder: texts of the base, and a buffer that the base chooses. What is
  * there already, made of the same, is left as it is. */
 tm_status tm_rehearsal_prepare(const tm_recipe *recipe, const tm_callbacks *callbacks, tm_error *err) TM_MUST_CHECK;

@@ -330,7 +330,7 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
     if (wants_views(job))
         TM_TRY(write_views(job, err));
     if (t->verdict != TM_GO_ON)
-        return tm_fail(err, TM_RETENTION, "%s", t->warnings.count ? t->warnings.item[t->warnings.count - 1] : "the retention gate ended the run");
+        return tm_fail(err, TM_RETENTION, "%s", t->verdict_why ? t->verdict_why : "the retention gate ended the run");
     return TM_OK;
 }
 
@@ -365,10 +365,27 @@ static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error 
     return st;
 }
 
+/* What the base is asked for may take long: a run that cannot be, or has no room, is refused before it. */
+static tm_status plan_first(const tm_recipe_source *source, tm_error *err)
+{
+    tm_recipe *recipe;
+    tm_job job;
+    TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
+    if (!tm_rehearsal_to_make(recipe)) {
+        tm_recipe_destroy(recipe);
+        return TM_OK;
+    }
+    TM_TRY(tm_job_open(recipe, TM_JOB_PLAN, &job, err));
+    tm_status st = tm_job_fits(&job, NULL, NULL, err);
+    tm_job_close(&job);
+    return st;
+}
+
 tm_status tm_train(const tm_recipe_source *source, const tm_callbacks *callbacks, char **out, tm_error *err)
 {
     tm_recipe *recipe;
     *out = NULL;
+    TM_TRY(plan_first(source, err));
     TM_TRY(tm_recipe_load(source->path, source->overrides, source->override_count, &recipe, err));
     return tm_train_recipe(NULL, recipe, callbacks, out, err);
 }

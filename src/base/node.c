@@ -501,8 +501,14 @@ bool tm_node_true(const tm_node *node)
 
 const char *tm_node_describe(const tm_node *node, char text[96])
 {
-    if (node->kind != TM_NODE_SCALAR)
-        return node->kind == TM_NODE_LIST ? "a list" : "a mapping";
+    if (node->kind != TM_NODE_SCALAR) {
+        bool list = node->kind == TM_NODE_LIST;
+        if (list && node->count)
+            snprintf(text, 96, "a list of %zu", node->count);
+        else
+            snprintf(text, 96, "%s %s", node->count ? "a" : "an empty", list ? "list" : "mapping");
+        return text;
+    }
     tm_scalar kind = tm_node_scalar(node);
     if (kind == TM_SCALAR_NULL)
         return "nothing (null)";

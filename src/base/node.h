@@ -53,7 +53,7 @@ tm_scalar tm_node_scalar(const tm_node *node);
 bool tm_node_number(const tm_node *node, double *out);
 bool tm_node_int(const tm_node *node, int64_t *out);
 bool tm_node_true(const tm_node *node); /* of a boolean */
-/* What a message calls it: "the string \"x\"", "the number 5", "a list". Writes into text, returns it. */
+/* What a message calls it: "the string \"x\"", "the number 5", "a list of 3", "an empty mapping". Writes into text, returns it. */
 const char *tm_node_describe(const tm_node *node, char text[96]);
 
 #endif

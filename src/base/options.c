@@ -463,13 +463,23 @@ static tm_status apply_map(loader *l, const char *group, const tm_node *map)
     return TM_OK;
 }
 
+static bool has_key(const tm_node *map, const char *key)
+{
+    for (size_t i = 0; i < map->count; i++)
+        if (strcmp(map->item[i].key, key) == 0)
+            return true;
+    return false;
+}
+
 static tm_status apply_file(loader *l)
 {
     tm_tree tree;
     TM_TRY(tm_tree_read(l->path, &tree, l->err));
     tm_status st = TM_OK;
     char found[96];
-    if (tree.root && tree.root->kind == TM_NODE_MAP)
+    if (tree.root && tree.root->kind == TM_NODE_MAP && has_key(tree.root, "tasks") && has_key(tree.root, "arms"))
+        st = refuse(l, tree.root->line, "expected a recipe, found a sequence of tasks; it is for: temper sequence %s", l->path);
+    else if (tree.root && tree.root->kind == TM_NODE_MAP)
         st = apply_map(l, "", tree.root);
     else if (tree.root)
         st = refuse(l, tree.root->line, "expected a mapping of keys, found %s", tm_node_describe(tree.root, found));

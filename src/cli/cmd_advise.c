@@ -43,7 +43,7 @@ const tm_command cmd_advise = {
             "       temper advise --model DIR --data FILE [...]\n\n"
             "Looks at the data (how much there is, and how far it is from what the base knows: its mean loss on\n"
             "a sample, beside that on the probes of old skills), at the device and its memory, at whether old\n"
-            "data are there (keep.replay.path). Says which method and settings to begin with, why, and what that\n"
+            "data are there (keep.replay.path or keep.ewc.path). Says which method and settings to begin with, why, and what that\n"
             "rests on; ends with a recipe of them, after a line ---. Trains nothing.\n\n"
             "  --base DIR    one of several model folders to choose from\n"
             "  --tasks N     so many tasks come one after another\n"

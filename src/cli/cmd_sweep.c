@@ -46,6 +46,6 @@ const tm_command cmd_sweep = {
             "  --out DIR    default: runs/sweep\n"
             "  --jobs N     so many runs at a time; default: on the CPU as many as there are processors and as fit in memory\n"
             "  --json       for scripts\n"
-            "  key=value    with one value: a recipe key of all runs; lists as [a,b]\n\n"
+            "  key=value    with one value: a recipe key of all runs; lists as [a,b], several as [a],[a,b]\n\n"
             "example: temper sweep recipes/lora.yaml train.lr=5e-4,2e-3 lora.r=4,16 train.steps=20\n",
 };

@@ -27,7 +27,7 @@ static void progress(void *context, const tm_train_progress *p)
     int64_t n = p->probe_count < MOST ? p->probe_count : MOST;
     for (int64_t i = 0; i < n; i++)
         probes[i] = (tm_progress_probe){p->probes[i].name, p->probes[i].worse, p->probes[i].budget, p->probes[i].nats};
-    tm_progress_update(context, &(tm_progress_values){.phase = p->trainings ? "trainings" : "training", .per_minute = p->per_minute, .step = p->step, .steps = p->steps, .loss = p->loss, .tokens_per_s = p->tokens_per_s,
+    tm_progress_update(context, &(tm_progress_values){.phase = p->trainings ? "trainings" : p->measuring ? "measuring" : "training", .per_minute = p->per_minute, .step = p->step, .steps = p->steps, .loss = p->loss, .tokens_per_s = p->tokens_per_s,
                                                        .share = p->share, .seconds_left = p->seconds_left, .probes = probes, .probe_count = n});
 }
 

@@ -98,6 +98,8 @@ static tm_status monitor_evaluate(void *state, tm_trainer *t, int32_t r, tm_verd
         bool nats = set->entry->metric == TM_METRIC_KL;
         TM_TRY(tm_trainer_warn(t, err, nats ? "probe %s is %.4f nats from the base at step %lld, budget %.4f: %s" : "probe %s is %.2f %% worse than at the start at step %lld, budget %.2f %%: %s",
                                set->entry->name, nats ? damage : 100 * damage, (long long)t->step, nats ? budget : 100 * budget, consequence[t->recipe->on_breach]));
+        if (t->recipe->on_breach != TM_BREACH_WARN && t->warnings.count)
+            t->verdict_why = t->warnings.item[t->warnings.count - 1];
     }
     if (!breach) {
         if (m->snapshot)
@@ -162,8 +164,14 @@ static void monitor_destroy(void *state)
 
 tm_status tm_monitor_add(tm_trainer *t, tm_error *err)
 {
+    static const char *const gates[] = {"warn", "stop", "rollback"};
     if (!t->recipe->probe_count)
         return TM_OK;
+    bool budget = t->recipe->on_breach == TM_BREACH_WARN;
+    for (int64_t i = 0; i < t->run->eval_count; i++)
+        budget |= t->run->evals[i].probe && !isnan(tm_probe_budget(&t->run->evals[i]));
+    if (!budget)
+        TM_TRY(tm_trainer_warn(t, err, "keep.monitor.on_breach: %s, but no probe has a budget (max_drop; max for kl): nothing can end this run", gates[t->recipe->on_breach]));
     monitor *m;
     TM_TRY(TM_NEW(&m, 1, err));
     /* Stopping ends the whole pack: a replica's end would depend on its neighbours. */

@@ -143,8 +143,9 @@ static tm_status say(tm_trainer *t, const mask *m, tm_error *err)
         snprintf(which, sizeof which, "whose perplexity under the base exceeds %g", t->recipe->stm_threshold);
     else
         snprintf(which, sizeof which, "of highest perplexity under the base");
-    return tm_trainer_warn(t, err, "keep.stm: %.1f %% of the targets (%lld of %lld), those %s, give no loss; this blocks new facts too", share,
-                           (long long)m->masked, (long long)m->targets, which);
+    return tm_trainer_warn(t, err, "keep.stm: %.1f %% of the targets (%lld of %lld), those %s, give no loss; %s", share,
+                           (long long)m->masked, (long long)m->targets, which,
+                           m->masked < m->targets ? "this blocks new facts too" : "nothing of the data is learned: a larger keep.stm.threshold, or keep.stm.fraction in its place, leaves some");
 }
 
 static tm_status stm_base(void *state, tm_trainer *t, tm_error *err)

@@ -56,7 +56,8 @@ static tm_status walk(reader *r, const char *where, const key *keys, size_t coun
         }
         const char *near = tm_nearest(item->key, names, count), *dot = *where ? "." : "";
         return near ? refuse(r, item->line, "unknown key %s%s%.80s; did you mean %s?", where, dot, item->key, near)
-                    : refuse(r, item->line, "unknown key %s%s%.80s; docs/formats/sequence.md lists all keys", where, dot, item->key);
+                    : refuse(r, item->line, "unknown key %s%s%.80s; %s", where, dot, item->key,
+                             *where ? "docs/formats/sequence.md lists all keys" : "keys of a recipe stand under recipe; docs/formats/sequence.md lists the others");
     }
     return TM_OK;
 }
@@ -581,7 +582,7 @@ static tm_status check_recipe(reader *r, tm_lab_arm *arm, const tm_recipe *recip
     if (whole && arm->ewc && recipe->ewc_lambda == 0)
         return refuse(r, arm->line, "arm %s: ewc: previous needs a strength: set keep.ewc.lambda", arm->name);
     arm->method = recipe->method;
-    arm->old_data = arm->kind == TM_ARM_JOINT || arm->replay || recipe->replay.path;
+    arm->old_data = arm->kind == TM_ARM_JOINT || arm->replay || recipe->replay.path || recipe->ewc.path;
     arm->old_importances = recipe->ewc.path || recipe->ewc_importances;
     if (recipe->ewc_importances && !arm->importances && !(arm->importances = tm_strdup(recipe->ewc_importances, r->err)))
         return TM_NO_MEMORY;

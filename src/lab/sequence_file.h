@@ -41,7 +41,7 @@ typedef struct tm_lab_arm {
     bool replay, ewc, orthogonal; /* "previous": made of the tasks before */
     bool old_importances;         /* its recipe has importances before the first task, of keep.ewc.path or ... */
     char *importances;            /* ... of this file; NULL: none */
-    bool old_data;                /* sees data of earlier tasks while it learns a new one */
+    bool old_data;                /* needs data from before a task: trains on them, or measures importances on them */
     int method;                   /* TM_METHOD_... of its recipe */
 } tm_lab_arm;
 

@@ -15,12 +15,32 @@
 
 /* --- Arguments --- */
 
+/* Bytes up to the next comma that is not within brackets or quotes. */
+static size_t value_size(const char *text)
+{
+    size_t n = 0;
+    int depth = 0;
+    char quote = 0;
+    for (; text[n] && (text[n] != ',' || depth || quote); n++) {
+        char c = text[n];
+        if (quote)
+            quote = c == quote ? 0 : quote;
+        else if ((c == '"' || c == '\'') && (!n || depth)) /* in a plain word it is an apostrophe */
+            quote = c;
+        else if (c == '[' || c == '{')
+            depth++;
+        else if ((c == ']' || c == '}') && depth)
+            depth--;
+    }
+    return n;
+}
+
 static tm_status add_values(tm_sweep *s, const char *argument, const char *equal, tm_error *err)
 {
     char key[200], value[256];
     snprintf(key, sizeof key, "%.*s", (int)(equal - argument < 199 ? equal - argument : 199), argument);
     for (const char *at = equal + 1;; at++) {
-        size_t n = strcspn(at, ",");
+        size_t n = value_size(at);
         if (!n || n >= sizeof value)
             return tm_fail(err, TM_USAGE, "%s: expected values of 1 to 255 characters between the commas", argument);
         memcpy(value, at, n);
@@ -40,11 +60,11 @@ tm_status tm_sweep_arguments(tm_sweep *s, char *const *arguments, size_t count, 
             s->out = equal + 1;
             continue;
         }
-        bool many = equal && equal[1] && !strchr("[{\"'", equal[1]) && strchr(equal, ',');
+        bool many = equal && equal[1] && equal[1 + value_size(equal + 1)];
         TM_TRY(many ? add_values(s, arguments[i], equal, err) : tm_names_add(&s->fixed, arguments[i], err));
     }
     if (!s->grid.count)
-        return tm_fail(err, TM_USAGE, "nothing to sweep: give some key several values, as train.lr=1e-3,3e-3");
+        return tm_fail(err, TM_USAGE, "nothing to sweep: give some key several values, as train.lr=1e-3,3e-3 (lists: lora.target_modules=[q_proj],[q_proj,v_proj])");
     if (tm_grid_count(&s->grid) > TM_LAB_MOST_CONFIGS)
         return tm_fail(err, TM_USAGE, "more than %d combinations", TM_LAB_MOST_CONFIGS);
     return TM_OK;
@@ -120,6 +140,27 @@ out:
     return st;
 }
 
+/* Whether the recipe has the evaluation to choose by. */
+static tm_status check_evaluation(const sweeper *w, const tm_recipe *recipe)
+{
+    const char *name = w->s->metric;
+    bool val = false, found = false;
+    for (int64_t i = 0; i < recipe->data_count; i++)
+        val |= recipe->data[i].val_split > 0;
+    if (!name)
+        return recipe->eval_count || val ? TM_OK : tm_fail(w->err, TM_RECIPE, "the recipe has no evaluation to choose by: add eval, or val_split to data");
+    tm_buf all = {0};
+    for (int64_t i = 0; i < recipe->eval_count + recipe->probe_count + val; i++) {
+        int64_t probe = i - recipe->eval_count;
+        const char *here = probe < 0 ? recipe->eval[i].name : probe < recipe->probe_count ? recipe->probes[probe].name : "val";
+        found |= strcmp(here, name) == 0;
+        tm_buf_printf(&all, "%s%s", i ? ", " : "", here);
+    }
+    tm_status st = found ? TM_OK : tm_fail(w->err, TM_USAGE, "--metric: there is no evaluation %s; expected one of: %s", name, all.size ? tm_buf_str(&all) : "(the recipe has none)");
+    tm_buf_deinit(&all);
+    return st;
+}
+
 /* Every recipe is loaded before the first run. */
 static tm_status prepare(sweeper *w)
 {
@@ -131,12 +172,9 @@ static tm_status prepare(sweeper *w)
         TM_TRY(tm_grid_settings(&w->s->grid, w->count - 1, &run->settings, w->err));
         TM_TRY(name_run(w, run, w->count - 1));
         TM_TRY(load_recipe(w, run, &recipe, w->err));
-        bool some = recipe->eval_count > 0;
-        for (int64_t i = 0; i < recipe->data_count; i++)
-            some |= recipe->data[i].val_split > 0;
+        tm_status st = check_evaluation(w, recipe);
         tm_recipe_destroy(recipe);
-        if (!some)
-            return tm_fail(w->err, TM_RECIPE, "the recipe has no evaluation to choose by: add eval, or val_split to data");
+        TM_TRY(st);
     }
     return TM_OK;
 }

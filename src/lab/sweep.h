@@ -12,7 +12,7 @@ typedef struct tm_sweep {
     const char *metric;     /* name of the evaluation that decides; NULL: the first that is no probe */
 } tm_sweep;
 
-/* Arguments: "key=a,b" is a key of the grid, any other "key=value" (one value, or one that begins with [ { " ') is fixed. */
+/* Arguments: "key=a,b" is a key of the grid, any other "key=value" is fixed. Commas within brackets or quotes belong to a value. */
 tm_status tm_sweep_arguments(tm_sweep *sweep, char *const *arguments, size_t count, tm_error *err) TM_MUST_CHECK;
 void tm_sweep_deinit(tm_sweep *sweep);
 

@@ -203,7 +203,7 @@ static void put_sentence(page *p)
     else
         tm_buf_printf(p->out, "%zu of %zu old skills have a budget; none was exceeded.", budgets, probes);
     if (!strcmp(run_text(run->json, "status"), "rolled_back"))
-        put(p, " The weights kept are those of the last evaluation within all budgets.");
+        put(p, " The run ended when a budget was exceeded: the weights kept, and these figures, are those of the last evaluation within all budgets.");
     put(p, "</p>\n");
 }
 

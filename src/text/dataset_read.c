@@ -389,7 +389,10 @@ tm_status tm_data_read(const tm_data_files *files, const tm_data_entry *entry, c
     }
     if (r.format == TM_FORMAT_TEXT)
         TM_GO(cut_blocks(&r, err));
-    if (stats->examples == 0)
+    if (stats->examples == 0 && stats->dropped == stats->rows && stats->rows)
+        st = tm_fail(err, TM_INPUT, "%s: nothing to learn from: each of its %lld rows is longer than %lld tokens (train.seq), and no target is among the first so many; "
+                     "expected a larger train.seq", entry->path, (long long)stats->rows, (long long)settings->seq);
+    else if (stats->examples == 0)
         st = tm_fail(err, TM_INPUT, "%s: %lld rows, but nothing to learn from in %lld tokens", entry->path,
                      (long long)stats->rows, (long long)(to->at / sizeof(int32_t)));
 out:

@@ -629,13 +629,13 @@ static tm_status finish(tm_trainer *t, tm_error *err)
     for (int64_t i = 0; i < t->hook_count; i++)
         if (t->hooks[i].end)
             TM_TRY(t->hooks[i].end(t->hooks[i].state, t, err));
-    if (!t->result_changed)
-        return TM_OK;
-    TM_TRY(evaluate_now(t, err));
-    for (int64_t i = 0; i < t->hook_count && t->verdict == TM_ROLL_BACK; i++)
-        if (t->hooks[i].undo)
-            TM_TRY(t->hooks[i].undo(t->hooks[i].state, t, err));
-    return TM_OK;
+    if (t->result_changed) {
+        TM_TRY(evaluate_now(t, err));
+        for (int64_t i = 0; i < t->hook_count && t->verdict == TM_ROLL_BACK; i++)
+            if (t->hooks[i].undo)
+                TM_TRY(t->hooks[i].undo(t->hooks[i].state, t, err));
+    }
+    return t->verdict == TM_ROLL_BACK ? evaluate_now(t, err) : TM_OK; /* the last values are of what is saved */
 }
 
 tm_status tm_trainer_run(tm_trainer *t, tm_error *err)

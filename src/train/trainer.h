@@ -8,6 +8,7 @@
 #ifndef TM_TRAIN_TRAINER_H
 #define TM_TRAIN_TRAINER_H
 
+#include "device/replay.h"
 #include "model/flops.h"
 #include "text/dataset.h"
 #include "train/hooks.h"
@@ -112,8 +113,9 @@ typedef struct tm_trainer {
     int64_t best_step, bad_evals, best_checkpoint;
     double best_checkpoint_metric;
     tm_verdict verdict;
+    const char *verdict_why;   /* the warning that ended the run, borrowed from warnings; NULL: none did */
     bool stopped_early;
-    bool result_changed;       /* by hooks' end: the last evaluation is of the result, not of the last step's weights */
+    bool result_changed;       /* by hooks' end: the result is not the last step's weights */
     tm_names warnings;         /* said once, kept for run.json and the report */
     tm_step_result *result;    /* [R] of the last step */
     double step_seconds, seconds;
@@ -128,8 +130,7 @@ typedef struct tm_trainer {
     void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, then the teacher's term */
     int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
-    tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
-    int64_t graph_tries;
+    tm_replay replay;          /* a micro-batch of the run's capacity: micro.c */
 } tm_trainer;
 
 /* Builds the run's memory on a device; limits from a counting trainer, NULL on the counting device. */

@@ -35,6 +35,12 @@ result $? "... and has the old data"
 
 grep -q '^  ewc:$' "$dir/snippet.yaml" && grep -q 'lambda: 0.03' "$dir/snippet.yaml" && [ -s "$dir/run/importances.safetensors" ]
 result $? "... and EWC, whose importances were measured on them"
+sed "s|replay: {path: \"$dir/old.jsonl\"}|ewc: {path: \"$dir/old.jsonl\"}|" "$dir/r.yaml" > "$dir/ewc.yaml"
+expect "old data of keep.ewc are old data" 0 '^old data   keep.ewc.path; probes' advise "$dir/ewc.yaml"
+grep -q 'no old data' "$dir/out"
+[ $? -ne 0 ] && sed '1,/^---$/d' "$dir/out" | cmp -s - "$dir/snippet.yaml"
+result $? "... and give the same recipe"
+expect "a model that starts at random" 2 'init: random' advise "$dir/r.yaml" init=random method=full
 sed 's/"text"/"words"/' "$dir/old.jsonl" > "$dir/theirs.jsonl"
 sed "s|replay: {path: \"$dir/old.jsonl\"}|replay: {path: \"$dir/theirs.jsonl\", format: text, columns: {text: words}}|" "$dir/r.yaml" > "$dir/columns.yaml"
 run advise "$dir/columns.yaml"

@@ -29,5 +29,6 @@ echo '{"model_type": "gpt2", "vocab_size": 512, "n_embd": 32, "n_layer": 1, "n_h
 echo '{"prompt": "Once upon a time there was a little girl who", "completion": " slept."}' > "$dir/one.jsonl"
 expect "answers end with a table of positions" 0 'runs|table' train model="$dir/gpt2" init=random method=full data="$dir/one.jsonl" eval.0.name=one eval.0.path="$dir/one.jsonl" \
     eval.0.metric=exact_match eval.0.max_tokens=100 train.steps=1 train.seq=40 out="$dir/table"
+expect "a model that starts at random" 2 'init: a model that starts at random has no weights' eval --model $model --data "$dir/one.jsonl" init=random
 expect "help" 0 'example: ' eval --help
 exit $code

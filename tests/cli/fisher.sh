@@ -6,6 +6,8 @@ base="model=$model train.seq=64 threads=1 keep.ewc.samples=6 keep.ewc.path=data/
 run_keys="$base data=$dir/new.txt train.steps=3 train.batch=2 train.warmup_steps=0 train.lr=1e-3 lora.r=2 keep.ewc.lambda=5"
 
 expect "importances of a whole model" 0 '^47 tensors, 260032 importances, mean 1' fisher $base method=full --out "$dir/full.st"
+grep -q '^measuring .* 6/6' "$dir/err" && ! grep -q training "$dir/err"
+result $? "it says that it measures"
 expect "of the matrices under LoRA" 0 'fisher .labels sampled, space delta. of 6 examples' fisher $base method=lora --out="$dir/lora.st"
 "$temper" fisher $base method=lora --out "$dir/again.st" > /dev/null 2>&1
 cmp -s "$dir/lora.st" "$dir/again.st"

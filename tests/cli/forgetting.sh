@@ -10,6 +10,9 @@ result $? "the model knows its people in words it has not seen with them"
 run bench forgetting --recipe --tasks 3 --seeds 7
 [ "$status" -eq 0 ] && grep -q '^seeds: 7$' "$dir/out" && [ "$(grep -c '^  - name: ' "$dir/out")" -eq 3 ] && grep -q 'name: ewc,.*grid: ' "$dir/out"
 result $? "the sequence is printed"
+run bench forgetting --recipe --tasks 2
+[ "$status" -eq 0 ] && grep -q '^orders: 2$' "$dir/out"
+result $? "no more orders than the tasks have"
 run bench forgetting --recipe --fixed
 [ "$status" -eq 0 ] && ! grep -q grid "$dir/out"
 result $? "without a search when asked"

@@ -11,6 +11,7 @@ expect "names of cards: short" 0 '^RTX 4090: bf16' plan --model $model train.seq
 expect "names of cards: any case" 0 '^RTX 4090: bf16' plan --model $model train.seq=128 --gpu "RTX 4090"
 expect "a card without bf16" 0 '^T4: f16' plan --model $model train.seq=128 --gpu t4
 expect "an unknown card lists the known" 2 "found 'z80', expected one of: .*H200" plan --model $model train.seq=128 --gpu z80
+expect "a recipe for a GPU, planned where there is none" 0 '^RTX 4090: bf16' plan --model $model train.seq=128 device=cuda:1 --gpu 4090
 expect "--gpu without a name" 2 'a value is missing' plan --model $model --gpu
 expect "--tokens must be a number" 2 'tokens' plan --model $model --tokens many
 expect "no rates, no time" 0 'not estimated' plan --model $model train.seq=128

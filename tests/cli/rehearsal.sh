@@ -12,6 +12,13 @@ result $? "run.json says what was rehearsed"
 expect "texts of the base" 0 'keep.generate: 6 texts kept, 0 repeats, 0 empty, 0 too long' train $short $texts out="$dir/texts"
 grep -q '"begin": "bos"' "$dir/texts/rehearsal.json" && [ "$(wc -l < "$dir/texts/rehearsal.jsonl")" -eq 6 ]
 result $? "the run folder has them, and where they come from"
+expect "what cannot be is refused before the base writes" 2 'keep.osf: method adapter' train $short $texts method=adapter keep.osf.share=0.3 out="$dir/refused"
+! grep -q 'the base writes' "$dir/err" && [ ! -e "$dir/refused" ]
+result $? "... and leaves nothing"
+TEMPER_MEMORY_LIMIT=1000000 expect "and so is what does not fit" 4 'would fit|largest part' train $short $texts method=full out="$dir/refused"
+! grep -q 'the base writes' "$dir/err"
+result $? "... before it writes"
+expect "a mask of everything says what helps" 0 'keep.stm: 100.0 % .* nothing of the data is learned: a larger keep.stm.threshold' train $short keep.stm.threshold=0.5 out="$dir/allmasked"
 expect "a mask" 0 'keep.stm: 20.0 % of the targets .* blocks new facts' train $short keep.stm.fraction=0.2 out="$dir/mask"
 head -1 "$dir/mask/stm.bin" | grep -aq '"temper_stm": 1, "threshold": 0, "fraction": 0.2'
 result $? "stm.bin says what it is"

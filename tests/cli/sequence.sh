@@ -237,6 +237,17 @@ bad "a task without data" 's.yaml:1: a task needs train'
 file '  - {name: naive}'
 : > "$dir/plain"
 expect "an out that cannot be" 1 'plain' sequence "$dir/s.yaml" --out "$dir/plain/x" threads=1
+awk '/^```yaml/ {inside = 1; next} /^```/ {if (inside) exit} inside' docs/formats/sequence.md | sed "s|^out: .*|out: $dir/plain/x|" > "$dir/shown.yaml"
+for part in law law-test law-dev code-test code-dev; do echo '{"prompt": "a b", "completion": " c d"}' > "$dir/$part.jsonl"; done
+echo '{"instruction": "a b", "input": "", "output": "c d"}' > "$dir/code.jsonl"
+echo '{"question": "a", "choices": ["b", "c"], "answer": 0}' > "$dir/general.jsonl"
+ln -s "$PWD/recipes" "$PWD/models" "$PWD/data" "$dir/"
+binary=$(realpath "$temper")
+(cd "$dir" && "$binary" sequence shown.yaml >out 2>err)
+grep -q "plain" "$dir/err" && ! grep -q 'shown.yaml:' "$dir/err"
+result $? "the example of docs/formats/sequence.md is taken as printed: only its folder is refused here"
+expect "a recipe in place of a sequence" 2 'unknown key model; keys of a recipe stand under recipe' sequence recipes/lora.yaml
+expect "a sequence in place of a recipe" 2 'found a sequence of tasks; it is for: temper sequence' train recipes/sequence.yaml
 expect "a file that is not there" 2 'none.yaml' sequence "$dir/none.yaml"
 expect "no file" 2 'SEQUENCE.yaml is missing' sequence
 expect "two files" 2 'two files' sequence a b

@@ -53,7 +53,12 @@ expect "a wrong value, before any run" 2 'train.lr=x' sweep "$dir/r.yaml" train.
 result $? "and nothing was made"
 expect "a value twice" 2 'there twice' sweep "$dir/r.yaml" train.lr=1,1 --out "$dir/bad"
 expect "an empty value" 2 'expected values' sweep "$dir/r.yaml" train.lr=1,,2 --out "$dir/bad"
-expect "an unknown evaluation" 2 'there is no evaluation none' sweep "$dir/r.yaml" train.lr=1e-5,1e-2 --metric none --out "$dir/hits" threads=1
+expect "an unknown evaluation, before any run" 2 'there is no evaluation none; expected one of: dev, hits$' sweep "$dir/r.yaml" train.lr=1e-5,1e-2 --metric none --out "$dir/bad" threads=1
+[ ! -e "$dir/bad" ]
+result $? "and nothing was made"
+sweep 'lora.target_modules=[q_proj],[q_proj,v_proj]' train.betas=[0.9,0.99] --out "$dir/lists"
+[ "$status" -eq 0 ] && grep -q '^\[q_proj\] ' "$dir/out" && grep -q '^\[q_proj,v_proj\] ' "$dir/out"
+result $? "lists as values; one list is no grid"
 expect "no evaluation" 2 'no evaluation to choose by' sweep --model $model --data "$dir/a.txt" train.lr=1,2 --out "$dir/bad"
 : > "$dir/plain"
 expect "an out that cannot be" 1 'plain' sweep "$dir/r.yaml" train.lr=1,2 --out "$dir/plain/x" threads=1

@@ -120,7 +120,7 @@ static void long_rows_are_cut(void **state)
     assert_int_equal(s->tokens, 9);
     tm_dataset_destroy(d);
     FAILS(
-        TM_INPUT, "1 rows, but nothing to learn from",
+        TM_INPUT, "nothing to learn from: each of its 1 rows is longer than 2 tokens (train.seq)",
         load("b.jsonl", "{\"input_ids\": [1, 2, 3], \"labels\": [-100, -100, 3]}", TM_FORMAT_TOKENS, NULL, 2, &d, err));
 }
 

@@ -218,7 +218,15 @@ static void test_prose(void **state)
     assert_int_equal(none.size, 0);
 }
 
-/* Every arm of every form is a sequence that loads, and of the whole form each tries as many configurations. */
+static bool one_of(const char *name, const char *names) /* with blanks around each */
+{
+    char word[64];
+    snprintf(word, sizeof word, " %s ", name);
+    return strstr(names, word) != NULL;
+}
+
+/* Every arm of every form is a sequence that loads, and of the whole form each tries as many configurations; who needs old
+ * data, and is ranked apart for it, are those that rehearse them or measure importances on them. */
 static void test_sequence(void **state)
 {
     (void)state;
@@ -241,6 +249,9 @@ static void test_sequence(void **state)
             fail_msg("%s", file.warnings.item[i]);
         for (size_t i = 0; i < file.arms; i++)
             assert_int_equal(tm_grid_count(&file.arm[i].grid), form || file.arm[i].kind == TM_ARM_FROZEN ? 1 : 4);
+        for (size_t i = 0; i < file.arms; i++)
+            if (file.arm[i].old_data != one_of(file.arm[i].name, " joint replay-1 replay-5 replay replay-lora der ewc ewc-lora path replay+ewc replay+kl replay+slow "))
+                fail_msg("%s: old_data is %d", file.arm[i].name, file.arm[i].old_data);
         tm_sequence_file_close(&file);
         tm_buf_deinit(&yaml);
     }

@@ -241,7 +241,9 @@ static void refusals_say_where_and_what(void **state)
     refused("train: {batch: 0}\n", "found the number 0");
     refused("train: {batch: 1.5}\n", "found the number 1.5");
     refused("train: {batch: 1e30}\n", "found the number 1e30");
-    refused("train: {batch: [1]}\n", "found a list");
+    refused("train: {batch: [1, 2, 3]}\n", "found a list of 3");
+    refused("train: {batch: []}\n", "found an empty list");
+    refused("train: {batch: {}}\n", "found an empty mapping");
     refused("train: {seed: 9223372036854775808}\n", "found the number 9223372036854775808");
     refused("train: {lr: 1e999}\n", "found the number 1e999");
     refused("train: {lr: -1}\n", "a number of at least 0, or auto");
@@ -282,6 +284,7 @@ static void refusals_say_where_and_what(void **state)
             "r.yaml:2: train.early_stop.metric: there is no evaluation named b");
     refused("train: {early_stop: {metric: loss}}\n", "expected one of eval...., found");
     refused("[1, 2]\n", "expected a mapping of keys, found a list");
+    refused("\nrecipe: {}\ntasks: []\narms: []\n", "r.yaml:2: expected a recipe, found a sequence of tasks; it is for: temper sequence ");
     refused("a: [1\nb: 2\n", "not valid YAML");
     refused("model: *x\n", "r.yaml:1: alias *x stands for nothing before it");
     refused("model: &x [*x]\n", "alias *x");

@@ -117,7 +117,7 @@ template <class T> static T *device(int64_t n)
 struct problem {
     flash_args w;
     int D;
-    int64_t rows, keys, tiles64; /* rows of q, of k */
+    int64_t rows, keys; /* rows of q, of k */
     double pairs;
     float *delta;
     std::vector<void *> owned;

@@ -2,7 +2,6 @@
 throttles by power treats them alike.  python3 bench/lab/gemm.py [library] [seconds] [text in the variant's name]"""
 import ctypes
 import sys
-import time
 
 import torch
 

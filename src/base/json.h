@@ -11,7 +11,7 @@ enum { TM_JSON_MAX_BYTES = 512 << 20, TM_JSON_MAX_DEPTH = 500 };
 
 /* Parses text: any JSON value, with nothing but white space around it. Duplicate keys, what is not UTF-8,
  * \u0000, integers beyond 64 bits and numbers beyond double are refused. name (a path) and the line go
- * into the message. */
+ * into the message. *out, of this and of all below: json_decref; NULL on failure. */
 tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t **out, tm_error *err) TM_MUST_CHECK;
 /* The same for a row of data: strings (not keys) may hold \u0000, and the message names neither file nor
  * line, only the column; the caller knows them. */

@@ -26,7 +26,7 @@ const char *tm_adapter_kind_file(tm_adapter_kind kind);
 /* Anything else is TM_UNSUPPORTED and named; a folder with none of the files TM_INPUT. */
 tm_status tm_adapter_kind_of(const char *dir, tm_adapter_kind *out, tm_error *err) TM_MUST_CHECK;
 
-/* The base model that adapter_config.json names, in whoever's words; NULL: none. */
+/* The base model that adapter_config.json names, in whoever's words: free(); NULL: none. */
 tm_status tm_adapter_kind_base(const char *dir, char **out, tm_error *err) TM_MUST_CHECK;
 
 #endif

@@ -11,7 +11,7 @@
 /* A small file of a model, appended to out: config.json, generation_config.json, tokenizer_config.json, ...
  * *there false: the model has none. */
 tm_status tm_hf_read(const char *model, const char *name, tm_buf *out, bool *there, tm_error *err) TM_MUST_CHECK;
-/* The same as JSON; NULL when the model has none. */
+/* The same as JSON: json_decref; NULL when the model has none. */
 tm_status tm_hf_json(const char *model, const char *name, json_t **out, tm_error *err) TM_MUST_CHECK;
 /* The weights of a model as one table. */
 tm_status tm_hf_open_weights(const char *model, tm_safetensors **out, tm_error *err) TM_MUST_CHECK;

@@ -86,7 +86,7 @@ size_t tm_sequence_entries(const tm_sequence_file *file, size_t task); /* entrie
 tm_status tm_sequence_train_recipe(const tm_sequence_file *file, const tm_lab_arm *arm, const int32_t *tasks, size_t count, char *const *overrides,
                                    size_t override_count, const tm_names *extra, tm_recipe **out, tm_error *err) TM_MUST_CHECK;
 
-/* Grids: configuration i of tm_grid_count, as "key=value" appended to out, or as a name ("lr-1e-3,lambda-3"). */
+/* Grids: configuration i of tm_grid_count, as "key=value" appended to out. */
 size_t tm_grid_count(const tm_lab_grid *grid);
 tm_status tm_grid_settings(const tm_lab_grid *grid, size_t i, tm_names *out, tm_error *err) TM_MUST_CHECK;
 tm_status tm_grid_add(tm_lab_grid *grid, const char *key, const char *value, tm_error *err) TM_MUST_CHECK; /* a key is made when it is new */

@@ -15,7 +15,7 @@ tm_status tm_tokenizer_open_gguf(const char *path, tm_tokenizer **out, tm_error 
  * already nothing is written (tm_hf_copy_files copies its files). */
 tm_status tm_tokenizer_write(const char *model, const char *dir, tm_error *err) TM_MUST_CHECK;
 
-/* tm_tokenizer_open of a folder, and the tree of the tokenizer.json that its files say or stand for. */
+/* tm_tokenizer_open of a folder, and the tree of the tokenizer.json that its files say or stand for: json_decref. */
 tm_status tm_tokenizer_open_tree(const char *dir, tm_tokenizer **out, json_t **tree, tm_error *err) TM_MUST_CHECK;
 /* Appends tokenizer.* of a model, for a vocabulary of so many rows; config: its config.json. *found false:
  * the model has no tokenizer, and the file says so. */

@@ -241,7 +241,7 @@ static void fisher_is_curvature(void **state)
             }
         }
         double curvature = 2 * kl / (eps * eps), is = r.fisher[i][k];
-        if (!(fabs(curvature - is) <= 1e-4 * is + 1e-6))
+        if (!(fabs(curvature - is) <= 1e-5 * is + 1e-6))
             fail_msg("seed %llu: %s element %lld: F is %.9g, 2 KL / eps^2 %.9g", (unsigned long long)seed, p->name, (long long)k, is, curvature);
     }
     reference_close(&r);
@@ -360,7 +360,7 @@ static void path_of_one_step(void **state)
             r.fisher[i][k] *= sqrt(square[p->layer + 1] / elements[p->layer + 1]) / mean;
     }
     double off = distance(file, &r);
-    if (!(off < 1e-3))
+    if (!(off < 5e-5))
         fail_msg("distance %g", off);
     tm_safetensors_close(file);
     args_free(&a);

@@ -184,6 +184,27 @@ static void coverage(void **state)
     near(rejected / 200.0, 0.05, 0.052);
 }
 
+/* The interval of many values is the normal one; of equal ones it is a point. */
+static void bootstrap_of_many(void **state)
+{
+    (void)state;
+    enum { N = 400 };
+    double v[N], low, high;
+    tm_error err;
+    tm_summary s;
+    for (uint32_t i = 0; i < N; i += 2)
+        tm_normals(tm_philox_at(20260102, i, 0, 0, 0).word, v + i);
+    tm_summary_of(v, N, &s);
+    assert_int_equal(tm_bootstrap(v, N, 2000, 3, &low, &high, &err), TM_OK);
+    /* A bound is 1.96 deviations away; its own standard error is sqrt(.025 .975 / 2000) / 0.0584 = 0.06 of one. */
+    near((s.mean - low) / (s.sd / sqrt(N)), 1.96, 0.24);
+    near((high - s.mean) / (s.sd / sqrt(N)), 1.96, 0.24);
+    for (int i = 0; i < N; i++)
+        v[i] = 7;
+    assert_int_equal(tm_bootstrap(v, N, 50, 3, &low, &high, &err), TM_OK);
+    assert_true(low == 7 && high == 7);
+}
+
 static void pairs(void **state)
 {
     (void)state;
@@ -259,6 +280,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_tasks_by_hand), cmocka_unit_test(losses_are_accuracies_turned_over), cmocka_unit_test(forgetting_is_from_the_best),
         cmocka_unit_test(what_was_not_measured_is_not_made_up), cmocka_unit_test(student_closed_forms), cmocka_unit_test(student_table),
-        cmocka_unit_test(summary_by_hand), cmocka_unit_test(coverage), cmocka_unit_test(pairs), cmocka_unit_test(holm_worked_example), cmocka_unit_test(fronts)};
+        cmocka_unit_test(summary_by_hand), cmocka_unit_test(coverage), cmocka_unit_test(bootstrap_of_many), cmocka_unit_test(pairs), cmocka_unit_test(holm_worked_example), cmocka_unit_test(fronts)};
     return cmocka_run_group_tests_name("metrics and statistics of the laboratory", tests, NULL, NULL);
 }

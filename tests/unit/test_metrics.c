@@ -48,7 +48,7 @@ static void sari(void **state)
     (void)state;
     static const char *const species[] = {"About 95 species are currently known.", "About 95 species are now accepted.",
                                           "95 species are now accepted."};
-    static const char *const mat[] = {"The big cat sat on the mat."}, *const letters[] = {"a b c d e"}, *const one[] = {"x"},
+    static const char *const mat[] = {"The big cat sat on the mat."}, *const letters[] = {"a b c d e"}, *const one[] = {"x"}, *const dogs[] = {"the dog and the cat", "the dog, the dog"},
                              *const rug[] = {"Большая кошка лежала на коврике.", "Кошка на коврике."};
     static const struct {
         const char *source, *prediction, *const *references;
@@ -60,6 +60,7 @@ static void sari(void **state)
                  {"The cat perched imposingly upon the mat, it was huge.", "The big cat sat on the mat.", mat, 1, 100},
                  {"a b c d e", "a b c d e", letters, 1, 100},
                  {"x y", "", one, 1, 87.5},
+                 {"the dog and the cat and the dog", "the dog and the dog", dogs, 2, 42.938430080130}, /* grams that come several times */
                  {"Кошка возлежала на половике, и была она огромна.", "Кошка лежала на коврике.", rug, 2, 91.8055555556}};
     tm_error err;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -76,7 +77,8 @@ static void extracts(void **state)
     static const char *const cases[][2] = {{"so 5\n#### 72", "72"},       {"#### 1,234.", "1234"},  {"####-5", "-5"},
                                            {"#### $18.50 in all", "18.50"}, {"####  3\n#### 4", "3"}, {"#### Paris \nx", "Paris"},
                                            {"#### -$7", "-7"},            {"####", ""},             {"### 5", NULL},
-                                           {"#### .5", ".5"},             {"#### 1,000,000", "1000000"}};
+                                           {"#### .5", ".5"},             {"#### 1,000,000", "1000000"},
+                                           {"#### 0.50 each", "0.50"},    {"#### 9 apples", "9"},   {"#### .0 left", ".0"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         tm_buf out = {0};
         bool there = tm_extract_answer(cases[i][0], &out);

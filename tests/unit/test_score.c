@@ -93,7 +93,7 @@ static void choices(void **state)
             bool spaced = rows[i].prompt[strlen(rows[i].prompt) - 1] == ' ';
             snprintf(option, sizeof option, "%s%s", spaced ? "" : " ", rows[i].option[k]);
             double value = log_likelihood(&inf, tok, rows[i].prompt, option), norm = value / (double)strlen(rows[i].option[k]);
-            assert_true(fabs(json_number_value(json_array_get(list, (size_t)k)) - value) < 1e-3);
+            assert_true(fabs(json_number_value(json_array_get(list, (size_t)k)) - value) < 2e-5);
             for (int m = 0; m < 2; m++)
                 if ((m ? norm : value) > best[m]) {
                     best[m] = m ? norm : value;

@@ -3,8 +3,8 @@
 
     python3 bench/forgetting_plot.py runs/forgetting/summary.json docs/forgetting.svg
 
-Takes summary.json or results.json, and as many tasks as it has. Prints Markdown tables to stdout; writes the plane
-"learned against kept". Standard library only.
+Takes summary.json or results.json, and as many tasks as it has. Prints Markdown tables to stdout, arms that need old data apart
+from those that do not; writes the plane "learned against kept". Standard library only.
 learned: mean over tasks of the score right after learning them, over tasks scored by exact recall.
 kept: recall of the old people's facts after the last task. Bars: the range over seeds, orders averaged."""
 import html
@@ -59,23 +59,67 @@ def cell(values):
     return text + " (%.3f to %.3f)" % (min(values), max(values)) if len(values) > 1 else text
 
 
+GROUPS = (("Ends", lambda arm: arm["kind"] != "sequence"),
+          ("Without old data", lambda arm: arm["kind"] == "sequence" and not arm["old_data"]),
+          ("With old data", lambda arm: arm["kind"] == "sequence" and arm["old_data"]))
+
+
+def grouped(results, head, row):
+    """A table of all arms, the groups one below the other."""
+    print("\n| %s |\n|%s" % (" | ".join(head), "---|" * len(head)))
+    arms = list(figures(results))
+    for title, belongs in GROUPS:
+        of_group = [row(arm, f) for arm, f in arms if belongs(arm)]
+        if of_group:
+            print("| **%s** |%s" % (title, " |" * (len(head) - 1)))
+        for cells in of_group:
+            print("| %s |" % " | ".join(cells))
+
+
 def table(results):
-    print("| arm | new facts when learned | new facts at the end | other tasks at the end | old people | old prose |\n|---|---|---|---|---|---|")
-    for arm, f in figures(results):
-        learned = "" if arm["kind"] != "sequence" else cell(f["learned"])
-        print("| %s | %s | %s | %s | %s | %s |" % (arm["name"], learned, cell(f["still"]), cell(f["other"]), cell(f["people"]), cell(f["prose"])))
+    """What was learned of new facts and what was kept, the least and the most of the seeds."""
+    grouped(results, ("arm", "new facts when learned", "new facts at the end", "other tasks at the end", "old people", "old prose"),
+            lambda arm, f: (arm["name"], "" if arm["kind"] != "sequence" else cell(f["learned"]), cell(f["still"]), cell(f["other"]), cell(f["people"]), cell(f["prose"])))
 
 
 def by_task(results):
     """What was learned of every task, and what is left of it at the end."""
-    names = [t["name"] for t in results["tasks"]]
-    print("\n| arm | %s |\n|---%s|" % (" | ".join(names), "|---" * len(names)))
-    for arm, f in figures(results):
-        cells = []
-        for t in range(len(names)):
+    def row(arm, f):
+        cells = [arm["name"]]
+        for t in range(len(results["tasks"])):
             learned, last = (statistics.mean(seed[t][k] for seed in f["tasks"]) for k in (0, 1))
             cells.append("%.3f -> %.3f" % (learned, last) if arm["kind"] == "sequence" else "%.3f" % last)
-        print("| %s | %s |" % (arm["name"], " | ".join(cells)))
+        return cells
+    grouped(results, ["arm"] + [t["name"] for t in results["tasks"]], row)
+
+
+def interval(summary, name):
+    s = summary.get(name) or {}
+    if s.get("mean") is None:
+        return ""
+    return "%.3f" % s["mean"] + (" ± %.3f" % (s["high"] - s["mean"]) if s.get("high") is not None else "")
+
+
+def against(arm, name):
+    d = arm["against_baseline"].get(name)
+    if not d or d.get("difference") is None:
+        return ""
+    p = d["p_holm"]
+    return "%+.3f, %s" % (d["difference"], "< 0.001" if p < 0.001 else "%.3f" % p)
+
+
+def searched(results):
+    """What was chosen on validation rows and what came of it on test rows: means ± 95 % over seeds, orders averaged; differences
+    from the baseline in pairs of seeds, with p by Holm. *: no arm of its group learns more and forgets less."""
+    def row(arm, f):
+        chosen = [c for c in arm.get("configurations", []) if c["chosen"]] or [None]
+        s, settings = arm["summary"], ", ".join(k.replace("train.", "").replace("keep.", "") for k in chosen[0]["settings"]) if chosen[0] else ""
+        sequence = arm["kind"] == "sequence"
+        return (arm["name"] + (" *" if sequence and arm["front_alike"] else ""), settings, "%.3f" % chosen[0]["average"] if chosen[0] else "", interval(s, "average"),
+                interval(s, "learned") if sequence else "", interval(s, "forgetting") if sequence else "", interval(s, "held"), against(arm, "average"), against(arm, "held"),
+                "%.3f" % arm["matched_forgetting"] if arm.get("matched_forgetting") is not None else "")
+    grouped(results, ("arm", "chosen", "on validation rows", "average at the end", "when learned", "forgetting", "old probes", "average, against %s" % results["baseline"],
+                      "old probes, against %s" % results["baseline"], "forgetting at a score of %.3f" % results["matched_learned"] if results.get("matched_learned") is not None else "matched"), row)
 
 
 def diverged(results):
@@ -133,6 +177,8 @@ def picture(results, path):
 if __name__ == "__main__":
     with open(sys.argv[1]) as file:
         read = json.load(file)
+    if any(len(arm.get("configurations", [])) > 1 for arm in read["arms"]):
+        searched(read)
     table(read)
     if len(read["tasks"]) > 2:
         by_task(read)

@@ -1,8 +1,9 @@
 /* temper: fine-tuning of language models, reproducible to the bit.
  *
  * This is the only public header. Everything else under src/ may change. Conventions:
- *  - fallible functions return tm_status and describe the failure in a caller-owned tm_error;
- *  - the library never prints, never exits, never reads the environment on its own;
+ *  - fallible functions return tm_status and describe the failure in a caller-owned tm_error (NULL: not wanted);
+ *  - the library never prints and never exits; of the environment it reads TEMPER_DEVICE, TEMPER_CALIBRATION and the other
+ *    variables that the documentation names, and where caches are kept, nothing else;
  *  - `create/destroy`, `open/close` own; `view` borrows; every destroy accepts NULL.
  */
 #ifndef TEMPER_H
@@ -47,7 +48,7 @@ typedef struct tm_error {
 } tm_error;
 
 int tm_status_exit_code(tm_status status);
-const char *tm_status_text(tm_status status);
+const char *tm_status_text(tm_status status); /* the table's */
 
 /* --- Training --- */
 
@@ -182,8 +183,6 @@ tm_status tm_inspect(const tm_inspect_request *request, char **text, tm_error *e
  * finding, for people; free(). What differs is no failure: *equal says it. */
 tm_status tm_verify(const char *run, const tm_callbacks *callbacks, bool *equal, char **text, tm_error *err);
 
-/* Texts that commands print; free() them. */
-
 typedef struct tm_plan_request {
     tm_recipe_source source;
     const char *gpu; /* a GPU of the table that temper knows, or of this machine; NULL: this machine, and a row for each of the table */
@@ -191,7 +190,8 @@ typedef struct tm_plan_request {
     bool json;
 } tm_plan_request;
 
-/* Memory and time before a run, as a table or as JSON. TM_NO_FIT when it does not fit; *text is filled all the same. */
+/* Memory and time before a run, as a table or as JSON; free(). TM_NO_FIT when it does not fit; *text is filled all the same. */
+tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err);
 
 typedef struct tm_advise_request {
     tm_recipe_source source;
@@ -202,15 +202,14 @@ typedef struct tm_advise_request {
 } tm_advise_request;
 
 /* Base, method and settings for a recipe's data, each with its reason and what that rests on, and a recipe of them. Reads the data and
- * runs the base over a sample of them; trains nothing. */
+ * runs the base over a sample of them; trains nothing. *text: a table or JSON; free(). */
 tm_status tm_advise_recipe(const tm_advise_request *request, char **text, tm_error *err);
-tm_status tm_plan(const tm_plan_request *request, char **text, tm_error *err);
 
 /* --- Using a model --- */
 
 typedef struct tm_generate_request {
     const char *model, *adapter; /* adapter NULL: none */
-    const char *registers;       /* of a bank: "NAME=GATE,..."; NULL: all off */
+    const char *registers;       /* of a bank: "NAME=GATE,...", or "auto": by its router; NULL: all off */
     const char *prompt;          /* "": from BOS */
     int64_t max_tokens;
     double temperature;          /* 0: greedy */
@@ -319,6 +318,7 @@ typedef struct tm_tokenize_request {
     bool skip_special;     /* decode: without special tokens */
 } tm_tokenize_request;
 
+/* Line by line from in to out; the first line that fails ends it, with its number in the message. */
 tm_status tm_tokenize(const tm_tokenize_request *request, tm_error *err);
 
 typedef struct tm_tokenizer_train_request {

@@ -192,7 +192,7 @@ tm_status tm_adapter_file_open(const char *dir, tm_adapter_file *out, tm_error *
     TM_GO(tm_safetensors_open(path, &out->file, err));
     st = read_tensors(out, err);
     if (st != TM_OK)
-        tm_fail_prefix(err, "%s", path);
+        tm_fail_prefix(err, st, "%s", path);
 out:
     free(path);
     if (st != TM_OK)

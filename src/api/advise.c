@@ -16,7 +16,7 @@ enum { SAMPLE_TARGETS = 20000, SAMPLE_EXAMPLES = 200 };
 
 typedef struct base { /* a model folder that was looked at */
     const char *folder;
-    int64_t parameters, lora_peak, full_peak, memory; /* bytes; memory -1: unknown */
+    int64_t parameters, lora_peak, full_peak; /* peaks: bytes */
     tm_situation seen;
 } base;
 
@@ -195,7 +195,6 @@ static tm_status look_at_memory(const tm_advise_request *r, base *b, const char 
     *fits = tm_target_fits(&job.target, job.plan.peak);
     *peak = job.plan.peak + job.target.reserve;
     b->parameters = job.plan.parameters;
-    b->memory = job.target.memory;
     tm_job_close(&job);
     return TM_OK;
 }

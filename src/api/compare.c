@@ -284,10 +284,7 @@ static tm_status put_run(tm_buf *out, const char *dir, bool json, tm_error *err)
     static const char *const keys[] = {"steps_done", "tokens", "trained_parameters", "seconds", "peak_bytes"};
     json_t *run = NULL, *e;
     size_t i;
-    char *path = tm_path_join(dir, "run.json", err);
-    tm_status st = path ? tm_json_read(path, &run, err) : TM_NO_MEMORY;
-    free(path);
-    TM_TRY(st);
+    TM_TRY(tm_json_read_in(dir, "run.json", &run, err));
     const char *status = json_string_value(json_object_get(run, "status")), *name;
     tm_buf_text(out, json ? ", \"run\": {\"status\": " : "  run: ");
     if (json)

@@ -364,7 +364,7 @@ static tm_status look_at_logits(exporting *e, tm_error *err)
     if (st == TM_OK)
         st = logits_of(e, e->aside, NULL, b, err);
     if (st == TM_NO_FIT) {
-        tm_buf_printf(&e->text, "logits were not compared: %s\n", err->message);
+        tm_buf_printf(&e->text, "logits were not compared: %s\n", err ? err->message : "no memory for it");
         st = TM_OK;
     } else if (st == TM_OK)
         st = judge(e, a, b, err);

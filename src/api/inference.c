@@ -131,12 +131,48 @@ typedef struct candidate {
 
 size_t tm_sample_scratch_bytes(int64_t vocab) { return (size_t)vocab * sizeof(candidate); }
 
-static int by_weight(const void *a, const void *b)
+/* Whether a comes before b: by weight, then by id. */
+static bool before(const candidate *a, const candidate *b) { return a->weight != b->weight ? a->weight > b->weight : a->id < b->id; }
+
+/* The candidates of a heap, whose first comes before all others, but for the one at i. */
+static void sift(candidate *c, int64_t n, int64_t i)
 {
-    const candidate *x = a, *y = b;
-    if (x->weight != y->weight)
-        return x->weight < y->weight ? 1 : -1;
-    return x->id < y->id ? -1 : 1;
+    candidate moved = c[i];
+    for (int64_t next; (next = 2 * i + 1) < n; i = next) {
+        next += next + 1 < n && before(&c[next + 1], &c[next]);
+        if (!before(&c[next], &moved))
+            break;
+        c[i] = c[next];
+    }
+    c[i] = moved;
+}
+
+/* Of a heap of n - done candidates the first goes behind the others: the last `done` of all n are in order, from the end on. */
+static void take_first(candidate *c, int64_t n, int64_t done)
+{
+    candidate first = c[0];
+    int64_t last = n - 1 - done;
+    c[0] = c[last];
+    sift(c, last, 0);
+    c[last] = first;
+}
+
+/* Weights relative to the likeliest's; their sum in the order of ids. */
+static double weigh(const float *logits, int64_t vocab, float most, double temperature, candidate *c)
+{
+    enum { AT_ONCE = 64 };
+    double sum = 0, weight[AT_ONCE];
+    for (int64_t from = 0; from < vocab; from += AT_ONCE) {
+        int64_t n = vocab - from < AT_ONCE ? vocab - from : AT_ONCE;
+        for (int64_t i = 0; i < n; i++)
+            weight[i] = ((double)logits[from + i] - most) / temperature;
+        tm_exp_all(weight, n);
+        for (int64_t i = 0; i < n; i++) {
+            c[from + i] = (candidate){weight[i], (int32_t)(from + i)};
+            sum += weight[i];
+        }
+    }
+    return sum;
 }
 
 int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch)
@@ -144,32 +180,35 @@ int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int6
     int32_t best = tm_most_likely(logits, vocab);
     if (s->temperature <= 0)
         return best;
-    candidate *c = scratch;
-    for (int64_t i = 0; i < vocab; i++)
-        c[i] = (candidate){tm_exp(((double)logits[i] - logits[best]) / s->temperature), (int32_t)i};
-    int64_t n = vocab;
-    if ((s->top_k > 0 && s->top_k < vocab) || s->top_p < 1)
-        qsort(c, (size_t)vocab, sizeof *c, by_weight);
-    if (s->top_k > 0 && s->top_k < n)
-        n = s->top_k;
-    double sum = 0, kept = 0;
-    for (int64_t i = 0; i < n; i++)
-        sum += c[i].weight;
+    candidate *c = scratch, *end = c + vocab - 1;
+    double sum = weigh(logits, vocab, logits[best], s->temperature, c), kept = 0;
+    bool few = s->top_k > 0 && s->top_k < vocab, ordered = few || s->top_p < 1;
+    int64_t n = few ? s->top_k : vocab, done = 0, k = 0;
+    for (int64_t i = ordered ? vocab / 2 : 0; i > 0; i--)
+        sift(c, vocab, i - 1);
+    if (few)
+        for (sum = 0; done < n; done++) {
+            take_first(c, vocab, done);
+            sum += end[-done].weight;
+        }
     if (s->top_p < 1) { /* the fewest candidates whose probabilities reach top_p */
-        int64_t k = 0;
-        while (k < n && (k == 0 || kept < s->top_p * sum))
-            kept += c[k++].weight;
+        for (; k < n && (k == 0 || kept < s->top_p * sum); k++) {
+            if (k == done)
+                take_first(c, vocab, done++);
+            kept += end[-k].weight;
+        }
         n = k;
         sum = kept;
     }
     tm_philox random = tm_philox_at(tm_philox_key(s->seed, TM_PURPOSE_SAMPLE, 0, 0), (uint32_t)position, 0, 0, 0);
     double at = sum * ((double)((uint64_t)random.word[0] << 21 | random.word[1] >> 11) * 0x1p-53);
     for (int64_t i = 0; i < n; i++) {
-        at -= c[i].weight;
-        if (at < 0)
-            return c[i].id;
+        const candidate *drawn = ordered ? end - i : c + i;
+        at -= drawn->weight;
+        if (at < 0 || i == n - 1)
+            return drawn->id;
     }
-    return c[n - 1].id;
+    return best;
 }
 
 /* --- Generation --- */
@@ -183,7 +222,7 @@ typedef struct sampler {
     size_t stops;
     bool (*token)(void *context, int32_t id);
     void *context, *scratch;
-    int32_t last; /* chosen and, when the next is asked for, in the cache; -1: none */
+    int32_t last; /* chosen and, when the next is there, in the cache; -1: none */
 } sampler;
 
 static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *err)
@@ -198,15 +237,23 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
 
 static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
 {
+    const sampler *s = context;
+    (void)number;
+    return tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
+}
+
+static tm_status put_token(void *context, int64_t number, int32_t id, bool *more, tm_error *err)
+{
     sampler *s = context;
     (void)number;
+    (void)err;
     if (s->last >= 0)
         s->inf->fed.id[s->inf->fed.count++] = s->last;
-    int32_t id = s->last = tm_sample(logits, s->inf->model.config.vocab, s->sampling, position, s->scratch);
-    bool stops = false;
+    s->last = id;
     for (size_t k = 0; k < s->stops; k++)
-        stops |= id == s->stop[k];
-    return stops || (s->token && !s->token(s->context, id)) ? -1 : id;
+        *more &= id != s->stop[k];
+    *more = *more && (!s->token || s->token(s->context, id));
+    return TM_OK;
 }
 
 tm_status tm_inference_knows(const tm_inference *inf, const char *model, const char *what, const int32_t *ids, size_t count, tm_error *err)
@@ -269,7 +316,7 @@ tm_status tm_generate_ids(tm_inference *inf, const int32_t *prompt, size_t promp
     s.text = (tm_text){.prompt = {.ids = prompt, .n = (int32_t)prompt_count, .past = (int32_t)known, .gates = inf->prompt_gates ? inf->prompt_gates : inf->gates,
                                   .gates_by_token = inf->prompt_gates},
                        .max_tokens = max_tokens};
-    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = choose, .context = &s}, err));
+    TM_GO(tm_decode(&inf->model, &inf->batch, &(tm_texts){.next = next_text, .choose = sampling->temperature > 0 ? choose : NULL, .token = put_token, .context = &s}, err));
 out:
     if (st != TM_OK)
         inf->fed.count = 0;

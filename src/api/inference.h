@@ -49,7 +49,8 @@ typedef struct tm_sampling {
     uint64_t seed;
 } tm_sampling;
 
-/* Token of position `position`: the same (logits, settings, position) give the same token everywhere. */
+/* Candidates stand in the order of their weights, then ids, where top_k or top_p leave some out; otherwise in that of ids.
+ * Token of position `position`: the same (logits, settings, position) give the same token everywhere. */
 int32_t tm_sample(const float *logits, int64_t vocab, const tm_sampling *s, int64_t position, void *scratch);
 size_t tm_sample_scratch_bytes(int64_t vocab);
 

@@ -325,10 +325,7 @@ static tm_status inspect_run(const char *dir, tm_buf *out, tm_error *err)
 {
     json_t *run = NULL, *e;
     size_t i;
-    char *path = tm_path_join(dir, "run.json", err);
-    tm_status st = path ? tm_json_read(path, &run, err) : TM_NO_MEMORY;
-    free(path);
-    TM_TRY(st);
+    TM_TRY(tm_json_read_in(dir, "run.json", &run, err));
     const json_t *recipe = json_object_get(run, "recipe"), *device = json_object_get(run, "device");
     tm_buf_printf(out, "run         %s: %s, by temper %s on %s (%s)\n", dir, text_at(run, "status"),
                   text_at(run, "temper"), text_at(device, "name"), text_at(device, "detail"));

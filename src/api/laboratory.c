@@ -145,9 +145,9 @@ static bool on_interrupted(void *context)
     return tm_laboratory_stopped(w->lab);
 }
 
-void tm_laboratory_watch_begin(tm_laboratory_watch *w, tm_laboratory *lab, bool counts)
+void tm_laboratory_watch_begin(tm_laboratory_watch *w, tm_laboratory *lab, bool trains)
 {
-    *w = (tm_laboratory_watch){.lab = lab, .counts = counts, .callbacks = {.progress = counts ? on_progress : NULL, .interrupted = on_interrupted, .context = w}};
+    *w = (tm_laboratory_watch){.lab = lab, .callbacks = {.progress = trains ? on_progress : NULL, .interrupted = on_interrupted, .context = w}};
 }
 
 void tm_laboratory_watch_end(tm_laboratory_watch *w)

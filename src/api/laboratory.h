@@ -40,10 +40,10 @@ void tm_laboratory_threads(const tm_laboratory *lab, tm_recipe *recipe);
 typedef struct tm_laboratory_watch {
     tm_laboratory *lab;
     tm_callbacks callbacks;
-    bool began, counts;   /* counts: it is a training */
+    bool began;
     double share, tokens_per_s;
 } tm_laboratory_watch;
-void tm_laboratory_watch_begin(tm_laboratory_watch *watch, tm_laboratory *lab, bool counts);
+void tm_laboratory_watch_begin(tm_laboratory_watch *watch, tm_laboratory *lab, bool trains);
 void tm_laboratory_watch_end(tm_laboratory_watch *watch);
 
 #endif

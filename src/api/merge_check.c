@@ -244,7 +244,7 @@ tm_status tm_merge_check(tm_merge_work *m, tm_error *err)
     if (st == TM_OK)
         st = sum ? against_sum(m, a, merged, err) : against_each(m, a, merged, err);
     if (st == TM_NO_FIT) {
-        tm_buf_printf(&m->text, "logits were not compared: %s\n", err->message);
+        tm_buf_printf(&m->text, "logits were not compared: %s\n", err ? err->message : "no memory for it");
         st = TM_OK;
     }
 out:

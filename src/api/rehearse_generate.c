@@ -58,8 +58,6 @@ typedef struct writer {
     int64_t begun, settled;
     void *draw;      /* scratch of tm_sample */
     double said_at;
-    tm_error *err;
-    tm_status status; /* of what happened while a token was chosen */
     /* what is kept */
     uint64_t *seen;
     size_t seen_capacity;
@@ -208,22 +206,27 @@ static const char *marked(const writer *w, const sample *s)
     return w->marker.size && s->text.size ? strstr(tm_buf_str(&s->text), w->marker.data) : NULL;
 }
 
-/* The next token of a sample into its ids and its text; below 0: that was the last. */
 static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
 {
     writer *w = context;
-    sample *s = w->sample[number];
+    const sample *s = w->sample[number];
     tm_sampling sampling = {.temperature = w->record->recipe->generate_temperature, .top_p = 1,
                             .seed = tm_philox_key(w->record->seeds.subset, TM_PURPOSE_REHEARSAL, (uint32_t)number, s->user ? 1 : 2)};
-    int32_t id = tm_sample(logits, w->inf.model.config.vocab, &sampling, position, w->draw);
+    return tm_sample(logits, w->inf.model.config.vocab, &sampling, position, w->draw);
+}
+
+/* The next token of a sample into its ids and its text. */
+static tm_status put_token(void *context, int64_t number, int32_t id, bool *more, tm_error *err)
+{
+    writer *w = context;
+    sample *s = w->sample[number];
     bool stop = stops_at(w, id);
-    if (w->status == TM_OK)
-        w->status = TM_GROW(&s->ids.id, &s->ids.capacity, s->ids.count + 1, w->err);
-    if (w->status == TM_OK)
-        s->ids.id[s->ids.count++] = id;
-    if (w->status == TM_OK && !stop && !tm_tokenizer_is_special(w->tok, id))
-        w->status = tm_decode_stream_push(&s->stream, w->tok, id, &s->text, w->err);
-    return w->status != TM_OK || stop || (s->user && marked(w, s)) ? -1 : id;
+    TM_TRY(TM_GROW(&s->ids.id, &s->ids.capacity, s->ids.count + 1, err));
+    s->ids.id[s->ids.count++] = id;
+    if (!stop && !tm_tokenizer_is_special(w->tok, id))
+        TM_TRY(tm_decode_stream_push(&s->stream, w->tok, id, &s->text, err));
+    *more = !stop && !(s->user && marked(w, s));
+    return TM_OK;
 }
 
 /* The user's words, without white space around them and what ends their turn; of size 0: none. */
@@ -350,7 +353,6 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
     int64_t number, half = w->longest / 2;
     *there = false;
     for (;;) {
-        TM_TRY(w->status);
         TM_TRY(ready_sample(w, &number, err));
         if (number == w->begun)
             return TM_OK;
@@ -372,7 +374,6 @@ static tm_status ended(void *context, int64_t number, tm_error *err)
     writer *w = context;
     sample *s = w->sample[number];
     int64_t samples = w->record->recipe->generate_samples;
-    TM_TRY(w->status);
     TM_TRY(tm_decode_stream_flush(&s->stream, w->tok, &s->text, err));
     TM_TRY(tm_buf_check(&s->text, err));
     if (s->user)
@@ -393,11 +394,10 @@ static tm_status write_all(writer *w, tm_error *err)
 {
     int64_t samples = w->record->recipe->generate_samples;
     w->said_at = tm_clock_seconds();
-    w->err = err;
     tm_rehearsal_say(w->record, "keep.generate: the base writes %lld texts", (long long)samples);
     TM_TRY(TM_NEW(&w->sample, samples, err));
     TM_TRY(tm_alloc(&w->draw, tm_sample_scratch_bytes(w->inf.model.config.vocab), 1, err));
-    TM_TRY(tm_decode(&w->inf.model, &w->inf.batch, &(tm_texts){next_text, choose, ended, go_on, w}, err));
+    TM_TRY(tm_decode(&w->inf.model, &w->inf.batch, &(tm_texts){next_text, w->record->recipe->generate_temperature > 0 ? choose : NULL, put_token, ended, go_on, w}, err));
     if (!w->kept)
         return tm_fail(err, TM_FAILED, "keep.generate: none of %lld texts is of use (%lld empty, %lld too long): another temperature, or keep.generate.prompts", (long long)samples,
                        (long long)w->empty, (long long)w->too_long);

@@ -73,7 +73,7 @@ static tm_status do_lines(work *w, tm_error *err)
         number++;
         st = do_line(w, text, (size_t)size, err);
         if (st != TM_OK)
-            tm_fail_prefix(err, "%s:%lld", r->name, (long long)number);
+            tm_fail_prefix(err, st, "%s:%lld", r->name, (long long)number);
         else if (fwrite(w->line.data, 1, w->line.size, r->out) != w->line.size)
             st = tm_fail_errno(err, TM_IO, "writing the result");
     }

@@ -192,7 +192,6 @@ static tm_status write_run_json(const tm_job *job, const tm_trainer *t, const ch
 
 typedef struct watching {
     const tm_callbacks *callbacks;
-    tm_job *job;
     double started;
     int64_t first_step, warnings_said;
 } watching;
@@ -337,7 +336,7 @@ static tm_status run_trainer(tm_job *job, tm_trainer *t, watching *w, model_hash
 
 static tm_status train_job(tm_job *job, const tm_callbacks *callbacks, tm_error *err)
 {
-    watching w = {.callbacks = callbacks, .job = job};
+    watching w = {.callbacks = callbacks};
     tm_trainer *trainer = NULL;
     bool finished;
     TM_TRY(tm_hf_sample(job->recipe->model, job->file, &job->model_sample, err));

@@ -372,10 +372,7 @@ static tm_status compare_all(check *c, tm_error *err)
 
 static tm_status open_run(check *c, tm_error *err)
 {
-    char *path = tm_path_join(c->run, "run.json", err);
-    tm_status st = path ? tm_json_read(path, &c->json, err) : TM_NO_MEMORY;
-    free(path);
-    TM_TRY(st);
+    TM_TRY(tm_json_read_in(c->run, "run.json", &c->json, err));
     const char *status = json_string_value(json_object_get(c->json, "status"));
     c->recipe = json_object_get(c->json, "recipe");
     if (!status || !json_is_object(c->recipe))

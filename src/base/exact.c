@@ -16,18 +16,35 @@ static double scale_by_power_of_two(double x, int k)
     return x * power;
 }
 
+/* Of at most AT_ONCE numbers: one waits for 16 divisions in turn, several wait together. */
+enum { AT_ONCE = 16 };
+static inline void exp_some(double *x, int n)
+{
+    double k[AT_ONCE], r[AT_ONCE], sum[AT_ONCE];
+    for (int i = 0; i < n; i++) {
+        double near = x[i] < -700 ? -700 : x[i] > 700 ? 700 : x[i];
+        k[i] = floor(near / (LN2_HI + LN2_LO) + 0.5);
+        r[i] = (near - k[i] * LN2_HI) - k[i] * LN2_LO; /* |r| <= 0.35 */
+        sum[i] = 1;
+    }
+    for (int term = 16; term >= 1; term--) /* Taylor: the term after the last is below 2^-70 */
+        for (int i = 0; i < n; i++)
+            sum[i] = 1 + sum[i] * r[i] / term;
+    for (int i = 0; i < n; i++)
+        x[i] = x[i] < -700 ? 0 : x[i] > 700 ? INFINITY : scale_by_power_of_two(sum[i], (int)k[i]);
+}
+
 double tm_exp(double x)
 {
-    if (x < -700)
-        return 0;
-    if (x > 700)
-        return INFINITY;
-    double k = floor(x / (LN2_HI + LN2_LO) + 0.5);
-    double r = (x - k * LN2_HI) - k * LN2_LO; /* |r| <= 0.35 */
-    double sum = 1;
-    for (int n = 16; n >= 1; n--) /* Taylor: the term after the last is below 2^-70 */
-        sum = 1 + sum * r / n;
-    return scale_by_power_of_two(sum, (int)k);
+    exp_some(&x, 1);
+    return x;
+}
+
+void tm_exp_all(double *x, int64_t n)
+{
+    for (; n >= AT_ONCE; n -= AT_ONCE, x += AT_ONCE)
+        exp_some(x, AT_ONCE);
+    exp_some(x, (int)n);
 }
 
 double tm_log(double x)

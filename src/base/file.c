@@ -130,8 +130,6 @@ tm_status tm_path_sync(const char *path, tm_error *err)
     return st;
 }
 
-tm_status tm_dir_sync(const char *path, tm_error *err) { return tm_path_sync(path, err); }
-
 /* The folder of a path, "." when it has none; free(). */
 static char *parent_of(const char *path, tm_error *err)
 {

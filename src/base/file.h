@@ -50,7 +50,6 @@ tm_status tm_dir_remove(const char *path, tm_error *err) TM_MUST_CHECK;  /* with
 tm_status tm_path_move(const char *from, const char *to, tm_error *err) TM_MUST_CHECK;
 /* Flushes a file or folder that was written by other means. */
 tm_status tm_path_sync(const char *path, tm_error *err) TM_MUST_CHECK;
-tm_status tm_dir_sync(const char *path, tm_error *err) TM_MUST_CHECK;
 /* Names in a folder, sorted by bytes, without . and ..; free with tm_names_free. */
 tm_status tm_dir_list(const char *path, char ***names, size_t *count, tm_error *err) TM_MUST_CHECK;
 void tm_names_free(char **names, size_t count);

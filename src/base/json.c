@@ -38,6 +38,15 @@ tm_status tm_json_read(const char *path, json_t **out, tm_error *err)
     return st;
 }
 
+tm_status tm_json_read_in(const char *dir, const char *name, json_t **out, tm_error *err)
+{
+    *out = NULL;
+    char *path = tm_path_join(dir, name, err);
+    tm_status st = path ? tm_json_read(path, out, err) : TM_NO_MEMORY;
+    free(path);
+    return st;
+}
+
 /* ---- reading values ---- */
 
 static const char *kind_of(const json_t *value)

@@ -17,6 +17,8 @@ tm_status tm_json_parse(const char *text, size_t size, const char *name, json_t 
  * line, only the column; the caller knows them. */
 tm_status tm_json_parse_row(const char *text, size_t size, json_t **out, tm_error *err) TM_MUST_CHECK;
 tm_status tm_json_read(const char *path, json_t **out, tm_error *err) TM_MUST_CHECK;
+/* The file of that name in a folder. */
+tm_status tm_json_read_in(const char *dir, const char *name, json_t **out, tm_error *err) TM_MUST_CHECK;
 /* A file of one value, written atomically; flags are jansson's (JSON_INDENT, JSON_SORT_KEYS, ...). json NULL:
  * memory ran out while it was made. Never json_dumps for this: it can lose a part when memory runs out. */
 tm_status tm_json_write(const char *path, const json_t *json, size_t flags, tm_error *err) TM_MUST_CHECK;

@@ -65,7 +65,7 @@ static tm_status located(const loader *l, int line, const char *key, tm_status s
         return st;
     char where[512];
     place(l, line, where, sizeof where);
-    return tm_fail_prefix(l->err, "%s%s", where, key);
+    return tm_fail_prefix(l->err, st, "%s%s", where, key);
 }
 
 /* --- Finding options --- */

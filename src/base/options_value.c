@@ -302,8 +302,7 @@ static tm_status map_check(const tm_option *o, const tm_item *item, tm_error *er
                                 (!o->allowed || !interval_parse(o->allowed).whole || tm_node_int(item->value, &whole));
     if (ok)
         return TM_OK;
-    (void)mismatch(o, item->value, err);
-    return tm_fail_prefix(err, "%s", item->key);
+    return tm_fail_prefix(err, mismatch(o, item->value, err), "%s", item->key);
 }
 
 /* Numbers in one form, so that 8 and 8.0 are the same recipe. */

@@ -52,10 +52,10 @@ tm_status tm_fail_errno(tm_error *err, tm_status status, const char *fmt, ...)
     return status;
 }
 
-tm_status tm_fail_prefix(tm_error *err, const char *fmt, ...)
+tm_status tm_fail_prefix(tm_error *err, tm_status status, const char *fmt, ...)
 {
     if (!err)
-        return TM_FAILED;
+        return status;
     char old[sizeof err->message];
     memcpy(old, err->message, sizeof old);
     va_list args;
@@ -69,5 +69,5 @@ tm_status tm_fail_prefix(tm_error *err, const char *fmt, ...)
         memcpy(err->message + used + 2, old, size);
         err->message[used + 2 + size] = 0;
     }
-    return err->status;
+    return status;
 }

@@ -14,8 +14,8 @@ tm_status tm_fail(tm_error *err, tm_status status, const char *fmt, ...) TM_PRIN
 /* As tm_fail, with ": <strerror(errno)>" appended; errno is read on entry. */
 tm_status tm_fail_errno(tm_error *err, tm_status status, const char *fmt, ...) TM_PRINTF(3, 4);
 
-/* Puts "context: " before the message that err already holds and returns its status. */
-tm_status tm_fail_prefix(tm_error *err, const char *fmt, ...) TM_PRINTF(2, 3);
+/* Puts "context: " before the message that err already holds, of a failure with that status, and returns the status. */
+tm_status tm_fail_prefix(tm_error *err, tm_status status, const char *fmt, ...) TM_PRINTF(3, 4);
 
 /* Forwards a failure: for functions with nothing to clean up. */
 #define TM_TRY(expr)                        \

@@ -11,10 +11,9 @@ static int run(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         int first = i;
         base = NULL;
-        bool is_base = false;
         if (cli_is(argv[i], "--json"))
             request.json = true;
-        else if ((is_base = cli_option(argc, argv, &i, "--base", &base))) {
+        else if (cli_option(argc, argv, &i, "--base", &base)) {
             if (!base || tm_names_add(&bases, base, &err) != TM_OK)
                 return cli_usage(&cmd_advise, "--base: a folder is missing");
         } else if (!cli_option(argc, argv, &i, "--tasks", &tasks))

@@ -147,7 +147,5 @@ tm_arena tm_arena_at(tm_device *d, const char *name, void *base, int64_t bytes);
 /* NULL only by a programmer's mistake (asserted): arenas are sized by the plan. */
 void *tm_arena_take(tm_arena *arena, int64_t bytes);
 tm_tensor tm_arena_tensor(tm_arena *arena, tm_dtype dtype, int64_t rows, int64_t cols);
-static inline int64_t tm_arena_mark(const tm_arena *arena) { return arena->used; }
-static inline void tm_arena_reset(tm_arena *arena, int64_t mark) { arena->used = mark; }
 
 #endif

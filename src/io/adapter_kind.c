@@ -65,13 +65,11 @@ tm_status tm_adapter_kind_base(const char *dir, char **out, tm_error *err)
 {
     *out = NULL;
     json_t *json = NULL;
-    char *path = tm_path_join(dir, "adapter_config.json", err);
-    tm_status st = path ? tm_json_read(path, &json, err) : TM_NO_MEMORY;
+    tm_status st = tm_json_read_in(dir, "adapter_config.json", &json, err);
     const char *name = json_string_value(json_object_get(json, "base_model_name_or_path"));
     name = name ? name : json_string_value(json_object_get(json, "model_name"));
     if (st == TM_OK && name && !(*out = tm_strdup(name, err)))
         st = TM_NO_MEMORY;
     json_decref(json);
-    free(path);
     return st;
 }

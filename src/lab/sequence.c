@@ -68,7 +68,7 @@ static tm_status run_piece(void *context, size_t item, tm_error *err)
     char *folder = NULL;
     mine.err = &ignored;
     if (tm_lab_chain_folder(&c, c.arm->kind == TM_ARM_SEQUENCE && !tm_lab_is_separate(c.arm), NULL, &folder) == TM_OK)
-        tm_fail_prefix(&first, "%s", folder);
+        tm_fail_prefix(&first, st, "%s", folder);
     free(folder);
     *err = first;
     return st;

@@ -200,8 +200,9 @@ static tm_status arm_grid(reader *r, void *to, int line, const tm_node *value)
             const tm_node *v = list->item[k].value;
             if (v->kind != TM_NODE_SCALAR || strlen(v->text) > 200)
                 return wrong(r, v->line, value->item[i].key, "a number or a word a value", v);
-            if (tm_grid_add(grid, value->item[i].key, v->text, r->err) != TM_OK)
-                return r->err->status == TM_RECIPE ? tm_fail_prefix(r->err, "%s:%d", r->f->path, v->line) : r->err->status;
+            tm_status st = tm_grid_add(grid, value->item[i].key, v->text, r->err);
+            if (st != TM_OK)
+                return st == TM_RECIPE ? tm_fail_prefix(r->err, st, "%s:%d", r->f->path, v->line) : st;
         }
     }
     return tm_grid_count(grid) <= TM_LAB_MOST_CONFIGS ? TM_OK : refuse(r, line, "arms.grid: more than %d configurations", TM_LAB_MOST_CONFIGS);
@@ -597,7 +598,7 @@ static tm_status check_configuration(reader *r, tm_lab_arm *arm, size_t c, int32
     if (st == TM_OK)
         st = tm_sequence_train_recipe(r->f, arm, &task, 1, r->overrides, r->override_count, &settings, &recipe, r->err);
     if (st == TM_RECIPE && c)
-        st = tm_fail_prefix(r->err, "%s:%d: grid", r->f->path, arm->grid.line);
+        st = tm_fail_prefix(r->err, st, "%s:%d: grid", r->f->path, arm->grid.line);
     if (st == TM_OK)
         st = check_recipe(r, arm, recipe, c > 0);
     tm_recipe_destroy(recipe);

@@ -250,7 +250,7 @@ static tm_status train_run(void *context, size_t i, tm_error *err)
     TM_TRY(load_recipe(w, &w->run[i], &recipe, err));
     tm_status st = w->calls->train(w->calls->context, recipe, err);
     if (st != TM_OK && st != TM_DIVERGED) /* that is what came of these settings */
-        return err->status == st ? tm_fail_prefix(err, "%s", w->run[i].folder) : st;
+        return err->status == st ? tm_fail_prefix(err, st, "%s", w->run[i].folder) : st;
     pthread_mutex_lock(&w->mutex);
     st = read_run(w, &w->run[i], st == TM_DIVERGED, err);
     w->done++;

@@ -7,11 +7,11 @@
 #include <stdlib.h>
 
 /* A chunk holds at least one row of an example: at most one a whole 256 tokens and one a rest. */
-static int64_t max_chunks(const tm_batch *b) { return b->max_examples + b->max_tokens / TM_CHUNK_TOKENS; }
+static int64_t max_chunks(int64_t tokens, int64_t examples) { return examples + tokens / TM_CHUNK_TOKENS; }
 
 static int64_t staging_capacity(const tm_batch *b)
 {
-    int64_t tokens = b->max_tokens, chunks = max_chunks(b), group = b->replicas + 1;
+    int64_t tokens = b->max_tokens, chunks = max_chunks(b->max_tokens, b->max_examples), group = b->replicas + 1;
     return 6 * tokens + (chunks + 1) + 2 * group          /* ids, table, prompt and replica rows, position, example; chunk; groups */
            + 3 * b->max_examples + 1                      /* spans */
            + 5 * tokens                                   /* target row, target, position, example, teacher row */
@@ -32,7 +32,7 @@ tm_status tm_batch_create(tm_batch *b, tm_memory *memory, tm_device *device, int
     tm_status st = TM_OK;
     TM_GO(TM_NEW(&b->staging, staging_capacity(b), err));
     TM_GO(tm_alloc(&b->staging_real, (size_t)max_tokens, 8, err));
-    TM_GO(TM_NEW(&b->slice, max_chunks(b), err));
+    TM_GO(TM_NEW(&b->slice, max_chunks(b->max_tokens, b->max_examples), err));
     TM_GO(TM_NEW(&b->item_past, max_examples, err));
     TM_GO(TM_NEW(&b->item_n, max_examples, err));
     TM_GO(TM_NEW(&b->item_length, max_examples, err));
@@ -83,30 +83,31 @@ static void fill_shape(tm_batch *b, int64_t count, int32_t *const tables[3], int
     for (int k = 0; k < 3; k++)
         for (int64_t t = row; tables[k] && t < b->max_tokens; t++)
             tables[k][t] = -1;
-    for (int64_t c = b->rows.chunks; c <= max_chunks(b); c++)
+    for (int64_t c = b->rows.chunks; c <= max_chunks(b->max_tokens, b->max_examples); c++)
         chunk[c] = row;
     for (int64_t e = count; e < b->max_examples; e++) {
         query[e + 1] = key[e] = row;
         keys[e] = 0;
     }
     b->rows.n = b->max_tokens;
-    b->rows.chunks = max_chunks(b);
+    b->rows.chunks = max_chunks(b->max_tokens, b->max_examples);
     b->spans.n = b->max_examples;
 }
 
-static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
+/* Room for `most` rows of `examples` examples. */
+static void lay_rows(tm_batch *b, const tm_batch_item *items, int64_t count, int64_t most, int64_t examples)
 {
     const int32_t *example;
-    int32_t *ids = stage(b, b->max_tokens, &b->ids), *position = stage(b, b->max_tokens, &b->rows.position);
-    int32_t *index = stage(b, b->max_tokens, &example);
-    int32_t *table_row = b->table_rows ? stage(b, b->max_tokens, &b->table_row) : NULL;
-    int32_t *prompt_row = b->prefix ? stage(b, b->max_tokens, &b->prompt_row) : NULL;
-    int32_t *replica_row = b->replicas_wanted ? stage(b, b->max_tokens, &b->replica_row) : NULL;
-    int32_t *chunk = stage(b, max_chunks(b) + 1, &b->rows.chunk);
+    int32_t *ids = stage(b, most, &b->ids), *position = stage(b, most, &b->rows.position);
+    int32_t *index = stage(b, most, &example);
+    int32_t *table_row = b->table_rows ? stage(b, most, &b->table_row) : NULL;
+    int32_t *prompt_row = b->prefix ? stage(b, most, &b->prompt_row) : NULL;
+    int32_t *replica_row = b->replicas_wanted ? stage(b, most, &b->replica_row) : NULL;
+    int32_t *chunk = stage(b, max_chunks(most, examples) + 1, &b->rows.chunk);
     int32_t *group = stage(b, b->replicas + 1, &b->rows.group);
     int32_t *group_chunk = stage(b, b->replicas + 1, &b->rows.group_chunk);
-    int32_t *query = stage(b, b->max_examples + 1, &b->spans.query);
-    int32_t *key = stage(b, b->max_examples, &b->spans.key), *keys = stage(b, b->max_examples, &b->spans.keys);
+    int32_t *query = stage(b, examples + 1, &b->spans.query);
+    int32_t *key = stage(b, examples, &b->spans.key), *keys = stage(b, examples, &b->spans.keys);
     b->rows.example = (const uint32_t *)example;
     int64_t row = 0, chunks = 0;
     int32_t replica = -1;
@@ -264,9 +265,9 @@ static void lay_targets(tm_batch *b, const tm_batch_item *items, int64_t count)
 }
 
 /* In the cache, in place of targets: where keys and values go. */
-static void lay_cache_rows(tm_batch *b, const tm_batch_item *items, int64_t count)
+static void lay_cache_rows(tm_batch *b, const tm_batch_item *items, int64_t count, int64_t rows)
 {
-    int32_t *cache_row = stage(b, b->max_tokens, &b->cache_row);
+    int32_t *cache_row = stage(b, rows, &b->cache_row);
     int64_t row = 0;
     for (int64_t e = 0; e < count; e++)
         for (int32_t t = 0; t < b->item_n[e]; t++)
@@ -307,11 +308,13 @@ void tm_batch_fill(tm_batch *b, const tm_batch_item *items, int64_t count)
     }
     assert(tokens <= b->max_tokens && count <= b->max_examples);
     b->staging_count = 0;
-    lay_rows(b, items, count);
-    if (b->cached)
-        lay_cache_rows(b, items, count);
-    else
+    if (b->cached) { /* what a few tokens need is uploaded for every one of them: no more than that */
+        lay_rows(b, items, count, tokens, count);
+        lay_cache_rows(b, items, count, tokens);
+    } else {
+        lay_rows(b, items, count, b->max_tokens, b->max_examples);
         lay_targets(b, items, count);
+    }
     if (b->gates)
         lay_gates(b, items, count);
     d->calls->upload(d, b->resident, b->staging, b->staging_count * 4);

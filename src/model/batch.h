@@ -73,7 +73,7 @@ typedef struct tm_batch {
     int32_t *target_item, *target_token;
     /* results of the loss head: device, then host after tm_batch_read_results */
     tm_tensor loss, kl;      /* [1, max targets] device, real */
-    int32_t *hit;            /* device */
+    int32_t *hit;            /* device; in generation the likeliest token behind every row */
     double *host_loss, *host_kl;
     int32_t *host_hit;
     /* private */

@@ -38,7 +38,7 @@ typedef enum tm_init_rule {
 
 /* Keys of config.json that differ between families; NULL: as in llama. */
 typedef struct tm_config_keys {
-    const char *width, *layers, *heads, *kv_heads, *head_size, *ffn, *positions, *norm_eps, *activation, *rope_theta, *rope_size;
+    const char *width, *layers, *heads, *head_size, *ffn, *positions, *norm_eps, *activation, *rope_theta, *rope_size;
 } tm_config_keys;
 
 enum { TM_FAMILY_ALIASES = 1, TM_FAMILY_BESIDE = 4 };

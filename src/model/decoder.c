@@ -208,14 +208,19 @@ void tm_model_begin_step(tm_model *m, const tm_step_params *step)
 }
 
 /* Whether block i's residual stream is in host memory between forward and backward. The last two of the blocks that are
- * computed again keep theirs: backward begins with them. */
-static bool stashed(const tm_model *m, int64_t i) { return m->settings.train && !m->linear.base_only && i >= m->stash_first && i < m->stash_end; }
+ * computed again keep theirs: backward begins with them. None follows generation. */
+static bool stashed(const tm_model *m, const tm_batch *b, int64_t i)
+{
+    return m->settings.train && !m->linear.base_only && !b->cached && i >= m->stash_first && i < m->stash_end;
+}
 
 static int64_t stream_bytes(const tm_model *m, const tm_batch *b) { return tm_dtype_bytes(m->settings.act, b->rows.n * m->config.width); }
 
+bool tm_model_uploads(const tm_model *m, const tm_batch *b) { return m->config.ropes && by_row(m, b, 0); }
+
 void tm_model_forward(tm_model *m, const tm_batch *b)
 {
-    if (m->config.ropes && by_row(m, b, 0))
+    if (tm_model_uploads(m, b))
         fill_row_angles(m, b);
     if (b->gates)
         RUN(cast, tm_tensor_rows(b->gate, 0, b->rows.n), tm_tensor_rows(tm_tensor_cols(m->linear.gated, b->gate.cols, b->gate.cols), 0, b->rows.n));
@@ -226,10 +231,10 @@ void tm_model_forward(tm_model *m, const tm_batch *b)
         delta = m->delta;
     }
     for (int64_t i = 0; i < m->config.layers; i++) {
-        if (stashed(m, i - 2)) /* whose place this block's stream takes */
+        if (stashed(m, b, i - 2)) /* whose place this block's stream takes */
             m->device->calls->stash_wait(m->device, i - 2);
         block_forward(m, i, b, x, delta);
-        if (stashed(m, i))
+        if (stashed(m, b, i))
             m->device->calls->stash(m->device, i, m->saved[i].x_in.data, stream_bytes(m, b));
         x = m->saved[i].x_mid;
         delta = m->delta;
@@ -305,7 +310,7 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
     RUN(fill, tm_tensor_rows(m->dx, 0, rows->n), 0);
     norm_backward(m, rows, &m->final_norm, m->dy, m->x_final, &m->n_final, m->dx);
     for (int64_t i = layers - 1; i >= 0 && i >= m->first_trained; i--) {
-        if (stashed(m, i))
+        if (stashed(m, b, i))
             m->device->calls->stash_wait(m->device, i);
         /* Blocks that share one set: the last of them finds what it left there. */
         if (i + 1 < m->settings.recompute_layers && i + 1 < layers) /* x_in is kept: with nothing to add, block_forward leaves it as it is */
@@ -313,7 +318,7 @@ void tm_model_backward(tm_model *m, const tm_batch *b)
         mlp_backward(m, i, b);
         /* Below the lowest trained tensor nobody wants a gradient, unless this layer's norm does. */
         attention_backward(m, i, b, i > m->first_trained || tm_norm_trained(&m->block[i].norm[TM_NORM_ATTN]));
-        if (stashed(m, i - 2)) /* comes back while the block between is at work */
+        if (stashed(m, b, i - 2)) /* comes back while the block between is at work */
             m->device->calls->unstash(m->device, i - 2, m->saved[i - 2].x_in.data, stream_bytes(m, b));
     }
     if (m->first_trained < 0)

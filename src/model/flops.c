@@ -36,9 +36,3 @@ double tm_flops_attention(const tm_model *m, int64_t length)
     }
     return flops;
 }
-
-double tm_flops_per_token(const tm_model *m, int64_t length)
-{
-    tm_flops f = tm_flops_of(m);
-    return f.token + f.target + tm_flops_attention(m, length) / (double)length;
-}

@@ -13,7 +13,5 @@ typedef struct tm_flops {
 tm_flops tm_flops_of(const tm_model *model);
 /* Of attention over an example of so many rows. */
 double tm_flops_attention(const tm_model *model, int64_t length);
-/* All of it a token, of examples of `length` tokens that are all targets. */
-double tm_flops_per_token(const tm_model *model, int64_t length);
 
 #endif

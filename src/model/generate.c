@@ -2,6 +2,7 @@
 #include "model/generate.h"
 
 #include "base/buf.h"
+#include "device/replay.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -34,7 +35,9 @@ typedef struct decoding {
     tm_batch_item *item; /* [slots] of the batch at hand */
     slot **of;           /* [slots] whose they are */
     int64_t slots, items;
-    void *raw;           /* [slots, vocab] logits as the device keeps them */
+    tm_replay *replay;   /* [slots] by how many texts get a token: one less */
+    int32_t *likeliest;  /* [slots] */
+    void *raw;           /* [slots, vocab] logits as the device keeps them, where somebody wants to see them */
     float *logits;       /* [vocab] */
 } decoding;
 
@@ -99,11 +102,11 @@ static void add(decoding *d, slot *s, int64_t n, int64_t length)
                                           .gates = prompt->gates_by_token ? prompt->gates + gates * d->b->gates : prompt->gates};
 }
 
-static void run(decoding *d, bool single)
+/* Lays out what was added. */
+static void fill(decoding *d, bool single)
 {
     d->b->single = single;
     tm_batch_fill(d->b, d->item, d->items);
-    tm_model_forward(d->m, d->b);
     for (int64_t i = 0; i < d->items; i++)
         d->of[i]->past += tm_batch_item_rows(d->b, &d->item[i]);
 }
@@ -132,16 +135,22 @@ static void read_prompts(decoding *d)
         for (slot *s = d->slot; s < d->slot + d->slots; s++)
             if (s->busy)
                 rows += add_prompt(d, s, d->b->max_tokens - rows);
-        if (d->items)
-            run(d, false);
+        if (d->items) {
+            fill(d, false);
+            tm_model_forward(d->m, d->b);
+        }
     } while (d->items);
 }
 
-static tm_status choose(decoding *d, slot *s, tm_error *err)
+/* --- Tokens --- */
+
+/* A text has its next token. */
+static tm_status put_token(decoding *d, slot *s, int32_t id, tm_error *err)
 {
-    int32_t id = d->texts->choose(d->texts->context, s->text.number, d->logits, s->past);
+    bool more = true;
+    TM_TRY(d->texts->token(d->texts->context, s->text.number, id, &more, err));
     s->left--;
-    if (id >= 0 && s->left > 0 && s->past < d->m->settings.cache_tokens) {
+    if (more && s->left > 0 && s->past < d->m->settings.cache_tokens) {
         s->ids[s->rows++ - d->b->prefix] = id;
         if (s->past == long_from(d) && s->whole <= long_from(d)) {
             s->past = 0;
@@ -153,23 +162,56 @@ static tm_status choose(decoding *d, slot *s, tm_error *err)
     return d->texts->ended ? d->texts->ended(d->texts->context, s->text.number, err) : TM_OK;
 }
 
+static void queue_tokens(void *context)
+{
+    decoding *d = context;
+    tm_model_forward(d->m, d->b);
+    tm_model_logits(d->m, d->b);
+    if (!d->texts->choose)
+        tm_model_likeliest(d->m, d->b);
+}
+
+/* What the tokens are chosen by, on the host. */
+static tm_status fetch_choice(decoding *d, tm_error *err)
+{
+    tm_device *device = d->m->device;
+    tm_tensor logits = d->m->logits;
+    int64_t bytes = tm_dtype_bytes(logits.dtype, logits.cols);
+    for (int64_t i = 0; d->texts->choose && i < d->items; i++)
+        tm_device_fetch(device, (char *)d->raw + i * bytes, tm_tensor_rows(logits, i, 1).data, bytes);
+    if (!d->texts->choose)
+        tm_device_fetch(device, d->likeliest, d->b->hit, d->items * (int64_t)sizeof *d->likeliest);
+    return device->calls->sync(device, err);
+}
+
+static int32_t choice(decoding *d, int64_t i)
+{
+    if (!d->texts->choose)
+        return d->likeliest[i];
+    tm_tensor logits = d->m->logits;
+    void *raw = (char *)d->raw + i * tm_dtype_bytes(logits.dtype, logits.cols);
+    if (logits.dtype != TM_F32)
+        tm_dtype_convert(d->logits, TM_F32, raw, logits.dtype, logits.cols);
+    return d->texts->choose(d->texts->context, d->of[i]->text.number, logits.dtype == TM_F32 ? raw : d->logits, d->of[i]->past);
+}
+
 /* One token of every text under way. As in transformers the first Qwen keeps the angles of its prompt, dynamic ones
  * follow the length, and with short and long factors the whole text is computed anew where it outgrows the short ones. */
 static tm_status write_tokens(decoding *d, tm_error *err)
 {
     tm_model *m = d->m;
-    int64_t vocab = m->config.vocab, bytes = tm_dtype_bytes(m->logits.dtype, m->logits.ld);
     d->items = 0;
     for (slot *s = d->slot; s < d->slot + d->slots; s++)
         if (s->busy)
             add(d, s, 1, keeps_angles(d) ? s->whole : 0);
-    run(d, true);
-    tm_model_logits(m, d->b);
-    m->device->calls->download(m->device, d->raw, m->logits.data, d->items * bytes);
-    for (int64_t i = 0; i < d->items; i++) {
-        tm_dtype_convert(d->logits, TM_F32, (char *)d->raw + i * bytes, m->logits.dtype, vocab);
-        TM_TRY(choose(d, d->of[i], err));
-    }
+    fill(d, true);
+    if (tm_model_uploads(m, d->b))
+        queue_tokens(d);
+    else
+        TM_TRY(tm_replay_run(m->device, &d->replay[d->items - 1], queue_tokens, d, err));
+    TM_TRY(fetch_choice(d, err));
+    for (int64_t i = 0; i < d->items; i++)
+        TM_TRY(put_token(d, d->of[i], choice(d, i), err));
     return TM_OK;
 }
 
@@ -186,8 +228,12 @@ tm_status tm_decode(tm_model *m, tm_batch *b, const tm_texts *texts, tm_error *e
     TM_GO(TM_NEW(&d.of, d.slots, err));
     for (int64_t i = 0; i < d.slots; i++)
         TM_GO(TM_NEW(&d.slot[i].ids, m->settings.cache_tokens + 1, err));
-    TM_GO(tm_alloc(&d.raw, (size_t)d.slots, (size_t)tm_dtype_bytes(m->logits.dtype, m->logits.ld), err));
-    TM_GO(TM_NEW(&d.logits, m->config.vocab, err));
+    TM_GO(TM_NEW(&d.replay, d.slots, err));
+    if (texts->choose) {
+        TM_GO(tm_alloc(&d.raw, (size_t)d.slots, (size_t)tm_dtype_bytes(m->logits.dtype, m->config.vocab), err));
+        TM_GO(TM_NEW(&d.logits, m->config.vocab, err));
+    } else
+        TM_GO(TM_NEW(&d.likeliest, d.slots, err));
     b->cached = true;
     for (;;) {
         TM_GO(take_texts(&d, &busy, err));
@@ -198,14 +244,17 @@ tm_status tm_decode(tm_model *m, tm_batch *b, const tm_texts *texts, tm_error *e
         read_prompts(&d);
         TM_GO(write_tokens(&d, err));
     }
-    st = m->device->calls->sync(m->device, err);
 out:
+    for (int64_t i = 0; d.replay && i < d.slots; i++)
+        tm_replay_drop(m->device, &d.replay[i]);
     b->cached = b->single = false;
     for (int64_t i = 0; d.slot && i < d.slots; i++)
         free(d.slot[i].ids);
     free(d.slot);
     free(d.item);
     free(d.of);
+    free(d.replay);
+    free(d.likeliest);
     free(d.raw);
     free(d.logits);
     return st;

@@ -25,8 +25,11 @@ typedef struct tm_texts {
     /* The next text; *there false: none now. Asked again whenever a slot is free, and after every `ended`. All texts of
      * a call are of one replica. */
     tm_status (*next)(void *context, tm_text *out, bool *there, tm_error *err);
-    /* The token of a position (rows of a trained prompt included) of a text, from logits [vocab]; below 0 ends it. */
+    /* The token of a position (rows of a trained prompt included) of a text, from logits [vocab]. NULL: always the likeliest,
+     * which the device finds (op most_likely): no logits come to the host then. */
     int32_t (*choose)(void *context, int64_t number, const float *logits, int64_t position);
+    /* What was chosen; *more is true. False: the text ends here. */
+    tm_status (*token)(void *context, int64_t number, int32_t id, bool *more, tm_error *err);
     /* The text has its last token. NULL: nobody wants to know. */
     tm_status (*ended)(void *context, int64_t number, tm_error *err);
     /* Before every token of the texts under way: whether to go on. NULL: always. */
@@ -39,7 +42,7 @@ typedef struct tm_texts {
  * fit: TM_FAILED. */
 tm_status tm_decode(tm_model *model, tm_batch *batch, const tm_texts *texts, tm_error *err) TM_MUST_CHECK;
 
-/* The most likely token; the lowest id wins. */
+/* The most likely token, by the rule of op most_likely: the lowest id wins, what is not a number does not. */
 int32_t tm_most_likely(const float *logits, int64_t vocab);
 
 #endif

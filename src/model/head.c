@@ -60,3 +60,8 @@ void tm_model_logits(tm_model *m, const tm_batch *b)
     if (m->config.head_cap > 0)
         RUN(softcap, b->rows.n, m->config.head_cap, m->logits);
 }
+
+void tm_model_likeliest(tm_model *m, const tm_batch *b)
+{
+    RUN(most_likely, b->rows.n, m->logits, b->hit);
+}

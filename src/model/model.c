@@ -339,7 +339,7 @@ static tm_status take_activations(tm_model *m, tm_error *err)
     if (alone > 0)
         take_saved(m, &widest, kept, &shared);
     for (int64_t i = 0; i < c->layers; i++) {
-        int64_t before = tm_arena_mark(kept);
+        int64_t before = kept->used;
         if (i < alone)
             m->saved[i] = shared;
         else
@@ -348,7 +348,7 @@ static tm_status take_activations(tm_model *m, tm_error *err)
             m->saved[i].x_in = turn[(i - reached) % 2];
         else
             m->saved[i].x_in = i == 0 || i < reached ? m->x0 : tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
-        m->saved[i].bytes = tm_arena_mark(kept) - before;
+        m->saved[i].bytes = kept->used - before;
     }
     m->x_final = tm_arena_tensor(kept, s->act, s->max_tokens, c->width);
     take_norm_saved(m, kept, &m->n_final);

@@ -154,6 +154,9 @@ bool tm_embed_trained(const tm_model *model);
 
 /* Runs the batch up to model->hidden. */
 void tm_model_forward(tm_model *model, const tm_batch *batch);
+/* Whether forward uploads, for an example whose angles its length decides about; otherwise what it queues follows from the
+ * batch's shape alone and may be recorded. */
+bool tm_model_uploads(const tm_model *model, const tm_batch *batch);
 /* Loss of every target into batch->loss (and kl, hit). With grad: the gradient of the weighted sum
  * with respect to hidden, and the head's own. teacher: hidden states [n, C] of a teacher, those of a
  * target in row batch->teacher_row; its head is teacher_head (absent: the model's own head without adapter). */
@@ -180,5 +183,7 @@ int64_t tm_model_workspace(const tm_model *model, int64_t factor);
 /* Logits [T, V] of every row of the batch into model->logits: one row in generation; all rows, with
  * settings.logits, in tests and comparisons. */
 void tm_model_logits(tm_model *model, const tm_batch *batch);
+/* The likeliest token behind every row, from the logits, into batch->hit. */
+void tm_model_likeliest(tm_model *model, const tm_batch *batch);
 
 #endif

@@ -101,27 +101,6 @@ void tm_work_add_product(tm_work *work, tm_product kind, int64_t rows, int64_t o
 
 static void terms_of(const tm_work *work, double out[TM_WORK_TERMS]) { memcpy(out, work, sizeof *work); }
 
-void tm_work_add(tm_work *sum, const tm_work *work, double times)
-{
-    double a[TM_WORK_TERMS], b[TM_WORK_TERMS];
-    terms_of(sum, a);
-    terms_of(work, b);
-    for (int i = 0; i < TM_WORK_TERMS; i++)
-        a[i] += times * b[i];
-    memcpy(sum, a, sizeof *sum);
-}
-
-double tm_work_flops(const tm_work *work)
-{
-    double term[TM_WORK_TERMS], sum = 0;
-    tm_work flops = *work;
-    flops.bytes = flops.calls = flops.lowrank_ops[0] = flops.lowrank_ops[1] = 0;
-    terms_of(&flops, term);
-    for (int i = 0; i < TM_WORK_TERMS; i++)
-        sum += term[i];
-    return sum;
-}
-
 double tm_seconds_of(const tm_calibration *c, const tm_work *work)
 {
     double rate[TM_WORK_TERMS], amount[TM_WORK_TERMS], seconds = 0;

@@ -32,8 +32,6 @@ typedef struct tm_work {
 enum { TM_WORK_TERMS = sizeof(tm_work) / sizeof(double) };
 /* A product: y[rows, out] of x[rows, inner], dx of dy, or dw[out, in] of dy and x, whose inner is the rows. */
 void tm_work_add_product(tm_work *work, tm_product kind, int64_t rows, int64_t out, int64_t inner);
-void tm_work_add(tm_work *sum, const tm_work *work, double times);
-double tm_work_flops(const tm_work *work); /* all operations */
 
 /* --- Calibration: a device's rates, measured once and kept in a file (docs/formats/calibration.md) --- */
 

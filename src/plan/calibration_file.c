@@ -59,7 +59,7 @@ static tm_status read_list(const char *path, json_t **root, json_t **list, tm_er
         return TM_OK;
     tm_status st = tm_json_read(path, root, err);
     if (st != TM_OK)
-        return st == TM_INPUT ? tm_fail_prefix(err, "damaged calibration, temper bench --calibrate makes a new one "
+        return st == TM_INPUT ? tm_fail_prefix(err, st, "damaged calibration, temper bench --calibrate makes a new one "
                                                     "once it is removed") : st;
     if (json_integer_value(json_object_get(*root, "temper_calibration")) == FORMAT)
         *list = json_object_get(*root, "devices");

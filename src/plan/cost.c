@@ -240,6 +240,7 @@ static void cost_path_add(tm_device *d, tm_tensor grad, tm_tensor before, tm_ten
 {
     add_bytes(d, rows_of(grad, y.rows, 1) + rows_of(before, y.rows, 1) + rows_of(value, y.rows, 1) + rows_of(y, y.rows, 2));
 }
+static void cost_most_likely(tm_device *d, int64_t n, tm_tensor logits, int32_t *id) { add_bytes(d, rows_of(logits, n, 1)); }
 static void cost_sample_targets(tm_device *d, int64_t n, tm_tensor logits, float softcap, uint64_t key, const uint32_t *place, int32_t *target)
 {
     add_bytes(d, rows_of(logits, n, 2));

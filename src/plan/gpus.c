@@ -9,7 +9,7 @@
 static const tm_gpu table[] = {
 #define BF16 true
 #define F16 false
-#define GPU(name_, names_, begins_, has_, mib, gb_s, tflops, half, sm_) {name_, names_, begins_, has_, (int64_t)(mib) << 20, 1e9 * (gb_s), 1e12 * (tflops), half, sm_},
+#define GPU(name_, names_, begins_, has_, mib, gb_s, tflops, half) {name_, names_, begins_, has_, (int64_t)(mib) << 20, 1e9 * (gb_s), 1e12 * (tflops), half},
 #include "plan/gpus.def"
 #undef GPU
 };

@@ -13,7 +13,6 @@ typedef struct tm_gpu {
     int64_t memory;                          /* bytes that the driver hands to programs */
     double bandwidth, flops; /* bytes and 16-bit operations a second of the data sheet: for scaling alone */
     bool bf16;               /* else f16 */
-    int sm;
 } tm_gpu;
 
 /* From the smallest memory to the largest. */

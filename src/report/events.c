@@ -114,14 +114,14 @@ static tm_status flush(tm_events *events, tm_error *err)
     return TM_OK;
 }
 
-static void add_scalar(tm_events *events, int64_t step, const char *tag, double value, double wall_time)
+static void add_scalar(tm_events *events, int64_t step, const char *tag, double value)
 {
     tm_buf *summary = &events->summary, *event = &events->event;
     tm_buf_clear(summary);
     put_bytes(summary, 1, tag, strlen(tag));
     put_float(summary, 2, (float)value);
     tm_buf_clear(event);
-    put_double(event, 1, wall_time);
+    put_double(event, 1, (double)step); /* wall time: events.h */
     put_key(event, 2, VARINT);
     put_varint(event, (uint64_t)step);
     put_key(event, 5, BYTES); /* Summary, which holds one Value */
@@ -176,12 +176,6 @@ void tm_events_close(tm_events *events)
     free(events);
 }
 
-tm_status tm_events_scalar(tm_events *events, int64_t step, const char *tag, double value, double wall_time, tm_error *err)
-{
-    add_scalar(events, step, tag, value, wall_time);
-    return flush(events, err);
-}
-
 /* The numbers of an object, tagged "prefix/key". */
 static void add_numbers(tm_events *events, int64_t step, const char *prefix, const json_t *object, tm_buf *tag)
 {
@@ -192,7 +186,7 @@ static void add_numbers(tm_events *events, int64_t step, const char *prefix, con
             continue;
         tm_buf_clear(tag);
         tm_buf_printf(tag, "%s/%s", prefix, key);
-        add_scalar(events, step, tm_buf_str(tag), json_number_value(value), (double)step);
+        add_scalar(events, step, tm_buf_str(tag), json_number_value(value));
     }
 }
 

@@ -17,7 +17,6 @@ tm_status tm_events_create(const char *path, tm_events **out, tm_error *err) TM_
 tm_status tm_events_open_run(const char *run_dir, tm_events **out, tm_error *err) TM_MUST_CHECK;
 void tm_events_close(tm_events *events);
 
-tm_status tm_events_scalar(tm_events *events, int64_t step, const char *tag, double value, double wall_time, tm_error *err) TM_MUST_CHECK;
 /* A row of metrics.jsonl: {"step", "loss", ...} becomes train/loss, ...; {"step", "eval": {"name":
  * {"loss"}}} becomes name/loss. Values that are not numbers are left out. */
 tm_status tm_events_row(tm_events *events, const char *row, size_t size, tm_error *err) TM_MUST_CHECK;

@@ -121,7 +121,7 @@ static tm_status read_metrics_row(run_data *run, const json_t *json, tm_error *e
         TM_TRY(TM_GROW(&run->rows, &run->row_capacity, run->row_count + 1, err));
         run->rows[run->row_count++] =
             (run_row){step, run_number(json, "loss"), run_number(json, "penalty"), run_number(json, "grad_norm"),
-                      run_number(json, "lr"), run_number(json, "tokens")};
+                      run_number(json, "lr")};
     }
     return TM_OK;
 }
@@ -130,8 +130,7 @@ static tm_status read_timing_row(run_data *run, const json_t *json, tm_error *er
 {
     TM_TRY(TM_GROW(&run->timing, &run->timing_capacity, run->timing_count + 1, err));
     run->timing[run->timing_count++] =
-        (run_timing){run_number(json, "step"), run_number(json, "seconds"), run_number(json, "tokens_per_s"),
-                     run_number(json, "share"), run_number(json, "bytes")};
+        (run_timing){run_number(json, "step"), run_number(json, "tokens_per_s"), run_number(json, "share"), run_number(json, "bytes")};
     return TM_OK;
 }
 

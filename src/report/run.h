@@ -18,7 +18,7 @@ typedef enum run_metric {
 bool run_metric_smaller_is_better(run_metric metric);
 
 typedef struct run_row { /* a logged step */
-    double step, loss, penalty, grad_norm, lr, tokens;
+    double step, loss, penalty, grad_norm, lr;
 } run_row;
 
 typedef struct run_eval_row { /* one evaluation */
@@ -36,7 +36,7 @@ typedef struct run_eval {
 } run_eval;
 
 typedef struct run_timing {
-    double step, seconds, tokens_per_s, share, bytes;
+    double step, tokens_per_s, share, bytes;
 } run_timing;
 
 typedef struct run_data {

@@ -99,7 +99,7 @@ static tm_status read_rows(tm_answers *out, tm_row_source *source, const char *p
             }
             answer_deinit(&a);
             if (st != TM_OK)
-                return st == TM_INPUT ? tm_fail_prefix(err, "%s:%lld", path, (long long)rows[i].line) : st;
+                return st == TM_INPUT ? tm_fail_prefix(err, st, "%s:%lld", path, (long long)rows[i].line) : st;
         }
     }
 }

@@ -313,7 +313,7 @@ tm_status tm_chat_adapt(const tm_chat_shape *shape, const json_t *messages, json
         st = message ? adapt_one(&a, message) : no_memory(err);
         json_decref(message);
         if (st != TM_OK)
-            tm_fail_prefix(err, "messages[%zu]", i);
+            tm_fail_prefix(err, st, "messages[%zu]", i);
     }
     if (st == TM_OK)
         st = flush_system(&a);

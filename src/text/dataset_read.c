@@ -51,8 +51,8 @@ typedef struct reader {
 static tm_status locate(const reader *r, int64_t line, tm_status st, tm_error *err)
 {
     if (st == TM_INPUT && line)
-        return tm_fail_prefix(err, "%s:%lld", r->path, (long long)line);
-    return st == TM_NO_MEMORY ? st : tm_fail_prefix(err, "%s", r->path);
+        return tm_fail_prefix(err, st, "%s:%lld", r->path, (long long)line);
+    return st == TM_NO_MEMORY ? st : tm_fail_prefix(err, st, "%s", r->path);
 }
 
 /* --- Duplicates --- */
@@ -346,7 +346,7 @@ static tm_status read_document(reader *r, tm_error *err)
     TM_TRY(begin_file(r, NULL, 0, err));
     tm_status st = tm_row_source_document(r->source, DOCUMENT_MAX_BYTES, &text, err);
     if (st == TM_INPUT && !strstr(err ? err->message : "", r->path))
-        st = tm_fail_prefix(err, "%s", r->path);
+        st = tm_fail_prefix(err, st, "%s", r->path);
     if (st == TM_OK)
         st = use_document(r, &text, err);
     tm_buf_deinit(&text);

@@ -31,7 +31,7 @@ static tm_status check_history(const tm_row_rules *r, const json_t *history, tm_
 static tm_status as_conversation(const tm_row_rules *r, tm_tokens *scratch, const alpaca *a, const json_t *row,
                                  int64_t line, tm_row_sink *s, tm_error *err)
 {
-    json_t *messages = json_array(), *conversation = NULL;
+    json_t *messages = json_array();
     tm_status st;
     if (!messages)
         TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory"));
@@ -51,10 +51,8 @@ static tm_status as_conversation(const tm_row_rules *r, tm_tokens *scratch, cons
     TM_GO(tm_buf_check(&s->text, err));
     TM_GO(tm_row_message(messages, "user", s->text.data, s->text.size, err));
     TM_GO(tm_row_message(messages, "assistant", a->output, a->output_size, err));
-    TM_GO(tm_row_conversation(r, row, messages, &conversation, err));
-    st = tm_row_chat(r, scratch, conversation, line, s, err);
+    st = tm_row_conversation(r, scratch, row, messages, line, s, err);
 out:
-    json_decref(conversation);
     json_decref(messages);
     return st;
 }

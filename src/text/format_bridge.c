@@ -24,7 +24,7 @@ static tm_status one_way(const tm_row_rules *r, tm_tokens *scratch, const tm_buf
         tm_row_piece pieces[] = {{tm_buf_str(&s->text), s->text.size, false, false}, {answer, size, true, true}};
         return tm_row_pieces(r, scratch, pieces, 2, line, s, err);
     }
-    json_t *messages = json_array(), *conversation = NULL;
+    json_t *messages = json_array();
     tm_status st;
     if (!messages)
         TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory"));
@@ -32,10 +32,8 @@ static tm_status one_way(const tm_row_rules *r, tm_tokens *scratch, const tm_buf
         TM_GO(tm_row_message(messages, "system", r->system, strlen(r->system), err));
     TM_GO(tm_row_message(messages, "user", tm_buf_str(prompt), prompt->size, err));
     TM_GO(tm_row_message(messages, "assistant", answer, size, err));
-    TM_GO(tm_row_conversation(r, row, messages, &conversation, err));
-    st = tm_row_chat(r, scratch, conversation, line, s, err);
+    st = tm_row_conversation(r, scratch, row, messages, line, s, err);
 out:
-    json_decref(conversation);
     json_decref(messages);
     return st;
 }

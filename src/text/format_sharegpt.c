@@ -23,7 +23,7 @@ static tm_status put_calls(const char *text, size_t size, json_t *messages, tm_e
     if (!calls)
         TM_GO(tm_fail(err, TM_NO_MEMORY, "out of memory"));
     if ((st = tm_json_parse_row(text, size, &value, err)) != TM_OK) {
-        st = st == TM_INPUT ? tm_fail_prefix(err, "a function call") : st;
+        st = st == TM_INPUT ? tm_fail_prefix(err, st, "a function call") : st;
         goto out;
     }
     if (json_is_array(value))

@@ -82,7 +82,7 @@ static tm_status read_rows(reader *r, tm_row_source *source, const char *path, t
 out:
     if (st != TM_INPUT)
         return st;
-    return line ? tm_fail_prefix(err, "%s:%lld", path, (long long)line) : tm_fail_prefix(err, "%s", path);
+    return line ? tm_fail_prefix(err, st, "%s:%lld", path, (long long)line) : tm_fail_prefix(err, st, "%s", path);
 }
 
 static tm_status read_file(reader *r, const char *path, tm_prompts *out, tm_error *err)

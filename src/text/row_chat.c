@@ -50,7 +50,8 @@ static json_t *wrapped_tools(const json_t *list)
     return NULL;
 }
 
-tm_status tm_row_conversation(const tm_row_rules *r, const json_t *row, json_t *messages, json_t **out, tm_error *err)
+/* The row as a template reads it: its own keys, with these messages and its tools as a list. */
+static tm_status conversation_of(const tm_row_rules *r, const json_t *row, json_t *messages, json_t **out, tm_error *err)
 {
     const json_t *tools;
     json_t *owned = NULL, *list = NULL;
@@ -75,8 +76,8 @@ tm_status tm_row_conversation(const tm_row_rules *r, const json_t *row, json_t *
     return st;
 }
 
-tm_status tm_row_chat(const tm_row_rules *r, tm_tokens *scratch, const json_t *conversation, int64_t line,
-                      tm_row_sink *s, tm_error *err)
+static tm_status put_conversation(const tm_row_rules *r, tm_tokens *scratch, const json_t *conversation, int64_t line,
+                                  tm_row_sink *s, tm_error *err)
 {
     int64_t targets = 0, examples = s->stats.examples;
     size_t first = s->ids.count;
@@ -98,6 +99,17 @@ tm_status tm_row_chat(const tm_row_rules *r, tm_tokens *scratch, const json_t *c
     s->ids.count = first + n;
     TM_TRY(tm_row_finish(r, s, first, line, err));
     return s->stats.examples > examples ? tm_row_decoded_bytes(r, s, err) : TM_OK;
+}
+
+tm_status tm_row_conversation(const tm_row_rules *r, tm_tokens *scratch, const json_t *row, json_t *messages,
+                              int64_t line, tm_row_sink *s, tm_error *err)
+{
+    json_t *conversation;
+    tm_status st = conversation_of(r, row, messages, &conversation, err);
+    if (st == TM_OK)
+        st = put_conversation(r, scratch, conversation, line, s, err);
+    json_decref(conversation);
+    return st;
 }
 
 /* --- messages and sharegpt --- */
@@ -137,7 +149,7 @@ tm_status tm_row_dialogue(const tm_row_rules *r, tm_tokens *scratch, const json_
 {
     const json_t *list;
     const char *name = r->column[column], *role = "";
-    json_t *owned = NULL, *messages = NULL, *conversation = NULL;
+    json_t *owned = NULL, *messages = NULL;
     tm_status st;
     TM_GO(tm_row_list(r, row, column, &list, &owned, err));
     if (!list || json_array_size(list) == 0)
@@ -152,14 +164,12 @@ tm_status tm_row_dialogue(const tm_row_rules *r, tm_tokens *scratch, const json_
             TM_GO(put_system(r, row, role, messages, err));
         st = put(r, message, role, messages, err);
         if (st != TM_OK) {
-            st = st == TM_INPUT ? tm_fail_prefix(err, "%s[%zu]", name, i) : st;
+            st = st == TM_INPUT ? tm_fail_prefix(err, st, "%s[%zu]", name, i) : st;
             goto out;
         }
     }
-    TM_GO(tm_row_conversation(r, row, messages, &conversation, err));
-    st = tm_row_chat(r, scratch, conversation, line, s, err);
+    st = tm_row_conversation(r, scratch, row, messages, line, s, err);
 out:
-    json_decref(conversation);
     json_decref(messages);
     json_decref(owned);
     return st;

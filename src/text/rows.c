@@ -229,8 +229,9 @@ tm_status tm_row_list(const tm_row_rules *r, const json_t *row, tm_column column
     if (!value || json_is_null(value) || (json_is_string(value) && json_string_length(value) == 0))
         return TM_OK;
     if (json_is_string(value)) {
-        if (tm_json_parse_row(json_string_value(value), json_string_length(value), owned, err) != TM_OK)
-            return tm_fail_prefix(err, "%s: text that should hold a list", name);
+        tm_status st = tm_json_parse_row(json_string_value(value), json_string_length(value), owned, err);
+        if (st != TM_OK)
+            return tm_fail_prefix(err, st, "%s: text that should hold a list", name);
         value = *owned;
     }
     if (json_is_array(value)) {

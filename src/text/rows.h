@@ -175,12 +175,9 @@ tm_status tm_row_document(const tm_row_rules *rules, tm_tokens *scratch, const c
 /* temper's name of a role, by the entry's roles and by what data sets call them; others stay as they are. */
 const char *tm_row_role(const tm_row_rules *rules, const char *found);
 tm_status tm_row_message(json_t *messages, const char *role, const char *text, size_t size, tm_error *err) TM_MUST_CHECK;
-/* The row as a template reads it: its own keys, with these messages and its tools as a list. */
-tm_status tm_row_conversation(const tm_row_rules *rules, const json_t *row, json_t *messages, json_t **out,
-                              tm_error *err) TM_MUST_CHECK;
-/* An example of a conversation. */
-tm_status tm_row_chat(const tm_row_rules *rules, tm_tokens *scratch, const json_t *conversation, int64_t line,
-                      tm_row_sink *sink, tm_error *err) TM_MUST_CHECK;
+/* An example of a conversation: these messages, with the row's other keys and its tools for the template. */
+tm_status tm_row_conversation(const tm_row_rules *rules, tm_tokens *scratch, const json_t *row, json_t *messages,
+                              int64_t line, tm_row_sink *sink, tm_error *err) TM_MUST_CHECK;
 /* A row that is a list of turns: put makes a message of each. */
 typedef tm_status (*tm_row_put_message)(const tm_row_rules *rules, json_t *turn, const char *role, json_t *messages,
                                         tm_error *err);

@@ -29,6 +29,15 @@ const char *tm_part_type(const json_t *json)
     return type ? type : "";
 }
 
+tm_status tm_part_text(tm_buf *out, const json_t *json, const char *key, const char *name, tm_error *err)
+{
+    const json_t *value = json_object_get(json, key);
+    if (!json_is_string(value))
+        return tm_fail(err, TM_INPUT, "%s: \"%s\" is missing or no string", name, key);
+    tm_buf_add(out, json_string_value(value), json_string_length(value));
+    return tm_buf_check(out, err);
+}
+
 static tm_status part_each(void *target, const json_t *json, const char *key, const char *name, tm_part_parse parse, int depth,
                            tm_error *err)
 {

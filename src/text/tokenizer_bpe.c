@@ -24,7 +24,7 @@ typedef struct merge {
 
 typedef struct bpe {
     merge *merges; /* [merge_slots], open addressing */
-    size_t merge_slots, merge_count;
+    size_t merge_slots;
     int32_t *page[(TM_UNICODE_MAX + 1) >> 8]; /* [256] id of each one-character token, -1: none; NULL: all none */
     int32_t byte_id[256];  /* id of <0xNN>, -1: none */
     bool fallback;         /* byte_fallback */
@@ -226,7 +226,6 @@ static tm_status parse_merges(bpe *m, const tm_vocab *vocab, const json_t *json,
         else
             st = parse_merge(m, vocab, item, i - skipped, &text, name, err);
     }
-    m->merge_count = count - skipped;
     tm_buf_deinit(&text);
     return st;
 }

@@ -279,7 +279,7 @@ tm_status tm_convert_tekken(const char *path, tm_buf *json, tm_error *err)
     TM_GO(tm_file_read(path, RANKS_BYTES, &text, err));
     st = tm_json_parse_row(tm_buf_str(&text), text.size, &root, err); /* texts with \u0000 are all right here */
     if (st != TM_OK)
-        TM_GO(tm_fail_prefix(err, "%s", path));
+        TM_GO(tm_fail_prefix(err, st, "%s", path));
     family.pattern[0] = json_string_value(json_object_get(json_object_get(root, "config"), "pattern"));
     if (!family.pattern[0])
         TM_GO(tm_fail(err, TM_INPUT, "%s: \"config\" has no \"pattern\"", path));

@@ -9,13 +9,12 @@
 
 /* What tokenizer_config.json says beside the files; -1: nothing. */
 typedef struct tm_convert_options {
-    const char *class;      /* tokenizer_class without "Fast"; "": none */
     int legacy;             /* LlamaTokenizer: 0: a mark for a space stands before the first text only */
     int add_prefix_space;
     int add_bos, add_eos;
     int extra_ids;          /* T5: <extra_id_N> behind the pieces */
 } tm_convert_options;
-#define TM_CONVERT_DEFAULTS {.class = "", .legacy = -1, .add_prefix_space = -1, .add_bos = -1, .add_eos = -1, .extra_ids = -1}
+#define TM_CONVERT_DEFAULTS {.legacy = -1, .add_prefix_space = -1, .add_bos = -1, .add_eos = -1, .extra_ids = -1}
 
 /* An entry of "added_tokens"; starts the list when first. */
 void tm_convert_added(tm_buf *json, bool first, const char *text, size_t size, int64_t id, bool special);

@@ -41,19 +41,10 @@ static const char *texts_at(const texts *t, size_t i, size_t *size)
 
 /* ---- decoder: parsing ---- */
 
-static tm_status parse_text(tm_buf *out, const json_t *json, const char *key, const char *name, tm_error *err)
-{
-    const json_t *value = json_object_get(json, key);
-    if (!json_is_string(value))
-        return tm_fail(err, TM_INPUT, "%s: \"%s\" is missing or no string", name, key);
-    tm_buf_add(out, json_string_value(value), json_string_length(value));
-    return tm_buf_check(out, err);
-}
-
 static tm_status parse_char(tm_buf *out, const json_t *json, const char *key, const char *name, tm_error *err)
 {
     size_t len = 0;
-    TM_TRY(parse_text(out, json, key, name, err));
+    TM_TRY(tm_part_text(out, json, key, name, err));
     if (!out->size || (tm_utf8_at(out->data, &len), len != out->size))
         return tm_fail(err, TM_INPUT, "%s: \"%s\" is not one character", name, key);
     return TM_OK;
@@ -72,7 +63,7 @@ static tm_status parse_step(tm_decode *step, const json_t *json, const char *nam
             return tm_fail(err, TM_INPUT, "%s: \"start\" and \"stop\" are below 0", name);
         return parse_char(&step->content, json, "content", name, err);
     case TM_DECODE_REPLACE:
-        TM_TRY(parse_text(&step->content, json, "content", name, err));
+        TM_TRY(tm_part_text(&step->content, json, "content", name, err));
         return tm_finder_parse(&step->finder, json_object_get(json, "pattern"), false, name, err);
     case TM_DECODE_METASPACE:
         TM_TRY(tm_json_get_bool(json, name, "add_prefix_space", true, &prefix, err));
@@ -80,7 +71,7 @@ static tm_status parse_step(tm_decode *step, const json_t *json, const char *nam
         step->prefix = strcmp(scheme, "never") != 0;
         return parse_char(&step->content, json, "replacement", name, err);
     case TM_DECODE_SUFFIX:
-        TM_TRY(parse_text(&step->content, json, "suffix", name, err));
+        TM_TRY(tm_part_text(&step->content, json, "suffix", name, err));
         return tm_finder_text(&step->finder, tm_buf_str(&step->content), step->content.size, name, err);
     }
     return TM_OK;

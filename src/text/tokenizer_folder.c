@@ -59,7 +59,6 @@ static tm_status settings_read(const char *dir, settings *s, tm_error *err)
         snprintf(s->class, sizeof s->class, "%s", !strcmp(family, "gpt2")       ? "GPT2Tokenizer"
                                                   : !strncmp(family, "qwen2", 5) ? "Qwen2Tokenizer"
                                                                                  : "");
-    s->options.class = s->class;
     s->options.legacy = flag_of(s->config, "legacy");
     s->options.add_prefix_space = flag_of(s->config, "add_prefix_space");
     s->options.add_bos = flag_of(s->config, "add_bos_token");
@@ -84,7 +83,7 @@ static void settings_deinit(settings *s)
 
 /* The tree of a tokenizer.json, with ways to find a token in it. */
 typedef struct tree {
-    json_t *root, *vocab; /* vocab: the model's, an object or a list */
+    json_t *vocab;        /* the model's, an object or a list */
     json_t *ids;          /* text -> id of the model */
     json_t *added;        /* text -> its entry in "added_tokens" */
     json_t *list;         /* "added_tokens" */
@@ -106,7 +105,7 @@ static const char *text_of(const json_t *token)
 /* What is not as it should be is left to the parser to name. */
 static tree tree_of(json_t *root)
 {
-    tree t = {.root = root, .vocab = json_object_get(json_object_get(root, "model"), "vocab"), .added = json_object()};
+    tree t = {.vocab = json_object_get(json_object_get(root, "model"), "vocab"), .added = json_object()};
     t.list = json_object_get(root, "added_tokens");
     if (!json_is_array(t.list)) {
         t.list = json_array();
@@ -659,7 +658,6 @@ static tm_status open_file(const char *path, tm_tokenizer **out, tm_error *err)
 {
     settings s = {.options = TM_CONVERT_DEFAULTS, .bos_id = -1, .eos_id = -1};
     const struct kind *kind = kind_of_file(path);
-    s.options.class = s.class;
     TM_TRY(open_with(kind, path, NULL, &s, out, NULL, err));
     default_ends(*out, &s);
     return TM_OK;

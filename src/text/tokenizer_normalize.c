@@ -17,15 +17,6 @@ static tm_status new_step(tm_normalizer *n, tm_norm_kind kind, const char *name,
     return TM_OK;
 }
 
-static tm_status parse_text(tm_buf *out, const json_t *json, const char *key, const char *name, tm_error *err)
-{
-    const json_t *value = json_object_get(json, key);
-    if (!json_is_string(value))
-        return tm_fail(err, TM_INPUT, "%s: \"%s\" is missing or no string", name, key);
-    tm_buf_add(out, json_string_value(value), json_string_length(value));
-    return tm_buf_check(out, err);
-}
-
 static tm_status parse_one(void *target, const json_t *json, const char *name, tm_error *err)
 {
     static const char *const forms[] = {"NFC", "NFD", "NFKC", "NFKD"};
@@ -50,11 +41,11 @@ static tm_status parse_one(void *target, const json_t *json, const char *name, t
     }
     if (!strcmp(type, "Prepend")) {
         TM_TRY(new_step(n, TM_NORM_PREPEND, name, &step, err));
-        return parse_text(&step->content, json, "prepend", name, err);
+        return tm_part_text(&step->content, json, "prepend", name, err);
     }
     if (!strcmp(type, "Replace")) {
         TM_TRY(new_step(n, TM_NORM_REPLACE, name, &step, err));
-        TM_TRY(parse_text(&step->content, json, "content", name, err));
+        TM_TRY(tm_part_text(&step->content, json, "content", name, err));
         return tm_finder_parse(&step->finder, json_object_get(json, "pattern"), false, name, err);
     }
     if (!strcmp(type, "Strip")) {

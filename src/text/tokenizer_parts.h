@@ -283,6 +283,8 @@ tm_status tm_tokenizer_build(const json_t *root, const tm_sha256 *hash, const ch
 
 /* "type" of a part; "" when the part is not an object or has none. */
 const char *tm_part_type(const json_t *json);
+/* Appends a text that a part must have; TM_INPUT where it has none. */
+tm_status tm_part_text(tm_buf *out, const json_t *json, const char *key, const char *name, tm_error *err) TM_MUST_CHECK;
 /* Runs parse for a part, or for each element of its Sequence (key: the name of its list). */
 typedef tm_status (*tm_part_parse)(void *target, const json_t *json, const char *name, tm_error *err);
 tm_status tm_part_each(void *target, const json_t *json, const char *key, const char *name, tm_part_parse parse,

@@ -143,7 +143,7 @@ static void count_part(void *context, int64_t task, int thread)
         return;
     w->status = c->rows ? count_rows(c->tok, w, c->text + start, size) : count_text(c->tok, w, c->text + start, size);
     if (w->status != TM_OK)
-        tm_fail_prefix(&w->err, "%s: between bytes %zu and %zu", c->path, start, start + size);
+        tm_fail_prefix(&w->err, w->status, "%s: between bytes %zu and %zu", c->path, start, start + size);
 }
 
 static tm_status workers_init(counting *c, tm_error *err)

@@ -35,8 +35,9 @@ static bool full_enough(const tm_trainer *t, const tm_batch_item *items, int64_t
     return rows * 4 >= t->batch.max_tokens * 3;
 }
 
-static void queue_ops(tm_trainer *t)
+static void queue_ops(void *context)
 {
+    tm_trainer *t = context;
     tm_model_forward(&t->model, &t->batch);
     tm_model_loss(&t->model, &t->batch, t->batch.any_teacher ? t->teacher.hidden : tm_tensor_none(), t->teacher.head, true);
     tm_model_backward(&t->model, &t->batch);
@@ -51,7 +52,6 @@ void tm_micro_queue(tm_trainer *t, tm_batch_item *items, int64_t count)
 
 tm_status tm_micro_run(tm_trainer *t, tm_batch_item *items, int64_t count, tm_error *err)
 {
-    const tm_device_calls *calls = t->device->calls;
     if (!graphs_serve(t) || !full_enough(t, items, count)) {
         tm_micro_queue(t, items, count);
         return TM_OK;
@@ -59,21 +59,7 @@ tm_status tm_micro_run(tm_trainer *t, tm_batch_item *items, int64_t count, tm_er
     t->batch.fixed = true;
     tm_batch_fill(&t->batch, items, count);
     t->batch.fixed = false;
-    if (!t->graph && t->graph_tries++ > 0) { /* not the first: what a device prepares once is no part of a graph */
-        TM_TRY(calls->graph_begin(t->device, err));
-        queue_ops(t);
-        TM_TRY(calls->graph_end(t->device, &t->graph, err));
-    }
-    if (t->graph)
-        calls->graph_run(t->device, t->graph);
-    else
-        queue_ops(t);
-    return TM_OK;
+    return tm_replay_run(t->device, &t->replay, queue_ops, t, err);
 }
 
-void tm_micro_drop(tm_trainer *t)
-{
-    if (t->graph)
-        t->device->calls->graph_destroy(t->device, t->graph);
-    t->graph = NULL;
-}
+void tm_micro_drop(tm_trainer *t) { tm_replay_drop(t->device, &t->replay); }

@@ -122,8 +122,6 @@ typedef struct writer {
     int32_t replica;
     said *said;
     int64_t count, next;
-    tm_error *err;
-    tm_status status;
 } writer;
 
 static tm_status writer_init(writer *w, tm_trainer *t, const tm_eval_set *set, int32_t replica, int64_t count, tm_error *err)
@@ -148,25 +146,25 @@ static tm_status next_text(void *context, tm_text *out, bool *there, tm_error *e
     while (w->next < w->count && (!w->said[w->next].n || w->said[w->next].n + t->batch.prefix >= t->model.settings.cache_tokens))
         w->next++;
     *there = w->next < w->count;
-    if (w->status != TM_OK || !*there)
-        return w->status;
+    if (!*there)
+        return TM_OK;
     const said *s = &w->said[w->next];
     *out = (tm_text){.prompt = {.ids = s->prompt, .n = (int32_t)s->n, .replica = w->replica}, .max_tokens = w->set->entry->max_tokens, .number = w->next++};
     tm_gates_give(t, w->set - t->run->evals, s->example, &out->prompt);
     return TM_OK;
 }
 
-static int32_t choose(void *context, int64_t number, const float *logits, int64_t position)
+static tm_status put_token(void *context, int64_t number, int32_t id, bool *more, tm_error *err)
 {
     writer *w = context;
     tm_ids *answer = &w->said[number].answer;
-    (void)position;
-    int32_t id = tm_most_likely(logits, w->t->model.config.vocab);
     for (size_t i = 0; i < w->t->run->stops; i++)
-        if (id == w->t->run->stop[i])
-            return -1;
-    w->status = w->status == TM_OK ? TM_GROW(&answer->id, &answer->capacity, answer->count + 1, w->err) : w->status;
-    return w->status == TM_OK ? answer->id[answer->count++] = id : -1;
+        *more &= id != w->t->run->stop[i];
+    if (!*more)
+        return TM_OK;
+    TM_TRY(TM_GROW(&answer->id, &answer->capacity, answer->count + 1, err));
+    answer->id[answer->count++] = id;
+    return TM_OK;
 }
 
 static tm_status go_on(void *context, tm_error *err)
@@ -181,9 +179,7 @@ static tm_status go_on(void *context, tm_error *err)
 /* What the model says to all that is asked. */
 static tm_status write_all(writer *w, tm_error *err)
 {
-    w->err = err;
-    TM_TRY(tm_decode(&w->t->model, &w->t->batch, &(tm_texts){.next = next_text, .choose = choose, .go_on = go_on, .context = w}, err));
-    return w->status;
+    return tm_decode(&w->t->model, &w->t->batch, &(tm_texts){.next = next_text, .token = put_token, .go_on = go_on, .context = w}, err);
 }
 
 /* The text of an answer. */

@@ -8,6 +8,7 @@
 #ifndef TM_TRAIN_TRAINER_H
 #define TM_TRAIN_TRAINER_H
 
+#include "device/replay.h"
 #include "model/flops.h"
 #include "text/dataset.h"
 #include "train/hooks.h"
@@ -129,8 +130,7 @@ typedef struct tm_trainer {
     void *losses;              /* [2, target_room] real, as the device gave them: cross-entropy, then the teacher's term */
     int64_t target_count, target_room;
     size_t target_capacity, loss_capacity;
-    tm_graph *graph;           /* a micro-batch of the run's capacity: micro.c; NULL: not recorded */
-    int64_t graph_tries;
+    tm_replay replay;          /* a micro-batch of the run's capacity: micro.c */
 } tm_trainer;
 
 /* Builds the run's memory on a device; limits from a counting trainer, NULL on the counting device. */

@@ -14,6 +14,7 @@
 #include <jansson.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,16 @@ static inline void fault_json_free(void *block) { free(block); }
 
 /* To be called before anything else uses jansson. */
 static inline void fault_begin(void) { json_set_alloc_funcs(fault_json_malloc, fault_json_free); }
+
+/* For operations that would use threads: "all processors" are one, so no pool has any, and none can be started. */
+static inline void fault_alone(void)
+{
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    fault.no_threads = true;
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+}
 
 /* An operation under test, and what must hold after it failed. */
 typedef tm_status (*fault_fn)(tm_error *err);

@@ -9,8 +9,6 @@
 #include "fault.h"
 #include "io/checkpoint.h"
 
-#include <sched.h>
-
 enum { STEPS = 4, POINTS = 40 / SPARSE };
 
 static uint64_t seed;
@@ -524,13 +522,8 @@ static void merging_survives(void **state)
 static int begin(void **state)
 {
     fault_begin();
-    fault.no_threads = true;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0); /* "all processors" are one, so no pool has threads */
+    fault_alone();
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     const char *text = "{\"text\": \"Once upon a time there was a cat.\"}\n{\"text\": \"The end.\"}\n";

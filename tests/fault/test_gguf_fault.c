@@ -124,7 +124,6 @@ static int begin(void **state)
     fault_begin();
     fault.no_threads = true;
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     OK(write_file(err));

@@ -6,8 +6,6 @@
 #include "lab/sequence_file.h"
 #include "report/sequence.h"
 
-#include <sched.h>
-
 enum { POINTS = 24 };
 
 static uint64_t seed;
@@ -161,13 +159,8 @@ static void sweeping(void **state)
 static int begin(void **state)
 {
     fault_begin();
-    fault.no_threads = true;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0); /* "all processors" are one, so no pool has threads */
+    fault_alone();
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     write_model(scratch("model"), config, TM_F32, 7);

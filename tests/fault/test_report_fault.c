@@ -57,8 +57,6 @@ static tm_status write_events(tm_error *err)
     tm_events *events;
     TM_TRY(tm_events_open_run(scratch("."), &events, err));
     tm_status st = tm_events_row(events, ROW, sizeof ROW - 1, err);
-    if (st == TM_OK)
-        st = tm_events_scalar(events, 4, "tag", 1, 4, err);
     tm_events_close(events);
     return st;
 }

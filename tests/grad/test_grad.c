@@ -32,6 +32,7 @@
 #define CHECK_glu_backward "cases"
 #define CHECK_xent "cases"
 #define CHECK_softcap "tests/unit/test_ops.c"
+#define CHECK_most_likely "tests/unit/test_ops.c"
 #define CHECK_gather_rows "cases"
 #define CHECK_scatter_rows "cases"
 #define CHECK_cast "tests/unit/test_ops.c"

@@ -49,13 +49,15 @@ static inline int64_t dice_in(dice *d, int64_t low, int64_t high) { return low +
 static inline double dice_unit(dice *d) { return tm_philox_uniform(dice_word(d)); }
 static inline double dice_spread(dice *d) { return 2 * dice_unit(d) - 1; }
 
-/* Another one each time the program runs, unless TEST_SEED gives it; print it when a test fails. */
+/* Another one each time the program runs, unless TEST_SEED gives it; printed, so that what failed can be run again. */
 static inline uint64_t fresh_seed(void)
 {
     const char *given = getenv("TEST_SEED");
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    return given ? strtoull(given, NULL, 10) : (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec;
+    uint64_t seed = given ? strtoull(given, NULL, 10) : (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    return seed;
 }
 
 /* --- Recipes as arguments --- */
@@ -77,6 +79,23 @@ static inline void arg(args *a, const char *fmt, ...)
     va_end(list);
     assert_true(a->count < MAX_ARGS);
     a->item[a->count++] = strdup(text);
+}
+
+/* A setting out of a table: @name in it becomes the path of that name in the scratch folder. */
+static inline void arg_at(args *a, const char *text)
+{
+    tm_buf filled = {0};
+    for (const char *mark; (mark = strchr(text, '@')); ) {
+        char name[128];
+        size_t n = strcspn(mark + 1, ",]} ");
+        tm_buf_add(&filled, text, (size_t)(mark - text));
+        snprintf(name, sizeof name, "%.*s", (int)n, mark + 1);
+        tm_buf_text(&filled, scratch(name));
+        text = mark + 1 + n;
+    }
+    tm_buf_text(&filled, text);
+    arg(a, "%s", tm_buf_str(&filled));
+    tm_buf_deinit(&filled);
 }
 
 static inline args args_copy(const args *from)
@@ -216,13 +235,20 @@ static inline bool runs_agree(const char *a, const char *b, const char *result)
 static inline const char *adapter_file(void) { return "adapter_model.safetensors"; }
 static inline const char *model_file(void) { return "model.safetensors"; }
 
-/* The text at a path of keys in dir/run.json; free(). */
+/* --- What run.json says --- */
+
+/* json_decref. */
+static inline json_t *run_json(const char *dir)
+{
+    json_t *json;
+    OK(tm_json_read_in(dir, "run.json", &json, err));
+    return json;
+}
+
+/* The text at a path of keys; free(). */
 static inline char *run_json_text(const char *dir, const char *key, const char *inner)
 {
-    char path[1024];
-    json_t *json;
-    snprintf(path, sizeof path, "%s/run.json", dir);
-    OK(tm_json_read(path, &json, err));
+    json_t *json = run_json(dir);
     const json_t *value = json_object_get(json, key);
     const char *text = json_string_value(inner ? json_object_get(value, inner) : value);
     char *copy = strdup(text ? text : "");
@@ -230,16 +256,24 @@ static inline char *run_json_text(const char *dir, const char *key, const char *
     return copy;
 }
 
-/* A number of dir/run.json. */
 static inline int64_t run_json_integer(const char *dir, const char *key)
 {
-    char path[1024];
-    json_t *json;
-    snprintf(path, sizeof path, "%s/run.json", dir);
-    OK(tm_json_read(path, &json, err));
+    json_t *json = run_json(dir);
     int64_t value = json_integer_value(json_object_get(json, key));
     json_decref(json);
     return value;
+}
+
+/* Whether a warning has the text. */
+static inline bool run_json_warns(const char *dir, const char *text)
+{
+    json_t *json = run_json(dir);
+    const json_t *list = json_object_get(json, "warnings");
+    bool found = false;
+    for (size_t i = 0; i < json_array_size(list); i++)
+        found |= strstr(json_string_value(json_array_get(list, i)), text) != NULL;
+    json_decref(json);
+    return found;
 }
 
 #endif

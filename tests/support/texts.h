@@ -28,7 +28,7 @@ static const char *const families[][2] = {
     {"dynamic", "{\"model_type\": \"llama\", \"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2.0}, \"vocab_size\": 53, \"hidden_size\": 24, \"intermediate_size\": 20, "
                 "\"num_hidden_layers\": 2, \"num_attention_heads\": 3, \"max_position_embeddings\": 8}"},
 };
-enum { FAMILIES = sizeof families / sizeof *families, VOCAB = 53, PROMPT = 13, NEW = 12, TEXTS = 9, PREFIX = 3 };
+enum { FAMILIES = sizeof families / sizeof *families, VOCAB = 53, PROMPT = 13, NEW = 12, TEXTS = 9, PREFIX = 3, RANK = 3 };
 
 /* --- A model that writes --- */
 
@@ -69,13 +69,31 @@ static inline void unbuild(machine *m)
     m->tuning = (tm_tuning){0};
 }
 
+/* Values for what a method adds, half of which starts at 0. */
+static inline void stir(tm_model *model, tm_param *p, uint64_t key)
+{
+    dice d = {.key = key};
+    float *value = malloc(sizeof *value * (size_t)tm_param_count(p));
+    for (int64_t i = 0; i < tm_param_count(p); i++)
+        value[i] = (float)dice_spread(&d);
+    OK(tm_param_write(model, p, 0, value, TM_F32, err));
+    free(value);
+}
+
 /* Takes the memory that the counting device planned, no more. */
 static inline void machine_open(machine *m, const char *model, const char *method, tm_dtype act, layout l)
 {
     *m = (machine){0};
     int64_t limits[TM_MEM_KINDS];
     args a = {0};
-    arg(&a, "method=%s", method);
+    bool bank = strcmp(method, "bank") == 0, dora = strcmp(method, "dora") == 0;
+    arg(&a, "method=%s", bank || dora ? "lora" : method);
+    if (bank)
+        arg(&a, "lora.registers=[left, right]");
+    if (dora)
+        arg(&a, "lora.use_dora=true");
+    arg(&a, "lora.r=%d", RANK);
+    arg(&a, "adapter.size=%d", RANK);
     arg(&a, "prompt.tokens=%d", PREFIX);
     OK(tm_recipe_load(NULL, a.item, a.count, &m->recipe, err));
     args_free(&a);
@@ -92,6 +110,9 @@ static inline void machine_open(machine *m, const char *model, const char *metho
     OK(tm_model_load(&m->model, m->file, model, err));
     if (m->tuning.method->start)
         OK(m->tuning.method->start(&m->tuning, 0, 5, err));
+    for (int64_t i = 0; m->tuning.method->start && i < m->model.params.count; i++)
+        if (m->model.params.item[i]->added)
+            stir(&m->model, m->model.params.item[i], seed + (uint64_t)i);
     tm_model_begin_step(&m->model, NULL);
 }
 
@@ -108,7 +129,7 @@ typedef struct story {
     int32_t prompt[PROMPT], said[NEW];
     int64_t n, most, count;
     int32_t stop;
-    uint64_t hash; /* of all logits that were seen */
+    uint64_t hash; /* of all logits that were seen; of what is likeliest alone: nothing */
     bool ended;
 } story;
 
@@ -116,6 +137,8 @@ typedef struct telling {
     story story[TEXTS];
     int64_t order[TEXTS], count, next, refuse_at; /* refuse_at: the next that fails; -1: none */
     double temperature;
+    bool likeliest; /* the device chooses */
+    const float *gates; /* of all texts; NULL: none */
     void *scratch;
 } telling;
 
@@ -141,7 +164,7 @@ static inline tm_status next_text(void *context, tm_text *out, bool *there, tm_e
         return TM_OK;
     int64_t number = t->order[t->next++];
     const story *s = &t->story[number];
-    *out = (tm_text){.prompt = {.ids = s->prompt, .n = (int32_t)s->n}, .max_tokens = s->most, .number = number};
+    *out = (tm_text){.prompt = {.ids = s->prompt, .n = (int32_t)s->n, .gates = t->gates}, .max_tokens = s->most, .number = number};
     return TM_OK;
 }
 
@@ -155,10 +178,18 @@ static inline int32_t choose(void *context, int64_t number, const float *logits,
         memcpy(&bits, &logits[v], 4);
         s->hash = (s->hash ^ bits) * 1099511628211u;
     }
-    assert_true(!s->ended && s->count < NEW);
-    int32_t id = tm_sample(logits, VOCAB, &sampling, position, t->scratch);
+    return tm_sample(logits, VOCAB, &sampling, position, t->scratch);
+}
+
+static inline tm_status put_token(void *context, int64_t number, int32_t id, bool *more, tm_error *problem)
+{
+    telling *t = context;
+    story *s = &t->story[number];
+    (void)problem;
+    assert_true(!s->ended && s->count < NEW && *more);
     s->said[s->count++] = id;
-    return id == s->stop ? -1 : id;
+    *more = id != s->stop;
+    return TM_OK;
 }
 
 static inline tm_status ended(void *context, int64_t number, tm_error *problem)
@@ -172,7 +203,7 @@ static inline tm_status ended(void *context, int64_t number, tm_error *problem)
 
 static inline tm_status tell(machine *m, telling *t, tm_error *problem)
 {
-    tm_texts texts = {next_text, choose, ended, NULL, t};
+    tm_texts texts = {next_text, t->likeliest ? NULL : choose, put_token, ended, NULL, t};
     t->scratch = malloc(tm_sample_scratch_bytes(VOCAB));
     tm_status st = tm_decode(&m->model, &m->batch, &texts, problem);
     free(t->scratch);

@@ -1,4 +1,4 @@
-/* What pulls to the start: EWC, EWC of LoRA's dW, L2-SP, O-LoRA. Strength 0 is a plain run; at the start there is no pull; a strong one
+/* What pulls to the start: EWC, EWC of LoRA's dW, L2-SP, O-LoRA. At the start there is no pull; a strong one
  * holds the weights; gradients against central differences through the whole trainer; the closed form of two parabolas; shuffled
  * importances keep less; killed and resumed, packed and alone give the same bytes. */
 #include "../support/run.h"
@@ -56,38 +56,7 @@ static void make_importances(const args *recipe, const char *out)
     free(text);
 }
 
-/* --- Strength 0, and the start --- */
-
-static void strength_0_is_plain(void **state)
-{
-    (void)state;
-    static const char *const methods[] = {"full", "freeze", "bitfit", "lora"};
-    for (int i = 0; i < 4; i++) {
-        args a = {0}, b = {0};
-        common(&a, methods[i], "plain");
-        common(&b, methods[i], "zero");
-        if (i == 1) {
-            arg(&a, "freeze.layers=1");
-            arg(&b, "freeze.layers=1");
-        }
-        arg(&b, "keep.ewc.lambda=0");
-        arg(&b, "keep.ewc.path=%s", scratch("old.jsonl"));
-        arg(&b, "keep.l2sp.lambda=0");
-        arg(&b, "keep.orthogonal.lambda=0");
-        arg(&b, "keep.orthogonal.previous=[%s]", scratch("earlier"));
-        train(&a);
-        train(&b);
-        const char *file = i == 2 ? "adapter_model.safetensors" : result_of(methods[i]);
-        if (!tm_dir_has(scratch("plain"), file))
-            file = model_file();
-        if (!runs_agree(scratch("plain"), scratch("zero"), file))
-            fail_msg("method %s", methods[i]);
-        OK(tm_dir_remove(scratch("plain"), err));
-        OK(tm_dir_remove(scratch("zero"), err));
-        args_free(&a);
-        args_free(&b);
-    }
-}
+/* --- The start --- */
 
 /* The first step is that of a plain run, its penalty 0; the second is not. */
 static void no_pull_at_the_start(void **state)
@@ -294,31 +263,21 @@ static void gradients_are_differences(void **state)
         const char *name, *method, *arg[4];
     } cases[] = {
         {"ewc of dW", "lora", {"keep.ewc.lambda=3"}},
-        {"ewc of dW, continued", "lora", {"keep.ewc.lambda=3", "lora.init=EARLIER"}},
+        {"ewc of dW, continued", "lora", {"keep.ewc.lambda=3", "lora.init=@earlier"}},
         {"ewc of dW, head and biases too", "lora", {"keep.ewc.lambda=3", "lora.target_modules=[q_proj, down_proj, lm_head]"}},
-        {"ewc of A and B", "lora", {"keep.ewc.lambda=3", "keep.ewc.space=factors", "lora.init=EARLIER"}},
+        {"ewc of A and B", "lora", {"keep.ewc.lambda=3", "keep.ewc.space=factors", "lora.init=@earlier"}},
         {"ewc of all", "full", {"keep.ewc.lambda=3"}},
         {"l2sp of dW", "lora", {"keep.l2sp.lambda=0.5"}},
         {"l2sp of all", "full", {"keep.l2sp.lambda=0.5"}},
         {"both", "lora", {"keep.l2sp.lambda=0.5", "keep.ewc.lambda=3", "keep.ewc.importance=path"}},
-        {"o-lora", "lora", {"keep.orthogonal.previous=[EARLIER, SECOND]", "keep.orthogonal.lambda=0.7"}},
+        {"o-lora", "lora", {"keep.orthogonal.previous=[@earlier, @second]", "keep.orthogonal.lambda=0.7"}},
     };
     dice d = {.key = seed};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         args a = {0};
         common(&a, cases[i].method, "probe");
-        for (int k = 0; k < 4 && cases[i].arg[k]; k++) {
-            char text[1400], *at;
-            snprintf(text, sizeof text, "%s", cases[i].arg[k]);
-            const char *const names[] = {"EARLIER", "SECOND"};
-            for (int n = 0; n < 2; n++)
-                if ((at = strstr(text, names[n]))) {
-                    char rest[700];
-                    snprintf(rest, sizeof rest, "%s", at + strlen(names[n]));
-                    snprintf(at, sizeof text - (size_t)(at - text), "%s%s", scratch(n ? "second" : "earlier"), rest);
-                }
-            arg(&a, "%s", text);
-        }
+        for (int k = 0; k < 4 && cases[i].arg[k]; k++)
+            arg_at(&a, cases[i].arg[k]);
         bool ewc = strstr(cases[i].name, "ewc") || strstr(cases[i].name, "both");
         char importances[512];
         snprintf(importances, sizeof importances, "%s", scratch("probe.st"));
@@ -629,10 +588,7 @@ static void shuffled_importances_keep_less(void **state)
 /* The run took what was planned, to the byte, and the pulls are a part of it. */
 static void must_be_as_planned(const char *run)
 {
-    char path[600];
-    json_t *json;
-    snprintf(path, sizeof path, "%s/run.json", run);
-    OK(tm_json_read(path, &json, err));
+    json_t *json = run_json(run);
     assert_int_equal(json_integer_value(json_object_get(json, "planned_bytes")), json_integer_value(json_object_get(json, "peak_bytes")));
     assert_true(json_integer_value(json_object_get(json_object_get(json, "planned_parts"), "keep")) > 0);
     json_decref(json);
@@ -687,8 +643,8 @@ static void resumed_runs_end_alike(void **state)
 static void replicas_are_runs(void **state)
 {
     (void)state;
-    static const char *const extra[][3] = {{"keep.ewc.lambda=30", "keep.l2sp.lambda=1", "threads=1"}, {"keep.ewc.lambda=30", "lora.init=EARLIER", "lora.dropout=0.1"},
-                                           {"keep.orthogonal.previous=[EARLIER]", "lora.r=2", "keep.l2sp.lambda=1"}};
+    static const char *const extra[][3] = {{"keep.ewc.lambda=30", "keep.l2sp.lambda=1", "threads=1"}, {"keep.ewc.lambda=30", "lora.init=@earlier", "lora.dropout=0.1"},
+                                           {"keep.orthogonal.previous=[@earlier]", "lora.r=2", "keep.l2sp.lambda=1"}};
     char file[512];
     snprintf(file, sizeof file, "%s", scratch("shared.st"));
     args f = {0};
@@ -710,13 +666,8 @@ static void replicas_are_runs(void **state)
                 a = (args){0};
                 common(&a, "lora", name);
                 arg(&a, "train.seed=%d", 5 + r);
-                for (int k = 0; k < 3; k++) {
-                    char text[700], *at;
-                    snprintf(text, sizeof text, "%s", extra[c][k]);
-                    if ((at = strstr(text, "EARLIER")))
-                        snprintf(at, sizeof text - (size_t)(at - text), "%s%s", scratch("earlier"), strchr(extra[c][k], ']') ? "]" : "");
-                    arg(&a, "%s", text);
-                }
+                for (int k = 0; k < 3; k++)
+                    arg_at(&a, extra[c][k]);
                 if (c < 2)
                     arg(&a, "keep.ewc.importances=%s", file);
                 if (packed)
@@ -769,16 +720,16 @@ static void refusals(void **state)
         tm_status status;
         const char *text, *method, *arg[3];
     } cases[] = {
-        {TM_UNSUPPORTED, "use_dora", "lora", {"keep.ewc.lambda=1", "keep.ewc.importances=FILE", "lora.use_dora=true"}},
+        {TM_UNSUPPORTED, "use_dora", "lora", {"keep.ewc.lambda=1", "keep.ewc.importances=@delta.st", "lora.use_dora=true"}},
         {TM_UNSUPPORTED, "use_dora", "lora", {"keep.l2sp.lambda=1", "lora.use_dora=true"}},
         {TM_UNSUPPORTED, "embedding", "lora", {"keep.l2sp.lambda=1", "lora.target_modules=[embed_tokens, q_proj]"}},
         {TM_UNSUPPORTED, "registers", "lora", {"keep.l2sp.lambda=1", "lora.registers=[x]"}},
         {TM_RECIPE, "importances", "full", {"keep.ewc.lambda=1"}},
-        {TM_INPUT, "missing", "full", {"keep.ewc.lambda=1", "keep.ewc.importances=FILE"}},
-        {TM_INPUT, "no file of importances", "full", {"keep.ewc.lambda=1", "keep.ewc.importances=MODEL"}},
+        {TM_INPUT, "missing", "full", {"keep.ewc.lambda=1", "keep.ewc.importances=@delta.st"}},
+        {TM_INPUT, "no file of importances", "full", {"keep.ewc.lambda=1", "keep.ewc.importances=@model/model.safetensors"}},
         {TM_RECIPE, "keep.ewc.importances", "full", {"keep.ewc.lambda=1", "keep.ewc.importances=/nowhere/at/all"}},
-        {TM_RECIPE, "method: lora", "full", {"keep.orthogonal.previous=[EARLIER]"}},
-        {TM_RECIPE, "none of the modules", "lora", {"keep.orthogonal.previous=[EARLIER]", "lora.target_modules=[lm_head]"}},
+        {TM_RECIPE, "method: lora", "full", {"keep.orthogonal.previous=[@earlier]"}},
+        {TM_RECIPE, "none of the modules", "lora", {"keep.orthogonal.previous=[@earlier]", "lora.target_modules=[lm_head]"}},
         {TM_INPUT, "nowhere", "lora", {"keep.orthogonal.previous=[/nowhere]"}},
     };
     args f = {0};
@@ -789,15 +740,8 @@ static void refusals(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         args a = {0};
         common(&a, cases[i].method, "refused");
-        for (int k = 0; k < 3 && cases[i].arg[k]; k++) {
-            char text[700], *at;
-            snprintf(text, sizeof text, "%s", cases[i].arg[k]);
-            const char *const names[] = {"FILE", "MODEL", "EARLIER"}, *const paths[] = {"delta.st", "model/model.safetensors", "earlier"};
-            for (int n = 0; n < 3; n++)
-                if ((at = strstr(text, names[n])))
-                    snprintf(at, sizeof text - (size_t)(at - text), "%s%s", scratch(paths[n]), n == 2 ? "]" : "");
-            arg(&a, "%s", text);
-        }
+        for (int k = 0; k < 3 && cases[i].arg[k]; k++)
+            arg_at(&a, cases[i].arg[k]);
         tm_error problem = {0};
         tm_status st = try_train(&a, &problem);
         if (st != cases[i].status || !strstr(problem.message, cases[i].text))
@@ -810,7 +754,6 @@ static void refusals(void **state)
 static int begin(void **state)
 {
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     static const char *const small = "{\"model_type\": \"llama\", \"tie_word_embeddings\": false, \"vocab_size\": 23, \"hidden_size\": 8, \"intermediate_size\": 8, "
@@ -834,7 +777,7 @@ static int begin(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(strength_0_is_plain), cmocka_unit_test(no_pull_at_the_start), cmocka_unit_test(a_strong_pull_freezes), cmocka_unit_test(gradients_are_differences), cmocka_unit_test(l2sp_is_half_a_square), cmocka_unit_test(overlap_is_of_every_module),
+        cmocka_unit_test(no_pull_at_the_start), cmocka_unit_test(a_strong_pull_freezes), cmocka_unit_test(gradients_are_differences), cmocka_unit_test(l2sp_is_half_a_square), cmocka_unit_test(overlap_is_of_every_module),
         cmocka_unit_test(scale_of_factors_is_free), cmocka_unit_test(parabolas_meet), cmocka_unit_test(resumed_runs_end_alike), cmocka_unit_test(replicas_are_runs),
         cmocka_unit_test(refusals), cmocka_unit_test(shuffled_importances_keep_less)};
     return cmocka_run_group_tests_name("pulls to the start", tests, begin, scratch_end);

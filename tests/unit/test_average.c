@@ -433,27 +433,13 @@ static int64_t rank_of(const char *dir)
     return r;
 }
 
-static bool warned(const char *dir, const char *text)
-{
-    char path[600];
-    snprintf(path, sizeof path, "%s/run.json", dir);
-    json_t *json;
-    OK(tm_json_read(path, &json, err));
-    const json_t *list = json_object_get(json, "warnings");
-    bool found = false;
-    for (size_t i = 0; i < json_array_size(list); i++)
-        found |= strstr(json_string_value(json_array_get(list, i)), text) != NULL;
-    json_decref(json);
-    return found;
-}
-
 static void stacks_are_bounded(void **state)
 {
     (void)state;
     /* What weighs less than 1/256 of the newest is left out: 0.3^4 is more than that, 0.3^5 is not. */
     train_with(1, "averaged", WITH("keep.average.kind=ema", "keep.average.every=1", "keep.average.decay=0.3"));
     assert_int_equal(rank_of(scratch("averaged")), 3 * 5);
-    assert_false(warned(scratch("averaged"), "keep.average"));
+    assert_false(run_json_warns(scratch("averaged"), "keep.average"));
     train_with(1, "every", WITH("train.checkpoint_every=1", "train.keep_checkpoints=100"));
     int64_t step[] = {14, 13, 12, 11, 10}, count, same;
     double weight[5], all = 0, *got = deltas(scratch("averaged"), &count), *sum = calloc((size_t)count, 8);
@@ -473,9 +459,9 @@ static void stacks_are_bounded(void **state)
     /* SWA: no more than eight, further apart. Steps 1 to 14 would be 14, every second 7. */
     train_with(1, "averaged", WITH("keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0"));
     assert_int_equal(rank_of(scratch("averaged")), 3 * 7);
-    assert_true(warned(scratch("averaged"), "every 2 steps"));
+    assert_true(run_json_warns(scratch("averaged"), "every 2 steps"));
     train_with(0, "averaged", WITH("keep.average.kind=swa", "keep.average.every=1", "keep.average.start=0"));
-    assert_false(warned(scratch("averaged"), "keep.average"));
+    assert_false(run_json_warns(scratch("averaged"), "keep.average"));
 }
 
 /* A run that ends before anything was averaged saves what it has, and says so. */
@@ -487,7 +473,7 @@ static void ended_too_early(void **state)
         for (int ema = 0; ema < 2; ema++) {
             train_with(m, "plain", WITH(EARLY));
             train_with(m, "averaged", WITH(EARLY, "keep.average.every=9", ema ? "keep.average.kind=ema" : "keep.average.kind=swa"));
-            assert_true(warned(scratch("averaged"), "the result is not an average"));
+            assert_true(run_json_warns(scratch("averaged"), "the result is not an average"));
             if (!runs_agree(scratch("plain"), scratch("averaged"), file_of[m]))
                 fail_msg("%s: without an average the result is another; seed %llu", of_method[m][0], (unsigned long long)seed);
         }

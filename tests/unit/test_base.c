@@ -19,7 +19,8 @@ static void status_codes(void **state)
     assert_int_equal(tm_status_exit_code(TM_RETENTION), 5);
     tm_error err = {0};
     assert_int_equal(tm_fail(&err, TM_INPUT, "found %d", 7), TM_INPUT);
-    assert_int_equal(tm_fail_prefix(&err, "a.json"), TM_INPUT);
+    assert_int_equal(tm_fail_prefix(&err, TM_INPUT, "a.json"), TM_INPUT);
+    assert_int_equal(tm_fail_prefix(NULL, TM_INPUT, "a.json"), TM_INPUT);
     assert_string_equal(err.message, "a.json: found 7");
 }
 

@@ -1,6 +1,6 @@
-/* Single tokens on the GPU's own kernels for them (src/device/cuda/single.cu), compiled for the processor, or on a GPU
- * (TEMPER_CUDA_LIBRARY names its library): products and attention against sums in double, every row alone and among
- * others to the bit, and whole texts. */
+/* Single tokens on the GPU's own kernels for them (src/device/cuda/single.cu; half/single.cu), compiled for the processor,
+ * or on a GPU (TEMPER_CUDA_LIBRARY names its library): products and attention against sums in double, every row alone and
+ * among others to the bit, and whole texts. */
 #include "../support/texts.h"
 
 #include "device/compose.h"
@@ -285,6 +285,37 @@ static void attention(void **state)
     }
 }
 
+/* --- The likeliest --- */
+
+static void likeliest(void **state)
+{
+    (void)state;
+    static const double values[] = {-INFINITY, -2, -1, -0.0, 0, 1, 2, 2, INFINITY, NAN};
+    static const tm_dtype types[] = {TM_F32, TM_BF16, TM_F16};
+    enum { MOST = 3000 };
+    static float line[MOST];
+    for (int round = 0; round < 40; round += SPARSE) {
+        dice d = {.key = seed + 2000 + (uint64_t)round};
+        int64_t n = dice_in(&d, 1, MOST_ROWS), V = dice_in(&d, 1, round % 2 ? 40 : MOST), kinds = dice_in(&d, 1, 10);
+        tm_tensor z = matrix(types[round % 3], n, V, dice_in(&d, 0, 3), &d);
+        for (int64_t i = 0; round % 4 && i < n * V; i++)
+            tm_dtype_convert((char *)z.data + tm_dtype_bytes(z.dtype, i / V * z.ld + i % V), z.dtype, &values[dice_in(&d, 0, kinds - 1)], TM_F64, 1);
+        int32_t got[MOST_ROWS], *ids = there(got, sizeof got);
+        tm_tensor at = put_there(z);
+        TM_RUN(gpu, most_likely, n, at, ids);
+        gpu->calls->download(gpu, got, ids, sizeof got);
+        OK(gpu->calls->sync(gpu, err));
+        for (int64_t t = 0; t < n; t++) {
+            tm_dtype_convert(line, TM_F32, (char *)z.data + tm_dtype_bytes(z.dtype, t * z.ld), z.dtype, V);
+            if (got[t] != tm_most_likely(line, V))
+                fail_msg("row %d of %lldx%lld: %d, expected %d (round %d, seed %llu)", (int)t, (long long)n, (long long)V, got[t], tm_most_likely(line, V), round, (unsigned long long)seed);
+        }
+        leave(at);
+        tm_device_release(gpu, ids, sizeof got);
+        free(z.data);
+    }
+}
+
 /* --- Whole texts --- */
 
 static void alone_and_among_others(void **state)
@@ -307,10 +338,103 @@ static void alone_and_among_others(void **state)
     }
 }
 
+/* --- Graphs of single tokens --- */
+
+/* The device's calls, counted; or without graphs. */
+static struct {
+    tm_device_calls calls;
+    const tm_device_calls *real;
+    int64_t recorded, replayed, uploads, upload_bytes;
+} watched;
+
+static tm_status begin_watched(tm_device *d, tm_error *problem)
+{
+    watched.recorded++;
+    return watched.real->graph_begin(d, problem);
+}
+
+static void run_watched(tm_device *d, tm_graph *graph)
+{
+    watched.replayed++;
+    watched.real->graph_run(d, graph);
+}
+
+static void upload_watched(tm_device *d, void *dst, const void *src, int64_t bytes)
+{
+    watched.uploads++;
+    watched.upload_bytes += bytes;
+    watched.real->upload(d, dst, src, bytes);
+}
+
+static void watch(machine *m, bool graphs)
+{
+    watched.real = m->device->calls;
+    watched.calls = *watched.real;
+    watched.calls.graph_begin = graphs ? begin_watched : NULL;
+    watched.calls.graph_run = run_watched;
+    watched.calls.upload = upload_watched;
+    watched.recorded = watched.replayed = watched.uploads = watched.upload_bytes = 0;
+    m->device->calls = &watched.calls;
+}
+
+static void unwatch(machine *m) { m->device->calls = watched.real; }
+
+/* Texts of other lengths that end at other times, windows, adapters, gates, a trained prompt: the same bits. */
+static void graphs_change_nothing(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"none", "lora", "prompt", "bank", "dora", "adapter"};
+    static const float gates[] = {0.75f, -1.5f};
+    int64_t replayed = 0;
+    for (int f = 0; f < FAMILIES; f++)
+        for (int k = 0; k < 6; k += SPARSE) {
+            machine m;
+            telling plain, again;
+            dice d = {.key = seed + 4000 + (uint64_t)(6 * f + k)};
+            invent(&plain, &d);
+            plain.gates = k == 3 ? gates : NULL;
+            plain.likeliest = dice_in(&d, 0, 1);
+            again = plain;
+            machine_open(&m, scratch(families[f][0]), methods[k], f % 3 ? TM_BF16 : TM_F32, (layout){dice_in(&d, PREFIX, 2 * PROMPT), dice_in(&d, 1, TEXTS), 1, library});
+            watch(&m, false);
+            OK(tell(&m, &plain, err));
+            assert_int_equal(watched.replayed, 0);
+            unwatch(&m);
+            watch(&m, true);
+            OK(tell(&m, &again, err));
+            replayed += watched.replayed;
+            unwatch(&m);
+            same_stories(&plain, &again, families[f][0]);
+            machine_close(&m);
+        }
+    assert_true(replayed > 0);
+}
+
+/* Three texts side by side, of which one ends after every four tokens: each number of texts is queued once, recorded, and
+ * run three times. A step uploads once, and no more than its texts need. */
+static void a_graph_for_every_number_of_texts(void **state)
+{
+    (void)state;
+    machine m;
+    telling t = {.count = 3, .refuse_at = -1, .likeliest = true};
+    for (int64_t i = 0; i < t.count; i++) {
+        t.story[i] = (story){.prompt = {(int32_t)i}, .n = 1, .most = 4 * (i + 1), .stop = -1};
+        t.order[i] = i;
+    }
+    machine_open(&m, scratch("llama"), "none", TM_BF16, (layout){200, 3, 1, library});
+    watch(&m, true);
+    OK(tell(&m, &t, err));
+    assert_int_equal(watched.recorded, 3);
+    assert_int_equal(watched.replayed, 9);
+    assert_int_equal(watched.uploads, 12);
+    assert_true(watched.upload_bytes <= 12 * 200);
+    unwatch(&m);
+    machine_close(&m);
+}
+
 static int open_gpu(void **state)
 {
     tm_error problem;
-    library = getenv("TEMPER_CUDA_LIBRARY") ? getenv("TEMPER_CUDA_LIBRARY") : EMULATED;
     if (access(library, R_OK) != 0) {
         print_message("skip: no C++ compiler here, so no %s\n", library);
         exit(0);
@@ -326,6 +450,13 @@ static int close_gpu(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(products), cmocka_unit_test(attention), cmocka_unit_test(alone_and_among_others)};
-    return cmocka_run_group_tests_name("cuda_generate", tests, open_gpu, close_gpu);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(products), cmocka_unit_test(attention), cmocka_unit_test(likeliest), cmocka_unit_test(alone_and_among_others),
+                                       cmocka_unit_test(graphs_change_nothing), cmocka_unit_test(a_graph_for_every_number_of_texts)};
+    const char *named = getenv("TEMPER_CUDA_LIBRARY"), *libraries[] = {named ? named : EMULATED, EMULATED_FAST};
+    int failed = 0;
+    for (int i = 0; i < (named ? 1 : 2); i++) {
+        library = libraries[i];
+        failed += cmocka_run_group_tests_name(i ? "cuda_generate, tensor cores" : "cuda_generate", tests, open_gpu, close_gpu);
+    }
+    return failed;
 }

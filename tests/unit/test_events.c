@@ -122,7 +122,16 @@ static void checksum_known_answer(void **state)
     assert_int_equal(crc32c((const unsigned char *)"123456789", 9), 0xe3069283u); /* RFC 3720, appendix B.4 */
 }
 
-static void scalars_come_back(void **state)
+/* One number, tagged "name/v". */
+static void add_number(tm_events *events, int64_t step, const char *name, float value)
+{
+    char row[600];
+    int size = snprintf(row, sizeof row, "{\"step\": %lld, \"eval\": {\"%s\": {\"v\": %.9g}}}", (long long)step, name, (double)value);
+    assert_true(size < (int)sizeof row);
+    assert_int_equal(tm_events_row(events, row, (size_t)size, NULL), TM_OK);
+}
+
+static void numbers_come_back(void **state)
 {
     (void)state;
     unsigned seed = (unsigned)time(NULL);
@@ -136,16 +145,16 @@ static void scalars_come_back(void **state)
     for (int i = 0; i < N; i++) {
         steps[i] = (int64_t)rand() << (rand() % 20);
         values[i] = (float)(rand() - RAND_MAX / 2) * 1e-6f;
-        char tag[64];
-        snprintf(tag, sizeof tag, "%.*s/%d", rand() % 50, "a/very/long/tag/name/that/takes/the/summary/past/127", i);
-        assert_int_equal(tm_events_scalar(events, steps[i], tag, values[i], (double)i, NULL), TM_OK);
+        char name[64];
+        snprintf(name, sizeof name, "%d/%.*s", i, rand() % 50, "a/very/long/tag/name/that/takes/the/summary/past/127");
+        add_number(events, steps[i], name, values[i]);
     }
     tm_events_close(events);
     assert_int_equal(read_events(path, got, N + 1), N + 1);
     assert_string_equal(got[0].version, "brain.Event:2");
     for (int i = 0; i < N; i++)
-        if (got[i + 1].step != steps[i] || got[i + 1].value != values[i] || got[i + 1].wall != i)
-            fail_msg("seed %u: scalar %d differs", seed, i);
+        if (got[i + 1].step != steps[i] || got[i + 1].value != values[i] || got[i + 1].wall != (double)steps[i] || atoi(got[i + 1].tag) != i)
+            fail_msg("seed %u: number %d differs", seed, i);
 }
 
 /* A long tag pushes every length past one byte. */
@@ -160,7 +169,7 @@ static void long_lengths(void **state)
         tm_events *events;
         event got[2];
         assert_int_equal(tm_events_create(path, &events, NULL), TM_OK);
-        assert_int_equal(tm_events_scalar(events, n, tag, 1, 1, NULL), TM_OK);
+        add_number(events, n, tag, 1);
         tm_events_close(events);
         assert_int_equal(read_events(path, got, 2), 2);
         assert_int_equal(got[1].step, n);
@@ -249,7 +258,7 @@ static void failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(checksum_known_answer), cmocka_unit_test(scalars_come_back),
+        cmocka_unit_test(checksum_known_answer), cmocka_unit_test(numbers_come_back),
         cmocka_unit_test(long_lengths),          cmocka_unit_test(rows_become_tags),
         cmocka_unit_test(resumed_equals_uninterrupted), cmocka_unit_test(failures),
     };

@@ -42,6 +42,23 @@ static void close_to_libm(void **state)
     assert_true(fabs(tm_pow(10000, 0.25) - 10) < 1e-14);
 }
 
+/* Many at once are each as it is alone. */
+static void many_at_once(void **state)
+{
+    (void)state;
+    enum { MOST = 70 };
+    for (uint32_t round = 0; round < 200; round++) {
+        double x[MOST], y[MOST];
+        int64_t n = (int64_t)random_in(round, 0, MOST + 1);
+        n = n > MOST ? MOST : n;
+        for (uint32_t i = 0; i < n; i++)
+            x[i] = y[i] = round % 2 ? random_in(MOST * round + i, -30, 0) : random_in(MOST * round + i, -800, 800);
+        tm_exp_all(y, n);
+        for (int64_t i = 0; i < n; i++)
+            assert_true(y[i] == tm_exp(x[i]));
+    }
+}
+
 static void normals_are_normal(void **state)
 {
     (void)state;
@@ -66,6 +83,6 @@ static void normals_are_normal(void **state)
 int main(void)
 {
     seed = (uint64_t)time(NULL);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(close_to_libm), cmocka_unit_test(normals_are_normal)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(close_to_libm), cmocka_unit_test(many_at_once), cmocka_unit_test(normals_are_normal)};
     return cmocka_run_group_tests_name("exact", tests, NULL, NULL);
 }

@@ -144,7 +144,7 @@ static void folders(void **state)
     assert_false(tm_path_is_dir(scratch("d/b")));
     FAILS(TM_IO, "d/b", tm_dir_create(scratch("d/b"), err));
     FAILS(TM_IO, "d/b", tm_dir_create(scratch("d/b/c"), err));
-    OK(tm_dir_sync(scratch("d"), err));
+    OK(tm_path_sync(scratch("d"), err));
     OK(tm_dir_remove(scratch("d"), err));
     OK(tm_dir_remove(scratch("d"), err));
     assert_false(tm_path_exists(scratch("d")));

@@ -1,6 +1,7 @@
 /* Plans for GPUs that are not here: names, layouts chosen for a memory size, advice that is true, work against a formula, and what
  * `temper plan --json` says. */
 #include "../support/run.h"
+#include "../support/work.h"
 
 #include "model/flops.h"
 #include "plan/cost.h"
@@ -311,7 +312,8 @@ static void work_is_the_formula(void **state)
             OK(tm_counting_device_create(tm_cpu_traits(), &device, err));
             OK(tm_trainer_create(&job.run, device, NULL, &trainer, err));
             assert_true(job.plan.micro_tokens == 2048);
-            double formula = tm_flops_per_token(&trainer->model, 512) * 2048, traced = tm_work_flops(&job.plan.micro);
+            tm_flops flops = tm_flops_of(&trainer->model);
+            double formula = (flops.token + flops.target) * 2048 + 4 * tm_flops_attention(&trainer->model, 512), traced = work_flops(&job.plan.micro);
             int64_t layers = trainer->model.config.layers, lora = k % 2;
             for (int64_t l = 0; k == 3 && l < layers; l++) /* without dropout the gradients of down's factors are an op of their own, which makes dy B again */
                 formula += 2.0 * 2048 * 16 * (double)trainer->model.block[l].down.out;
@@ -483,7 +485,7 @@ static void a_step_is_its_examples(void **state)
             tm_costing_device_lengths(device, length, 7);
             work = (tm_work){0};
             OK(tm_trainer_step(trainer, err));
-            double traced = tm_work_flops(&work);
+            double traced = work_flops(&work);
             if (fabs(traced / trainer->step_flops - 1) > 0.015)
                 fail_msg("%s, %s: %.6g operations traced, %.6g counted; seed %llu", models[m].name, methods[k], traced, trainer->step_flops, (unsigned long long)seed);
             tm_trainer_destroy(trainer);

@@ -3,6 +3,8 @@
  * attention sees, random prompts, lengths and ends. */
 #include "../support/texts.h"
 
+#include "base/exact.h"
+
 static void alone_and_among_others(void **state)
 {
     (void)state;
@@ -32,6 +34,95 @@ static void the_first_of_the_likeliest(void **state)
     assert_int_equal(tm_most_likely((const float[]){-2, 3, 3, 1, 3}, 5), 1);
     assert_int_equal(tm_most_likely((const float[]){0, 0, 0}, 3), 0);
     assert_int_equal(tm_most_likely((const float[]){1, 2, 4}, 3), 2);
+    assert_int_equal(tm_most_likely((const float[]){1, NAN, 4, NAN}, 4), 2);
+    assert_int_equal(tm_most_likely((const float[]){NAN, 2, 4}, 3), 0);
+    assert_int_equal(tm_most_likely((const float[]){-INFINITY, NAN, -INFINITY}, 3), 0);
+}
+
+/* --- Drawing --- */
+
+enum { MANY = 200 };
+typedef struct weighed {
+    double weight;
+    int32_t id;
+} weighed;
+
+static int by_weight(const void *a, const void *b)
+{
+    const weighed *x = a, *y = b;
+    return x->weight != y->weight ? (x->weight < y->weight ? 1 : -1) : x->id - y->id;
+}
+
+/* The rule in the shortest words: all in order, then those that top_k and top_p leave. */
+static int32_t drawn(const float *logits, int64_t n, const tm_sampling *s, int64_t position)
+{
+    weighed c[MANY];
+    double all = 0, kept = 0;
+    float most = logits[tm_most_likely(logits, n)];
+    for (int64_t i = 0; i < n; i++) {
+        c[i] = (weighed){tm_exp(((double)logits[i] - most) / s->temperature), (int32_t)i};
+        all += c[i].weight;
+    }
+    int64_t few = s->top_k > 0 && s->top_k < n ? s->top_k : n;
+    if (few < n || s->top_p < 1)
+        qsort(c, (size_t)n, sizeof *c, by_weight);
+    for (int64_t i = 0; few < n && i < few; i++)
+        kept += c[i].weight;
+    all = few < n ? kept : all;
+    if (s->top_p < 1) {
+        double enough = s->top_p * all;
+        int64_t k = 0;
+        for (all = 0; k < few && (k == 0 || all < enough); k++)
+            all += c[k].weight;
+        few = k;
+    }
+    tm_philox random = tm_philox_at(tm_philox_key(s->seed, TM_PURPOSE_SAMPLE, 0, 0), (uint32_t)position, 0, 0, 0);
+    double at = all * ((double)((uint64_t)random.word[0] << 21 | random.word[1] >> 11) * 0x1p-53);
+    for (int64_t i = 0; i < few; i++)
+        if ((at -= c[i].weight) < 0)
+            return c[i].id;
+    return c[few - 1].id;
+}
+
+static void draws(void **state)
+{
+    (void)state;
+    dice d = {.key = seed + 77};
+    void *room = malloc(tm_sample_scratch_bytes(MANY));
+    for (int round = 0; round < 3000; round++) {
+        float z[MANY];
+        int64_t n = dice_in(&d, 1, round % 3 ? 12 : MANY), steps = dice_in(&d, 1, 20);
+        for (int64_t i = 0; i < n; i++) /* ties, too */
+            z[i] = (float)dice_in(&d, -steps, steps) * 0.25f;
+        tm_sampling s = {.temperature = 0.1 + 2 * dice_unit(&d), .top_k = round % 2 ? dice_in(&d, 0, n + 1) : 0, .top_p = round % 4 > 1 ? dice_unit(&d) : 1, .seed = dice_word(&d)};
+        int32_t got = tm_sample(z, n, &s, round, room), want = drawn(z, n, &s, round);
+        if (got != want)
+            fail_msg("%d of %lld, expected %d: temperature %g, top_k %lld, top_p %g (round %d, seed %llu)", got, (long long)n, want, s.temperature, (long long)s.top_k, s.top_p, round, (unsigned long long)seed);
+    }
+    free(room);
+}
+
+/* Ids that the device finds are those that the logits give, which the host sees. */
+static void the_device_finds_the_likeliest(void **state)
+{
+    (void)state;
+    for (int f = 0; f < FAMILIES; f++)
+        for (int k = 0; k < 4; k += SPARSE) {
+            machine m;
+            telling seen, found;
+            dice d = {.key = seed + 500 + (uint64_t)(4 * f + k)};
+            invent(&seen, &d);
+            seen.temperature = 0;
+            found = seen;
+            found.likeliest = true;
+            machine_open(&m, scratch(families[f][0]), "none", k & 2 ? TM_BF16 : TM_F32, (layout){PREFIX + PROMPT, dice_in(&d, 1, TEXTS), 1, NULL});
+            OK(tell(&m, &seen, err));
+            OK(tell(&m, &found, err));
+            for (int i = 0; i < TEXTS; i++)
+                found.story[i].hash = seen.story[i].hash;
+            same_stories(&seen, &found, families[f][0]);
+            machine_close(&m);
+        }
 }
 
 /* --- What depends on the length --- */
@@ -39,6 +130,7 @@ static void the_first_of_the_likeliest(void **state)
 typedef struct growing { /* one text, with the logits that every token of it was chosen by */
     int32_t ids[PROMPT + NEW];
     int64_t n, prompt, next;
+    bool once; /* no more than one token */
     float logits[NEW][VOCAB];
 } growing;
 
@@ -57,14 +149,17 @@ static int32_t choose_growing(void *context, int64_t number, const float *logits
     (void)number;
     (void)position;
     memcpy(g->logits[g->n - g->prompt], logits, sizeof g->logits[0]);
-    g->ids[g->n++] = tm_most_likely(logits, VOCAB);
-    return g->ids[g->n - 1];
+    return tm_most_likely(logits, VOCAB);
 }
 
-static int32_t choose_once(void *context, int64_t number, const float *logits, int64_t position)
+static tm_status put_growing(void *context, int64_t number, int32_t id, bool *more, tm_error *problem)
 {
-    choose_growing(context, number, logits, position);
-    return -1;
+    growing *g = context;
+    (void)number;
+    (void)problem;
+    g->ids[g->n++] = id;
+    *more = !g->once;
+    return TM_OK;
 }
 
 /* With short and long factors every token of a text follows logits that a model would give which is shown the text so far
@@ -82,12 +177,12 @@ static void long_factors_from_the_limit_on(void **state)
         all = (growing){.n = prompts[k], .prompt = prompts[k]};
         for (int64_t i = 0; i < all.n; i++)
             all.ids[i] = (int32_t)dice_in(&d, 0, VOCAB - 1);
-        OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_growing, .context = &all}, err));
+        OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_growing, .token = put_growing, .context = &all}, err));
         assert_true(all.n == prompts[k] + NEW || all.n > 20);
         for (int64_t n = prompts[k]; n < all.n; n++) {
-            once = (growing){.n = n, .prompt = n};
+            once = (growing){.n = n, .prompt = n, .once = true};
             memcpy(once.ids, all.ids, sizeof all.ids);
-            OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_once, .context = &once}, err));
+            OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_growing, .token = put_growing, .context = &once}, err));
             if (memcmp(once.logits[0], all.logits[n - prompts[k]], sizeof once.logits[0]) != 0)
                 fail_msg("a prompt of %lld: other logits behind %lld tokens than shown at once; seed %llu", (long long)prompts[k], (long long)n, (unsigned long long)seed);
         }
@@ -103,8 +198,8 @@ static void queries_grow_from_the_trained_length_on(void **state)
     static growing once;
     machine m;
     machine_open(&m, scratch("qwen-short"), "none", TM_F32, (layout){PREFIX + PROMPT, 1, 1, NULL});
-    once = (growing){.n = N, .prompt = N};
-    OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_once, .context = &once}, err));
+    once = (growing){.n = N, .prompt = N, .once = true};
+    OK(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_growing, .choose = choose_growing, .token = put_growing, .context = &once}, err));
     for (int64_t p = 1; p < N - 1; p++) { /* the last token's row has taken that of position 0 since */
         double want = p < TRAINED ? 1 : log((double)(p + 1)) / log(TRAINED);
         const float *key = tm_tensor_rows(m.model.row_cos[0], p, 1).data, *query = tm_tensor_rows(m.model.row_cos[1], p, 1).data;
@@ -158,7 +253,7 @@ static void prompts_that_do_not_fit(void **state)
     tm_error problem = {0};
     machine_open(&m, scratch("llama"), "none", TM_F32, (layout){9, 4, 1, NULL});
     for (int32_t n = 0; n <= PREFIX + PROMPT + NEW - 3; n += PREFIX + PROMPT + NEW - 3) {
-        assert_int_equal(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_long, .choose = choose, .context = &n}, &problem), TM_FAILED);
+        assert_int_equal(tm_decode(&m.model, &m.batch, &(tm_texts){.next = next_long, .choose = choose, .token = put_token, .context = &n}, &problem), TM_FAILED);
         assert_non_null(strstr(problem.message, "expected 1 to 24"));
     }
     machine_close(&m);
@@ -166,7 +261,7 @@ static void prompts_that_do_not_fit(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_among_others), cmocka_unit_test(the_first_of_the_likeliest), cmocka_unit_test(long_factors_from_the_limit_on),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(alone_and_among_others), cmocka_unit_test(the_first_of_the_likeliest), cmocka_unit_test(draws), cmocka_unit_test(the_device_finds_the_likeliest), cmocka_unit_test(long_factors_from_the_limit_on),
                                        cmocka_unit_test(queries_grow_from_the_trained_length_on), cmocka_unit_test(refusals), cmocka_unit_test(prompts_that_do_not_fit)};
     return cmocka_run_group_tests_name("generate", tests, texts_begin, scratch_end);
 }

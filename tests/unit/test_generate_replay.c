@@ -411,7 +411,6 @@ static int begin(void **state)
     tm_buf task = {0}, old = {0};
     static const char *const who[] = {"king", "queen", "cat", "dog", "fox", "owl", "boy", "girl"};
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     for (int i = 0; i < 16; i++) {

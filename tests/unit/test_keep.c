@@ -9,29 +9,31 @@ static uint64_t seed;
 static const char *const model = "{\"model_type\": \"llama\", \"tie_word_embeddings\": true, " SIZES;
 
 typedef struct method {
-    const char *name, *on, *zero; /* zero NULL: it has no strength; OLD in them is the path of old rows */
+    const char *name, *on, *zero; /* zero NULL: it has no strength; @: arg_at */
     bool result;                  /* it changes what is saved, not the steps */
     const char *without;          /* what it must differ from; NULL: plain training */
+    const char *only;             /* the tuning that it is for; NULL: any */
 } method;
 
-#define REPLAY "keep.replay={path: OLD, format: tokens, fraction: 0.4}"
+#define REPLAY "keep.replay={path: @old.jsonl, format: tokens, fraction: 0.4}"
 
 static const method methods[] = {
-    {"replay", REPLAY, "keep.replay={path: OLD, format: tokens, fraction: 0}", false, NULL},
-    {"replay, a buffer", "keep.replay={path: OLD, format: tokens, fraction: 0.4, buffer: 5}", NULL, false, REPLAY},
-    {"ewc", "keep.ewc={lambda: 30, path: OLD, samples: 6}", "keep.ewc={lambda: 0, path: OLD}", false, NULL},
-    {"ewc on factors", "keep.ewc={lambda: 30, path: OLD, samples: 6, space: factors, fisher: empirical}", NULL, false, NULL},
-    {"path importances", "keep.ewc={lambda: 30, path: OLD, samples: 6, importance: path}", NULL, false, NULL},
-    {"l2sp", "keep.l2sp.lambda=3", "keep.l2sp.lambda=0", false, NULL},
-    {"kl", "keep.kl={beta: 2}", "keep.kl={beta: 0}", false, NULL},
-    {"der++", "keep={replay: {path: OLD, format: tokens, fraction: 0.4}, der: {alpha: 0.5, beta: 0.7}}", NULL, false, REPLAY},
-    {"stm", "keep.stm.threshold=50", "keep.stm.threshold=1e30", false, NULL},
-    {"stm by share", "keep.stm.fraction=0.4", "keep.stm.fraction=0", false, NULL},
-    {"ema", "keep.average={kind: ema, every: 1, decay: 0.7}", "keep.average={kind: none}", true, NULL},
-    {"swa", "keep.average={kind: swa, every: 1, start: 0.2}", NULL, true, NULL},
-    {"lookahead", "keep.average={kind: lookahead, every: 2, alpha: 0.5}", "keep.average={kind: lookahead, every: 2, alpha: 1}", false, NULL},
-    {"wise", "keep.wise.scale=0.5", "keep.wise.scale=1", true, NULL},
-    {"osf", "keep.osf.share=0.5", "keep.osf.share=0", false, NULL},
+    {"replay", REPLAY, "keep.replay={path: @old.jsonl, format: tokens, fraction: 0}", false, NULL, NULL},
+    {"replay, a buffer", "keep.replay={path: @old.jsonl, format: tokens, fraction: 0.4, buffer: 5}", NULL, false, REPLAY, NULL},
+    {"ewc", "keep.ewc={lambda: 30, path: @old.jsonl, samples: 6}", "keep.ewc={lambda: 0, path: @old.jsonl}", false, NULL, NULL},
+    {"ewc on factors", "keep.ewc={lambda: 30, path: @old.jsonl, samples: 6, space: factors, fisher: empirical}", NULL, false, NULL, NULL},
+    {"path importances", "keep.ewc={lambda: 30, path: @old.jsonl, samples: 6, importance: path}", NULL, false, NULL, NULL},
+    {"l2sp", "keep.l2sp.lambda=3", "keep.l2sp.lambda=0", false, NULL, NULL},
+    {"kl", "keep.kl={beta: 2}", "keep.kl={beta: 0}", false, NULL, NULL},
+    {"der++", "keep={replay: {path: @old.jsonl, format: tokens, fraction: 0.4}, der: {alpha: 0.5, beta: 0.7}}", NULL, false, REPLAY, NULL},
+    {"stm", "keep.stm.threshold=50", "keep.stm.threshold=1e30", false, NULL, NULL},
+    {"stm by share", "keep.stm.fraction=0.4", "keep.stm.fraction=0", false, NULL, NULL},
+    {"ema", "keep.average={kind: ema, every: 1, decay: 0.7}", "keep.average={kind: none}", true, NULL, NULL},
+    {"swa", "keep.average={kind: swa, every: 1, start: 0.2}", NULL, true, NULL, NULL},
+    {"lookahead", "keep.average={kind: lookahead, every: 2, alpha: 0.5}", "keep.average={kind: lookahead, every: 2, alpha: 1}", false, NULL, NULL},
+    {"wise", "keep.wise.scale=0.5", "keep.wise.scale=1", true, NULL, NULL},
+    {"osf", "keep.osf.share=0.5", "keep.osf.share=0", false, NULL, NULL},
+    {"o-lora", "keep.orthogonal={previous: [@earlier], lambda: 20}", "keep.orthogonal={previous: [@earlier], lambda: 0}", false, NULL, "lora"},
 };
 
 static const struct tuning {
@@ -60,25 +62,12 @@ static void recipe(args *a, const struct tuning *t, const char *out)
     arg(a, "eval.0.format=tokens");
 }
 
-/* Puts the path of old rows wherever a setting says OLD. */
-static void add(args *a, const char *text)
-{
-    tm_buf filled = {0};
-    for (const char *mark; (mark = strstr(text, "OLD")); text = mark + 3) {
-        tm_buf_add(&filled, text, (size_t)(mark - text));
-        tm_buf_text(&filled, scratch("old.jsonl"));
-    }
-    tm_buf_text(&filled, text);
-    arg(a, "%s", tm_buf_str(&filled));
-    tm_buf_deinit(&filled);
-}
-
 static void run(const struct tuning *t, const char *out, const char *setting, const char *layout)
 {
     args a = {0};
     recipe(&a, t, out);
     if (setting)
-        add(&a, setting);
+        arg_at(&a, setting);
     if (layout)
         arg(&a, "%s", layout);
     train(&a);
@@ -98,13 +87,15 @@ static const struct tuning *begin(void **state)
     return *state;
 }
 
+static bool is_for(const method *m, const struct tuning *t) { return !m->only || strcmp(m->only, t->name) == 0; }
+
 static void nothing_at_strength_zero(void **state)
 {
     const struct tuning *t = begin(state);
     run(t, "plain", NULL, NULL);
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         const method *m = &methods[i];
-        if (!m->zero)
+        if (!m->zero || !is_for(m, t))
             continue;
         run(t, "zero", m->zero, NULL);
         if (!agree(t, "plain", "zero"))
@@ -148,7 +139,7 @@ static void one_method(const struct tuning *t, const char *name, const char *set
     }
     args a = {0};
     recipe(&a, t, "other");
-    add(&a, setting);
+    arg_at(&a, setting);
     interrupt(&a, 3);
     interrupt(&a, 2);
     train(&a);
@@ -163,6 +154,8 @@ static void each_alone(void **state)
     const struct tuning *t = begin(state);
     for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
         const method *m = &methods[i];
+        if (!is_for(m, t))
+            continue;
         run(t, "plain", m->without, NULL);
         one_method(t, m->name, m->on);
         if (agree(t, "plain", "on"))
@@ -177,8 +170,8 @@ static void each_alone(void **state)
 static void all_together(void **state)
 {
     const struct tuning *t = begin(state);
-    one_method(t, "all", "keep={replay: {path: OLD, format: tokens, fraction: 0.3}, kl: {beta: 0.5, on: [task]}, der: {alpha: 0.3}, stm: {fraction: 0.2}, "
-                         "ewc: {lambda: 5, path: OLD, samples: 6}, l2sp: {lambda: 0.1}, osf: {share: 0.3}, average: {kind: swa, every: 1}, wise: {scale: 0.9}}");
+    one_method(t, "all", "keep={replay: {path: @old.jsonl, format: tokens, fraction: 0.3}, kl: {beta: 0.5, on: [task]}, der: {alpha: 0.3}, stm: {fraction: 0.2}, "
+                         "ewc: {lambda: 5, path: @old.jsonl, samples: 6}, l2sp: {lambda: 0.1}, osf: {share: 0.3}, average: {kind: swa, every: 1}, wise: {scale: 0.9}}");
     drop("on");
 }
 
@@ -197,6 +190,7 @@ static int prepare(void **state)
         snprintf(path, sizeof path, "%s", scratch(files[i].name));
         write_rows(path, files[i].rows, files[i].low, files[i].high, 61, 0.3, seed + 1 + i);
     }
+    run(&tunings[0], "earlier", "train.seed=3", NULL);
     return 0;
 }
 

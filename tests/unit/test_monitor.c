@@ -204,20 +204,6 @@ static void kl_starts_at_zero_and_is_never_negative(void **state)
 
 /* --- What they do --- */
 
-static bool warned(const char *dir, const char *text)
-{
-    char path[600];
-    snprintf(path, sizeof path, "%s/run.json", dir);
-    json_t *json;
-    OK(tm_json_read(path, &json, err));
-    const json_t *list = json_object_get(json, "warnings");
-    bool found = false;
-    for (size_t i = 0; i < json_array_size(list); i++)
-        found |= strstr(json_string_value(json_array_get(list, i)), text) != NULL;
-    json_decref(json);
-    return found;
-}
-
 static void status_is(const char *dir, const char *expect)
 {
     char *status = run_json_text(dir, "status", NULL);
@@ -264,7 +250,7 @@ static void stop_and_rollback(void **state)
         assert_int_equal(e[breach].step, breach * EVERY);
         stays_as_at(scratch("stop"), e[breach].step);
         status_is(scratch("stop"), "stopped");
-        assert_true(warned(scratch("stop"), metrics[metric]));
+        assert_true(run_json_warns(scratch("stop"), metrics[metric]));
         train_to(&a, TM_RETENTION); /* the same command again: the same answer, nothing done */
         stays_as_at(scratch("stop"), e[breach].step);
         args_free(&a);
@@ -321,8 +307,8 @@ static void warn_goes_on(void **state)
     train(&a);
     assert_int_equal(read_evaluations(scratch("warn"), e), reference_count);
     assert_true(runs_agree(scratch("reference"), scratch("warn"), adapter_file()));
-    assert_true(warned(scratch("warn"), "probe loss"));
-    assert_false(warned(scratch("reference"), "probe loss")); /* no budget, no complaint */
+    assert_true(run_json_warns(scratch("warn"), "probe loss"));
+    assert_false(run_json_warns(scratch("reference"), "probe loss")); /* no budget, no complaint */
     status_is(scratch("warn"), "done");
     args_free(&a);
 }

@@ -186,6 +186,43 @@ static void softcap(void **state)
     tm_device_destroy(d);
 }
 
+/* The first of the largest, as the rule says it: what is not a number is below everything, and above it at the beginning. */
+static void most_likely(void **state)
+{
+    (void)state;
+    enum { MOST_ROWS = 9, MOST = 300 };
+    static const tm_isa isas[] = {TM_ISA_AUTO, TM_ISA_SCALAR, TM_ISA_AVX2, TM_ISA_F64};
+    static const tm_dtype of_logits[] = {TM_F32, TM_BF16, TM_F16};
+    static const float values[] = {-INFINITY, -2, -1, -0.0f, 0, 1, 2, 2, INFINITY, NAN};
+    static float z[MOST_ROWS * MOST];
+    static double stored[MOST_ROWS * MOST];
+    rng r = {seed};
+    for (int round = 0; round < 60; round++) {
+        tm_dtype type = isas[round % 4] == TM_ISA_F64 ? TM_F64 : of_logits[round % 3];
+        int64_t rows = rng_in(&r, 1, MOST_ROWS), V = rng_in(&r, 1, MOST), ld = rng_in(&r, V, MOST), kinds = rng_in(&r, 1, 10);
+        int32_t got[MOST_ROWS];
+        tm_device *d = device(2, isas[round % 4]);
+        if (!d)
+            continue;
+        for (int64_t i = 0; i < rows * ld; i++)
+            z[i] = i % ld >= V ? INFINITY : round % 5 ? values[rng_in(&r, 0, kinds - 1)] : (float)rng_normal(&r);
+        tm_dtype_convert(stored, type, z, TM_F32, rows * ld);
+        tm_tensor logits = {stored, type, rows, V, ld};
+        TM_RUN(d, most_likely, rows, logits, got);
+        for (int64_t row = 0; row < rows; row++) {
+            double line[MOST];
+            int64_t want = 0;
+            tm_dtype_convert(line, TM_F64, (char *)stored + tm_dtype_bytes(type, row * ld), type, V);
+            for (int64_t i = 1; i < V; i++)
+                if (!isnan(line[0]) && !isnan(line[i]) && line[i] > line[want])
+                    want = i;
+            if (got[row] != want)
+                fail_msg("row %d of %lld: %d, expected %lld (round %d, seed %llu)", (int)row, (long long)V, got[row], (long long)want, round, (unsigned long long)seed);
+        }
+        tm_device_destroy(d);
+    }
+}
+
 /* --- Attention with a cache --- */
 
 static tm_tensor host(int64_t rows, int64_t cols, rng *r)
@@ -386,7 +423,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(values),        cmocka_unit_test(bits),          cmocka_unit_test(cache),
         cmocka_unit_test(backward_ways), cmocka_unit_test(cast_axpy_fill), cmocka_unit_test(xent_edges),
         cmocka_unit_test(xent_small_kl), cmocka_unit_test(empty),          cmocka_unit_test(bits_of_functions),
-        cmocka_unit_test(softcap),
+        cmocka_unit_test(softcap),       cmocka_unit_test(most_likely),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

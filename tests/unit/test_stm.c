@@ -363,7 +363,6 @@ static void both_are_refused(void **state)
 static int begin(void **state)
 {
     seed = fresh_seed();
-    print_message("seed %llu\n", (unsigned long long)seed);
     if (memory_begin(state) != 0)
         return -1;
     write_model(scratch("model"), config, TM_F32, seed);

@@ -59,21 +59,7 @@ static void unigram(void **state)
 static void kinds(void **state)
 {
     (void)state;
-    json_t *list = load(DATA "kinds.json");
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *item = json_array_get(list, i);
-        json_t *root = patched(item);
-        char *text = json_dumps(root, JSON_COMPACT), where[40];
-        tm_tokenizer *tok;
-        snprintf(where, sizeof where, "kinds.json[%zu]", i);
-        ok(tm_tokenizer_parse(text, strlen(text), where, &tok, &err));
-        check_cases(tok, json_object_get(item, "cases"), where);
-        tm_tokenizer_close(tok);
-        json_decref(root);
-        free(text);
-    }
-    assert_true(json_array_size(list) >= 20);
-    json_decref(list);
+    check_patches("kinds.json", 20);
 }
 
 static void sentencepiece(void **state)

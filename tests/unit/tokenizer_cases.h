@@ -117,6 +117,28 @@ static inline json_t *patched(const json_t *item)
     return root;
 }
 
+/* A list of parts put into a base, each with its cases. */
+static inline void check_patches(const char *file, size_t least)
+{
+    char path[200], where[60];
+    snprintf(path, sizeof path, DATA "%s", file);
+    json_t *list = load(path);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i);
+        json_t *root = patched(item);
+        char *text = json_dumps(root, JSON_COMPACT);
+        tm_tokenizer *tok;
+        snprintf(where, sizeof where, "%s[%zu]", file, i);
+        ok(tm_tokenizer_parse(text, strlen(text), where, &tok, &err));
+        check_cases(tok, json_object_get(item, "cases"), where);
+        tm_tokenizer_close(tok);
+        json_decref(root);
+        free(text);
+    }
+    assert_true(json_array_size(list) >= least);
+    json_decref(list);
+}
+
 static inline void put(const char *dir, const char *name, const char *text)
 {
     char *path = tm_path_join(dir, name, &err);

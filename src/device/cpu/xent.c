@@ -198,3 +198,35 @@ void TM_KERNEL(softcap)(tm_device *d, int64_t n, float cap, tm_tensor x)
     work w = {.n = n, .softcap = (real)cap, .logits = x};
     tm_pool_run(tm_cpu_of(d)->pool, cap_rows, &w, task_count(n, task_rows(x.cols)));
 }
+
+/* --- most_likely --- */
+
+typedef struct likely_job {
+    tm_tensor logits;
+    int32_t *id;
+} likely_job;
+
+static void likely_row(void *context, int64_t row, int thread)
+{
+    const likely_job local = *(const likely_job *)context, *j = &local;
+    (void)thread;
+    real most = 0;
+    int64_t best = 0;
+    for (int64_t i = 0; i < j->logits.cols; i += V16) {
+        real z[V16];
+        int lanes = lanes_at(j->logits.cols, i);
+        v16_put(z, lanes_load(j->logits, row, i, lanes));
+        for (int k = 0; k < lanes; k++)
+            if (i + k == 0 || z[k] > most) {
+                most = z[k];
+                best = i + k;
+            }
+    }
+    j->id[row] = (int32_t)best;
+}
+
+void TM_KERNEL(most_likely)(tm_device *d, int64_t n, tm_tensor logits, int32_t *id)
+{
+    likely_job j = {logits, id};
+    tm_pool_run(tm_cpu_of(d)->pool, likely_row, &j, n);
+}

@@ -1,15 +1,15 @@
 /* Single tokens of texts under way, a row each (tm_rows.single): products and attention with activations of 16 bits.
  *
  * With few rows a product takes as long as it takes to read the weights. So a warp reads rows of the weight, sixteen
- * bytes a lane at a time and every one once, and meets up to ROWS rows of x with each; of attention a warp has a part of
- * a text's keys and a few heads that share them. No tensor cores, no atomics.
+ * bytes a lane at a time and every one once, and meets up to ROWS rows of x with each; from sm_80 on that is done on tensor
+ * cores (half/single.cu). Of attention a warp has a part of a text's keys and a few heads that share them. No atomics.
  *
  * Invariants:
  *  1. The order of a sum follows from the model's sizes and the position of the key: lane l sums columns 8 l .. 8 l + 7,
  *     then those 256 further on, and so forth; the lanes are joined in one tree. How many rows there are, how many
  *     columns of y a warp has and whose the other rows are is not in it. So a row has the same bits alone and among others.
  *  2. Whether an op is served here depends on `single`, types and sizes, never on the number of rows. */
-#include "device/cuda/math.cuh"
+#include "device/cuda/single.cuh"
 #include "device/cuda/warp.cuh"
 
 enum { ROWS = 16, EIGHT = 8, STEP = LANES * EIGHT };
@@ -46,29 +46,28 @@ static bool is_half(tm_dtype t) { return t == TM_BF16 || t == TM_F16; }
 
 /* --- Products --- */
 
-/* y[t, n] = sum over k of x[t, k] w[n, k], and what finish(t, n, sum) makes of it, for rows t from `first` on, fewer than
- * COUNT + 1. */
-template <int COUNT, int COLUMNS, class X, class W, bool SAME, class F>
-static void multiply(tm_device *d, const char *op, const tm_tensor &x, const tm_tensor &w, int64_t first, int64_t rows, F finish)
+/* For rows t from `first` on, fewer than COUNT + 1. SAME: the values of w as they are, otherwise rounded to X. */
+template <int COUNT, int COLUMNS, class X, class W, bool SAME>
+static void multiply(tm_device *d, const char *op, const tm_single_product &p, int64_t first, int64_t rows)
 {
-    int64_t n = w.rows, K = w.cols;
-    const X *at_x = (const X *)x.data + first * x.ld;
+    int64_t n = p.w.rows, K = p.w.cols;
+    const X *at_x = (const X *)p.x.data + first * p.x.ld;
     tm_cuda_warps(d, op, (n + COLUMNS - 1) / COLUMNS, [=] __device__(int64_t warp) {
         by_lane<float> sum[COLUMNS][COUNT];
         EACH_LANE(lane) {
             UNROLL for (int c = 0; c < COLUMNS; c++)
                 UNROLL for (int t = 0; t < COUNT; t++)
                     sum[c][t][lane] = 0;
-            UNROLL_TWICE for (int64_t k = lane * EIGHT; k < K; k += STEP) {
+            UNROLL_BY(2) for (int64_t k = lane * EIGHT; k < K; k += STEP) {
                 float a[COLUMNS][EIGHT];
                 UNROLL for (int c = 0; c < COLUMNS; c++) {
                     int64_t row = warp * COLUMNS + c < n ? warp * COLUMNS + c : n - 1;
-                    eight<W> e = eight_at<W>(w.data, row * w.ld + k);
+                    eight<W> e = eight_at<W>(p.w.data, row * p.w.ld + k);
                     UNROLL for (int i = 0; i < EIGHT; i++)
                         a[c][i] = SAME ? e.x[i].value() : X::round(e.x[i].value());
                 }
                 UNROLL for (int t = 0; t < COUNT; t++) {
-                    eight<X> e = eight_at<X>(at_x, (t < rows ? t : 0) * x.ld + k);
+                    eight<X> e = eight_at<X>(at_x, (t < rows ? t : 0) * p.x.ld + k);
                     UNROLL for (int i = 0; i < EIGHT; i++)
                         UNROLL for (int c = 0; c < COLUMNS; c++)
                             sum[c][t][lane] = fmaf(e.x[i].value(), a[c][i], sum[c][t][lane]);
@@ -80,50 +79,50 @@ static void multiply(tm_device *d, const char *op, const tm_tensor &x, const tm_
                 sum_lanes(sum[c][t]);
                 EACH_LANE(lane)
                 if (lane == (c * COUNT + t) % LANES && t < rows && warp * COLUMNS + c < n)
-                    finish(first + t, warp * COLUMNS + c, sum[c][t][lane]);
+                    finish(p, first + t, warp * COLUMNS + c, sum[c][t][lane]);
             }
     });
 }
 
 /* The same for all rows, ROWS at a time at most. */
-template <class X, class W, bool SAME, class F> static void multiply_rows(tm_device *d, const char *op, const tm_tensor &x, const tm_tensor &w, int64_t rows, F finish)
+template <class X, class W, bool SAME> static void multiply_rows(tm_device *d, const char *op, const tm_single_product &p, int64_t rows)
 {
     for (int64_t first = 0; first < rows; first += ROWS) {
         int64_t n = rows - first < ROWS ? rows - first : ROWS;
         if (n == 1)
-            multiply<1, 2, X, W, SAME>(d, op, x, w, first, n, finish);
+            multiply<1, 2, X, W, SAME>(d, op, p, first, n);
         else if (n == 2)
-            multiply<2, 2, X, W, SAME>(d, op, x, w, first, n, finish);
+            multiply<2, 2, X, W, SAME>(d, op, p, first, n);
         else if (n <= 4)
-            multiply<4, 4, X, W, SAME>(d, op, x, w, first, n, finish);
+            multiply<4, 4, X, W, SAME>(d, op, p, first, n);
         else if (n <= 8)
-            multiply<8, 4, X, W, SAME>(d, op, x, w, first, n, finish);
+            multiply<8, 4, X, W, SAME>(d, op, p, first, n);
         else
-            multiply<ROWS, 4, X, W, SAME>(d, op, x, w, first, n, finish);
+            multiply<ROWS, 4, X, W, SAME>(d, op, p, first, n);
     }
 }
 
 /* With the types that x and w have. exact: the values of w as they are; otherwise rounded to x's type where it is wider. */
-template <class F> static void multiply_typed(tm_device *d, const char *op, const tm_tensor &x, const tm_tensor &w, bool exact, int64_t rows, F finish)
+static void multiply_typed(tm_device *d, const char *op, const tm_single_product &p, bool exact, int64_t rows)
 {
-    if (x.dtype == TM_BF16) {
-        if (w.dtype == TM_BF16)
-            multiply_rows<as_bf16, as_bf16, true>(d, op, x, w, rows, finish);
-        else if (w.dtype == TM_F16)
-            multiply_rows<as_bf16, as_f16, false>(d, op, x, w, rows, finish);
+    if (p.x.dtype == TM_BF16) {
+        if (p.w.dtype == TM_BF16)
+            multiply_rows<as_bf16, as_bf16, true>(d, op, p, rows);
+        else if (p.w.dtype == TM_F16)
+            multiply_rows<as_bf16, as_f16, false>(d, op, p, rows);
         else if (exact)
-            multiply_rows<as_bf16, as_f32, true>(d, op, x, w, rows, finish);
+            multiply_rows<as_bf16, as_f32, true>(d, op, p, rows);
         else
-            multiply_rows<as_bf16, as_f32, false>(d, op, x, w, rows, finish);
+            multiply_rows<as_bf16, as_f32, false>(d, op, p, rows);
     } else {
-        if (w.dtype == TM_F16)
-            multiply_rows<as_f16, as_f16, true>(d, op, x, w, rows, finish);
-        else if (w.dtype == TM_BF16)
-            multiply_rows<as_f16, as_bf16, false>(d, op, x, w, rows, finish);
+        if (p.w.dtype == TM_F16)
+            multiply_rows<as_f16, as_f16, true>(d, op, p, rows);
+        else if (p.w.dtype == TM_BF16)
+            multiply_rows<as_f16, as_bf16, false>(d, op, p, rows);
         else if (exact)
-            multiply_rows<as_f16, as_f32, true>(d, op, x, w, rows, finish);
+            multiply_rows<as_f16, as_f32, true>(d, op, p, rows);
         else
-            multiply_rows<as_f16, as_f32, false>(d, op, x, w, rows, finish);
+            multiply_rows<as_f16, as_f32, false>(d, op, p, rows);
     }
 }
 
@@ -132,58 +131,35 @@ static bool product_served(const tm_rows *rows, const tm_tensor &x, const tm_ten
     return rows->single && is_half(x.dtype) && (is_half(w.dtype) || w.dtype == TM_F32) && in_eights(x) && in_eights(w) && (is_half(y.dtype) || y.dtype == TM_F32);
 }
 
+static void multiply_single(tm_device *d, const char *op, const tm_single_product &p, int64_t rows)
+{
+    if (!tm_half_single_product(d, op, &p, rows))
+        multiply_typed(d, op, p, false, rows);
+}
+
 bool tm_single_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y)
 {
     if (!product_served(rows, x, w, y))
         return false;
-    multiply_typed(d, "linear_forward", x, w, false, rows->n, [=] __device__(int64_t t, int64_t n, float sum) { put(y, t, n, bias.data ? sum + at(bias, 0, n) : sum); });
+    multiply_single(d, "linear_forward", {x, w, bias, y}, rows->n);
     return true;
-}
-
-/* Of a group's modules, what their columns get beside the product. */
-enum { PARTS = 4 };
-struct low_part {
-    tm_tensor b, xa;
-    int64_t first, end;
-    float scale;
-};
-struct low_parts {
-    low_part at[PARTS];
-    int32_t count;
-};
-
-/* sum + scale xa B^T of the module that column n is of, a chain over the rank. */
-TM_LANE float with_low(const low_parts &parts, int64_t t, int64_t n, float sum)
-{
-    for (int32_t i = 0; i < parts.count; i++) {
-        const low_part &p = parts.at[i];
-        if (n >= p.first && n < p.end)
-            for (int64_t j = 0; j < p.b.cols; j++)
-                sum = fmaf(at(p.xa, t, j) * p.scale, at(p.b, n - p.first, j), sum);
-    }
-    return sum;
 }
 
 /* The whole of an output in one sum; the factors are not rounded. */
 bool tm_single_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, int32_t parts, const tm_lora_part *part, tm_tensor y, tm_activation act, tm_tensor h)
 {
-    low_parts low = {};
-    if (!product_served(rows, x, w, y) || parts > PARTS || rows->replicas != 1)
+    tm_single_product p = {x, w, bias, y};
+    if (!product_served(rows, x, w, y) || parts > TM_SINGLE_PARTS || rows->replicas != 1)
         return false;
     for (int32_t i = 0; i < parts; i++) {
         const tm_lowrank &lr = part[i].lr;
         if (lr.dropout > 0 || lr.a.dtype != TM_F32 || lr.b.dtype != TM_F32 || !in_eights(lr.a) || part[i].xa.dtype != TM_F32)
             return false;
-        low.at[low.count++] = {lr.b, part[i].xa, part[i].first, part[i].first + lr.b.rows, lr.scale};
+        p.part[p.parts++] = {lr.b, part[i].xa, part[i].first, part[i].first + lr.b.rows, lr.scale};
     }
-    for (int32_t i = 0; i < parts; i++) {
-        tm_tensor xa = part[i].xa;
-        multiply_typed(d, "lora_forward", x, part[i].lr.a, true, rows->n, [=] __device__(int64_t t, int64_t n, float sum) { put(xa, t, n, sum); });
-    }
-    multiply_typed(d, "lora_forward", x, w, false, rows->n, [=] __device__(int64_t t, int64_t n, float sum) {
-        float all = with_low(low, t, n, sum);
-        put(y, t, n, bias.data ? all + at(bias, 0, n) : all);
-    });
+    for (int32_t i = 0; i < parts; i++)
+        multiply_typed(d, "lora_forward", {x, part[i].lr.a, tm_tensor_none(), part[i].xa}, true, rows->n);
+    multiply_single(d, "lora_forward", p, rows->n);
     if (h.data)
         TM_RUN(d, glu_forward, rows, act, y, h);
     return true;
@@ -191,7 +167,7 @@ bool tm_single_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_t
 
 /* --- Attention --- */
 
-enum { SPLIT = 256, HEADS = 4, WIDEST = 256, PAIRS = WIDEST / (2 * LANES) };
+enum { SPLIT = 64, HEADS = 4, WIDEST = 256 };
 #define NEVER (-1e30f) /* below every score, and finite */
 
 /* One launch. Keys [split * keys, + keys) of a text are a warp's, with HEADS of the heads that share them; what it finds
@@ -221,20 +197,40 @@ TM_LANE float *found_at(const tm_single_attention &w, int64_t e, int64_t head, i
     return w.found + (((e - w.first) * w.a.heads + head) * w.splits + split) * (w.D + 2);
 }
 
-template <class T> TM_LANE float score_of(const tm_single_attention &w, const T *q, const T *k)
+/* Scores of one key with COUNT heads, head + h of them where there are so many. */
+template <int COUNT, class T> TM_LANE void score(const tm_single_attention &w, const T *q, int64_t heads, const T *k, float (&s)[COUNT])
 {
-    float s = 0;
-    for (int64_t c = 0; c < w.D; c += EIGHT) {
-        eight<T> x = eight_at<T>(q, c), y = eight_at<T>(k, c);
-        UNROLL for (int i = 0; i < EIGHT; i++)
-            s = fmaf(x.x[i].value(), y.x[i].value(), s);
+    UNROLL for (int h = 0; h < COUNT; h++)
+        s[h] = 0;
+    UNROLL_BY(4) for (int64_t c = 0; c < w.D; c += EIGHT) {
+        eight<T> y = eight_at<T>(k, c);
+        UNROLL for (int h = 0; h < COUNT; h++) {
+            eight<T> x = eight_at<T>(q + (h < heads ? h : 0) * w.D, c);
+            UNROLL for (int i = 0; i < EIGHT; i++)
+                s[h] = fmaf(x.x[i].value(), y.x[i].value(), s[h]);
+        }
     }
-    s = s * w.a.scale;
-    return w.a.softcap > 0 ? w.a.softcap * tanh_of(s / w.a.softcap) : s;
+    UNROLL for (int h = 0; h < COUNT; h++) {
+        s[h] = s[h] * w.a.scale;
+        s[h] = w.a.softcap > 0 ? w.a.softcap * tanh_of(s[h] / w.a.softcap) : s[h];
+    }
+}
+
+/* acc + weight row, of the PAIRS pairs of columns that a lane has of rows of D. */
+template <int PAIRS, class ACC, class V> TM_LANE void add_row(ACC &acc, int64_t D, int lane, float weight, V pair)
+{
+    UNROLL for (int i = 0; i < PAIRS; i++) {
+        int64_t c = 2 * (lane + i * LANES);
+        if (c < D) {
+            float2 x = pair(c);
+            acc[2 * i][lane] = fmaf(x.x, weight, acc[2 * i][lane]);
+            acc[2 * i + 1][lane] = fmaf(x.y, weight, acc[2 * i + 1][lane]);
+        }
+    }
 }
 
 /* A warp's part: blocks of 32 keys, a lane a key for the scores, then lanes along the columns for the values. */
-template <int COUNT, class T> TM_LANE void attend(const tm_single_attention &w, int64_t e, int64_t kv, int64_t head, int64_t split)
+template <int COUNT, int PAIRS, class T> TM_LANE void attend(const tm_single_attention &w, int64_t e, int64_t kv, int64_t head, int64_t split)
 {
     tm_single_seen seen = seen_by(w, e);
     int64_t from = split * w.keys, to = from + w.keys < seen.last + 1 ? from + w.keys : seen.last + 1, heads = (kv + 1) * w.G - head;
@@ -249,24 +245,27 @@ template <int COUNT, class T> TM_LANE void attend(const tm_single_attention &w, 
         UNROLL for (int i = 0; i < 2 * PAIRS; i++)
             acc[h][i][lane] = 0;
     }
-    const T *q = (const T *)w.q.data + e * w.q.ld, *k = (const T *)w.k.data + w.spans.key[e] * w.k.ld + kv * w.D, *v = (const T *)w.v.data + w.spans.key[e] * w.v.ld + kv * w.D;
+    const T *q = (const T *)w.q.data + e * w.q.ld + head * w.D, *k = (const T *)w.k.data + w.spans.key[e] * w.k.ld + kv * w.D, *v = (const T *)w.v.data + w.spans.key[e] * w.v.ld + kv * w.D;
     for (int64_t block = seen.first > from ? seen.first / LANES * LANES : from; block < to; block += LANES) {
+        EACH_LANE(lane) {
+            int64_t key = block + lane;
+            float s[COUNT];
+            if (key >= seen.first && key < to)
+                score<COUNT>(w, q, heads, k + key * w.k.ld, s);
+            UNROLL for (int h = 0; h < COUNT; h++)
+                weight[h][lane] = key >= seen.first && key < to ? s[h] : NEVER;
+        }
         UNROLL for (int h = 0; h < COUNT; h++) {
-            by_lane<float> score, most;
-            int64_t which = head + (h < heads ? h : 0);
-            EACH_LANE(lane) {
-                int64_t key = block + lane;
-                score[lane] = key >= seen.first && key < to ? score_of(w, q + which * w.D, k + key * w.k.ld) : NEVER;
-                most[lane] = score[lane];
-            }
+            by_lane<float> most, total;
+            EACH_LANE(lane)
+            most[lane] = weight[h][lane];
             max_lanes(most);
             float before = max[h];
             max[h] = larger(before, common(most));
             float factor = exp_of(before - max[h]);
-            by_lane<float> total;
             EACH_LANE(lane) {
                 int64_t key = block + lane;
-                total[lane] = weight[h][lane] = key >= seen.first && key < to ? exp_of(score[lane] - max[h]) : 0;
+                total[lane] = weight[h][lane] = key >= seen.first && key < to ? exp_of(weight[h][lane] - max[h]) : 0;
                 UNROLL for (int i = 0; i < 2 * PAIRS; i++)
                     acc[h][i][lane] = acc[h][i][lane] * factor;
             }
@@ -274,22 +273,15 @@ template <int COUNT, class T> TM_LANE void attend(const tm_single_attention &w, 
             sum[h] = fmaf(sum[h], factor, common(total));
         }
         int64_t count = to - block < LANES ? to - block : LANES;
-        for (int64_t j = block < seen.first ? seen.first - block : 0; j < count; j++) {
+        UNROLL_BY(8) for (int64_t j = block < seen.first ? seen.first - block : 0; j < count; j++) {
             const T *row = v + (block + j) * w.v.ld;
-            float at_key[COUNT];
-            UNROLL for (int h = 0; h < COUNT; h++)
-                at_key[h] = of_lane(weight[h], (int)j);
-            EACH_LANE(lane)
-            UNROLL for (int i = 0; i < PAIRS; i++) {
-                int64_t c = 2 * (lane + i * LANES);
-                if (c < w.D) {
-                    two<T> at_row = *(const two<T> *)(row + c);
-                    float x = at_row.x[0].value(), y = at_row.x[1].value();
-                    UNROLL for (int h = 0; h < COUNT; h++) {
-                        acc[h][2 * i][lane] = fmaf(x, at_key[h], acc[h][2 * i][lane]);
-                        acc[h][2 * i + 1][lane] = fmaf(y, at_key[h], acc[h][2 * i + 1][lane]);
-                    }
-                }
+            UNROLL for (int h = 0; h < COUNT; h++) {
+                float at_key = of_lane(weight[h], (int)j);
+                EACH_LANE(lane)
+                add_row<PAIRS>(acc[h], w.D, lane, at_key, [=](int64_t c) {
+                    two<T> x = *(const two<T> *)(row + c);
+                    return make_float2(x.x[0].value(), x.x[1].value());
+                });
             }
         }
     }
@@ -310,34 +302,70 @@ template <int COUNT, class T> TM_LANE void attend(const tm_single_attention &w, 
         }
 }
 
-/* Column c of a head's output, from what the splits found, in their order. */
-TM_LANE void join_splits(const tm_single_attention &w, int64_t e, int64_t head, int64_t c)
+/* A head's output from what the splits found, by a warp: blocks of 32 splits counted from the text's first. */
+template <int PAIRS> TM_LANE void join_splits(const tm_single_attention &w, int64_t e, int64_t head)
 {
     tm_single_seen seen = seen_by(w, e);
-    float max = NEVER, sum = 0, value = 0;
-    for (int64_t s = seen.first / w.keys; s <= seen.last / w.keys; s++)
-        max = larger(found_at(w, e, head, s)[0], max);
-    for (int64_t s = seen.first / w.keys; s <= seen.last / w.keys; s++) {
-        const float *found = found_at(w, e, head, s);
-        float factor = exp_of(found[0] - max);
-        sum = fmaf(found[1], factor, sum);
-        value = fmaf(found[2 + c], factor, value);
+    int64_t first = seen.first / w.keys, last = seen.last / w.keys;
+    by_lane<float> acc[2 * PAIRS], most, total, factor;
+    EACH_LANE(lane) {
+        most[lane] = NEVER;
+        total[lane] = 0;
+        UNROLL for (int i = 0; i < 2 * PAIRS; i++)
+            acc[i][lane] = 0;
+        for (int64_t s = first / LANES * LANES + lane; s <= last; s += LANES)
+            most[lane] = larger(s >= first ? found_at(w, e, head, s)[0] : NEVER, most[lane]);
     }
-    put(w.out, e, head * w.D + c, value / sum + 0.0f);
-    if (c == 0 && w.lse.data)
-        put(w.lse, e, head, max + log_of(sum));
+    max_lanes(most);
+    float max = common(most);
+    for (int64_t block = first / LANES * LANES; block <= last; block += LANES) {
+        EACH_LANE(lane) {
+            int64_t s = block + lane;
+            const float *found = found_at(w, e, head, s >= first && s <= last ? s : last);
+            factor[lane] = s >= first && s <= last ? exp_of(found[0] - max) : 0;
+            total[lane] = fmaf(found[1], factor[lane], total[lane]);
+        }
+        int64_t count = last + 1 - block < LANES ? last + 1 - block : LANES;
+        UNROLL_BY(8) for (int64_t j = block < first ? first - block : 0; j < count; j++) {
+            const float *found = found_at(w, e, head, block + j) + 2;
+            float at_split = of_lane(factor, (int)j);
+            EACH_LANE(lane)
+            add_row<PAIRS>(acc, w.D, lane, at_split, [=](int64_t c) { return *(const float2 *)(found + c); });
+        }
+    }
+    sum_lanes(total);
+    float sum = common(total);
+    EACH_LANE(lane) {
+        UNROLL for (int i = 0; i < 2 * PAIRS; i++) {
+            int64_t c = 2 * (lane + i / 2 * LANES) + i % 2;
+            if (c < w.D)
+                put(w.out, e, head * w.D + c, acc[i][lane] / sum + 0.0f);
+        }
+        if (lane == 0 && w.lse.data)
+            put(w.lse, e, head, max + log_of(sum));
+    }
 }
 
-template <int COUNT, class T> static void run_attention(tm_device *d, tm_single_attention w, int64_t texts)
+template <int COUNT, int PAIRS, class T> static void run_attention(tm_device *d, tm_single_attention w, int64_t texts)
 {
     const char *op = "attention_forward";
     w.groups = (w.G + COUNT - 1) / COUNT;
     int64_t kv_heads = w.a.kv_heads, heads = w.a.heads, each = w.groups * w.splits;
     tm_cuda_warps(d, op, texts * kv_heads * each, [=] __device__(int64_t i) {
         int64_t kv = i / each % kv_heads, group = i / w.splits % w.groups;
-        attend<COUNT, T>(w, w.first + i / (kv_heads * each), kv, kv * w.G + group * COUNT, i % w.splits);
+        attend<COUNT, PAIRS, T>(w, w.first + i / (kv_heads * each), kv, kv * w.G + group * COUNT, i % w.splits);
     });
-    tm_cuda_each(d, op, texts * heads * w.D, [=] __device__(int64_t i) { join_splits(w, w.first + i / (heads * w.D), i / w.D % heads, i % w.D); });
+    tm_cuda_warps(d, op, texts * heads, [=] __device__(int64_t i) { join_splits<PAIRS>(w, w.first + i / heads, i % heads); });
+}
+
+template <class T> static void run_attention(tm_device *d, const tm_single_attention &w, int64_t texts)
+{
+    if (w.D <= 2 * LANES)
+        w.G > 1 ? run_attention<HEADS, 1, T>(d, w, texts) : run_attention<1, 1, T>(d, w, texts);
+    else if (w.D <= 4 * LANES)
+        w.G > 1 ? run_attention<HEADS, 2, T>(d, w, texts) : run_attention<1, 2, T>(d, w, texts);
+    else
+        w.G > 1 ? run_attention<HEADS, 4, T>(d, w, texts) : run_attention<1, 4, T>(d, w, texts);
 }
 
 bool tm_single_attention_forward(tm_device *d, const tm_spans *spans, const tm_attention *a, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse)
@@ -351,10 +379,7 @@ bool tm_single_attention_forward(tm_device *d, const tm_spans *spans, const tm_a
     tm_single_attention w = {*spans, *a, q, k, v, out, lse, 0, D, a->heads / a->kv_heads, 0, keys, (spans->single + keys - 1) / keys, (float *)c->partials};
     for (; w.first < spans->n; w.first += ROWS) {
         int64_t texts = spans->n - w.first < ROWS ? spans->n - w.first : ROWS;
-        if (q.dtype == TM_BF16)
-            w.G > 1 ? run_attention<HEADS, as_bf16>(d, w, texts) : run_attention<1, as_bf16>(d, w, texts);
-        else
-            w.G > 1 ? run_attention<HEADS, as_f16>(d, w, texts) : run_attention<1, as_f16>(d, w, texts);
+        q.dtype == TM_BF16 ? run_attention<as_bf16>(d, w, texts) : run_attention<as_f16>(d, w, texts);
     }
     return true;
 }

@@ -22,7 +22,7 @@ template <class T> struct by_lane {
 
 #define EACH_LANE(lane) for (int lane = 0; lane < LANES; lane++)
 
-template <class F> TM_LANE void join_all(by_lane<float> &x, F join)
+template <class T, class F> TM_LANE void join_all(by_lane<T> &x, F join)
 {
     for (int step = LANES / 2; step; step /= 2)
         for (int i = 0; i < step; i++)
@@ -32,12 +32,12 @@ template <class F> TM_LANE void join_all(by_lane<float> &x, F join)
 }
 
 #define UNROLL
-#define UNROLL_TWICE
+#define UNROLL_BY(times)
 
 /* The value of one lane, for all. */
 TM_LANE float of_lane(by_lane<float> &x, int lane) { return x.all[lane]; }
 /* The value that all lanes have. */
-TM_LANE float common(by_lane<float> &x) { return x.all[0]; }
+template <class T> TM_LANE T common(by_lane<T> &x) { return x.all[0]; }
 
 /* f(i) for i < n: a warp each. */
 template <class F> static inline void tm_cuda_warps(tm_device *d, const char *op, int64_t n, F f) { tm_cuda_each(d, op, n, f); }
@@ -45,7 +45,8 @@ template <class F> static inline void tm_cuda_warps(tm_device *d, const char *op
 #else
 
 #define UNROLL _Pragma("unroll")
-#define UNROLL_TWICE _Pragma("unroll 2")
+#define UNROLL_BY(times) _Pragma(TM_UNROLL_TEXT(unroll times))
+#define TM_UNROLL_TEXT(text) #text
 
 template <class T> struct by_lane {
     T own;
@@ -55,14 +56,14 @@ template <class T> struct by_lane {
 #define EACH_LANE(lane) for (int lane = (int)threadIdx.x % LANES, once = 1; once; once = 0)
 
 /* Lane i and i ^ step join to the same value, as the function is commutative. */
-template <class F> TM_LANE void join_all(by_lane<float> &x, F join)
+template <class T, class F> TM_LANE void join_all(by_lane<T> &x, F join)
 {
     UNROLL for (int step = LANES / 2; step; step /= 2)
         x.own = join(x.own, __shfl_xor_sync(~0u, x.own, step));
 }
 
 TM_LANE float of_lane(by_lane<float> &x, int lane) { return __shfl_sync(~0u, x.own, lane); }
-TM_LANE float common(by_lane<float> &x) { return x.own; }
+template <class T> TM_LANE T common(by_lane<T> &x) { return x.own; }
 
 /* Blocks are whole warps, and all lanes of one have the same i. */
 template <class F> static inline void tm_cuda_warps(tm_device *d, const char *op, int64_t n, F f)

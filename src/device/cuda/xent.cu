@@ -1,5 +1,7 @@
-/* Cross-entropy of one target a row, and KL or mean square to a teacher: a thread a row. docs/math/xent.md. */
+/* Cross-entropy of one target a row, and KL or mean square to a teacher: a thread a row. docs/math/xent.md. The likeliest of a
+ * row: a warp a piece of it, then a warp for the pieces. */
 #include "device/cuda/math.cuh"
+#include "device/cuda/warp.cuh"
 
 /* softmax of a row is exp(z - max) * inverse; log-sum-exp is max + log_sum. */
 struct tm_cuda_softmax {
@@ -82,5 +84,65 @@ void tm_cuda_softcap(tm_device *d, int64_t n, float cap, tm_tensor x)
         return;
     tm_cuda_each(d, "softcap", n * x.cols, [=] __device__(int64_t i) {
         put(x, i / x.cols, i % x.cols, capped(cap, at(x, i / x.cols, i % x.cols)));
+    });
+}
+
+/* --- most_likely --- */
+
+/* Orders as logits do and, of equals, the first id highest: so the largest is the same in whatever order it is looked for. */
+TM_LANE uint64_t likelihood(float z, int64_t id)
+{
+    uint32_t bits;
+    z = z + 0.0f; /* one zero */
+    memcpy(&bits, &z, sizeof bits);
+    bits = bits >> 31 ? ~bits : bits | 1u << 31;
+    if (z != z)
+        bits = id == 0 ? UINT32_MAX : 0;
+    return (uint64_t)bits << 32 | (uint32_t)~id;
+}
+
+TM_LANE void largest_of_lanes(by_lane<uint64_t> &x)
+{
+    join_all(x, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+}
+
+void tm_cuda_most_likely(tm_device *d, int64_t n, tm_tensor logits, int32_t *id)
+{
+    const char *op = "most_likely";
+    if (!tm_cuda_floats(d, op, {logits}))
+        return;
+    int64_t V = logits.cols, piece = 32 * LANES;
+    while (n * ((V + piece - 1) / piece) > TM_CUDA_PARTIALS)
+        piece *= 2;
+    int64_t pieces = (V + piece - 1) / piece;
+    uint64_t *found = tm_cuda_of(d)->partials;
+    tm_cuda_warps(d, op, n * pieces, [=] __device__(int64_t i) {
+        int64_t row = i / pieces, from = i % pieces * piece, to = from + piece < V ? from + piece : V;
+        by_lane<uint64_t> most;
+        EACH_LANE(lane) {
+            most[lane] = 0;
+            for (int64_t k = from + lane; k < to; k += LANES) {
+                uint64_t it = likelihood(at(logits, row, k), k);
+                most[lane] = it > most[lane] ? it : most[lane];
+            }
+        }
+        largest_of_lanes(most);
+        EACH_LANE(lane)
+        if (lane == 0)
+            found[i] = most[lane];
+    });
+    tm_cuda_warps(d, op, n, [=] __device__(int64_t row) {
+        by_lane<uint64_t> most;
+        EACH_LANE(lane) {
+            most[lane] = 0;
+            for (int64_t k = lane; k < pieces; k += LANES) {
+                uint64_t it = found[row * pieces + k];
+                most[lane] = it > most[lane] ? it : most[lane];
+            }
+        }
+        largest_of_lanes(most);
+        EACH_LANE(lane)
+        if (lane == 0)
+            id[row] = (int32_t) ~(uint32_t)most[lane];
     });
 }

@@ -88,7 +88,7 @@ template <class T, int ACT> static void launch(tm_cuda *c, bool forward, tm_half
     }
 }
 
-static bool run(tm_device *d, const char *op, bool forward, tm_activation act, const tm_half_glu &w)
+static bool run(tm_device *d, bool forward, tm_activation act, const tm_half_glu &w)
 {
     tm_cuda *c = tm_cuda_of(d);
     if (!tm_half_alike({w.gate_up, w.h, w.dgate_up, w.again}) || !tm_half_fits({w.gate_up, w.h, w.dgate_up, w.again}))
@@ -108,10 +108,10 @@ static bool run(tm_device *d, const char *op, bool forward, tm_activation act, c
 
 bool tm_half_glu_forward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor h)
 {
-    return run(d, "glu_forward", true, act, {rows->n, h.cols, gate_up.cols != h.cols, gate_up, h, {}, {}});
+    return run(d, true, act, {rows->n, h.cols, gate_up.cols != h.cols, gate_up, h, {}, {}});
 }
 
 bool tm_half_glu_backward(tm_device *d, const tm_rows *rows, tm_activation act, tm_tensor gate_up, tm_tensor dh, tm_tensor dgate_up, tm_tensor h)
 {
-    return run(d, "glu_backward", false, act, {rows->n, dh.cols, gate_up.cols != dh.cols, gate_up, dh, dgate_up, h});
+    return run(d, false, act, {rows->n, dh.cols, gate_up.cols != dh.cols, gate_up, dh, dgate_up, h});
 }

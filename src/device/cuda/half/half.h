@@ -50,6 +50,9 @@ typedef struct tm_half_product {
 } tm_half_product;
 bool tm_half_multiply(tm_device *d, const char *op, const tm_half_product *p);
 
+/* linear_forward, and where there is an h, glu_forward of y into it. */
+bool tm_half_linear(tm_device *d, const char *op, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y, tm_activation act, tm_tensor h);
+
 /* y = w rounded to y's 16-bit type; w is f32 or the other one. Columns of y from w.cols to y.ld (a multiple of 8) are zeros. */
 void tm_half_round(tm_device *d, const char *op, tm_tensor w, tm_tensor y);
 

@@ -59,7 +59,7 @@ static tm_tensor weight_in(tm_device *d, const char *op, tm_tensor w, tm_dtype t
 /* Linear's storage types. */
 static bool is_weight(const tm_tensor &t) { return !t.data || tm_is_half(t.dtype) || t.dtype == TM_F32; }
 
-bool tm_half_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y)
+bool tm_half_linear(tm_device *d, const char *op, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y, tm_activation act, tm_tensor h)
 {
     if (!tm_is_half(x.dtype) || !is_weight(w) || !is_weight(bias) || (y.dtype != x.dtype && y.dtype != TM_F32))
         return false;
@@ -67,9 +67,14 @@ bool tm_half_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_t
         return true;
     tm_half_product p = {};
     p.m = rows->n, p.n = w.rows, p.k = w.cols;
-    p.a = x, p.out = y, p.bias = bias;
-    p.b = weight_in(d, "linear_forward", w, x.dtype);
-    return p.b.data && tm_half_multiply(d, "linear_forward", &p);
+    p.a = x, p.out = y, p.bias = bias, p.h = h, p.activation = act;
+    p.b = weight_in(d, op, w, x.dtype);
+    return p.b.data && tm_half_multiply(d, op, &p);
+}
+
+bool tm_half_linear_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_tensor w, tm_tensor bias, tm_tensor y)
+{
+    return tm_half_linear(d, "linear_forward", rows, x, w, bias, y, TM_ACT_NONE, tm_tensor_none());
 }
 
 bool tm_half_linear_backward_input(tm_device *d, const tm_rows *rows, tm_tensor dy, tm_tensor w, bool accumulate, tm_tensor dx)

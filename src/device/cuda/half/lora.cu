@@ -73,12 +73,8 @@ bool tm_half_lora_forward(tm_device *d, const tm_rows *rows, tm_tensor x, tm_ten
     const char *op = "lora_forward";
     low_group g;
     low_scratch s;
-    if (!parts) {
-        TM_RUN(d, linear_forward, rows, x, w, bias, y);
-        if (h.data)
-            TM_RUN(d, glu_forward, rows, act, y, h);
-        return true;
-    }
+    if (!parts)
+        return tm_half_linear(d, op, rows, x, w, bias, y, act, h);
     if (!described(d, rows, x.dtype, y.cols, parts, part, &g) || !usable(x, x.dtype) || !usable(y, x.dtype) || !is_weight(w))
         return false;
     if (!rows->n)

@@ -54,15 +54,5 @@ template <class T = bf16> TM_DEVICE void pack_a(uint32_t (&a)[4], const float (&
 
 /* Sixteen bytes in the background; zeros when not valid. */
 TM_DEVICE void copy_async(void *shared, const void *global, bool valid) { copy_async_bytes(shared, global, valid ? 16 : 0); }
-/* ROWS rows of D elements from global rows [row, row + ROWS) to a tile; rows from `valid` on are zeros. */
-template <int ROWS, int D, int THREADS> TM_DEVICE void copy_tile(bf16 *tile, const bf16 *global, int64_t ld, int valid)
-{
-    constexpr int UNITS = D / 8;
-    for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
-        int row = i / UNITS, unit = i % UNITS;
-        bool in = row < valid;
-        copy_async(tile + row * (D + TILE_PAD) + unit * 8, global + (in ? row : 0) * ld + unit * 8, in);
-    }
-}
 
 #endif

@@ -1,12 +1,15 @@
 /* The table of ops: the kernel for single tokens (single.cu) or the fast one where there is one for what is asked, the plain one otherwise. */
 #include "device/cuda/half/half.h"
 #include "device/cuda/profile.h"
+#include "device/cuda/single.cuh"
 
 #define TM_OP(name, params) \
     __attribute__((weak)) bool tm_half_##name params { return false; } \
     __attribute__((weak)) bool tm_single_##name params { return false; }
 #include "device/ops.def"
 #undef TM_OP
+
+__attribute__((weak)) bool tm_half_single_product(tm_device *, const char *, const tm_single_product *, int64_t) { return false; }
 
 /* Bytes that an op's operand stands for: of its tensors. */
 template <class T> static int64_t operand_bytes(const T &) { return 0; }

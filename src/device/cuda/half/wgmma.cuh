@@ -32,16 +32,4 @@ template <int ROWS> TM_DEVICE uint64_t describe_transposed(const void *tile, int
     return matrix_descriptor(p, ROWS * SWIZZLED_ROW_BYTES, SWIZZLED_GROUP_BYTES);
 }
 
-/* ROWS rows of D elements from global memory; rows from `valid` on are zeros. */
-template <int ROWS, int D, int THREADS> TM_DEVICE void copy_swizzled(bf16 *tile, const bf16 *global, int64_t ld, int valid)
-{
-    constexpr int UNITS = D / 8;
-    for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
-        int row = i / UNITS, unit = i % UNITS;
-        bool in = row < valid;
-        char *to = (char *)tile + unit / 8 * ROWS * SWIZZLED_ROW_BYTES + row * SWIZZLED_ROW_BYTES + ((unit % 8) ^ (row % 8)) * 16;
-        copy_async(to, global + (in ? row : 0) * ld + unit * 8, in);
-    }
-}
-
 #endif

@@ -21,6 +21,7 @@ typedef struct view {
 static const char STYLE[] = "<style>.heat{display:flex;flex-wrap:wrap;gap:18px 28px}.heat figure{margin:0}.heat figcaption{font-weight:600;font-size:13px;margin-bottom:4px}"
                             ".heat table{width:auto;font-variant-numeric:tabular-nums}.heat td{padding:4px 9px;text-align:right;border:0;min-width:52px}"
                             ".heat th{width:auto;padding:4px 9px 4px 0;border:0;color:var(--soft);font-size:12.5px}.heat td i{display:block}"
+                            "@media(prefers-color-scheme:dark){.heat{--c4:#2f7d6a}}" /* numbers stand on it */
                             ".scroll{overflow-x:auto}.arms td,.arms th{width:auto;white-space:nowrap;padding-right:10px;font-size:13px;font-variant-numeric:tabular-nums}"
                             ".whisker{stroke:var(--ink);stroke-width:1.5;stroke-opacity:.75}rect.mean{fill:var(--c1);fill-opacity:.75}rect.mean.old{fill:var(--c2)}rect.mean.end{fill:var(--c6)}"
                             ".whisker.pale{stroke-opacity:.28}.spot{fill:var(--c1)}.spot.old{fill:var(--c2)}.front{fill:none;stroke:var(--pale);stroke-dasharray:4 4}</style>\n";

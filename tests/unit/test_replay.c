@@ -302,15 +302,6 @@ static void rehearse(args *a, const char *fraction)
     arg(a, "keep.replay.fraction=%s", fraction);
 }
 
-static json_t *run_json(const char *out)
-{
-    json_t *json;
-    char path[600];
-    snprintf(path, sizeof path, "%s/run.json", scratch(out));
-    OK(tm_json_read(path, &json, err));
-    return json;
-}
-
 static void nothing_is_plain(void **state)
 {
     (void)state;
@@ -326,7 +317,7 @@ static void nothing_is_plain(void **state)
     assert_true(runs_agree(scratch("plain"), scratch("none"), adapter_file()));
     print_message("the next runs must differ:\n");
     assert_false(runs_agree(scratch("plain"), scratch("some"), adapter_file()));
-    json_t *json = run_json("some"), *old = json_array_get(json_object_get(json, "rehearsal"), 0);
+    json_t *json = run_json(scratch("some")), *old = json_array_get(json_object_get(json, "rehearsal"), 0);
     assert_int_equal(json_integer_value(json_object_get(old, "examples")), OLD);
     assert_true(json_integer_value(json_object_get(old, "drawn")) > 0);
     assert_true(json_number_value(json_object_get(old, "share")) > 0);
@@ -367,7 +358,7 @@ static void leaves_no_trace_of_layout(void **state)
         free(dir);
         train(&b);
         assert_true(runs_agree(scratch(out), scratch("two"), results[k]));
-        json_t *json = run_json("two");
+        json_t *json = run_json(scratch("two"));
         assert_int_equal(json_integer_value(json_object_get(json_array_get(json_object_get(json, "rehearsal"), 0), "examples")), 50);
         json_decref(json);
         bool equal = false;
@@ -451,7 +442,7 @@ static void the_base_chooses(void **state)
         OK(tm_replay_diverse(hidden, 24, OLD, BUFFER, expect, err));
         assert_true(k ? memcmp(keep, expect, sizeof keep) == 0 : least > most - 1e-4);
         json_decref(json);
-        json = run_json(out);
+        json = run_json(scratch(out));
         assert_int_equal(json_integer_value(json_object_get(json_array_get(json_object_get(json, "rehearsal"), 0), "examples")), BUFFER);
         json_decref(json);
         static const char other[] = "{\"replay\": {\"examples\": 3, \"chosen\": [1]}}";

@@ -237,10 +237,22 @@ static tm_status measure(measuring *m, const char *path, const char *old, double
     TM_TRY(plan_measuring(m, &tokens, err));
     TM_TRY(check_fit(m, err));
     TM_TRY(tm_trainer_create(&m->run, m->job->device, m->plan.part, &trainer, err));
-    tm_status st = tm_measure_run(trainer, err);
+    tm_status st = old ? tm_measure_check(trainer, old, err) : TM_OK;
+    if (st == TM_OK)
+        st = tm_measure_run(trainer, err);
     if (st == TM_OK)
         st = tm_measure_write(trainer, path, &m->facts, old, mean, err);
     tm_trainer_destroy(trainer);
+    return st;
+}
+
+/* Before anything is measured: the folder that the file goes to. */
+static tm_status check_place(const char *path, tm_error *err)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash && slash > path ? strndup(path, (size_t)(slash - path)) : NULL;
+    tm_status st = folder && !tm_path_is_dir(folder) ? tm_fail(err, TM_USAGE, "--out %s: there is no folder %s", path, folder) : TM_OK;
+    free(folder);
     return st;
 }
 
@@ -248,6 +260,7 @@ tm_status tm_fisher(const tm_fisher_request *request, const tm_callbacks *callba
 {
     tm_recipe *recipe;
     *text = NULL;
+    TM_TRY(check_place(request->out, err));
     TM_TRY(tm_recipe_load(request->source.path, request->source.overrides, request->source.override_count, &recipe, err));
     return tm_fisher_recipe(NULL, recipe, request->out, request->add, callbacks, text, err);
 }

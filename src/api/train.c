@@ -226,11 +226,32 @@ static bool on_interrupted(void *context)
 
 /* --- The run --- */
 
+/* Settings of a method that nothing switches on. */
+static tm_status warn_about_switches(const tm_recipe *r, tm_trainer *t, tm_error *err)
+{
+    static const char *const switches[][2] = {{"keep.replay", "path"}, {"keep.generate", "samples"}, {"keep.ewc", "lambda"}, {"keep.kl", "beta"}, {"keep.der", "alpha"},
+                                              {"keep.average", "kind"}, {"keep.orthogonal", "previous"}, {"keep.monitor", "probes"}};
+    for (size_t i = 0; i < sizeof switches / sizeof *switches; i++) {
+        const char *group = switches[i][0], *set = NULL;
+        char key[64];
+        size_t n = strlen(group);
+        snprintf(key, sizeof key, "%s.%s", group, switches[i][1]);
+        if (tm_names_contain(&r->given, key) || (r->replay.path && strcmp(group, "keep.replay") == 0))
+            continue;
+        for (int64_t k = 0; k < r->given.count && !set; k++)
+            set = strncmp(r->given.item[k], group, n) == 0 && (r->given.item[k][n] == '.' || !r->given.item[k][n]) ? r->given.item[k] : NULL;
+        if (set)
+            TM_TRY(tm_trainer_warn(t, err, "%s is given, but not %s: without it nothing comes of that", set, key));
+    }
+    return TM_OK;
+}
+
 static tm_status warn_about_recipe(const tm_job *job, tm_trainer *t, tm_error *err)
 {
     const tm_recipe *r = job->recipe;
     if (job->run.steps < 50 && r->method != TM_METHOD_NONE)
         TM_TRY(tm_trainer_warn(t, err, "only %lld optimiser steps: smaller train.batch or more train.epochs give more", (long long)job->run.steps));
+    TM_TRY(warn_about_switches(r, t, err));
     int64_t positions = t->model.config.max_positions;
     if (job->asked.longest > positions && r->init == TM_INIT_WEIGHTS)
         TM_TRY(tm_trainer_warn(t, err, "examples are up to %lld tokens long, and the model was made for %lld (max_position_embeddings): it may know nothing of what is behind; train.seq=%lld cuts there",

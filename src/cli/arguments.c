@@ -38,6 +38,11 @@ bool cli_integer(const tm_command *command, const char *option, const char *text
     char *end = NULL;
     errno = 0;
     long long value = text ? strtoll(text, &end, 10) : 0;
+    if (text && end != text && (*end == 'e' || *end == 'E')) { /* 1e9 is a whole number, as in recipes */
+        double number = strtod(text, &end);
+        errno = fabs(number) > 0x1p53 || number != floor(number) ? ERANGE : 0;
+        value = errno ? 0 : (long long)number;
+    }
     if (!text || end == text || *end || errno || value < lo || value > hi) {
         cli_usage(command, "%s: found '%s', expected a whole number from %lld to %lld", option, text ? text : "nothing", (long long)lo, (long long)hi);
         return false;

@@ -1,7 +1,9 @@
 /* temper report. */
 #include "cli/cli.h"
 
+#include "base/file.h"
 #include "report/report.h"
+#include "report/sequence.h"
 
 static int run(int argc, char **argv)
 {
@@ -16,7 +18,8 @@ static int run(int argc, char **argv)
     }
     if (!dir)
         return cli_usage(&cmd_report, "a run folder is missing");
-    if (tm_report_write(dir, &err) != TM_OK)
+    bool sequence = tm_dir_has(dir, "results.json") && !tm_dir_has(dir, "run.json");
+    if ((sequence ? tm_sequence_report_write : tm_report_write)(dir, &err) != TM_OK)
         return cli_failed(&err);
     printf("%s/report.html\n", dir);
     return 0;
@@ -24,11 +27,11 @@ static int run(int argc, char **argv)
 
 const tm_command cmd_report = {
     .name = "report",
-    .summary = "writes report.html of a run",
+    .summary = "writes report.html of a run or a sequence",
     .run = run,
     .help =
         "usage: temper report RUN\n\n"
-        "Writes RUN/report.html out of the files of the run folder, finished or not, and prints its path. The page is\n"
-        "one file and asks nothing of the network.\n\n"
+        "Writes RUN/report.html out of the files of the run folder, finished or not, and prints its path; likewise of the\n"
+        "folder of a finished sequence. The page is one file and asks nothing of the network.\n\n"
         "example: temper report runs/demo\n",
 };

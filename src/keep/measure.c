@@ -311,6 +311,21 @@ static tm_status open_old(tm_trainer *t, const char *path, tm_importance_facts *
     return TM_OK;
 }
 
+tm_status tm_measure_check(tm_trainer *t, const char *old, tm_error *err)
+{
+    tm_importance_facts facts = {0};
+    tm_safetensors *file = NULL;
+    double past;
+    const tm_st_tensor *found;
+    tm_status st = open_old(t, old, &facts, &file, &past, err);
+    for (int64_t i = 0; i < t->trained_count && st == TM_OK; i++) {
+        const tm_param *p = t->trained_param[i];
+        st = tm_importances_find(file, old, p->name, p->rows, p->cols, &found, err);
+    }
+    tm_safetensors_close(file);
+    return st;
+}
+
 tm_status tm_measure_write(tm_trainer *t, const char *path, tm_importance_facts *facts, const char *old, double *mean, tm_error *err)
 {
     measure *m = state_of(t);

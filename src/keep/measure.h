@@ -19,6 +19,9 @@ tm_status tm_measure_run(tm_trainer *t, tm_error *err) TM_MUST_CHECK;
 /* The sum of squares (fisher) or the path integral of trained tensor i, [rows, cols] in device->real; a view. */
 tm_tensor tm_measure_sum(const tm_trainer *t, int64_t i);
 
+/* Whether what is measured could be added to the file at old: before it is measured. */
+tm_status tm_measure_check(tm_trainer *t, const char *old, tm_error *err) TM_MUST_CHECK;
+
 /* Writes them with mean 1. old|NULL: a file that they are added to, by facts->gamma; fills facts' weight and tasks. *mean: of what was
  * measured, before. */
 tm_status tm_measure_write(tm_trainer *t, const char *path, tm_importance_facts *facts, const char *old, double *mean, tm_error *err) TM_MUST_CHECK;

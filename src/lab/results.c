@@ -336,8 +336,10 @@ tm_status tm_sequence_table(const tm_sequence_file *f, const tm_sequence_result 
     for (size_t i = 0; i < f->arms; i++)
         if (result->arm[i].chains && result->arm[i].chain[0].routed)
             put_routed(out, f, &f->arm[i], &result->arm[i]);
-    bool rises = tm_metrics[f->task[0].metric].rises;
-    tm_buf_printf(out, "%zu order%s, %zu seed%s; average and learned: %s is better, bwt: higher, forgetting: lower; ±: 95 %% over seeds; p: Holm; *: no arm learns more and forgets less\n", f->orders,
-                  f->orders == 1 ? "" : "s", f->seeds, f->seeds == 1 ? "" : "s", rises ? "higher" : "lower");
+    bool rises = tm_metrics[f->task[0].metric].rises, mixed = false;
+    for (size_t i = 1; i < f->tasks; i++)
+        mixed |= tm_metrics[f->task[i].metric].rises != rises;
+    tm_buf_printf(out, "%zu order%s, %zu seed%s; average and learned: %s, bwt: higher, forgetting: lower; ±: 95 %% over seeds; p: Holm; *: no arm learns more and forgets less\n", f->orders,
+                  f->orders == 1 ? "" : "s", f->seeds, f->seeds == 1 ? "" : "s", mixed ? "none, the metric of one task rises and of another falls" : rises ? "higher is better" : "lower is better");
     return tm_buf_check(out, err);
 }

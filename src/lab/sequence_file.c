@@ -719,6 +719,8 @@ static tm_status read_file(reader *r, const char *path)
     if (!f->select_seeds)
         TM_TRY(take_seeds(r, &f->select_seed, &f->select_seeds, 1000000, 1, "select_seeds", &one));
     TM_TRY(take_orders(r, &l));
+    if (f->arms * f->orders * f->seeds > TM_LAB_MOST_CHAINS)
+        return refuse(r, 1, "%zu arms in %zu orders with %zu seeds are %zu chains; expected at most %d", f->arms, f->orders, f->seeds, f->arms * f->orders * f->seeds, TM_LAB_MOST_CHAINS);
     TM_TRY(find_baseline(r, &l));
     TM_TRY(check_sets(r));
     for (size_t i = 0; i < f->arms; i++) {

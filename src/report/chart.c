@@ -357,6 +357,8 @@ void chart_draw(tm_buf *out, const chart *c)
         free(keep);
         return;
     }
+    bool wide = c->width > 600; /* on a narrow page it is moved sideways: shrunk to it nothing could be read */
+    tm_buf_text(out, wide ? "<div class=\"wide\">" : "");
     tm_buf_printf(out, "<svg class=\"chart\" id=\"%s\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" aria-label=\"", c->id, c->width, c->height);
     html_text(out, c->y_label);
     tm_buf_printf(out, "\" data-kind=\"%s\" data-box=\"%d,%d,%.0f,%.0f\" data-percent=\"%d\">\n", c->x_steps ? "steps" : "plane",
@@ -374,6 +376,6 @@ void chart_draw(tm_buf *out, const chart *c)
             draw_marks(&v, series, keep, n);
         tm_buf_text(out, "</g>\n");
     }
-    tm_buf_text(out, "</svg>\n");
+    tm_buf_text(out, wide ? "</svg></div>\n" : "</svg>\n");
     free(keep);
 }

@@ -42,6 +42,7 @@ static const char STYLE[] =
     ".axis,.tickmark{stroke:var(--pale);stroke-opacity:.6}.line,.faint{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}"
     ".faint{stroke-width:1;stroke-opacity:.32}.dot{stroke:var(--card);stroke-width:1.5}"
     ".limit{stroke:var(--bad);stroke-dasharray:5 4;stroke-opacity:.8}svg .limit-label{fill:var(--bad)}.beyond{fill:var(--bad);fill-opacity:.07}"
+    "@media(max-width:760px){.wide{overflow:auto hidden}.wide>svg,.wide>svg.chart{width:760px}}"
     ".nothing{color:var(--pale);padding:30px 0;text-align:center}.path{stroke:var(--pale);stroke-opacity:.7;stroke-width:1.5}\n"
     ".c1{stroke:var(--c1);color:var(--c1)}.c2{stroke:var(--c2);color:var(--c2)}.c3{stroke:var(--c3);color:var(--c3)}"
     ".c4{stroke:var(--c4);color:var(--c4)}.c5{stroke:var(--c5);color:var(--c5)}.c6{stroke:var(--c6);color:var(--c6)}"

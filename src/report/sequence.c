@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LABELS = 190, ROW = 26, WIDTH = 980 };
+enum { LABELS = 190, ROW = 26, WIDTH = 980, MOST_NAMES = 64 };
+static const double LETTER = 6.8; /* about as wide as one is */
 
 typedef struct view {
     tm_buf *out;
@@ -20,6 +21,7 @@ typedef struct view {
 static const char STYLE[] = "<style>.heat{display:flex;flex-wrap:wrap;gap:18px 28px}.heat figure{margin:0}.heat figcaption{font-weight:600;font-size:13px;margin-bottom:4px}"
                             ".heat table{width:auto;font-variant-numeric:tabular-nums}.heat td{padding:4px 9px;text-align:right;border:0;min-width:52px}"
                             ".heat th{width:auto;padding:4px 9px 4px 0;border:0;color:var(--soft);font-size:12.5px}.heat td i{display:block}"
+                            "@media(prefers-color-scheme:dark){.heat{--c4:#2f7d6a}}" /* numbers stand on it */
                             ".scroll{overflow-x:auto}.arms td,.arms th{width:auto;white-space:nowrap;padding-right:10px;font-size:13px;font-variant-numeric:tabular-nums}"
                             ".whisker{stroke:var(--ink);stroke-width:1.5;stroke-opacity:.75}rect.mean{fill:var(--c1);fill-opacity:.75}rect.mean.old{fill:var(--c2)}rect.mean.end{fill:var(--c6)}"
                             ".whisker.pale{stroke-opacity:.28}.spot{fill:var(--c1)}.spot.old{fill:var(--c2)}.front{fill:none;stroke:var(--pale);stroke-dasharray:4 4}</style>\n";
@@ -151,6 +153,11 @@ static void put_table(view *v)
         put(v, "</td></tr>\n");
     }
     put(v, "</table></div>\n");
+    bool mixed = false;
+    for (size_t i = 1; i < json_array_size(v->tasks); i++)
+        mixed |= strcmp(run_text(json_array_get(v->tasks, i), "better"), run_text(json_array_get(v->tasks, 0), "better")) != 0;
+    if (mixed)
+        put(v, "<p class=\"soft small\">No average and no “learned”: the metric of one task rises as it gets better and that of another falls.</p>\n");
     if (diverged)
         put(v, "<p class=\"soft small\">A chain whose training diverged keeps the model from before, learns nothing more, and counts as it is.</p>\n");
     put(v, "</section>\n");
@@ -172,11 +179,23 @@ static void stretch(axis *a, double value)
     a->high = value > a->high ? value : a->high;
 }
 
+/* Characters of UTF-8; NULL has none. */
+static size_t text_length(const char *text)
+{
+    size_t n = 0;
+    for (; text && *text; text++)
+        n += ((unsigned char)*text & 0xC0) != 0x80;
+    return n;
+}
+
 static const char *look(const json_t *arm) { return !is_kind(arm, "sequence") ? " end" : is_true(arm, "old_data") ? " old" : ""; }
 
 static void put_bars(view *v, const char *metric, const char *title, const char *text)
 {
-    axis a = {0, 0, LABELS, WIDTH - 90};
+    double labels = LABELS;
+    for (size_t i = 0; i < json_array_size(v->arms); i++)
+        labels = fmax(labels, 14 + LETTER * (double)text_length(run_text(json_array_get(v->arms, i), "name")));
+    axis a = {0, 0, fmin(labels, WIDTH / 2), WIDTH - 90};
     size_t rows = 0;
     for (size_t i = 0; i < json_array_size(v->arms); i++) {
         const json_t *arm = json_array_get(v->arms, i);
@@ -188,7 +207,7 @@ static void put_bars(view *v, const char *metric, const char *title, const char 
     if (!rows)
         return;
     open_card(v, title, text);
-    tm_buf_printf(v->out, "<svg viewBox=\"0 0 %d %zu\" width=\"100%%\" role=\"img\" aria-label=\"%s\"><line class=\"axis\" x1=\"%.1f\" x2=\"%.1f\" y1=\"0\" y2=\"%zu\"/>\n", WIDTH, rows * ROW, title,
+    tm_buf_printf(v->out, "<div class=\"wide\"><svg viewBox=\"0 0 %d %zu\" width=\"100%%\" role=\"img\" aria-label=\"%s\"><line class=\"axis\" x1=\"%.1f\" x2=\"%.1f\" y1=\"0\" y2=\"%zu\"/>\n", WIDTH, rows * ROW, title,
                   at(&a, 0), at(&a, 0), rows * ROW);
     double y = 0;
     for (size_t i = 0; i < json_array_size(v->arms); i++) {
@@ -196,7 +215,7 @@ static void put_bars(view *v, const char *metric, const char *title, const char 
         double mean = summary(arm, metric, "mean"), low = summary(arm, metric, "low"), high = summary(arm, metric, "high"), x = at(&a, mean), zero = at(&a, 0);
         if (isnan(mean))
             continue;
-        tm_buf_printf(v->out, "<text class=\"end\" x=\"%d\" y=\"%.1f\">", LABELS - 10, y + ROW * 0.66);
+        tm_buf_printf(v->out, "<text class=\"end\" x=\"%.1f\" y=\"%.1f\">", a.from - 10, y + ROW * 0.66);
         put_text(v, run_text(arm, "name"));
         tm_buf_printf(v->out, "</text><rect class=\"mean%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" rx=\"2\"/>", look(arm), x < zero ? x : zero, y + 5, fabs(x - zero), ROW - 10);
         if (!isnan(low))
@@ -206,7 +225,7 @@ static void put_bars(view *v, const char *metric, const char *title, const char 
         put(v, "</text>\n");
         y += ROW;
     }
-    put(v, "</svg></section>\n");
+    put(v, "</svg></div></section>\n");
 }
 
 /* --- The Pareto plot --- */
@@ -227,7 +246,34 @@ static void put_ticks(view *v, const axis *a, const axis *across, bool upright)
     }
 }
 
-static void put_spot(view *v, const json_t *arm, const axis *x, const axis *y)
+typedef struct box {
+    double left, right, top, bottom;
+} box;
+
+static bool meets(const box *a, const box *b) { return a->left < b->right && b->left < a->right && a->top < b->bottom && b->top < a->bottom; }
+
+/* A name's place beside its spot where it covers no spot and no other name, if there is one; then it is one of the boxes too. */
+static box place_name(box *taken, size_t *count, double px, double py, double width)
+{
+    static const double down[] = {-12, 12, -25, 25, -38, 38, -51, 51};
+    box first = {0};
+    for (size_t k = 0; k < 2 * sizeof down / sizeof *down; k++) {
+        double left = k % 2 ? px - 9 - width : px + 9, middle = py + down[k / 2];
+        box here = {left, left + width, middle - 6, middle + 6};
+        bool room = left >= 0 && left + width <= WIDTH;
+        for (size_t i = 0; i < *count && room; i++)
+            room = !meets(&here, &taken[i]);
+        if (!k)
+            first = here;
+        if (room) {
+            taken[(*count)++] = here;
+            return here;
+        }
+    }
+    return first;
+}
+
+static void put_spot(view *v, const json_t *arm, const axis *x, const axis *y, box *taken, size_t *names)
 {
     double px = at(x, summary(arm, "learned", "mean")), py = at(y, summary(arm, "forgetting", "mean"));
     const char *const metrics[] = {"learned", "forgetting"};
@@ -239,7 +285,8 @@ static void put_spot(view *v, const json_t *arm, const axis *x, const axis *y)
         high = at(k ? y : x, high);
         tm_buf_printf(v->out, "<line class=\"whisker pale\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", k ? px : low, k ? px : high, k ? low : py, k ? high : py);
     }
-    tm_buf_printf(v->out, "<circle class=\"spot%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"%d\"/><text x=\"%.1f\" y=\"%.1f\">", look(arm), px, py, is_true(arm, "front") ? 6 : 4, px + 9, py - 7);
+    box name = place_name(taken, names, px, py, LETTER * (double)text_length(run_text(arm, "name")));
+    tm_buf_printf(v->out, "<circle class=\"spot%s\" cx=\"%.1f\" cy=\"%.1f\" r=\"%d\"/><text x=\"%.1f\" y=\"%.1f\">", look(arm), px, py, is_true(arm, "front") ? 6 : 4, name.left, name.bottom - 2);
     put_text(v, run_text(arm, "name"));
     put(v, "</text>\n");
 }
@@ -265,15 +312,23 @@ static void put_pareto(view *v)
     x = rises(v) ? (axis){x.low - margin_x, x.high + margin_x, x.from, x.to} : (axis){x.low - margin_x, x.high + margin_x, x.to, x.from};
     y = (axis){y.low - margin_y, y.high + margin_y, y.from, y.to};
     open_card(v, "New against old", "Right: learns more. Below: forgets less. Large dots: no other arm does both better. Orange: sees old data while it learns.");
-    tm_buf_printf(v->out, "<svg viewBox=\"0 0 %d 410\" width=\"100%%\" role=\"img\" aria-label=\"learned against forgetting\">\n", WIDTH);
+    tm_buf_printf(v->out, "<div class=\"wide\"><svg viewBox=\"0 0 %d 410\" width=\"100%%\" role=\"img\" aria-label=\"learned against forgetting\">\n", WIDTH);
     put_ticks(v, &x, &y, true);
     put_ticks(v, &y, &x, false);
-    for (size_t i = 0; i < json_array_size(v->arms); i++) {
-        const json_t *arm = json_array_get(v->arms, i);
-        if (is_kind(arm, "sequence") && !isnan(summary(arm, "learned", "mean")) && !isnan(summary(arm, "forgetting", "mean")))
-            put_spot(v, arm, &x, &y);
-    }
-    tm_buf_printf(v->out, "<text class=\"mid label\" x=\"%d\" y=\"404\">score of a task when it was just learned</text><text class=\"label\" x=\"80\" y=\"14\">forgetting</text></svg></section>\n", WIDTH / 2);
+    box taken[2 * MOST_NAMES];
+    size_t names = 0;
+    for (int pass = 0; pass < 2; pass++) /* first where all spots are */
+        for (size_t i = 0; i < json_array_size(v->arms) && i < MOST_NAMES; i++) {
+            const json_t *arm = json_array_get(v->arms, i);
+            double px = at(&x, summary(arm, "learned", "mean")), py = at(&y, summary(arm, "forgetting", "mean"));
+            if (!is_kind(arm, "sequence") || isnan(px) || isnan(py))
+                continue;
+            if (pass)
+                put_spot(v, arm, &x, &y, taken, &names);
+            else
+                taken[names++] = (box){px - 6, px + 6, py - 6, py + 6};
+        }
+    tm_buf_printf(v->out, "<text class=\"mid label\" x=\"%d\" y=\"404\">score of a task when it was just learned</text><text class=\"label\" x=\"80\" y=\"14\">forgetting</text></svg></div></section>\n", WIDTH / 2);
 }
 
 /* --- R --- */

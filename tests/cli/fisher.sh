@@ -12,6 +12,13 @@ expect "of the matrices under LoRA" 0 'fisher .labels sampled, space delta. of 6
 "$temper" fisher $base method=lora --out "$dir/again.st" > /dev/null 2>&1
 cmp -s "$dir/lora.st" "$dir/again.st"
 result $? "twice the same bytes"
+early() { ! grep -q measuring "$dir/err"; result $? "... before anything is measured"; }
+expect "older ones that are not there" 3 'cannot open' fisher $base method=lora --out "$dir/two.st" --add "$dir/none.st"
+early
+expect "older ones of other parameters" 3 'importances add up only where' fisher $base method=full --out "$dir/two.st" --add "$dir/lora.st"
+early
+expect "a folder that is not there" 2 'there is no folder .*/none' fisher $base method=lora --out "$dir/none/two.st"
+early
 expect "added to older ones" 0 '2 tasks, gamma 1, weight 2' fisher $base method=lora --out "$dir/two.st" --add "$dir/lora.st" keep.ewc.path="$dir/new.txt"
 expect "path integrals" 0 'path .labels empirical' fisher $base method=lora --out "$dir/path.st" keep.ewc.importance=path
 

@@ -22,4 +22,22 @@ run sweep train.lr=5e-3,1e-4 $(echo "$short" | sed 's/train.lr=[^ ]*//') $probe 
 result $? "a sweep does not choose what was rolled back for weights that were thrown away"
 # shellcheck disable=SC2086
 expect "a gate without a budget is said" 0 'on_breach: rollback, but no probe has a budget' train $short $probe keep.monitor.on_breach=rollback out="$dir/open"
+# Settings that nothing switches on.
+while read -r set key; do
+    # shellcheck disable=SC2086
+    expect "$set alone is said" 0 "is given, but not $key: without it nothing" train $short train.steps=1 "$set" out="$dir/$key"
+done <<EOF
+keep.replay.fraction=0.1 keep.replay.path
+keep.generate.fraction=0.1 keep.generate.samples
+keep.ewc.path=data/demo/stories-old.jsonl keep.ewc.lambda
+keep.kl.on=[task] keep.kl.beta
+keep.der.beta=1 keep.der.alpha
+keep.average.every=2 keep.average.kind
+keep.orthogonal.lambda=1 keep.orthogonal.previous
+keep.monitor.on_breach=stop keep.monitor.probes
+EOF
+# shellcheck disable=SC2086
+run train $short train.steps=1 keep.replay.path=data/demo/stories-old.jsonl keep.ewc.path=data/demo/stories-old.jsonl keep.ewc.lambda=0 keep.average.kind=none keep.average.every=2 out="$dir/off"
+[ "$status" -eq 0 ] && ! grep -q 'is given' "$dir/err"
+result $? "what is switched on, or off, is not"
 exit $code

@@ -14,6 +14,8 @@ expect "an unknown card lists the known" 2 "found 'z80', expected one of: .*H200
 expect "a recipe for a GPU, planned where there is none" 0 '^RTX 4090: bf16' plan --model $model train.seq=128 device=cuda:1 --gpu 4090
 expect "--gpu without a name" 2 'a value is missing' plan --model $model --gpu
 expect "--tokens must be a number" 2 'tokens' plan --model $model --tokens many
+expect "--tokens as numbers are written" 0 '"tokens": 1000000000[,.]' plan --model $model train.seq=128 --tokens 1e9 --json
+expect "--tokens must be whole" 2 "found '1e-3'" plan --model $model --tokens 1e-3
 expect "no rates, no time" 0 'not estimated' plan --model $model train.seq=128
 
 # What does not fit names what would; that fits then.

@@ -41,6 +41,10 @@ result $? "four chains and the frozen one have whole matrices"
 result $? "a joint arm has no row between"
 [ -s "$dir/runs/report.html" ] && grep -q '</html>' "$dir/runs/report.html" && ! grep -qE '(src|href)=' "$dir/runs/report.html"
 result $? "the page is there and asks nothing of the network"
+cp "$dir/runs/report.html" "$dir/first.html" && rm "$dir/runs/report.html"
+run report "$dir/runs"
+[ "$status" -eq 0 ] && cmp -s "$dir/runs/report.html" "$dir/first.html"
+result $? "temper report writes it again"
 [ -s "$dir/runs/naive/order-2/seed-2/2-a/run.json" ] && [ -s "$dir/runs/naive/order-2/seed-2/1-b/merged/model.safetensors" ] && [ -s "$dir/runs/joint/seed-1/joint/eval.json" ]
 result $? "every training is a run folder"
 run eval --model $model --data "$dir/a-test.txt" --json train.seq=32
@@ -217,6 +221,9 @@ file '  - {name: naive}' 'seeds: [1, 1]'
 bad "a seed twice" 's.yaml:11: seeds: 1 is there twice'
 file '  - {name: naive, grid: {train.lr: [1, 2]}}' 'seeds: [1000001]'
 bad "a seed that chooses and tests" 'seed 1000001 is in seeds and in select_seeds'
+{ echo "recipe: {model: $model}"; echo "tasks:"; for i in 1 2 3 4 5 6 7; do echo "  - {name: t$i, train: $dir/a.txt, test: $dir/a-test.txt}"; done
+  printf 'orders: 1000\nseeds: 10000\narms:\n  - {name: naive}\n'; } > "$dir/s.yaml"
+bad "more chains than anybody waits for" 's.yaml:1: 1 arms in 1000 orders with 10000 seeds are 10000000 chains; expected at most 1000000'
 file '  - {name: naive}' 'baseline: none'
 bad "a baseline that is not there" 's.yaml:11: baseline: there is no arm none'
 file '  - {name: naive}'

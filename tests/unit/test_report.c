@@ -2,6 +2,7 @@
  * unescaped. */
 #include "base/file.h"
 #include "report/report.h"
+#include "report/sequence.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -294,6 +295,42 @@ static void long_run(void **state)
     tm_buf_deinit(&html);
 }
 
+/* Arms that are alike: their names stand beside one another in the plot, not on each other. */
+static void names_of_arms_stand_apart(void **state)
+{
+    (void)state;
+    enum { ARMS = 7 };
+    struct {
+        double x, y, width;
+    } name[ARMS];
+    tm_buf json = {0}, html = {0};
+    erase();
+    tm_buf_text(&json, "{\"tasks\": [{\"name\": \"a\", \"better\": \"higher\"}, {\"name\": \"b\", \"better\": \"lower\"}], \"arms\": [");
+    for (int i = 0; i < ARMS; i++)
+        tm_buf_printf(&json, "%s{\"name\": \"arm-%d\", \"kind\": \"sequence\", \"summary\": {\"learned\": {\"mean\": %g}, \"forgetting\": {\"mean\": %g}}}", i ? ", " : "", i, i == 6 ? 0.5 : 0.9 + i * 1e-4,
+                      i == 6 ? 0.5 : 0.1 + (rand() % 100) * 1e-5);
+    tm_buf_text(&json, "]}");
+    store("results.json", tm_buf_str(&json), json.size);
+    assert_int_equal(tm_sequence_report_write(dir, NULL), TM_OK);
+    char *path = tm_path_join(dir, "report.html", NULL);
+    assert_int_equal(tm_file_read(path, 1 << 20, &html, NULL), TM_OK);
+    assert_well_formed(tm_buf_str(&html));
+    assert_says(&html, "the metric of one task rises");
+    int found = 0;
+    for (const char *at = tm_buf_str(&html); found < ARMS && (at = strstr(at, "<circle class=\"spot")); found++) {
+        at = strstr(at, "<text ");
+        assert_int_equal(sscanf(at, "<text x=\"%lf\" y=\"%lf\"", &name[found].x, &name[found].y), 2);
+        name[found].width = 5 * 6; /* arm-N */
+        for (int i = 0; i < found; i++)
+            if (fabs(name[i].x - name[found].x) < name[i].width && fabs(name[i].y - name[found].y) < 10)
+                fail_msg("arms %d and %d: names at %g, %g and %g, %g; seed %u", i, found, name[i].x, name[i].y, name[found].x, name[found].y, seed);
+    }
+    assert_int_equal(found, ARMS);
+    free(path);
+    tm_buf_deinit(&json);
+    tm_buf_deinit(&html);
+}
+
 static void not_a_run(void **state)
 {
     (void)state;
@@ -312,6 +349,7 @@ int main(void)
         cmocka_unit_test(says_what_happened), cmocka_unit_test(says_a_breach), cmocka_unit_test(escapes),
         cmocka_unit_test(runs_in_progress),   cmocka_unit_test(damaged_rows),  cmocka_unit_test(random_damage),
         cmocka_unit_test(long_run),           cmocka_unit_test(not_a_run),
+        cmocka_unit_test(names_of_arms_stand_apart),
     };
     return cmocka_run_group_tests_name("report", tests, set_up, tear_down);
 }

@@ -146,15 +146,15 @@ struct plan90 {
 /* A weight's gradient [m, n] has few outputs and many rows k to sum over: the split whose tiles fill the processors best,
  * by a model in blocks of k (64 rows x 256 columns) for the 132 processors of an H100 or H200, so that only sizes decide.
  * A tile's start and store take 8 of them; splits that end together wait for one another, 6 each (measured with 1,000
- * rows: docs/decisions.md). More rows than 8,192 are split as those. */
+ * rows). From 8,192 rows on the split is that of 8,192, without such waits: so it is the faster (docs/decisions.md). */
 static plan90 plan_weight(int64_t m, int64_t n, int64_t k)
 {
     plan90 best = {256, 1};
-    double least = 1e30, blocks = (double)(((k < 8192 ? k : 8192) + GEMM90_DEPTH - 1) / GEMM90_DEPTH);
+    double least = 1e30, blocks = (double)(((k < 8192 ? k : 8192) + GEMM90_DEPTH - 1) / GEMM90_DEPTH), wait = k < 8192 ? 6 : 0;
     for (int width : {256, 128})
         for (int splits = 1; splits <= 16; splits++) {
             int64_t tiles = (m + 127) / 128 * ((n + width - 1) / width), waves = (tiles * splits + 131) / 132;
-            double block = width == 256 ? 1 : 0.54, cost = (double)waves * block * (blocks / splits + 8) + (waves == 1 ? 6 * (splits - 1) : 0);
+            double block = width == 256 ? 1 : 0.54, cost = (double)waves * block * (blocks / splits + 8) + (waves == 1 ? wait * (splits - 1) : 0);
             if (tiles * 2 * (int64_t)sizeof(int) <= (int64_t)TM_CUDA_PARTIALS * 8 && cost < least) {
                 best = {width, splits};
                 least = cost;

@@ -372,17 +372,20 @@ template <class T> static void run_attention(tm_device *d, const tm_single_atten
         w.G > 1 ? run_attention<HEADS, 4, T>(d, w, texts) : run_attention<1, 4, T>(d, w, texts);
 }
 
+/* Fewer texts a launch, not longer parts, where what the parts find has no room: a text's bits are not to depend on how long
+ * its neighbours may become. Only where one text alone has no room parts become longer. */
 bool tm_single_attention_forward(tm_device *d, const tm_spans *spans, const tm_attention *a, tm_tensor q, tm_tensor k, tm_tensor v, tm_tensor out, tm_tensor lse)
 {
     tm_cuda *c = tm_cuda_of(d);
-    int64_t D = a->head_size, room = TM_CUDA_PARTIALS * (int64_t)sizeof *c->partials, each = ROWS * a->heads * (D + 2) * (int64_t)sizeof(float), keys = SPLIT;
+    int64_t D = a->head_size, room = TM_CUDA_PARTIALS * (int64_t)sizeof *c->partials, part = a->heads * (D + 2) * (int64_t)sizeof(float), keys = SPLIT;
     if (!spans->single || !is_half(q.dtype) || k.dtype != q.dtype || v.dtype != q.dtype || !in_eights(q) || !in_eights(k) || !in_eights(v) || D % EIGHT != 0 || D > WIDEST)
         return false;
-    while ((spans->single + keys - 1) / keys * each > room) /* by the cache alone, however many texts there are */
+    while ((spans->single + keys - 1) / keys * part > room)
         keys *= 2;
-    tm_single_attention w = {*spans, *a, q, k, v, out, lse, 0, D, a->heads / a->kv_heads, 0, keys, (spans->single + keys - 1) / keys, (float *)c->partials};
-    for (; w.first < spans->n; w.first += ROWS) {
-        int64_t texts = spans->n - w.first < ROWS ? spans->n - w.first : ROWS;
+    int64_t splits = (spans->single + keys - 1) / keys, at_once = room / (splits * part);
+    tm_single_attention w = {*spans, *a, q, k, v, out, lse, 0, D, a->heads / a->kv_heads, 0, keys, splits, (float *)c->partials};
+    for (; w.first < spans->n; w.first += at_once) {
+        int64_t texts = spans->n - w.first < at_once ? spans->n - w.first : at_once;
         q.dtype == TM_BF16 ? run_attention<as_bf16>(d, w, texts) : run_attention<as_f16>(d, w, texts);
     }
     return true;

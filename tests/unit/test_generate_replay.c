@@ -148,7 +148,8 @@ static void texts_are_the_same_every_time(void **state)
     assert_string_equal(json_string_value(json_object_get(record, "begin")), "bos");
     assert_true(json_is_null(json_object_get(record, "adapter")) && json_is_null(json_object_get(record, "prompts")));
     assert_true(json_number_value(json_object_get(record, "temperature")) == 1);
-    assert_true(number(record, "kept") > 9);
+    assert_int_equal(number(record, "kept") + number(record, "repeats") + number(record, "empty") + number(record, "too_long"), 12);
+    assert_true(number(record, "kept") > 3); /* one in a hundred is of no use */
     json_decref(record);
     bool equal = false;
     char *text = NULL;

@@ -1,4 +1,4 @@
-/* Products of single tokens on tensor cores: as long as it takes to read the weights, for 32 texts as for one.
+/* Products of single tokens on tensor cores: reading the weights is what takes the time, for 32 texts as for one.
  *
  * A block has 16 rows of the weight (the 16 rows of mma.m16n8k16) and all tokens, its warps share k by chunks of 32 and are
  * joined in their order. Lanes read sixteen bytes of a row, the weight's as the token's, and hand them to two products:
